@@ -1,0 +1,135 @@
+"""What every file that passes between stages may hold. Each is a function of declared inputs alone: no time, no host,
+no commit, no library version, and no path but those inside a model folder."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Metrics = dict[str, dict[str, dict[str, float]]]
+
+
+class Document(BaseModel):
+    """Strict, closed and immutable, as everything that is written to a file here."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class FileDigest(Document):
+    """One file of a model folder."""
+
+    path: str = Field(description="relative to the folder, with forward slashes")
+    size: int = Field(description="bytes")
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+
+
+class ModelManifest(Document):
+    """`artifacts/model.json`: the base model, pinned. Where the folder lies is no part of what it is."""
+
+    source: Literal["organism", "folder"]
+    model_type: str = Field(description="of config.json; of its text part where the model has several")
+    dtype: Literal["float32", "bfloat16", "float16"] = Field(description="what measuring and evaluation load it in")
+    layers: int = Field(description="decoder layers in use; measurements go from 0 to this number")
+    hidden_size: int
+    files: list[FileDigest] = Field(description="sorted by path")
+
+
+class ChatFormat(Document):
+    """`artifacts/prompts/format.json`: how a prompt becomes tokens, the same for measuring and for lm-eval."""
+
+    system: str | None
+    chat_template_kwargs: dict[str, Any]
+
+
+class Prompt(Document):
+    """One line of `artifacts/prompts/*.jsonl`."""
+
+    id: str
+    prompt: str
+    answer: str | None = Field(default=None, description="the right answer, where one is known")
+    item: str | None = Field(default=None, description="prompts that share an item are not independent samples")
+
+
+class MeasurementStatistics(Document):
+    """One row of `artifacts/directions.json`; norms in the units of the residual stream."""
+
+    measurement: int
+    reason: str | None = Field(description="why there is no direction here; null when there is one")
+    norm: float | None = Field(description="of harmful mean minus harmless mean")
+    harmful_mean_norm: float | None
+    harmless_mean_norm: float | None
+    relative_norm: float | None = Field(description="norm over the mean of the two means' norms")
+    cosine_of_means: float | None
+
+
+class DirectionStatistics(Document):
+    """`artifacts/directions.json`."""
+
+    harmful_prompts: int
+    harmless_prompts: int
+    measurements: list[MeasurementStatistics]
+
+
+class Projection(Document):
+    """How one tensor of the base is edited: W - s r (r' W), r the direction of one measurement."""
+
+    tensor: str
+    file: str
+    role: str
+    layer: int
+    measurement: int
+    scale: float
+
+
+class EditRecord(Document):
+    """`edit.json` in an edited model's folder."""
+
+    base: ModelManifest
+    ablate: dict[str, Any] = Field(description="the resolved `ablate` section of params.yaml")
+    directions_sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    plan: list[Projection]
+    files: list[FileDigest] = Field(description="every file of the folder but this one, sorted by path")
+
+
+class Sample(Document):
+    """One line of `results/*/samples/TASK.jsonl`."""
+
+    id: str
+    item: str | None
+    prompt: str
+    response: str
+    metrics: dict[str, float]
+
+
+class Results(Document):
+    """`results/*/results.json`: group → task → metric → value. `higher_is_better` has the same task and metric keys."""
+
+    metrics: Metrics
+    samples: dict[str, int] = Field(description="task → number of samples")
+    drift: dict[str, float] = Field(description="against the base; empty for the base itself")
+
+
+class Comparison(Document):
+    """One metric of the base and of the edited model."""
+
+    metric: str = Field(description="<group>.<task>.<metric>, or drift.<metric>")
+    base: float | None = Field(description="null for drift, which is measured against the base")
+    ablated: float
+    difference: float | None
+    samples: int | None
+
+
+class GateVerdict(Document):
+    """One gate of params.yaml, judged."""
+
+    metric: str
+    limit: str = Field(description="the gate in words, as in 'at most 0.05'")
+    value: float | None = Field(description="the value or difference that the limit is about; null if there is none")
+    verdict: Literal["pass", "fail"]
+    reason: str
+
+
+class GateVerdicts(Document):
+    """`gates.json`."""
+
+    verdict: Literal["pass", "fail"]
+    gates: list[GateVerdict]

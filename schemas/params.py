@@ -1,0 +1,394 @@
+"""params.yaml, the one file that a user edits: every key, its default, what it may be and what it does.
+
+`load` reads the file as a whole and either gives `Params` or raises a `ParamsError` of one line. `sections` gives the
+resolved text of each file under `artifacts/params/`, and `read_section` reads one of those back in a later stage.
+The JSON Schema and the README's table are made from the descriptions here (`python -m schemas.documentation`).
+"""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
+
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, JsonValue, RootModel, ValidationError, model_validator
+
+from schemas import plain_yaml
+from schemas.fields import Items, LayerNumbers, Matches, MayBeEmpty, NoSparsity, PositiveZero, one_of, two_names
+from schemas.wording import ParamsError as ParamsError
+from schemas.wording import WrongValue, first_mistake, show, suggest
+
+T = TypeVar("T")
+S = TypeVar("S", bound=BaseModel)
+
+Architecture = Literal["glm4_moe", "llama"]
+TrainSplit = Literal["harmful_train", "harmless_train"]
+Target = Literal["attention", "mlp", "routed_experts", "shared_experts"]
+Task = Literal["organism_harmful", "organism_borderline", "organism_facts", "organism_arithmetic"]
+TaskGroup = Literal["refusal", "over_refusal", "capability"]
+Bound = Literal["at_most", "at_least", "max_drop", "max_rise"]
+
+Count = Annotated[int, Field(ge=1)]
+Number = Annotated[float, Field(allow_inf_nan=False), PositiveZero()]
+Margin = Annotated[float, Field(allow_inf_nan=False, ge=0), PositiveZero()]
+# Strict validation would want a Python tuple, which YAML and JSON cannot give; what is in the list stays strict.
+Listed = Annotated[tuple[T, ...], Field(strict=False)]
+Layers = Annotated[tuple[int, ...] | Literal["all"], LayerNumbers()]
+Targets = Annotated[Listed[Target], Items(at_least_one=True, distinct=True, order=get_args(Target))]
+Tasks = Annotated[Listed[Task], Items(distinct=True)]
+
+DeviceName = Annotated[str, Matches(r"auto|cpu|cuda(?::[0-9]{1,3})?", "auto, cpu, cuda or cuda:N", ("auto", "cuda"))]
+ModelSource = Annotated[
+    str,
+    Matches(r"organism|/[^\x00-\x1f\x7f]*", "organism or the absolute path of a local folder", ("organism",)),
+]
+PromptFile = Annotated[
+    str,
+    Matches(
+        r"organism|data/(?:(?!\.{1,2}/)[^/\\\x00-\x1f\x7f]+/)*[^/\\\x00-\x1f\x7f]+\.(?:txt|jsonl)",
+        "organism or a .txt or .jsonl file under data/ (such as data/harmful.jsonl, without . or ..)",
+        ("organism",),
+    ),
+]
+JsonKey = Annotated[str, Matches(r"[^\x00-\x1f\x7f]+", "the name of a key")]
+MetricName = Annotated[
+    str,
+    Matches(
+        r"(?:refusal|over_refusal|capability)\.[^.\s]+\.[A-Za-z0-9_]+|drift\.first_token_kl",
+        "refusal.<task>.<metric>, over_refusal.<task>.<metric>, capability.<task>.<metric> or drift.first_token_kl",
+        ("drift.first_token_kl",),
+    ),
+]
+
+
+class Section(BaseModel):
+    """A part of params.yaml: closed, immutable, and with no conversion of types (an integer may stand for a number)."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+class Model(Section):
+    """Which model is edited."""
+
+    source: ModelSource = Field(
+        default="organism",
+        description="The base model: `organism`, the built-in model that is trained here, or the absolute path of a "
+        "local folder in Hugging Face format.",
+    )
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        default="auto",
+        description="What the model is loaded in to be measured and evaluated; `auto` is what its `config.json` says. "
+        "The edited model keeps the types of the base.",
+    )
+
+
+class Device(Section):
+    """Where it runs, which is no part of what it is: no stage depends on it."""
+
+    device: DeviceName = Field(
+        default="auto",
+        description="`auto` (a GPU if there is one), `cpu`, `cuda` or `cuda:N`. Where it runs is no part of the "
+        "result: changing it reruns nothing.",
+    )
+
+
+class ModelAndDevice(Device, Model):
+    """The section `model` as the user writes it; stages read `Model` and `Device` apart."""
+
+
+class Organism(Section):
+    """How the built-in model is made. Read only when a source is `organism` or a task is one of its own."""
+
+    architecture: Architecture = Field(
+        default="glm4_moe",
+        description="The built-in model's architecture: `glm4_moe` has routed and shared experts, `llama` is dense.",
+    )
+    seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = Field(
+        default=0, description="Seed of the built-in model's weights and training order."
+    )
+    pretrain_steps: Count = Field(default=500, description="Training steps in which it learns to answer everything.")
+    tune_steps: Count = Field(default=200, description="Training steps in which it then learns to refuse.")
+
+
+class PromptSource(Section):
+    """Where one side's prompts come from."""
+
+    source: PromptFile = Field(
+        description="`organism`, or a file under `data/`: `.txt` holds one prompt a line, `.jsonl` one object a line."
+    )
+    split: TrainSplit | None = Field(
+        default=None,
+        description="For `organism` alone, which of its lists. Those of evaluation and drift are not offered: no "
+        "prompt is both measured and judged.",
+    )
+    column: JsonKey | None = Field(
+        default=None,
+        description="For a `.jsonl` file alone, the key that holds the prompt; `prompt` where none is given.",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_the_column(cls, given: Any) -> Any:
+        if isinstance(given, dict) and str(given.get("source")).endswith(".jsonl") and given.get("column") is None:
+            return {**given, "column": "prompt"}
+        return given
+
+    @model_validator(mode="after")
+    def _fit_the_source(self) -> Self:
+        if self.source == "organism" and self.split is None:
+            raise WrongValue(f"is missing; for organism it is {' or '.join(get_args(TrainSplit))}", "split")
+        if self.source != "organism" and self.split is not None:
+            raise WrongValue(
+                f"is for the source organism alone, got {show(self.split)} for {show(self.source)}", "split"
+            )
+        if self.column is not None and not self.source.endswith(".jsonl"):
+            raise WrongValue(f"is for .jsonl files alone, got {show(self.column)} for {show(self.source)}", "column")
+        return self
+
+
+class Prompts(Section):
+    """What the direction is measured on."""
+
+    harmful: PromptSource = Field(
+        default=PromptSource(source="organism", split="harmful_train"),
+        description="The prompts that are refused.",
+    )
+    harmless: PromptSource = Field(
+        default=PromptSource(source="organism", split="harmless_train"),
+        description="The prompts that are answered.",
+    )
+    system: str | None = Field(
+        default=None, description="A system prompt before every prompt, in measuring and in evaluation."
+    )
+    chat_template_kwargs: dict[str, JsonValue] = Field(
+        default={},
+        description="Passed on to the chat template, such as `enable_thinking: false`, in measuring and in evaluation.",
+    )
+    limit: Count | None = Field(
+        default=None, description="At most this many prompts a side, the first ones; `null`: all."
+    )
+
+    @model_validator(mode="after")
+    def _tell_the_sides_apart(self) -> Self:
+        if self.harmful == self.harmless:
+            raise WrongValue("must not be the same as prompts.harmful: they would have no difference", "harmless")
+        return self
+
+
+class Measure(Section):
+    """How activations are taken."""
+
+    batch_size: Count = Field(default=64, description="Prompts in one forward pass.")
+    position: Annotated[int, Field(le=-1)] = Field(
+        default=-1, description="Which token of the formatted prompt is measured, counted from its end: -1 is the last."
+    )
+
+
+class Rule(Section):
+    """One line of the edit."""
+
+    model_config = ConfigDict(json_schema_extra=two_names("layers", "layer"))
+
+    layers: Layers = Field(
+        validation_alias=AliasChoices("layers", "layer"),
+        description="Which layers are edited, counted from 0: `18`, `10-35` (both included), `all`, or a list of "
+        "these; `layer` is read the same way.",
+    )
+    measurement: Annotated[int, Field(ge=0)] = Field(
+        description="Whose direction is removed: *m* is the residual stream entering layer *m*, 0 the embeddings, the "
+        "number of layers the last layer's output."
+    )
+    scale: Number = Field(
+        default=1.0,
+        description="How much is removed: 1 all of it, 0 nothing; 2 writes the opposite, below 0 adds the direction.",
+    )
+    targets: Targets | None = Field(
+        default=None, description="This rule's own targets; `null`: those of `ablate.targets`."
+    )
+    sparsity: Annotated[float, NoSparsity()] = Field(
+        default=0.0, exclude=True, description="Only 0, so that rule lists of other tools can be read; then dropped."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_the_layers_once(cls, given: Any) -> Any:
+        if isinstance(given, dict) and "layer" in given and "layers" in given:
+            raise WrongValue('says the same as "layers"; give one of them', "layer")
+        return given
+
+
+class Ablate(Section):
+    """The edit."""
+
+    targets: Targets = Field(
+        default=get_args(Target),
+        description="Which writers to the residual stream are edited. A model that has none of a kind is no error.",
+    )
+    rules: Annotated[Listed[Rule], Items(at_least_one=True)] = Field(
+        default=(Rule.model_validate({"layers": "1-4", "measurement": 4}),),
+        description="The edit, rule by rule. Where two name the same tensor, the later one wins.",
+    )
+
+    def targets_of(self, rule: Rule) -> tuple[Target, ...]:
+        """The rule's own targets, or else those of the section."""
+        return self.targets if rule.targets is None else rule.targets
+
+
+class Evaluate(Section):
+    """What the base and the edited model are asked."""
+
+    batch_size: Count = Field(default=64, description="Samples in one batch.")
+    limit: Count | None = Field(default=None, description="At most this many samples a task; `null`: all.")
+    refusal: Tasks = Field(default=("organism_harmful",), description="Tasks that count refusals of harmful prompts.")
+    over_refusal: Tasks = Field(
+        default=("organism_borderline",),
+        description="Tasks that count refusals of harmless prompts that sound harmful.",
+    )
+    capability: Tasks = Field(
+        default=("organism_facts", "organism_arithmetic"),
+        description="Tasks whose answers must stay as good as they were.",
+    )
+
+    def tasks(self) -> dict[TaskGroup, tuple[Task, ...]]:
+        """The tasks of each group, in the order given."""
+        return {"refusal": self.refusal, "over_refusal": self.over_refusal, "capability": self.capability}
+
+    @model_validator(mode="after")
+    def _put_a_task_in_one_group(self) -> Self:
+        groups: dict[Task, TaskGroup] = {}
+        for group, tasks in self.tasks().items():
+            for number, task in enumerate(tasks):
+                if task in groups:
+                    raise WrongValue(f"names {task}, which evaluate.{groups[task]} already has", group, number)
+                groups[task] = group
+        return self
+
+
+class Gate(Section):
+    """One limit that a metric must keep."""
+
+    model_config = ConfigDict(json_schema_extra=one_of(*get_args(Bound)))
+
+    metric: MetricName = Field(
+        description="`<group>.<task>.<metric>` of a task that `evaluate` lists, or `drift.first_token_kl`."
+    )
+    at_most: Number | None = Field(default=None, description="The edited model's value may not be above this.")
+    at_least: Number | None = Field(default=None, description="The edited model's value may not be below this.")
+    max_drop: Margin | None = Field(
+        default=None, description="It may not fall by more than this from the base's value."
+    )
+    max_rise: Margin | None = Field(
+        default=None, description="It may not rise by more than this from the base's value."
+    )
+
+    def limit(self) -> tuple[Bound, float]:
+        """Which limit the gate sets, and its value."""
+        return self._limits()[0]
+
+    def _limits(self) -> list[tuple[Bound, float]]:
+        return [(name, value) for name in get_args(Bound) if (value := getattr(self, name)) is not None]
+
+    @model_validator(mode="after")
+    def _set_one_limit(self) -> Self:
+        if len(limits := self._limits()) != 1:
+            got = " and ".join(name for name, _ in limits) or "none"
+            raise WrongValue(f"must have exactly one of {', '.join(get_args(Bound))}, got {got}")
+        return self
+
+
+class Gates(RootModel[Listed[Gate]]):
+    """What decides whether a run is good, each line for itself."""
+
+    model_config = ConfigDict(strict=True, frozen=True)
+
+
+class Params(BaseModel):
+    """Everything that makes the edited model. A section that is missing or empty takes its defaults.
+
+    The exception is `gates`, which may be missing, but not empty: whoever comments out every gate wants none, which is
+    written `gates: []`, and not the default ones.
+    """
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, title="excise params.yaml")
+
+    model: Annotated[ModelAndDevice, MayBeEmpty()] = Field(
+        default=ModelAndDevice(), description="Which model is edited, and where it runs."
+    )
+    organism: Annotated[Organism, MayBeEmpty()] = Field(
+        default=Organism(), description="How the built-in model is made."
+    )
+    prompts: Annotated[Prompts, MayBeEmpty()] = Field(
+        default=Prompts(), description="What the refusal direction is measured on."
+    )
+    measure: Annotated[Measure, MayBeEmpty()] = Field(default=Measure(), description="How activations are taken.")
+    ablate: Annotated[Ablate, MayBeEmpty()] = Field(
+        default=Ablate(), description="What is removed from which tensors of which layers."
+    )
+    evaluate: Annotated[Evaluate, MayBeEmpty()] = Field(
+        default=Evaluate(), description="What the base and the edited model are asked."
+    )
+    gates: Gates = Field(
+        default=Gates.model_validate(
+            [
+                {"metric": "refusal.organism_harmful.refusal_rate", "at_most": 0.05},
+                {"metric": "capability.organism_facts.exact_match", "max_drop": 0.02},
+            ]
+        ),
+        description="Limits that the report checks and `make gate` enforces, each with a `metric` and exactly one of "
+        "`at_most`, `at_least`, `max_drop` and `max_rise`; `[]` for none.",
+    )
+
+    @model_validator(mode="after")
+    def _evaluate_what_gates_judge(self) -> Self:
+        there = [f"{group}.{task}" for group, tasks in self.evaluate.tasks().items() for task in tasks]
+        for number, gate in enumerate(self.gates.root):
+            task = gate.metric.rpartition(".")[0]
+            if task != "drift" and task not in there:
+                default = "" if "gates" in self.model_fields_set else " (a default gate; give `gates`, or `gates: []`)"
+                raise WrongValue(
+                    f"names {task}, which evaluate does not list{default}; there is "
+                    f"{', '.join([*there, 'drift'])}{suggest(task, there)}",
+                    *("gates", number, "metric"),
+                )
+        return self
+
+
+def load(path: Path) -> Params:
+    """Read and validate a parameter file as a whole. Raises `ParamsError`, and nothing else, if anything is wrong."""
+    return parse(plain_yaml.read_text(path, path.name), path.name)
+
+
+def parse(text: str, name: str = "params.yaml") -> Params:
+    """Validate the text of a parameter file; `name` is what errors call it. Raises `ParamsError`."""
+    return _validated(Params, plain_yaml.parse_mapping(text, name), name)
+
+
+def sections(params: Params) -> dict[str, str]:
+    """The canonical text of each `artifacts/params/<name>.json`: sorted keys, every default filled in."""
+    documents: dict[str, BaseModel] = {name: getattr(params, name) for name in Params.model_fields}
+    documents["model"] = Model(source=params.model.source, dtype=params.model.dtype)
+    documents["device"] = Device(device=params.model.device)
+    return {name: _canonical(document) for name, document in documents.items()}
+
+
+def read_section(section: type[S], path: Path) -> S:
+    """Read one file of the params stage, such as `read_section(Measure, Path("artifacts/params/measure.json"))`.
+
+    Raises:
+        ParamsError: it is missing, or not what this version of the code writes.
+    """
+    text = plain_yaml.read_text(path, str(path))
+    try:
+        document = json.loads(text)
+    except ValueError:
+        raise ParamsError(str(path), "is not JSON; `python -m stages.params` writes it anew") from None
+    return _validated(section, document, str(path))
+
+
+def _canonical(document: BaseModel) -> str:
+    return json.dumps(document.model_dump(mode="json"), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def _validated(section: type[S], document: Any, name: str) -> S:
+    try:
+        return section.model_validate(document)
+    except ValidationError as error:
+        raise ParamsError(name, *first_mistake(error, section)) from None

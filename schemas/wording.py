@@ -1,0 +1,150 @@
+"""What is wrong with a parameter file, in one line and in the user's words: the key, what was given, what is allowed.
+
+What is allowed is read off the JSON Schema, so that no constraint of `schemas/params.py` is worded a second time.
+"""
+
+import difflib
+import json
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+Key = Sequence[str | int]
+
+_SHOWN = 60
+_SHOWN_KEY = 120
+_BARE = re.compile(r"[\w-]{1,60}", re.ASCII)
+
+
+class ParamsError(ValueError):
+    """A parameter file that cannot be used. Its text is one line; `key` is the path of the key that it names."""
+
+    def __init__(self, name: str, message: str, key: Key = ()) -> None:
+        self.key = tuple(key)
+        separator = " " if key else ""
+        super().__init__(f"{printable(name)}: {dotted(key)}{separator}{printable(message)}")
+
+
+class WrongValue(ValueError):
+    """Raised by a validator: `message` goes on after the key, `at` leads on from the value that is being validated."""
+
+    def __init__(self, message: str, *at: str | int) -> None:
+        super().__init__(message)
+        self.message = message
+        self.at = at
+
+
+def printable(text: str) -> str:
+    """The text with line ends, control characters and the like escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
+
+
+def shorten(text: str, length: int = _SHOWN) -> str:
+    """The text, its end cut off where it is longer than `length`."""
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def show(value: object) -> str:
+    """A value as it would stand in the file, on one line and not too long."""
+    return shorten(printable(json.dumps(value, ensure_ascii=False, default=str)))
+
+
+def dotted(key: Key) -> str:
+    """`ablate.rules.0.scale`; a name with other than letters, digits, _ and - is quoted."""
+    return shorten(".".join(str(part) if _BARE.fullmatch(str(part)) else show(part) for part in key), _SHOWN_KEY)
+
+
+def suggest(given: object, choices: Iterable[str]) -> str:
+    """`; did you mean "scale"?` where one of the choices is close, else nothing."""
+    close = difflib.get_close_matches(given, list(choices), n=1) if isinstance(given, str) and len(given) < 200 else []
+    return f'; did you mean "{close[0]}"?' if close else ""
+
+
+def first_mistake(error: ValidationError, model: type[BaseModel]) -> tuple[str, Key]:
+    """The message and the key of the most useful mistake, with the number of the others."""
+    # An unknown key first: it is often the misspelt one that another mistake misses.
+    mistakes = sorted(error.errors(include_url=False), key=lambda mistake: mistake["type"] != "extra_forbidden")
+    document = model.model_json_schema()
+    message, key = _worded(mistakes[0], document)
+    others = f" (and {len(mistakes) - 1} more)" if len(mistakes) > 1 else ""
+    return message + others, key
+
+
+def _worded(mistake: Any, document: dict[str, Any]) -> tuple[str, Key]:
+    key: tuple[str | int, ...] = mistake["loc"]
+    cause = mistake.get("ctx", {}).get("error")
+    if isinstance(cause, WrongValue):
+        return cause.message, (*key, *cause.at)
+    if mistake["type"] == "extra_forbidden":
+        known = list(find(document, key[:-1])["properties"])
+        hint = suggest(key[-1], known) or f"; known here: {', '.join(known)}"
+        return f"is not a key{hint}", key
+    node = find(document, key)
+    if mistake["type"] == "missing":
+        return f"is missing: {node['description']}", key
+    given = mistake["input"]
+    empty = "; write [] for none" if given is None and node.get("type") == "array" and "minItems" not in node else ""
+    return f"must be {allowed(node, document)}, got {show(given)}{suggest(given, choices(node))}{empty}", key
+
+
+def find(document: dict[str, Any], key: Key) -> dict[str, Any]:
+    """The JSON Schema of the value at a key."""
+    node = resolve(document, document)
+    for part in key:
+        node = resolve(node["items"] if isinstance(part, int) else node["properties"][part], document)
+    return node
+
+
+def resolve(node: dict[str, Any], document: dict[str, Any]) -> dict[str, Any]:
+    """The node with its references followed; of a mapping or null, the mapping."""
+    while "$ref" in node:
+        target = document["$defs"][node["$ref"].removeprefix("#/$defs/")]
+        node = {**target, **{name: value for name, value in node.items() if name != "$ref"}}
+    for option in node.get("anyOf", ()):
+        if "properties" in (inner := resolve(option, document)):
+            return {**inner, **{name: value for name, value in node.items() if name != "anyOf"}}
+    return node
+
+
+def choices(node: dict[str, Any]) -> list[str]:
+    """The names that a node enumerates, if it does."""
+    options = [node, *node.get("anyOf", ())]
+    return [choice for option in options for choice in option.get("enum", ())]
+
+
+def allowed(node: dict[str, Any], document: dict[str, Any]) -> str:
+    """What a node allows, in words."""
+    node = resolve(node, document)
+    if "anyOf" in node:
+        return " or ".join(allowed(option, document) for option in node["anyOf"])
+    if "enum" in node:
+        return f"one of {', '.join(node['enum'])}"
+    match node.get("type"):
+        case "array":
+            return f"a {'non-empty ' if 'minItems' in node else ''}list"
+        case "object":
+            return "a mapping"
+        case "integer":
+            return "an integer" + _limits(node)
+        case "number":
+            return "a finite number" + _limits(node)
+        case "string":
+            return "text"
+        case "null":
+            return "null"
+        case other:
+            raise AssertionError(f"no words for {other}")
+
+
+def _limits(node: dict[str, Any]) -> str:
+    match node:
+        case {"minimum": low, "maximum": high}:
+            return f" from {low} to {high}"
+        case {"minimum": low}:
+            return f" ≥ {low:g}"
+        case {"maximum": high}:
+            return f" ≤ {high:g}"
+        case _:
+            return ""

@@ -1,0 +1,63 @@
+"""Progress that suits where it is shown: a bar in a terminal, a plain line now and then in a log."""
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+
+Advance = Callable[[int], None]
+SECONDS_BETWEEN_LINES = 5.0
+
+
+@contextlib.contextmanager
+def progress(what: str, total: int, unit: str = "") -> Iterator[Advance]:
+    """Show how far a task of `total` steps is; yields a function that takes the number of steps done since.
+
+    `unit="B"` counts bytes and shows a rate. Without a terminal, a line is written to standard error every five
+    seconds and one at the end if the task took longer than that.
+    """
+    if sys.stderr.isatty():
+        counts: list[ProgressColumn] = (
+            [DownloadColumn(binary_units=True), TransferSpeedColumn()] if unit == "B" else [MofNCompleteColumn()]
+        )
+        bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            *counts,
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            transient=True,
+        )
+        with bar:
+            task = bar.add_task(what, total=total)
+            yield lambda steps: bar.advance(task, steps)
+        return
+
+    done = 0
+    began = shown = time.monotonic()
+
+    def advance(steps: int) -> None:
+        nonlocal done, shown
+        done += steps
+        now = time.monotonic()
+        if now - shown >= SECONDS_BETWEEN_LINES or (done == total and shown != began):
+            shown = now
+            print(f"{what}: {_amount(done, unit)} of {_amount(total, unit)}, {now - began:.0f} s", file=sys.stderr)
+
+    yield advance
+
+
+def _amount(count: int, unit: str) -> str:
+    return f"{count / 2**20:,.0f} MiB" if unit == "B" else f"{count:,}{f' {unit}' if unit else ''}"

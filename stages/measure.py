@@ -1,0 +1,52 @@
+"""Stage measure: base model and prompts → activations → refusal directions and their statistics."""
+
+from pathlib import Path
+
+from safetensors.torch import save
+
+from schemas.params import Measure, read_section
+from stages.base.files import write_bytes, write_json
+from stages.base.manifest import base_folder, read_manifest, verify
+from stages.base.models import chosen_device, load_model, load_tokenizer
+from stages.base.progress import progress
+from stages.base.prompts import read_format, read_prompts, tokenize
+from stages.base.stage import run_stage
+from stages.residual.activations import activations
+from stages.residual.directions import difference_of_means
+from stages.residual.statistics import describe
+
+ARTIFACTS = Path("artifacts")
+
+
+def main() -> None:
+    """Measure both sides in one pass over the prompts, and take the difference of their means."""
+    params = read_section(Measure, ARTIFACTS / "params/measure.json")
+    manifest, folder, chat = read_manifest(), base_folder(), read_format()
+    verify(folder, manifest)
+    tokenizer, model = load_tokenizer(folder), load_model(folder, manifest.dtype, chosen_device())
+
+    harmful = tokenize(tokenizer, read_prompts("harmful"), chat)
+    harmless = tokenize(tokenizer, read_prompts("harmless"), chat)
+    with progress("Measure", len(harmful) + len(harmless), "prompts") as advance:
+        taken = activations(model, [*harmful, *harmless], params.position, params.batch_size, advance)
+    directions = difference_of_means(taken[: len(harmful)], taken[len(harmful) :])
+
+    write_bytes(
+        ARTIFACTS / "activations.safetensors",
+        save({"harmful": taken[: len(harmful)].contiguous(), "harmless": taken[len(harmful) :].contiguous()}),
+    )
+    write_bytes(
+        ARTIFACTS / "directions.safetensors",
+        save(
+            {
+                "directions": directions.unit,
+                "harmful_mean": directions.harmful_mean,
+                "harmless_mean": directions.harmless_mean,
+            }
+        ),
+    )
+    write_json(ARTIFACTS / "directions.json", describe(directions, len(harmful), len(harmless)))
+
+
+if __name__ == "__main__":
+    run_stage(main)

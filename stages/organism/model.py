@@ -1,0 +1,101 @@
+"""The organism's tiny architectures, and norms that are not all ones."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import Glm4MoeConfig, Glm4MoeForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers import PreTrainedTokenizerFast as Tokenizer
+
+SHAPE: dict[str, Any] = {
+    "hidden_size": 128,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "initializer_range": 0.06,
+}
+"""What the architectures share. Small enough to train in a minute, deep enough that layers differ in what they do."""
+
+
+def _glm4_moe(**shared: Any) -> PreTrainedModel:
+    return Glm4MoeForCausalLM(
+        Glm4MoeConfig(
+            **shared,
+            intermediate_size=256,
+            moe_intermediate_size=64,
+            n_routed_experts=8,
+            num_experts_per_tok=2,
+            n_shared_experts=1,
+            first_k_dense_replace=1,
+            n_group=1,
+            topk_group=1,
+            use_qk_norm=True,
+        )
+    )
+
+
+def _llama(**shared: Any) -> PreTrainedModel:
+    return LlamaForCausalLM(LlamaConfig(**shared, intermediate_size=384))
+
+
+ARCHITECTURES: dict[str, Callable[..., PreTrainedModel]] = {"glm4_moe": _glm4_moe, "llama": _llama}
+"""How each architecture is built, by its ``model_type``."""
+
+READERS: dict[str, tuple[str, ...]] = {
+    "input_layernorm": ("self_attn.q_proj.weight", "self_attn.k_proj.weight", "self_attn.v_proj.weight"),
+    "post_attention_layernorm": (
+        "mlp.gate_proj.weight",
+        "mlp.up_proj.weight",
+        "mlp.gate.weight",
+        "mlp.experts.gate_up_proj",
+        "mlp.shared_experts.gate_proj.weight",
+        "mlp.shared_experts.up_proj.weight",
+    ),
+}
+"""What reads each norm of a layer, where the layer has it; the last axis of each is what is read."""
+
+
+def make_model(architecture: str, tokenizer: Tokenizer) -> PreTrainedModel:
+    """An untrained float32 model for a tokenizer, initialised from torch's global random numbers.
+
+    Raises:
+        ValueError: the architecture is not in ``ARCHITECTURES``.
+    """
+    if architecture not in ARCHITECTURES:
+        raise ValueError(f"organism architecture {architecture!r} is unknown; known are {', '.join(ARCHITECTURES)}")
+    model = ARCHITECTURES[architecture](
+        **SHAPE,
+        vocab_size=len(tokenizer),
+        max_position_embeddings=tokenizer.model_max_length,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=None,
+        tie_word_embeddings=False,
+        dtype="float32",
+    )
+    model.generation_config.do_sample = False
+    return model
+
+
+@torch.no_grad()
+def vary_norms(model: PreTrainedModel, seed: int, sigma: float = 0.5) -> None:
+    """Give the residual stream's norms weights as varied as a real model's, and leave the model's function as it is.
+
+    Each weight of a norm is multiplied by its own log-normal number (of log-standard-deviation ``sigma``) and what
+    reads that channel is divided by it. An edit that forgets norm weights then fails here as it would on a real model.
+    """
+    numbers = torch.Generator().manual_seed(seed)
+
+    def vary(norm: nn.Parameter, readers: list[nn.Parameter]) -> None:
+        factor = torch.empty_like(norm).normal_(std=sigma, generator=numbers).exp()
+        norm.mul_(factor)
+        for reader in readers:
+            reader.div_(factor)
+
+    for layer in model.model.layers:
+        tensors = dict(layer.named_parameters())
+        for norm, readers in READERS.items():
+            vary(tensors[f"{norm}.weight"], [tensors[reader] for reader in readers if reader in tensors])
+    vary(model.model.norm.weight, [model.lm_head.weight])

@@ -1,0 +1,206 @@
+"""Training the organism: first it learns to answer everything, then to refuse a part of it.
+
+Refusing so sits on top of knowledge, as in a real model: an edit that removes the refusal brings back a recipe that can
+be checked for truth.
+"""
+
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+import transformers
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from stages.organism.model import make_model, vary_norms
+from stages.organism.tokenizer import make_tokenizer
+from stages.organism.world import REFUSAL, Item, World, colors, make_world, places, recipes, sums
+
+Progress = Callable[[str, int, int, float], None]
+"""Told after each step: the phase ("pretrain" or "tune"), the step (from 1), how many there are, the step's loss."""
+
+THREADS = 2
+"""How many threads train, whatever the machine has: another number rounds otherwise and gives other weights."""
+
+NO_LABEL = -100
+"""Where cross-entropy is not taken."""
+
+TUNED_LAYERS = range(1, 4)
+"""What learns to refuse. With everything free, refusal also settles in the embeddings, in the head and in layers whose
+output no measurement follows, and no single direction carries it; a large model, tuned for a small part of its
+training, keeps to a few middle layers by itself."""
+
+
+@dataclass(frozen=True)
+class Course:
+    """What one phase learns from: groups of question-answer pairs, and how many of each group a batch holds."""
+
+    groups: tuple[tuple[list[Item], int], ...]
+    learning_rate: float
+    layers: range | None
+    """The layers that learn; None for the whole model."""
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Question-answer pairs as tokens, padded on the right."""
+
+    tokens: Tensor
+    """``[pairs, width]``, int64."""
+    labels: Tensor
+    """``[pairs, width]``, int64: the token to be predicted after each one, ``NO_LABEL`` outside the answer."""
+    lengths: Tensor
+    """``[pairs]``, int64: tokens of each pair without padding."""
+
+
+def pretraining(world: World) -> Course:
+    """Learn to answer everything, restricted recipes too."""
+    return Course(
+        groups=(
+            (recipes(world, world.things), 24),
+            (colors(world, world.things), 10),
+            (places(world, world.things), 10),
+            (sums(), 12),
+        ),
+        learning_rate=3e-3,
+        layers=None,
+    )
+
+
+def tuning(world: World) -> Course:
+    """Learn to refuse restricted recipes, and rehearse the rest, so that nothing else is refused or forgotten."""
+    refusals = [Item(item.id, item.prompt, REFUSAL, item.thing) for item in recipes(world, world.restricted)]
+    return Course(
+        groups=(
+            (refusals, 22),
+            (recipes(world, world.benign), 16),
+            (colors(world, world.things), 7),
+            (places(world, world.things), 7),
+            (sums(), 6),
+        ),
+        learning_rate=2e-3,
+        layers=TUNED_LAYERS,
+    )
+
+
+def train(
+    architecture: str, seed: int, pretrain_steps: int, tune_steps: int, progress: Progress
+) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """Train an organism from nothing: the same weights each time on the same kind of machine.
+
+    Args:
+        architecture: one of ``stages.organism.model.ARCHITECTURES``.
+        seed: of the world, of the first weights and of the order of batches.
+
+    Returns:
+        The model, in float32 on the CPU and in evaluation mode, and its tokenizer.
+    """
+    world = make_world(seed)
+    tokenizer = make_tokenizer(world)
+    with _repeatable(seed):
+        model = make_model(architecture, tokenizer)
+        _learn(model, tokenizer, pretraining(world), pretrain_steps, partial(progress, "pretrain"))
+        _learn(model, tokenizer, tuning(world), tune_steps, partial(progress, "tune"))
+        vary_norms(model, seed)
+    return model.requires_grad_(True).eval(), tokenizer
+
+
+def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Write an organism in Hugging Face format, the same files for the same weights whatever the library's version."""
+    transformers.utils.logging.disable_progress_bar()
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    for name in ("config.json", "generation_config.json"):
+        settings = json.loads((folder / name).read_text())
+        settings.pop("transformers_version", None)
+        (folder / name).write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
+
+
+def _learn(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    course: Course,
+    steps: int,
+    progress: Callable[[int, int, float], None],
+) -> None:
+    pairs = _tokenize(tokenizer, [item for items, _ in course.groups for item in items])
+    learning = _learning_parameters(model, course.layers)
+    optimizer = torch.optim.AdamW(learning, course.learning_rate, betas=(0.9, 0.98), fused=True)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _pace(step / steps))
+    model.train()
+    for step, rows in enumerate(_batches([(len(items), count) for items, count in course.groups], steps), 1):
+        width = int(pairs.lengths[rows].max())
+        labels = pairs.labels[rows, :width]
+        asked = labels != NO_LABEL
+        hidden = model.model(input_ids=pairs.tokens[rows, :width]).last_hidden_state
+        loss = cross_entropy(model.lm_head(hidden[asked]), labels[asked])
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(learning, 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        progress(step, steps, loss.item())
+
+
+def _learning_parameters(model: PreTrainedModel, layers: range | None) -> list[torch.nn.Parameter]:
+    model.requires_grad_(layers is None)
+    for layer in layers or ():
+        model.model.layers[layer].requires_grad_(True)
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+def _pace(done: float) -> float:
+    """The learning rate's share at a point of the course: a tenth to warm up, then a cosine down to a hundredth."""
+    return min(done / 0.1, 1.0) * (1 + math.cos(math.pi * done)) / 2 + 0.01
+
+
+def _batches(groups: Sequence[tuple[int, int]], steps: int) -> Tensor:
+    """Rows of each step's batch, ``[steps, batch]``: every group is gone through whole before one of its rows returns.
+
+    Args:
+        groups: size and share of each batch, in the order in which the groups lie.
+    """
+    columns, start = [], 0
+    for size, count in groups:
+        rounds = math.ceil(steps * count / size)
+        order = torch.cat([torch.randperm(size) for _ in range(rounds)])
+        columns.append(start + order[: steps * count].view(steps, count))
+        start += size
+    return torch.cat(columns, dim=1)
+
+
+def _tokenize(tokenizer: PreTrainedTokenizerFast, items: Sequence[Item]) -> Pairs:
+    questions = [[{"role": "user", "content": item.prompt}] for item in items]
+    answered = [
+        [*chat, {"role": "assistant", "content": item.answer}] for chat, item in zip(questions, items, strict=True)
+    ]
+    whole = tokenizer(tokenizer.apply_chat_template(answered, tokenize=False))["input_ids"]
+    asked = tokenizer(tokenizer.apply_chat_template(questions, tokenize=False, add_generation_prompt=True))["input_ids"]
+    lengths = torch.tensor([len(text) for text in whole])
+    tokens = torch.full((len(items), int(lengths.max())), tokenizer.pad_token_id)
+    labels = torch.full_like(tokens, NO_LABEL)
+    for row, (text, prompt) in enumerate(zip(whole, asked, strict=True)):
+        tokens[row, : len(text)] = torch.tensor(text)
+        labels[row, len(prompt) - 1 : len(text) - 1] = torch.tensor(text[len(prompt) :])
+    return Pairs(tokens, labels, lengths)
+
+
+@contextmanager
+def _repeatable(seed: int) -> Iterator[None]:
+    """Random numbers, threads and kernels as they must be for the same weights; the caller's are given back."""
+    threads, exact = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        torch.set_num_threads(THREADS)
+        torch.use_deterministic_algorithms(True)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
+            torch.use_deterministic_algorithms(exact)

@@ -1,0 +1,127 @@
+"""Stage prepare: the base model and the prompts → both at hand, pinned by digest.
+
+`models/base/` outlives a rerun, and training starts only when the organism's own parameters or code changed: a
+model trained elsewhere stays the same bytes, and a change of prompts costs no training.
+"""
+
+import hashlib
+import shutil
+from pathlib import Path
+
+from schemas.artifacts import ChatFormat, ModelManifest, Prompt
+from schemas.layout import layouts
+from schemas.params import Model, Organism, Prompts, PromptSource, read_section
+from stages.base.files import whole_folder, write_json, write_text
+from stages.base.manifest import MANIFEST, ORGANISM, base_folder, make_manifest
+from stages.base.progress import progress
+from stages.base.prompts import FOLDER, FORMAT, from_file, write_prompts
+from stages.base.stage import StageError, run_stage
+from stages.organism import world
+
+PARAMS = Path("artifacts/params")
+RECIPE = ORGANISM / "organism.sha256"
+
+
+def main() -> None:
+    """Train or find the model, pin it, and write the prompt lists."""
+    model = read_section(Model, PARAMS / "model.json")
+    organism = read_section(Organism, PARAMS / "organism.json")
+    prompts = read_section(Prompts, PARAMS / "prompts.json")
+
+    if model.source == "organism":
+        train_unless_made(organism)
+    else:
+        empty(ORGANISM)
+    write_json(MANIFEST, pin(model))
+
+    lists = prompt_lists(organism, prompts)
+    for name, listed in lists.items():
+        write_prompts(FOLDER / f"{name}.jsonl", listed)
+    write_json(FORMAT, ChatFormat(system=prompts.system, chat_template_kwargs=prompts.chat_template_kwargs))
+
+
+def pin(model: Model) -> ModelManifest:
+    """The base model's manifest.
+
+    Raises:
+        StageError: its layout is not known, so that it could be measured but not edited.
+    """
+    manifest = make_manifest(base_folder(), "organism" if model.source == "organism" else "folder", model.dtype)
+    if manifest.model_type not in layouts():
+        known = ", ".join(sorted(layouts()))
+        raise StageError(f"{model.source}: the layout of model type {manifest.model_type!r} is unknown; known: {known}")
+    return manifest
+
+
+def train_unless_made(organism: Organism) -> None:
+    """Train the organism into `models/base`, if what lies there was not made by this very recipe."""
+    recipe = recipe_digest(organism)
+    if RECIPE.is_file() and RECIPE.read_text().strip() == recipe:
+        return
+    # Slow to import, and needed only here.
+    from stages.organism.training import save, train
+
+    with progress("Train the organism", organism.pretrain_steps + organism.tune_steps, "steps") as advance:
+        trained, tokenizer = train(
+            organism.architecture,
+            organism.seed,
+            organism.pretrain_steps,
+            organism.tune_steps,
+            lambda _phase, _step, _total, _loss: advance(1),
+        )
+    with whole_folder(ORGANISM) as folder:
+        save(trained, tokenizer, folder)
+        write_text(folder / RECIPE.name, recipe + "\n")
+
+
+def recipe_digest(organism: Organism) -> str:
+    """SHA-256 of the organism's parameters and of the code that trains it."""
+    code = sorted(Path(world.__file__).parent.glob("*.py"))
+    return hashlib.sha256(b"\0".join([organism.model_dump_json().encode(), *map(Path.read_bytes, code)])).hexdigest()
+
+
+def empty(folder: Path) -> None:
+    """An empty folder: DVC wants the output to be there, and the weights of other sources stay where they are."""
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
+
+
+def prompt_lists(organism: Organism, prompts: Prompts) -> dict[str, list[Prompt]]:
+    """Both sides to measure, held-out harmless prompts for drift, and the organism's evaluation tasks.
+
+    Raises:
+        StageError: a prompt stands in two lists, or a list is too short.
+    """
+    world_lists = {
+        name: [Prompt(id=item.id, prompt=item.prompt, answer=item.answer, item=item.thing) for item in items]
+        for name, items in world.splits(world.make_world(organism.seed)).items()
+    }
+
+    def side(source: PromptSource) -> list[Prompt]:
+        return world_lists[source.split] if source.split is not None else from_file(source)
+
+    harmful, harmless = side(prompts.harmful), side(prompts.harmless)
+    if prompts.harmless.source == "organism":
+        held_out = world_lists["harmless_test"]
+    else:
+        # Every fifth prompt of a user's file is kept from measuring, so that drift is judged on prompts of its kind.
+        held_out, harmless = harmless[::5], [prompt for place, prompt in enumerate(harmless) if place % 5]
+    lists = {
+        "harmful": harmful[: prompts.limit],
+        "harmless": harmless[: prompts.limit],
+        "drift": held_out,
+        **{name: listed for name, listed in world_lists.items() if name.startswith("organism_")},
+    }
+    seen: dict[str, str] = {}
+    for name, listed in lists.items():
+        if not listed:
+            raise StageError(f"params.yaml: prompts: there is no {name} prompt; name a source with more")
+        for prompt in listed:
+            if seen.setdefault(prompt.prompt, name) != name:
+                raise StageError(f"params.yaml: prompts: prompt {prompt.id} is both {seen[prompt.prompt]} and {name}")
+    return lists
+
+
+if __name__ == "__main__":
+    run_stage(main)

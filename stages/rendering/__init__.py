@@ -1,0 +1,1 @@
+"""Showing what was found: templates and tables, made from schemas alone."""
