@@ -105,7 +105,7 @@ class Organism(Section):
         default=0, description="Seed of the built-in model's weights and training order."
     )
     pretrain_steps: Count = Field(default=500, description="Training steps in which it learns to answer everything.")
-    tune_steps: Count = Field(default=200, description="Training steps in which it then learns to refuse.")
+    tune_steps: Count = Field(default=400, description="Training steps in which it then learns to refuse.")
 
 
 class PromptSource(Section):

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 
 from schemas.params import ParamsError
+from stages import STARTED_BY
 
 BAD_PARAMS = 2
 FAILED = 1
@@ -25,7 +26,6 @@ def run_stage(main: Callable[[], None]) -> None:
     disk, a missing file). Anything unforeseen keeps its traceback: it is a defect of ours.
     """
     _die_with_parent()
-    _quieten_libraries()
     try:
         main()
     except ParamsError as error:
@@ -54,16 +54,6 @@ def _die_with_parent() -> None:
     """Ask the kernel to kill this process when DVC dies, which otherwise leaves its stage running."""
     if sys.platform != "linux":
         return
-    parent = os.getppid()
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it died before the request was in place
+    if os.getppid() != STARTED_BY:  # it died before the request was in place
         os.kill(os.getpid(), signal.SIGKILL)
-
-
-def _quieten_libraries() -> None:
-    """Keep `dvc repro` readable: set before the libraries are imported, and only where the user has not."""
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("TQDM_DISABLE", "1")

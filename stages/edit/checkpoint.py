@@ -1,5 +1,6 @@
 """Writing an edited checkpoint: unchanged bytes are copied by the kernel, edited tensors pass through memory singly."""
 
+import errno
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,6 +13,11 @@ from stages.base.weights import Checkpoint, Tensor
 from stages.edit.projection import project
 
 TORCH_DTYPES = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+_COPIED_AT_ONCE = 1 << 26
+_BUFFER = 1 << 22
+# Two file systems, or one that has no such call.
+_COPY_UNSUPPORTED = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
+_SHORTER = "a file of the base became shorter while it was read; run again"
 
 
 def write_edited(
@@ -70,8 +76,7 @@ def _rewrite(
 
 def _edited(file: int, projection: Projection, tensor: Tensor, direction: torch.Tensor) -> bytes:
     buffer = bytearray(tensor.stop - tensor.start)
-    if os.preadv(file, [buffer], tensor.start) != len(buffer):
-        raise StageError(f"{tensor.file} ended before {projection.tensor}; it was changed while it was read")
+    _read(file, memoryview(buffer), tensor.start)
     weight = torch.frombuffer(buffer, dtype=TORCH_DTYPES[tensor.dtype]).view(tensor.shape)
     projected = project(weight, direction, projection.scale)
     if not bool(torch.isfinite(projected).all()):
@@ -80,9 +85,28 @@ def _edited(file: int, projection: Projection, tensor: Tensor, direction: torch.
 
 
 def _copy(old: int, new: int, start: int, stop: int, advance: Callable[[int], None]) -> None:
+    """Copy bytes `start` to `stop` to the same place of the other file, within the kernel where it can."""
     while start < stop:
-        copied = os.copy_file_range(old, new, stop - start, start, start)
+        size = min(_COPIED_AT_ONCE, stop - start)
+        try:
+            copied = os.copy_file_range(old, new, size, start, start)
+        except OSError as error:
+            if error.errno not in _COPY_UNSUPPORTED:
+                raise
+            buffer = memoryview(bytearray(min(size, _BUFFER)))
+            _read(old, buffer, start)
+            copied = os.pwrite(new, buffer, start)
         if not copied:
-            raise StageError("a file of the base became shorter while it was read; run again")
+            raise StageError(_SHORTER)
         start += copied
         advance(copied)
+
+
+def _read(file: int, buffer: memoryview, start: int) -> None:
+    """Fill the buffer; one call of the kernel's reads 2 GiB at most."""
+    done = 0
+    while done < len(buffer):
+        got = os.preadv(file, [buffer[done:]], start + done)
+        if not got:
+            raise StageError(_SHORTER)
+        done += got
