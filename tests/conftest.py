@@ -1,0 +1,49 @@
+"""What tests share: one quick project after its first run, copies of it, and copies with a local base model.
+
+Its organism is small and badly trained: these tests ask what runs and what is written, not how good it is. The
+defaults' quality is asked in `pipeline/test_defaults.py`.
+"""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.projects import Project, copy_project, quicken
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A quick project after its first `dvc repro`. Not to be changed: take a `project`."""
+    project = copy_project(tmp_path_factory.mktemp("finished") / "project")
+    quicken(project)
+    project.check("dvc", "config", "--local", "cache.dir", str(project.folder.parent / "cache"))
+    assert project.repro() == [
+        "params",
+        "prepare",
+        "measure",
+        "ablate",
+        "evaluate@base",
+        "evaluate@ablated",
+        "report",
+    ]
+    project.commit("first")
+    return project
+
+
+@pytest.fixture
+def project(finished: Project, tmp_path: Path) -> Project:
+    """A copy of the finished quick project, to be changed; it shares the cache and nothing else."""
+    shutil.copytree(finished.folder, tmp_path / "project", symlinks=True)
+    return Project(tmp_path / "project")
+
+
+@pytest.fixture
+def local_model(finished: Project, project: Project, tmp_path: Path) -> tuple[Project, Path]:
+    """A project whose base model is a local folder, and that folder, which may be spoiled."""
+    folder = tmp_path / "model"
+    shutil.copytree(finished.folder / "models/base", folder, copy_function=shutil.copyfile)
+    (folder / "organism.sha256").unlink()
+    project.replace("source: organism          #", f"source: {folder}  #")
+    assert project.stage("params").returncode == 0
+    return project, folder

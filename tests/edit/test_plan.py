@@ -1,0 +1,318 @@
+"""The plan: rules resolved against checkpoints that are nothing but names and shapes."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from schemas.artifacts import ModelManifest, Projection
+from schemas.layout import layouts
+from schemas.params import Ablate
+from stages.base.stage import StageError
+from stages.base.weights import Tensor
+from stages.edit.plan import by_layer, make_plan
+
+HIDDEN, LAYERS, EXPERTS = 8, 4, 3
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+def dense(number: int) -> Shapes:
+    layer = f"model.layers.{number}."
+    return {
+        f"{layer}input_layernorm.weight": (HIDDEN,),
+        f"{layer}self_attn.q_proj.weight": (16, HIDDEN),
+        f"{layer}self_attn.o_proj.weight": (HIDDEN, 16),
+        f"{layer}mlp.gate_proj.weight": (24, HIDDEN),
+        f"{layer}mlp.down_proj.weight": (HIDDEN, 24),
+    }
+
+
+def sparse(number: int) -> Shapes:
+    layer = f"model.layers.{number}."
+    shapes = {name: shape for name, shape in dense(number).items() if ".mlp." not in name}
+    shapes[f"{layer}mlp.gate.weight"] = (EXPERTS, HIDDEN)
+    shapes[f"{layer}mlp.shared_experts.down_proj.weight"] = (HIDDEN, 12)
+    for expert in range(EXPERTS):
+        shapes[f"{layer}mlp.experts.{expert}.up_proj.weight"] = (12, HIDDEN)
+        shapes[f"{layer}mlp.experts.{expert}.down_proj.weight"] = (HIDDEN, 12)
+    return shapes
+
+
+def glm() -> Shapes:
+    """One dense layer, three with experts, and what lies outside the layers."""
+    return {
+        "model.embed_tokens.weight": (32, HIDDEN),
+        "model.norm.weight": (HIDDEN,),
+        "lm_head.weight": (32, HIDDEN),
+        **dense(0),
+        **sparse(1),
+        **sparse(2),
+        **sparse(3),
+    }
+
+
+def llama() -> Shapes:
+    return {name: shape for number in range(LAYERS) for name, shape in dense(number).items()}
+
+
+def tensors(shapes: Shapes) -> dict[str, Tensor]:
+    return {name: Tensor("model.safetensors", "F32", shape, 0, 0) for name, shape in shapes.items()}
+
+
+def manifest(model_type: str) -> ModelManifest:
+    return ModelManifest(
+        source="folder", model_type=model_type, dtype="float32", layers=LAYERS, hidden_size=HIDDEN, files=[]
+    )
+
+
+def plan(
+    *rules: dict[str, Any],
+    shapes: Shapes | None = None,
+    model_type: str = "glm4_moe",
+    targets: list[str] | None = None,
+    reasons: Mapping[int, str] | None = None,
+    config: Mapping[str, Any] | None = None,
+) -> list[Projection]:
+    ablate = Ablate.model_validate({"rules": list(rules), **({"targets": targets} if targets else {})})
+    given = shapes if shapes is not None else glm() if model_type == "glm4_moe" else llama()
+    return make_plan(
+        ablate,
+        manifest(model_type),
+        {"n_routed_experts": EXPERTS} if config is None else config,
+        tensors(given),
+        [(reasons or {}).get(number) for number in range(LAYERS + 1)],
+    )
+
+
+def refused(*rules: dict[str, Any], **given: Any) -> str:
+    """The error of a plan that cannot be made, which is one line."""
+    with pytest.raises(StageError) as caught:
+        plan(*rules, **given)
+    assert str(caught.value).isprintable()
+    return str(caught.value)
+
+
+ONE = {"layers": 1, "measurement": 2}
+
+
+def test_every_writer_of_the_layers_named_is_planned_and_no_other_tensor() -> None:
+    assert [projection.tensor for projection in plan({"layers": "0-1", "measurement": 2})] == [
+        "model.layers.0.self_attn.o_proj.weight",
+        "model.layers.0.mlp.down_proj.weight",
+        "model.layers.1.self_attn.o_proj.weight",
+        "model.layers.1.mlp.experts.0.down_proj.weight",
+        "model.layers.1.mlp.experts.1.down_proj.weight",
+        "model.layers.1.mlp.experts.2.down_proj.weight",
+        "model.layers.1.mlp.shared_experts.down_proj.weight",
+    ]
+
+
+def test_a_projection_says_what_it_does() -> None:
+    assert plan({"layers": 0, "measurement": 3, "scale": 0.5, "targets": ["mlp"]}) == [
+        Projection(
+            tensor="model.layers.0.mlp.down_proj.weight",
+            file="model.safetensors",
+            role="mlp",
+            layer=0,
+            measurement=3,
+            scale=0.5,
+        )
+    ]
+
+
+def test_all_means_every_layer_in_use() -> None:
+    planned = plan({"layers": "all", "measurement": 2}, model_type="llama")
+    assert sorted({projection.layer for projection in planned}) == list(range(LAYERS))
+    assert len(planned) == 2 * LAYERS
+
+
+def test_biases_of_writers_are_planned_with_them() -> None:
+    shapes = llama() | {"model.layers.1.self_attn.o_proj.bias": (HIDDEN,), "model.layers.1.mlp.down_proj.bias": (8,)}
+    planned = plan(ONE, shapes=shapes, model_type="llama")
+    assert [(projection.tensor.removeprefix("model.layers.1."), projection.role) for projection in planned] == [
+        ("self_attn.o_proj.bias", "attention"),
+        ("self_attn.o_proj.weight", "attention"),
+        ("mlp.down_proj.bias", "mlp"),
+        ("mlp.down_proj.weight", "mlp"),
+    ]
+
+
+def test_the_later_rule_wins_where_two_name_a_tensor() -> None:
+    planned = plan(
+        {"layers": "0-2", "measurement": 2},
+        {"layers": 1, "measurement": 3, "scale": 0.25, "targets": ["attention"]},
+    )
+    assert {
+        (projection.measurement, projection.scale)
+        for projection in planned
+        if projection.layer == 1 and projection.role == "attention"
+    } == {(3, 0.25)}
+    assert {
+        (projection.measurement, projection.scale)
+        for projection in planned
+        if projection.layer != 1 or projection.role != "attention"
+    } == {(2, 1.0)}
+    assert len(planned) == len({projection.tensor for projection in planned})
+
+
+def test_scale_zero_leaves_a_tensor_out_also_where_an_earlier_rule_named_it() -> None:
+    planned = plan(
+        {"layers": "0-2", "measurement": 2},
+        {"layers": 1, "measurement": 2, "scale": 0},
+    )
+    assert {projection.layer for projection in planned} == {0, 2}
+
+
+def test_a_rule_narrows_the_targets_for_itself_alone() -> None:
+    planned = plan(
+        {"layers": 1, "measurement": 2, "targets": ["shared_experts"]},
+        {"layers": 2, "measurement": 2},
+        targets=["attention"],
+    )
+    assert [(projection.layer, projection.role) for projection in planned] == [(1, "shared_experts"), (2, "attention")]
+
+
+def test_targets_that_a_rule_finds_nowhere_are_an_error_that_says_what_is_there() -> None:
+    line = refused({"layers": 0, "measurement": 2, "targets": ["routed_experts", "shared_experts"]})
+    assert line.startswith("params.yaml: ablate.rules.0: ")
+    assert "routed_experts, shared_experts" in line and "attention, mlp" in line
+
+
+def test_targets_that_one_of_several_layers_lacks_are_no_error() -> None:
+    planned = plan({"layers": "0-1", "measurement": 2, "targets": ["routed_experts"]})
+    assert {projection.layer for projection in planned} == {1}
+
+
+@pytest.mark.parametrize(
+    ("rule", "key", "told"),
+    [
+        ({"layers": "2-4", "measurement": 2}, "ablate.rules.1.layers", ("no layer 4", "layers 0-3")),
+        ({"layers": 1, "measurement": 5}, "ablate.rules.1.measurement", ("no measurement 5", "measurements 0-4")),
+        (
+            {"layers": 1, "measurement": 0},
+            "ablate.rules.1.measurement",
+            ("measurement 0 has no direction", "the same activations"),
+        ),
+    ],
+)
+def test_what_the_model_does_not_have_is_named_with_its_key_and_range(
+    rule: dict[str, Any], key: str, told: tuple[str, ...]
+) -> None:
+    line = refused(ONE, rule, reasons={0: "the same activations"})
+    assert line.startswith(f"params.yaml: {key}: ")
+    assert all(words in line for words in told)
+
+
+def test_a_measurement_without_direction_is_no_error_where_no_rule_uses_it() -> None:
+    assert plan(ONE, reasons={0: "the same activations"}) == plan(ONE)
+
+
+@pytest.mark.parametrize(
+    "lost",
+    [
+        "model.layers.1.mlp.experts.1.down_proj.weight",
+        "model.layers.1.mlp.experts.2.down_proj.weight",
+        "model.layers.1.mlp.shared_experts.down_proj.weight",
+    ],
+)
+def test_a_missing_writer_is_named(lost: str) -> None:
+    shapes = glm()
+    del shapes[lost]
+    assert lost in refused(ONE, shapes=shapes)
+
+
+@pytest.mark.parametrize(
+    "lost", ["model.layers.1.self_attn.o_proj.weight", "model.layers.0.mlp.down_proj.weight"], ids=["o", "down"]
+)
+def test_a_sublayer_without_any_writer_is_an_error_that_names_it(lost: str) -> None:
+    shapes = glm()
+    del shapes[lost]
+    assert lost in refused({"layers": "0-1", "measurement": 2}, shapes=shapes)
+
+
+def test_a_missing_writer_is_an_error_also_where_the_targets_leave_it_out() -> None:
+    shapes = glm()
+    del shapes["model.layers.1.mlp.experts.1.down_proj.weight"]
+    assert "experts.1.down_proj" in refused(ONE, shapes=shapes, targets=["attention"])
+
+
+def test_what_is_missing_in_a_layer_that_no_rule_names_is_no_error() -> None:
+    shapes = glm()
+    del shapes["model.layers.3.mlp.experts.1.down_proj.weight"]
+    assert plan(ONE, shapes=shapes) == plan(ONE)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "model.layers.1.self_attn.extra_proj.weight",
+        "model.layers.1.self_attn.o_proj.weight_scale_inv",
+        "model.layers.1.mlp.experts.1.down_proj.weight.copy",
+        "model.layers.1.mlp.experts.01.down_proj.weight",
+        "model.layers.1.mlp.experts.down_proj.weight",
+    ],
+)
+def test_a_tensor_that_the_layout_does_not_name_is_an_error_that_names_it(name: str) -> None:
+    assert name in refused(ONE, shapes=glm() | {name: (HIDDEN, 8)})
+
+
+def test_an_expert_beyond_those_of_the_config_is_an_error_that_names_it() -> None:
+    name = f"model.layers.1.mlp.experts.{EXPERTS}.down_proj.weight"
+    assert name in refused(ONE, shapes=glm() | {name: (HIDDEN, 12)})
+
+
+def test_a_config_that_does_not_count_the_experts_is_an_error() -> None:
+    assert "n_routed_experts" in refused(ONE, config={})
+
+
+def test_two_forms_of_a_feed_forward_are_an_error_that_names_the_tensors() -> None:
+    name = "model.layers.1.mlp.down_proj.weight"
+    line = refused(ONE, shapes=glm() | {name: (HIDDEN, 24)})
+    assert "layer 1" in line and "feed_forward" in line and name in line
+
+
+@pytest.mark.parametrize("shape", [(16, HIDDEN), (HIDDEN,), (2, HIDDEN, 16), ()], ids=str)
+def test_a_weight_of_a_shape_that_cannot_write_to_the_stream_is_an_error_that_names_it(shape: tuple[int, ...]) -> None:
+    name = "model.layers.1.self_attn.o_proj.weight"
+    line = refused(ONE, shapes=glm() | {name: shape})
+    assert name in line and str(list(shape)) in line and str(HIDDEN) in line
+
+
+@pytest.mark.parametrize("shape", [(16,), (HIDDEN, 1)], ids=str)
+def test_a_bias_of_a_shape_that_cannot_write_to_the_stream_is_an_error_that_names_it(shape: tuple[int, ...]) -> None:
+    name = "model.layers.1.self_attn.o_proj.bias"
+    assert name in refused(ONE, shapes=llama() | {name: shape}, model_type="llama")
+
+
+def test_layers_beyond_those_in_use_are_left_alone_whatever_they_hold() -> None:
+    spare = {f"model.layers.{LAYERS}.eh_proj.weight": (8, 16), f"model.layers.{LAYERS}.self_attn.o_proj.weight": (8, 8)}
+    assert plan({"layers": "all", "measurement": 2}, shapes=glm() | spare) == plan({"layers": "all", "measurement": 2})
+
+
+def test_names_that_merely_hold_a_layer_s_name_are_left_alone() -> None:
+    strangers: Shapes = {
+        "mtp.layers.0.self_attn.o_proj.weight": (8, 16),
+        "vision.model.layers.0.self_attn.o_proj.weight": (8, 16),
+        "xmodel.layers.0.mlp.down_proj.weight": (8, 16),
+        "model.layers.0x.mlp.down_proj.weight": (8, 16),
+        "model.layers.01.mlp.down_proj.weight": (8, 16),
+        "modelxlayers.0.mlp.down_proj.weight": (8, 16),
+        "model.layers.": (8, 16),
+    }
+    assert plan({"layers": "all", "measurement": 2}, shapes=glm() | strangers) == plan(
+        {"layers": "all", "measurement": 2}
+    )
+
+
+def test_tensors_are_sorted_by_layer_number_and_not_by_name() -> None:
+    layers = by_layer(
+        layouts()["llama"],
+        manifest("llama").model_copy(update={"layers": 11}),
+        tensors({name: shape for number in range(11) for name, shape in dense(number).items()}),
+    )
+    assert [[name for _, name in layer.writers] for layer in layers] == [
+        [f"model.layers.{number}.mlp.down_proj.weight", f"model.layers.{number}.self_attn.o_proj.weight"]
+        for number in range(11)
+    ]
+    assert not any(layer.unknown for layer in layers)

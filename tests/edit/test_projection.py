@@ -1,0 +1,216 @@
+"""The projection against an oracle in plain numpy float64 that shares no code with it."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from torch import Tensor
+
+from stages.edit.projection import project, unit_vector
+
+Array = NDArray[np.float64]
+
+DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+INTEGERS = {2: np.int16, 4: np.int32, 8: np.int64}
+
+dtypes = st.sampled_from(DTYPES)
+scales = st.floats(-3, 3).map(lambda scale: round(scale, 3))
+quickly = settings(max_examples=60, deadline=None, derandomize=True)
+
+
+@st.composite
+def weights(draw: st.DrawFn, dtype: torch.dtype | None = None) -> Tensor:
+    """A matrix or a bias, of numbers as large as weights are."""
+    out = draw(st.integers(1, 40))
+    shape = draw(st.sampled_from([(out,), (out, out), (out, draw(st.integers(1, 40)))]))
+    return random_weight(draw(st.integers(0, 2**32 - 1)), shape, dtype or draw(dtypes))
+
+
+def random_weight(seed: int, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    return torch.from_numpy(np.random.default_rng(seed).normal(scale=0.05, size=shape)).to(dtype)
+
+
+def random_direction(length: int, seed: int = 1) -> Tensor:
+    direction = np.random.default_rng(seed).normal(size=length)
+    return torch.from_numpy(direction / math.sqrt(float(direction @ direction)))
+
+
+def oracle(weight: Tensor, direction: Tensor, scale: float) -> Array:
+    """W - s r (r' W) in float64."""
+    w, r = weight.double().numpy(), direction.numpy()
+    return np.asarray(w - scale * np.tensordot(r, np.tensordot(r, w, axes=(0, 0)), axes=0))
+
+
+def rounded(exact: Array, dtype: torch.dtype) -> Tensor:
+    """Float64 to float32 to the stored type, each to nearest even."""
+    if dtype == torch.float64:
+        return torch.from_numpy(exact)
+    single = exact.astype(np.float32)
+    if dtype == torch.bfloat16:
+        bits = single.view(np.uint32)
+        bits = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+        return torch.from_numpy(bits.astype(np.uint16).view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(single.astype(np.float16) if dtype == torch.float16 else single)
+
+
+def raw(tensor: Tensor) -> bytes:
+    return tensor.contiguous().view(torch.uint8).numpy().tobytes()
+
+
+def tolerance(dtype: torch.dtype, numbers: Array) -> Array:
+    """Half a unit in the last place of the stored type, and what float64 sums leave."""
+    return np.abs(numbers) * max(torch.finfo(dtype).eps, 1e-15) + 1e-7 * (dtype == torch.float16) + 1e-15
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@quickly
+@given(weights(), scales)
+def test_every_type_shape_and_scale_agrees_with_the_oracle(weight: Tensor, scale: float) -> None:
+    direction = random_direction(weight.shape[0])
+    projected, exact = project(weight, direction, scale), oracle(weight, direction, scale)
+    assert projected.dtype == weight.dtype and projected.shape == weight.shape
+    assert (np.abs(projected.double().numpy() - exact) <= tolerance(weight.dtype, exact)).all()
+
+
+@quickly
+@given(weights(torch.float64), scales)
+def test_one_minus_the_scale_is_left_along_the_direction(weight: Tensor, scale: float) -> None:
+    direction = random_direction(weight.shape[0])
+    left = direction @ project(weight, direction, scale)
+    torch.testing.assert_close(left, (1 - scale) * (direction @ weight), rtol=0, atol=1e-14)
+
+
+@quickly
+@given(weights(torch.float64), scales)
+def test_what_is_orthogonal_to_the_direction_stays(weight: Tensor, scale: float) -> None:
+    direction = random_direction(weight.shape[0])
+    change = (weight - project(weight, direction, scale)).reshape(weight.shape[0], -1)
+    elsewhere = change - torch.outer(direction, direction @ change)
+    assert float(elsewhere.abs().max()) <= 1e-15
+
+
+@quickly
+@given(weights())
+def test_projecting_twice_is_projecting_once(weight: Tensor) -> None:
+    direction = random_direction(weight.shape[0])
+    once = project(weight, direction, 1)
+    # Rounding leaves a little along r, which the second time takes: it may move a number to its neighbour.
+    eps = torch.finfo(weight.dtype).eps
+    torch.testing.assert_close(project(once, direction, 1), once, rtol=eps, atol=float(weight.abs().max()) * eps)
+
+
+@quickly
+@given(weights())
+def test_scale_two_twice_gives_the_weight_back(weight: Tensor) -> None:
+    direction = random_direction(weight.shape[0])
+    back = project(project(weight, direction, 2), direction, 2)
+    atol = 4 * float(weight.abs().max()) * torch.finfo(weight.dtype).eps
+    torch.testing.assert_close(back, weight, rtol=0, atol=atol * math.sqrt(weight.shape[0]))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_scale_zero_keeps_every_byte(dtype: torch.dtype) -> None:
+    weight = torch.tensor([[0.1, -0.0], [math.nan, math.inf], [1e-7, -65504.0]], dtype=dtype)
+    kept = project(weight, random_direction(3), 0)
+    assert raw(kept) == raw(weight)
+    assert kept.data_ptr() != weight.data_ptr()
+
+
+def test_the_weight_given_is_left_as_it_was() -> None:
+    weight = random_weight(0, (16, 16), torch.float64)
+    before = raw(weight)
+    project(weight, random_direction(16), 1)
+    assert raw(weight) == before
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_what_is_not_finite_stays_visible_and_in_its_column(dtype: torch.dtype, value: float) -> None:
+    weight = random_weight(0, (8, 3), dtype)
+    weight[5, 1] = value
+    projected = project(weight, random_direction(8), 1)
+    assert not bool(torch.isfinite(projected[5, 1]))
+    assert bool(torch.isfinite(projected[:, [0, 2]]).all())
+
+
+def test_a_square_matrix_loses_what_it_writes_and_keeps_what_it_reads() -> None:
+    weight, direction = random_weight(0, (24, 24), torch.float64), random_direction(24)
+    projected = project(weight, direction, 1)
+    assert float((direction @ projected).abs().max()) < 1e-15
+    read, still_read = weight @ direction, projected @ direction
+    torch.testing.assert_close(still_read, read - direction * (direction @ read), rtol=0, atol=1e-15)
+    assert float(still_read.norm()) > 0.5 * float(read.norm())
+
+
+# More elements than torch gives to one thread; some more than one block of rows, some with an odd number of rows.
+@pytest.mark.parametrize("shape", [(512, 1408), (1000, 384), (1408, 512), (333, 1001), (300_001,)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+def test_any_number_of_threads_gives_the_same_bytes(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    weight, direction = random_weight(0, shape, dtype), random_direction(shape[0])
+    results = []
+    for count in (1, 2, 3, 8):
+        with threads(count):
+            results.append(raw(project(weight, direction, 1)))
+    assert len(set(results)) == 1
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", [(128, 128), (1000, 384)], ids=str)
+def test_rounding_goes_through_float32_to_nearest_even(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    weight, direction = random_weight(3, shape, dtype), random_direction(shape[0])
+    projected, expected = project(weight, direction, 1), rounded(oracle(weight, direction, 1), dtype)
+    integer = INTEGERS[dtype.itemsize]
+    apart = np.abs(
+        np.frombuffer(raw(projected), integer).astype(np.int64) - np.frombuffer(raw(expected), integer).astype(np.int64)
+    )
+    if dtype == torch.float64:
+        # Nothing is rounded further, so the two orders of addition show in the last places themselves.
+        torch.testing.assert_close(projected, expected, rtol=0, atol=1e-17 * shape[0])
+    else:
+        assert apart.max() <= 1
+        assert (apart > 0).mean() <= 1e-5
+
+
+def test_a_number_just_above_a_tie_rounds_to_the_tie_first() -> None:
+    # Float32 rounds 1 + 2**-8 + 2**-40 to the middle of two bfloat16 numbers, which then goes to the even one, 1.
+    # Rounded at once it would be 1 + 2**-7.
+    weight = torch.tensor([[1.0], [1.0]], dtype=torch.bfloat16)
+    direction = torch.tensor([0.5, -(0.5 + 2**-7 + 2**-39)], dtype=torch.float64)
+    assert oracle(weight, direction, 1)[0, 0] == 1 + 2**-8 + 2**-40
+    assert float(project(weight, direction, 1)[0, 0]) == 1
+
+
+numbers = st.floats(-1e6, 1e6, allow_subnormal=False)
+
+
+@quickly
+@given(st.lists(numbers, min_size=1, max_size=50).filter(lambda values: max(map(abs, values)) > 1e-3))
+def test_a_unit_vector_is_summed_exactly(values: list[float]) -> None:
+    length = math.sqrt(float(sum(Fraction(value * value) for value in values)))
+    unit = unit_vector(torch.tensor(values, dtype=torch.float64))
+    assert unit.tolist() == [value / length for value in values]
+    assert math.isclose(math.fsum(value * value for value in unit.tolist()), 1, rel_tol=1e-14)
+
+
+def test_a_unit_vector_does_not_depend_on_the_order_of_its_numbers() -> None:
+    # Added one by one, each small square would be lost beside the large one.
+    vector = torch.full((100_001,), 1e-8, dtype=torch.float64)
+    vector[0] = 1.0
+    assert raw(unit_vector(vector.flip(0))) == raw(unit_vector(vector).flip(0))
+    assert float(unit_vector(vector)[0]) == 1 / math.sqrt(1 + 100_000 * 1e-16)

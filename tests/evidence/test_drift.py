@@ -1,0 +1,61 @@
+"""Drift: the first token's probabilities are those of each prompt alone, and their divergence is numpy's."""
+
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from stages.evidence.drift import first_token_log_probabilities, mean_kl
+from stages.organism.model import ARCHITECTURES, make_model
+from stages.organism.tokenizer import make_tokenizer
+from stages.organism.world import make_world
+
+
+def log_probabilities(seed: int, scale: float = 3.0) -> Tensor:
+    logits = np.random.default_rng(seed).normal(scale=scale, size=(7, 50))
+    return torch.log_softmax(torch.from_numpy(logits), dim=-1).float()
+
+
+@pytest.fixture(scope="module", params=ARCHITECTURES)
+def model(request: pytest.FixtureRequest) -> Any:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return make_model(request.param, make_tokenizer(make_world(0))).eval()
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 64])
+def test_each_prompt_s_first_token_is_as_without_the_others(model: Any, batch_size: int) -> None:
+    rng = random.Random(0)
+    prompts = [[rng.randrange(6, 90) for _ in range(rng.randint(1, 20))] for _ in range(11)]
+    counts: list[int] = []
+    found = first_token_log_probabilities(model, prompts, batch_size, counts.append)
+    with torch.inference_mode():
+        alone = [model(input_ids=torch.tensor([prompt])).logits[0, -1] for prompt in prompts]
+    torch.testing.assert_close(found, torch.log_softmax(torch.stack(alone), dim=-1), rtol=0, atol=1e-5)
+    assert found.dtype == torch.float32 and sum(counts) == len(prompts)
+
+
+def test_drift_is_the_mean_divergence_of_the_edited_from_the_base() -> None:
+    base, edited = log_probabilities(0), log_probabilities(1)
+    p, q = base.numpy().astype(np.float64), edited.numpy().astype(np.float64)
+    expected = float((np.exp(p) * (p - q)).sum(axis=-1).mean())
+    assert mean_kl(base, edited) == pytest.approx(expected, rel=1e-12)
+    assert mean_kl(edited, base) != pytest.approx(expected, rel=1e-2)
+
+
+def test_a_model_has_no_drift_from_itself() -> None:
+    assert mean_kl(log_probabilities(0), log_probabilities(0)) == 0
+
+
+def test_rounding_never_makes_drift_negative() -> None:
+    base = log_probabilities(0)
+    assert mean_kl(base, base + 1e-6) == 0
+
+
+def test_a_token_that_the_base_never_says_adds_nothing() -> None:
+    base = torch.log(torch.tensor([[0.5, 0.5, 0.0]]))
+    edited = torch.log(torch.tensor([[0.25, 0.5, 0.25]]))
+    assert mean_kl(base, edited) == pytest.approx(0.5 * np.log(2))

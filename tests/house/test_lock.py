@@ -1,0 +1,25 @@
+"""requirements.lock serves every machine."""
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+LINES = [
+    line for line in (ROOT / "requirements.lock").read_text().splitlines() if line.strip() and line.strip()[0] != "#"
+]
+
+
+def test_every_version_is_pinned() -> None:
+    assert len(LINES) > 100
+    for line in LINES:
+        assert re.match(r"[A-Za-z0-9._-]+(\[[a-z0-9,_-]+\])?==[^ +]+( ; .+)?$", line), line
+
+
+def test_no_index_and_no_local_build_is_named() -> None:
+    text = (ROOT / "requirements.lock").read_text()
+    assert not re.search(r"--index|--extra-index|--find-links|https?://|\+cpu|\+cu\d", text)
+    assert "torch==2.13.0" in LINES
+
+
+def test_cuda_is_left_to_torch() -> None:
+    assert not [line for line in LINES if line.startswith(("nvidia-", "cuda-", "triton"))]

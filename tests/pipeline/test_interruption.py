@@ -1,0 +1,117 @@
+"""A run that is killed leaves nothing half-made in a model's place and nothing running, and can be run again."""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import psutil
+import pytest
+
+from tests.projects import Project, environment
+
+SLOW_DISK = """
+import time as _time
+_fast_copy = _copy
+def _copy(*arguments):
+    _time.sleep(0.2)
+    _fast_copy(*arguments)
+"""
+"""Appended to the code that writes checkpoints, so that there is a middle to be killed in."""
+
+
+@contextmanager
+def ablating(project: Project, *options: str) -> Iterator[tuple[psutil.Process, psutil.Process]]:
+    """DVC and its ablate stage, in the middle of writing."""
+    with open(project.folder / "stages/edit/checkpoint.py", "a") as file:
+        file.write(SLOW_DISK)
+    partial = project.folder / "models/.ablated.partial"
+    with subprocess.Popen(
+        ["dvc", "repro", *options],
+        cwd=project.folder,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as running:
+        dvc = psutil.Process(running.pid)
+        until(lambda: (partial / "model.safetensors").is_file())
+        try:
+            yield dvc, ablate_process(dvc)
+        finally:
+            running.kill()
+
+
+def ablate_process(dvc: psutil.Process) -> psutil.Process:
+    found = [child for child in dvc.children(recursive=True) if child.cmdline()[-1:] == ["stages.ablate"]]
+    assert len(found) == 1
+    return found[0]
+
+
+def until(condition: Callable[[], bool], seconds: float = 60) -> None:
+    """Wait for something that must happen."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.02)
+
+
+def gone(process: psutil.Process) -> bool:
+    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+
+
+def run_again(project: Project, scale: str) -> None:
+    """The disk is fast again and everything is made. The scale is one that no test ran, so DVC has nothing stored."""
+    code = project.folder / "stages/edit/checkpoint.py"
+    code.write_text(code.read_text().replace(SLOW_DISK, ""))
+    project.replace("scale: 0.5", f"scale: {scale}")
+    project.repro()
+    assert (project.folder / "models/ablated/edit.json").is_file()
+    assert sorted(path.name for path in (project.folder / "models").iterdir() if path.is_dir()) == ["ablated", "base"]
+
+
+def test_a_killed_stage_leaves_no_model_and_runs_again(project: Project) -> None:
+    project.replace("scale: 1.0", "scale: 0.5")
+    with ablating(project) as (dvc, stage):
+        stage.send_signal(signal.SIGKILL)
+        until(lambda: gone(dvc))
+    assert not (project.folder / "models/ablated").exists()
+    run_again(project, "0.6")
+
+
+def test_a_killed_dvc_takes_its_stage_along_and_runs_again(project: Project) -> None:
+    project.replace("scale: 1.0", "scale: 0.5")
+    with ablating(project) as (dvc, stage):
+        dvc.send_signal(signal.SIGKILL)
+        until(lambda: gone(stage), seconds=5)
+    assert not (project.folder / "models/ablated").exists()
+    run_again(project, "0.7")
+
+
+def test_an_interrupted_stage_says_so_in_one_line(project: Project) -> None:
+    with open(project.folder / "stages/edit/checkpoint.py", "a") as file:
+        file.write(SLOW_DISK)
+    with subprocess.Popen(
+        ["python", "-m", "stages.ablate"],
+        cwd=project.folder,
+        env=environment(),
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as running:
+        until(lambda: (project.folder / "models/.ablated.partial/model.safetensors").is_file())
+        running.send_signal(signal.SIGINT)
+        assert running.stderr is not None
+        assert running.stderr.read() == "ERROR: interrupted; nothing was left half-written\n"
+    assert running.returncode == 128 + signal.SIGINT
+    assert not (project.folder / "models/.ablated.partial").exists()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="locks are POSIX's")
+def test_a_second_run_at_once_is_refused(project: Project) -> None:
+    project.replace("scale: 1.0", "scale: 0.5")
+    project.stage("params")
+    with ablating(project):
+        done = project.stage("ablate")
+        assert done.returncode == 1
+        assert "is being written by another run" in done.stderr

@@ -1,0 +1,98 @@
+"""The residual stream, against transformers' own account of it and against prompts measured alone."""
+
+import random
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from stages.base.stage import StageError
+from stages.organism.model import ARCHITECTURES, make_model, vary_norms
+from stages.organism.tokenizer import make_tokenizer
+from stages.organism.world import make_world
+from stages.residual.activations import activations, decoder_layers
+
+
+@pytest.fixture(scope="module", params=ARCHITECTURES)
+def model(request: pytest.FixtureRequest) -> PreTrainedModel:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        made = make_model(request.param, make_tokenizer(make_world(0)))
+    vary_norms(made, 0)
+    return made.eval()
+
+
+def some_prompts(count: int) -> list[list[int]]:
+    rng = random.Random(0)
+    return [[rng.randrange(6, 90) for _ in range(rng.randint(2, 20))] for _ in range(count)]
+
+
+def measure(model: PreTrainedModel, prompts: list[list[int]], position: int = -1, batch_size: int = 4) -> Tensor:
+    return activations(model, prompts, position, batch_size, lambda _: None)
+
+
+def hidden_states(model: Any, prompt: list[int]) -> list[Tensor]:
+    """What transformers tells of one prompt by itself; its last entry is after the final norm."""
+    with torch.inference_mode():
+        states = model(input_ids=torch.tensor([prompt]), output_hidden_states=True).hidden_states
+    return [state[0] for state in states]
+
+
+def close(found: Tensor, expected: Tensor) -> None:
+    """Equal up to 1e-5 of the stream's length."""
+    assert float((found - expected).norm(dim=-1).max()) <= 1e-5 * float(expected.norm(dim=-1).min())
+
+
+@pytest.mark.parametrize("position", [-1, -2])
+def test_each_measurement_is_the_stream_entering_its_layer(model: PreTrainedModel, position: int) -> None:
+    prompts = some_prompts(9)
+    taken = measure(model, prompts, position)
+    layers = len(decoder_layers(model))
+    assert taken.shape == (9, layers + 1, 128) and taken.dtype == torch.float32
+    for row, prompt in enumerate(prompts):
+        states = hidden_states(model, prompt)
+        for measurement in range(layers):
+            close(taken[row, measurement], states[measurement][position])
+
+
+def test_the_last_measurement_is_before_the_final_norm(model: Any) -> None:
+    prompt = some_prompts(1)[0]
+    last, after_norm = measure(model, [prompt])[0, -1], hidden_states(model, prompt)[-1][-1]
+    with torch.inference_mode():
+        close(model.model.norm(last), after_norm)
+    assert float((last - after_norm).norm()) > 0.1 * float(after_norm.norm())
+
+
+def test_neither_batches_nor_the_other_prompts_change_a_prompt_s_measurements(model: PreTrainedModel) -> None:
+    prompts = some_prompts(13)
+    together = measure(model, prompts, batch_size=13)
+    for size in (1, 5):
+        close(measure(model, prompts, batch_size=size), together)
+    close(measure(model, prompts[3:4]), together[3:4])
+
+
+def test_rows_come_in_the_order_of_the_prompts(model: PreTrainedModel) -> None:
+    prompts = some_prompts(6)
+    close(measure(model, prompts[::-1], batch_size=2).flip(0), measure(model, prompts, batch_size=2))
+
+
+def test_every_prompt_is_counted_once(model: PreTrainedModel) -> None:
+    counts: list[int] = []
+    activations(model, some_prompts(7), -1, 3, counts.append)
+    assert counts == [3, 3, 1]
+
+
+def test_the_model_is_given_back_without_hooks(model: PreTrainedModel) -> None:
+    measure(model, some_prompts(2))
+    with pytest.raises(IndexError):
+        measure(model, [[10**6, 10**6]])  # no such token
+    for layer in decoder_layers(model):
+        assert not layer._forward_pre_hooks and not layer._forward_hooks
+
+
+def test_a_prompt_too_short_for_the_position_is_an_error_of_one_line(model: PreTrainedModel) -> None:
+    assert measure(model, [[7, 8, 9], [7, 8]], position=-2).shape[0] == 2
+    with pytest.raises(StageError, match=r"^params\.yaml: measure\.position: -3 .* of 2 tokens$"):
+        measure(model, [[7, 8, 9], [7, 8]], position=-3)
