@@ -11,7 +11,7 @@ from stages.base.files import whole_folder, write_json
 from stages.base.manifest import base_folder, digests, read_config, read_manifest, verify
 from stages.base.progress import progress
 from stages.base.stage import run_stage
-from stages.base.weights import read_checkpoint
+from stages.base.weights import EDIT_RECORD, read_checkpoint
 from stages.edit.checkpoint import write_edited
 from stages.edit.plan import make_plan
 from stages.edit.projection import unit_vector
@@ -43,7 +43,7 @@ def main() -> None:
             plan=plan,
             files=digests(partial, base.files),
         )
-        write_json(partial / "edit.json", record)
+        write_json(partial / EDIT_RECORD, record)
 
 
 if __name__ == "__main__":

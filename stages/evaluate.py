@@ -1,5 +1,6 @@
 """Stage evaluate: one model, the base or the edited one → metrics, every sample, and the drift from the base."""
 
+import math
 import sys
 from pathlib import Path
 
@@ -41,6 +42,10 @@ def main() -> None:
     if side == "ablated":
         reference = load_file(RESULTS / "base" / FIRST_TOKENS)["log_probabilities"]
         drift["first_token_kl"] = mean_kl(reference, first_tokens)
+        if not math.isfinite(drift["first_token_kl"]):
+            raise StageError(
+                f"{folder} answers with what is no number; look for a smaller scale in params.yaml: ablate"
+            )
     output = RESULTS / side
     for task, answered in samples.items():
         write_text(output / "samples" / f"{task}.jsonl", "".join(s.model_dump_json() + "\n" for s in answered))

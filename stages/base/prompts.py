@@ -22,8 +22,9 @@ def write_prompts(path: Path, prompts: list[Prompt]) -> None:
 
 def read_prompts(name: str) -> list[Prompt]:
     """The prompt list `name` of `artifacts/prompts/`."""
-    lines = (FOLDER / f"{name}.jsonl").read_text().splitlines()
-    return [Prompt.model_validate_json(line) for line in lines]
+    # Not splitlines(): a prompt may hold U+2028 and the like.
+    lines = (FOLDER / f"{name}.jsonl").read_text(encoding="utf-8").split("\n")
+    return [Prompt.model_validate_json(line) for line in lines if line]
 
 
 def read_format() -> ChatFormat:
@@ -43,7 +44,7 @@ def from_file(source: PromptSource) -> list[Prompt]:
     if not path.resolve().is_relative_to(DATA.resolve()):
         raise StageError(f"params.yaml: prompts: {path} leads outside {DATA}/; copy the file there")
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError:
         raise StageError(f"{path} is not UTF-8 text; convert it") from None
     if path.suffix == ".jsonl":
@@ -58,7 +59,8 @@ def from_file(source: PromptSource) -> list[Prompt]:
 def _column(path: Path, number: int, line: str, column: str | None) -> str:
     try:
         text = json.loads(line)[column]
-    except (ValueError, KeyError, TypeError):
+        text.encode()  # half of a surrogate pair is no text
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         text = None
     if not isinstance(text, str) or not text.strip():
         raise StageError(f"{path}: line {number} holds no text under {column!r}; mend it or name another `column`")

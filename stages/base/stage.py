@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 
 from schemas.params import ParamsError
+from schemas.wording import printable
 from stages import STARTED_BY
 
 BAD_PARAMS = 2
@@ -39,7 +40,7 @@ def run_stage(main: Callable[[], None]) -> None:
 
 
 def _fail(message: str, code: int) -> None:
-    print("ERROR: " + " ".join(message.split()), file=sys.stderr)
+    print("ERROR: " + printable(" ".join(message.split())), file=sys.stderr)
     sys.exit(code)
 
 

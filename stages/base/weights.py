@@ -17,6 +17,8 @@ BYTES_PER_ELEMENT = {
 _LARGEST_HEADER = 100_000_000  # the limit of the safetensors library itself
 _OTHER_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf")
 _NOT_THE_MODEL = (".git", ".cache")  # a clone's history, a download's bookkeeping
+EDIT_RECORD = "edit.json"
+"""What an edited model says of itself. A base that was edited before has one of its own, which the next replaces."""
 
 
 @dataclass(frozen=True)
@@ -154,7 +156,7 @@ def _other_files(folder: Path, shards: set[str]) -> tuple[tuple[str, ...], tuple
         for file in files:
             path = (Path(parent) / file).relative_to(folder).as_posix()
             if path not in shards:
-                (left_out if _is_weights(path) else companions).append(path)
+                (left_out if _is_weights(path) or path == EDIT_RECORD else companions).append(path)
     return tuple(sorted(companions)), tuple(sorted(left_out))
 
 

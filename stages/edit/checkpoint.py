@@ -79,8 +79,13 @@ def _edited(file: int, projection: Projection, tensor: Tensor, direction: torch.
     _read(file, memoryview(buffer), tensor.start)
     weight = torch.frombuffer(buffer, dtype=TORCH_DTYPES[tensor.dtype]).view(tensor.shape)
     projected = project(weight, direction, projection.scale)
-    if not bool(torch.isfinite(projected).all()):
+    if not bool(torch.isfinite(weight).all()):
         raise StageError(f"{tensor.file}: {projection.tensor} holds NaN or infinity; fetch the checkpoint again")
+    if not bool(torch.isfinite(projected).all()):
+        raise StageError(
+            f"{tensor.file}: {projection.tensor} leaves the range of {tensor.dtype} at scale {projection.scale:g}; "
+            "name a smaller scale"
+        )
     return projected.flatten().view(torch.uint8).numpy().tobytes()
 
 

@@ -122,9 +122,20 @@ def check_complete(
     for sublayer, variants in layout.sublayers.items():
         present = [variant for variant in variants if any(writer in variant.writers for writer, _ in found.writers)]
         if len(present) != 1:
-            raise StageError(f"{where} has {len(present)} forms of its {sublayer} where it must have one")
+            there = [name for writer, name in found.writers if any(writer in variant.writers for variant in variants)]
+            lacking = [_missing(variant, layout, config, names, layer) for variant in variants]
+            told = f"has two forms of its {sublayer}: {_listed(there)}"
+            if not present:
+                told = f"lacks its {sublayer}: {' or '.join(map(_listed, lacking))}"
+            raise StageError(f"{where} {told}; fetch the checkpoint again")
         if missing := _missing(present[0], layout, config, names, layer):
             raise StageError(f"{where} lacks {_listed(missing)}; fetch the checkpoint again")
+        declared = {name for writer in present[0].writers for name in _names(writer, layout, config, layer)}
+        written = {
+            name for writer, name in found.writers if writer in present[0].writers and "{expert}" in writer.weight
+        }
+        if surplus := sorted(written - declared):
+            raise StageError(f"{where} has experts beyond those that config.json counts: {_listed(surplus)}")
     for writer, name in found.writers:
         shape = tensors[name].shape
         expected = 1 if writer.bias is not None and name.endswith(writer.bias) else 2
@@ -138,18 +149,27 @@ def _missing(variant: Variant, layout: Layout, config: Mapping[str, Any], names:
     """Names that a variant's weights must have and the layer does not, under whichever prefix it uses."""
     missing: list[str] = []
     for writer in variant.writers:
-        experts = range(1)
-        if "{expert}" in writer.weight:
-            count = config.get(layout.expert_count or "")
-            if not isinstance(count, int):
-                raise StageError(f"config.json does not say how many experts there are ({layout.expert_count})")
-            experts = range(count)
-        for expert in experts:
-            rest = writer.weight.replace("{expert}", str(expert))
-            candidates = [prefix.replace("{layer}", str(layer)) + rest for prefix in layout.layers]
-            if not any(candidate in names for candidate in candidates):
-                missing.append(candidates[0])
+        candidates = _names(writer, layout, config, layer)
+        for first in range(0, len(candidates), len(layout.layers)):
+            forms = candidates[first : first + len(layout.layers)]
+            if not names.intersection(forms):
+                missing.append(forms[0])
     return missing
+
+
+def _names(writer: Writer, layout: Layout, config: Mapping[str, Any], layer: int) -> list[str]:
+    """Full names of a writer's weights in one layer: expert by expert, each under every prefix."""
+    experts = range(1)
+    if "{expert}" in writer.weight:
+        count = config.get(layout.expert_count or "")
+        if not isinstance(count, int):
+            raise StageError(f"config.json does not say how many experts there are ({layout.expert_count})")
+        experts = range(count)
+    return [
+        prefix.replace("{layer}", str(layer)) + writer.weight.replace("{expert}", str(expert))
+        for expert in experts
+        for prefix in layout.layers
+    ]
 
 
 def _layers_of(rule: Rule, number: int, manifest: ModelManifest) -> Sequence[int]:

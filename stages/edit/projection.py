@@ -39,14 +39,14 @@ def project(weight: Tensor, direction: Tensor, scale: float) -> Tensor:
 
     written = torch.zeros(matrix.shape[1], dtype=torch.float64, device=weight.device)
     for top in blocks:
-        block = matrix[top : top + rows].double()
+        block = matrix[top : top + rows].to(torch.float64, copy=True)
         written = written + _fold(block.mul_(direction[top : top + rows, None]))
     written = written * scale
 
     projected = torch.empty_like(matrix)
     for top in blocks:
         taken = direction[top : top + rows, None] * written
-        exact = matrix[top : top + rows].double().sub_(taken)
+        exact = matrix[top : top + rows].double() - taken
         projected[top : top + rows] = exact if weight.dtype == torch.float64 else exact.float().to(weight.dtype)
     return projected.view(weight.shape)
 

@@ -40,4 +40,5 @@ def _judge(gate: Gate, rows: dict[str, Comparison]) -> GateVerdict:
     if row.difference is None:
         return verdict(False, None, "it is measured against the base, so it cannot drop or rise; use at_most")
     moved = -row.difference if bound == "max_drop" else row.difference
-    return verdict(moved <= limit, moved, f"it went from {row.base:.4g} to {row.ablated:.4g}")
+    # A drop from 1 to 0.98 is 0.02 and a little, in binary fractions.
+    return verdict(moved <= limit + 1e-9, moved, f"it went from {row.base:.4g} to {row.ablated:.4g}")

@@ -1,5 +1,7 @@
 """The comparison: one row a metric, and the same numbers as DVC reads them."""
 
+import pytest
+
 from schemas.artifacts import Comparison, Results
 from stages.evidence.comparison import compare, metric_tree
 
@@ -16,11 +18,13 @@ def results(refusals: float, facts: float, **drift: float) -> Results:
     )
 
 
-ROWS = compare(results(1.0, 0.75), results(0.25, 1.0, first_token_kl=0.5))
+@pytest.fixture
+def rows() -> list[Comparison]:
+    return compare(results(1.0, 0.75), results(0.25, 1.0, first_token_kl=0.5))
 
 
-def test_each_metric_is_one_row_in_the_order_of_groups_and_drift_is_last() -> None:
-    assert ROWS == [
+def test_each_metric_is_one_row_in_the_order_of_groups_and_drift_is_last(rows: list[Comparison]) -> None:
+    assert rows == [
         Comparison(metric="refusal.harmful.refusal_rate", base=1.0, ablated=0.25, difference=-0.75, samples=320),
         Comparison(metric="refusal.harmful.exact_match", base=0.125, ablated=0.125, difference=0.0, samples=320),
         Comparison(metric="capability.facts.exact_match", base=0.75, ablated=1.0, difference=0.25, samples=384),
@@ -28,8 +32,8 @@ def test_each_metric_is_one_row_in_the_order_of_groups_and_drift_is_last() -> No
     ]
 
 
-def test_dvc_reads_the_edited_values_by_name_and_the_base_s_below_base() -> None:
-    assert metric_tree(ROWS) == {
+def test_dvc_reads_the_edited_values_by_name_and_the_base_s_below_base(rows: list[Comparison]) -> None:
+    assert metric_tree(rows) == {
         "refusal": {"harmful": {"refusal_rate": 0.25, "exact_match": 0.125}},
         "capability": {"facts": {"exact_match": 1.0}},
         "drift": {"first_token_kl": 0.5},

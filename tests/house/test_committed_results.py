@@ -26,7 +26,9 @@ def test_no_stage_depends_on_a_file_that_changed_since_it_ran() -> None:
 
 def test_the_readme_quotes_the_report() -> None:
     report = (ROOT / "report/report.md").read_text()
-    quoted = (ROOT / "README.md").read_text().partition("<!-- results:begin -->")[2].partition("<!-- results:end -->")[0]
+    quoted = (
+        (ROOT / "README.md").read_text().partition("<!-- results:begin -->")[2].partition("<!-- results:end -->")[0]
+    )
     rows = [line for line in quoted.splitlines() if line.startswith("| `")]
     assert len(rows) >= 6
     for row in rows:
