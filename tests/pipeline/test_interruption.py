@@ -6,6 +6,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import psutil
 import pytest
@@ -23,15 +24,15 @@ def _copy(*arguments):
 
 
 @contextmanager
-def ablating(project: Project, *options: str) -> Iterator[tuple[psutil.Process, psutil.Process]]:
+def ablating(project: Project, **settings: str) -> Iterator[tuple[psutil.Process, psutil.Process]]:
     """DVC and its ablate stage, in the middle of writing."""
     with open(project.folder / "stages/edit/checkpoint.py", "a") as file:
         file.write(SLOW_DISK)
     partial = project.folder / "models/.ablated.partial"
     with subprocess.Popen(
-        ["dvc", "repro", *options],
+        ["dvc", "repro"],
         cwd=project.folder,
-        env=environment(),
+        env=environment(**settings),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     ) as running:
@@ -80,13 +81,16 @@ def test_a_killed_stage_leaves_no_model_and_runs_again(project: Project) -> None
     run_again(project, "0.6")
 
 
-def test_a_killed_dvc_takes_its_stage_along_and_runs_again(project: Project) -> None:
+@pytest.mark.parametrize("shell", ["/bin/sh", "/bin/bash"])
+def test_a_killed_dvc_takes_its_stage_along_and_runs_again(project: Project, shell: str) -> None:
+    if not Path(shell).exists():
+        pytest.skip(f"there is no {shell} here")
     project.replace("scale: 1.0", "scale: 0.5")
-    with ablating(project) as (dvc, stage):
+    with ablating(project, SHELL=shell) as (dvc, stage):
         dvc.send_signal(signal.SIGKILL)
         until(lambda: gone(stage), seconds=5)
     assert not (project.folder / "models/ablated").exists()
-    run_again(project, "0.7")
+    run_again(project, "0.7" if shell == "/bin/sh" else "0.8")
 
 
 def test_an_interrupted_stage_says_so_in_one_line(project: Project) -> None:
