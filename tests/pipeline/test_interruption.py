@@ -102,6 +102,8 @@ def test_an_interrupted_stage_says_so_in_one_line(project: Project) -> None:
         env=environment(),
         stderr=subprocess.PIPE,
         text=True,
+        # A shell that runs these tests in the background has had the signal ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     ) as running:
         until(lambda: (project.folder / "models/.ablated.partial/model.safetensors").is_file())
         running.send_signal(signal.SIGINT)

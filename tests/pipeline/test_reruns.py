@@ -21,12 +21,13 @@ CHANGES = {
     "organism.seed": ("seed: 0", "seed: 1", PREPARE),
     "prompts.limit": ("limit: null               # prompts", "limit: 40  # prompts", PREPARE),
     "measure.position": ("position: -1", "position: -2", MEASURE),
-    "ablate.rules": ("scale: 1.0", "scale: 0.5", ABLATE),
+    "ablate.rules": ("scale: 1.0", "scale: 0.55", ABLATE),
     "evaluate.limit": ("limit: 16", "limit: 8", EVALUATE),
     "gates": ("at_most: 0.05", "at_most: 0.5", REPORT),
 }
 """A key of each section: what it reads, what it is made, and which stages run then. float32 is what the organism's
-config says: prepare runs, finds that the base is what it was, and nothing follows."""
+config says: prepare runs, finds that the base is what it was, and nothing follows. No other test uses these values:
+DVC would find the outcome in the shared cache and run nothing."""
 
 MISTAKES = {
     "model.device": ("device: auto", "device: gpu"),
@@ -102,4 +103,4 @@ def test_a_changed_stage_file_runs_that_stage(project: Project) -> None:
 def test_a_model_and_its_copy_in_the_cache_take_the_disk_once(finished: Project) -> None:
     for model in ("base", "ablated"):
         (weights,) = (finished.folder / "models" / model).glob("*.safetensors")
-        assert os.stat(weights).st_nlink == 2
+        assert os.stat(weights).st_nlink >= 2
