@@ -1,4 +1,7 @@
-"""A tensor layout: which tensors of a checkpoint write to the residual stream. A YAML each in `architectures/`."""
+"""A tensor layout: who writes to the residual stream, who reads it, through which norms. YAML, in `architectures/`.
+
+Names within a layer are anchored: they are the whole of what follows a layer's prefix. `{expert}` stands for a number.
+"""
 
 import functools
 import json
@@ -11,35 +14,92 @@ from ruamel.yaml import YAML
 
 FOLDER = Path(__file__).parent / "architectures"
 
-Role = Literal["attention", "mlp", "routed_experts", "shared_experts"]
+WriterRole = Literal["attention", "mlp", "routed_experts", "shared_experts", "per_layer_input"]
+ReaderRole = Literal["attention_inputs", "mlp_inputs", "expert_inputs", "router"]
+Axes = Literal["out in", "in out", "expert out in", "expert in out"]
 
 
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
-class Writer(_Part):
-    """A tensor whose output is added to the residual stream."""
+class Norm(_Part):
+    """A norm: x / rms(x) ⊙ (offset + weight), or LayerNorm."""
 
-    role: Role
-    weight: str = Field(description="name within the layer, `[out, in]`; `{expert}` stands for each expert's number")
+    weight: str = Field(description="name within the layer")
+    offset: Literal[0, 1] = Field(default=0, description="1 where the stored weight is what is added to one")
+    kind: Literal["rms", "layer"] = "rms"
+    bias: str | None = Field(default=None, description="name within the layer, LayerNorm alone; may be absent")
+
+
+class _Tensor(_Part):
+    weight: str = Field(description="name within the layer; `{expert}` stands for each expert's number")
     bias: str | None = Field(default=None, description="name within the layer; may be absent from a checkpoint")
+    axes: Axes = Field(default="out in", description="what the stored axes are; shape never decides")
+    module: str | None = Field(
+        default=None,
+        description="the module in memory that holds it, named within the layer, where that is not the weight's name: "
+        "what a writer's module returns is added to the stream, and what a reader's is given is read from it",
+    )
+    optional: bool = Field(default=False, description="whether a checkpoint may lack it")
+
+    @property
+    def in_memory(self) -> str:
+        """The module in memory, named within the layer."""
+        return self.module if self.module is not None else self.weight.removesuffix(".weight")
+
+
+class Writer(_Tensor):
+    """A tensor whose output is added to the residual stream, after the norms in their order."""
+
+    role: WriterRole
+    norms: tuple[Norm, ...] = ()
+
+
+class Reader(_Tensor):
+    """A tensor that reads the residual stream, through a norm where it has one."""
+
+    role: ReaderRole
+    norm: Norm | None = None
 
 
 class Variant(_Part):
-    """One form that a sublayer takes: all of its writers are there, or none."""
+    """One form that a sublayer takes: all of its tensors are there, but for the optional ones, or none."""
 
-    writers: tuple[Writer, ...]
+    writers: tuple[Writer, ...] = ()
+    readers: tuple[Reader, ...] = ()
+    others: tuple[str, ...] = Field(default=(), description="its further tensors, each of which may be absent")
 
 
 class Layout(_Part):
-    """The tensors of a decoder layer: those that write, by sublayer, and the names of all others."""
+    """The tensors of a decoder layer by sublayer. A sublayer with an empty variant may be absent."""
 
     model_types: tuple[str, ...]
-    layers: tuple[str, ...] = Field(description="prefixes of a layer's tensors, `{layer}` for its number")
-    expert_count: str | None = Field(default=None, description="the key of config.json that counts routed experts")
+    layers: tuple[str, ...] = Field(
+        default=(
+            "model.layers.{layer}.",
+            "model.language_model.layers.{layer}.",
+            "language_model.model.layers.{layer}.",
+        ),
+        description="prefixes of a layer's tensors: of a text model, and of a text model within a multimodal one",
+    )
+    embeddings: tuple[str, ...] = Field(
+        default=(
+            "model.embed_tokens.weight",
+            "model.language_model.embed_tokens.weight",
+            "language_model.model.embed_tokens.weight",
+        ),
+        description="the token embeddings, `[vocabulary, hidden]`",
+    )
+    heads: tuple[str, ...] = Field(
+        default=("lm_head.weight", "language_model.lm_head.weight"),
+        description="the output head; where a checkpoint has none, it is the embeddings",
+    )
+    expert_count: tuple[str, ...] = Field(
+        default=(), description="the key of config.json that counts routed experts, under each name that it goes by"
+    )
     sublayers: dict[str, tuple[Variant, ...]] = Field(description="each layer holds exactly one variant of each")
-    others: tuple[str, ...] = Field(description="every other tensor a layer may hold")
+    others: tuple[str, ...] = Field(default=(), description="a layer's tensors outside its sublayers, such as norms")
 
 
 @functools.cache
