@@ -70,14 +70,16 @@ class DirectionStatistics(Document):
 
 
 class Projection(Document):
-    """How one tensor of the base is edited: W - s r (r' W), r the direction of one measurement."""
+    """How one tensor of the base is edited: the direction of one measurement, taken out `scale` times."""
 
     tensor: str
     file: str
     role: str
-    layer: int
-    measurement: int
+    layer: int | None = Field(description="null for the embeddings")
+    measurement: float
     scale: float
+    experts: list[int] | None = Field(description="which matrices along the first axis; null for all")
+    norms: list[str] = Field(description="the weights of the norms between the tensor and the stream, in their order")
 
 
 class EditRecord(Document):
@@ -87,7 +89,18 @@ class EditRecord(Document):
     ablate: dict[str, Any] = Field(description="the resolved `ablate` section of params.yaml")
     directions_sha256: str = Field(pattern="^[0-9a-f]{64}$")
     plan: list[Projection]
-    files: list[FileDigest] = Field(description="every file of the folder but this one, sorted by path")
+    spare_layers: list[int] = Field(description="layers beyond those in use, such as multi-token prediction; copied")
+    files: list[FileDigest] = Field(description="every file but this one and the model card, sorted by path")
+
+
+class PlanRow(Document):
+    """What a plan does to the tensors of one role."""
+
+    role: str
+    tensors: int
+    layers: list[int] = Field(description="empty for the embeddings")
+    parameters: int
+    bytes: int
 
 
 class Sample(Document):

@@ -1,5 +1,6 @@
 """Kinds of value that Pydantic has no word for: how each is read, what its error says, and its JSON Schema."""
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -98,6 +99,25 @@ class LayerNumbers:
                 return range(first, last + 1)
             reason = ", which ends before it begins"
         raise WrongValue(f"must be {self._ALLOWED}, got {show(given)}{reason}{suggest(given, ('all',))}")
+
+
+class MeasurementNumber:
+    """A number of at least 0, whole or between two measurements, or `same`."""
+
+    _ALLOWED = 'a finite number ≥ 0 or "same"'
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(self._read)
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"anyOf": [{"type": "number", "minimum": 0}, {"const": "same"}]}
+
+    def _read(self, given: object) -> float | str:
+        if given == "same":
+            return "same"
+        if isinstance(given, int | float) and not isinstance(given, bool) and 0 <= given < math.inf:
+            return int(given) if given == int(given) else given
+        raise WrongValue(f"must be {self._ALLOWED}, got {show(given)}{suggest(given, ('same',))}")
 
 
 class NoSparsity:

@@ -12,16 +12,40 @@ from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, JsonValue, RootModel, ValidationError, model_validator
 
 from schemas import plain_yaml
-from schemas.fields import Items, LayerNumbers, Matches, MayBeEmpty, NoSparsity, PositiveZero, one_of, two_names
+from schemas.fields import (
+    Items,
+    LayerNumbers,
+    Matches,
+    MayBeEmpty,
+    MeasurementNumber,
+    NoSparsity,
+    PositiveZero,
+    one_of,
+    two_names,
+)
 from schemas.wording import ParamsError as ParamsError
 from schemas.wording import WrongValue, first_mistake, show, suggest
 
 T = TypeVar("T")
 S = TypeVar("S", bound=BaseModel)
 
-Architecture = Literal["glm4_moe", "llama"]
+Architecture = Literal["glm4_moe", "llama", "gemma2"]
 TrainSplit = Literal["harmful_train", "harmless_train"]
-Target = Literal["attention", "mlp", "routed_experts", "shared_experts"]
+Target = Literal[
+    "attention",
+    "mlp",
+    "routed_experts",
+    "shared_experts",
+    "per_layer_input",
+    "embedding",
+    "router",
+    "expert_inputs",
+    "mlp_inputs",
+    "attention_inputs",
+]
+Method = Literal["project", "preserve_column_norms"]
+ThroughNorm = Literal["orthogonal", "oblique", "ignore"]
+Orthogonalize = Literal["none", "source", "target"]
 Task = Literal["organism_harmful", "organism_borderline", "organism_facts", "organism_arithmetic"]
 TaskGroup = Literal["refusal", "over_refusal", "capability"]
 Bound = Literal["at_most", "at_least", "max_drop", "max_rise"]
@@ -34,6 +58,8 @@ Listed = Annotated[tuple[T, ...], Field(strict=False)]
 Layers = Annotated[tuple[int, ...] | Literal["all"], LayerNumbers()]
 Targets = Annotated[Listed[Target], Items(at_least_one=True, distinct=True, order=get_args(Target))]
 Tasks = Annotated[Listed[Task], Items(distinct=True)]
+Experts = Annotated[Listed[Annotated[int, Field(ge=0)]], Items(at_least_one=True, distinct=True)]
+Measured = Annotated[float | Literal["same"], MeasurementNumber()]
 
 DeviceName = Annotated[str, Matches(r"auto|cpu|cuda(?::[0-9]{1,3})?", "auto, cpu, cuda or cuda:N", ("auto", "cuda"))]
 ModelSource = Annotated[
@@ -99,7 +125,8 @@ class Organism(Section):
 
     architecture: Architecture = Field(
         default="glm4_moe",
-        description="The built-in model's architecture: `glm4_moe` has routed and shared experts, `llama` is dense.",
+        description="The built-in model's architecture: `glm4_moe` has routed and shared experts, `llama` is dense, "
+        "`gemma2` is dense with norms behind its writers.",
     )
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = Field(
         default=0, description="Seed of the built-in model's weights and training order."
@@ -192,9 +219,10 @@ class Rule(Section):
         description="Which layers are edited, counted from 0: `18`, `10-35` (both included), `all`, or a list of "
         "these; `layer` is read the same way.",
     )
-    measurement: Annotated[int, Field(ge=0)] = Field(
+    measurement: Measured = Field(
         description="Whose direction is removed: *m* is the residual stream entering layer *m*, 0 the embeddings, the "
-        "number of layers the last layer's output."
+        "number of layers the last layer's output. 18.5 lies between the unit vectors of 18 and 19; `same` is each "
+        "edited layer's own."
     )
     scale: Number = Field(
         default=1.0,
@@ -202,6 +230,9 @@ class Rule(Section):
     )
     targets: Targets | None = Field(
         default=None, description="This rule's own targets; `null`: those of `ablate.targets`."
+    )
+    experts: Experts | None = Field(
+        default=None, description="Of routed experts and their inputs, only these, counted from 0; `null`: all."
     )
     sparsity: Annotated[float, NoSparsity()] = Field(
         default=0.0, exclude=True, description="Only 0, so that rule lists of other tools can be read; then dropped."
@@ -218,9 +249,30 @@ class Rule(Section):
 class Ablate(Section):
     """The edit."""
 
+    method: Method = Field(
+        default="project",
+        description="`project`, or `preserve_column_norms`: afterwards give what each hidden unit writes its old norm.",
+    )
+    through_norm: ThroughNorm = Field(
+        default="orthogonal",
+        description="What is projected out of a writer behind a norm: `orthogonal` changes the weights least, "
+        "`oblique` takes exactly the direction out of what is added, `ignore` does as if there were no norm "
+        "(docs/edit.md).",
+    )
+    orthogonalize: Orthogonalize = Field(
+        default="none",
+        description="First take the harmless mean out of the direction: `source` the one at the rule's measurement, "
+        "`target` the one entering the edited layer.",
+    )
+    allow_tied: bool = Field(
+        default=False,
+        description="Whether the target `embedding` may edit an embedding that is the output head too.",
+    )
     targets: Targets = Field(
-        default=get_args(Target),
-        description="Which writers to the residual stream are edited. A model that has none of a kind is no error.",
+        default=("attention", "mlp", "routed_experts", "shared_experts"),
+        description="What is edited. Writers to the residual stream: `attention`, `mlp`, `routed_experts`, "
+        "`shared_experts`, `per_layer_input`, `embedding`; readers of it: `router`, `expert_inputs` (shared experts' "
+        "too), `mlp_inputs`, `attention_inputs`. A model that has none of a kind is no error.",
     )
     rules: Annotated[Listed[Rule], Items(at_least_one=True)] = Field(
         default=(Rule.model_validate({"layers": "1-4", "measurement": 4}),),

@@ -93,8 +93,14 @@ def find(document: dict[str, Any], key: Key) -> dict[str, Any]:
     """The JSON Schema of the value at a key."""
     node = resolve(document, document)
     for part in key:
-        node = resolve(node["items"] if isinstance(part, int) else node["properties"][part], document)
+        node = resolve(_items(node) if isinstance(part, int) else node["properties"][part], document)
     return node
+
+
+def _items(node: dict[str, Any]) -> dict[str, Any]:
+    """What a list holds; of a list or null, the list."""
+    found: dict[str, Any] = next(option["items"] for option in (node, *node.get("anyOf", ())) if "items" in option)
+    return found
 
 
 def resolve(node: dict[str, Any], document: dict[str, Any]) -> dict[str, Any]:
@@ -126,6 +132,8 @@ def allowed(node: dict[str, Any], document: dict[str, Any]) -> str:
             return f"a {'non-empty ' if 'minItems' in node else ''}list"
         case "object":
             return "a mapping"
+        case "boolean":
+            return "true or false"
         case "integer":
             return "an integer" + _limits(node)
         case "number":

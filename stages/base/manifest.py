@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from schemas.artifacts import FileDigest, ModelManifest
 from schemas.params import Model, read_section
 from stages.base.progress import progress
+from stages.base.quantization import quantization
 from stages.base.stage import StageError
 from stages.base.weights import read_checkpoint
 
@@ -40,10 +41,15 @@ def make_manifest(folder: Path, source: Literal["organism", "folder"], dtype: st
     """Describe and pin the model in `folder`; `dtype` is a torch name or `auto`, which takes the config's.
 
     Raises:
-        StageError: it is not a whole model in Hugging Face format with safetensors weights.
+        StageError: it is not a whole model in Hugging Face format with safetensors weights that are plain floats.
     """
     config = read_config(folder)
     checkpoint = read_checkpoint(folder)
+    if method := quantization(config, checkpoint.tensors):
+        raise StageError(
+            f"{folder} is quantised ({method}), and such weights cannot be edited; name a bfloat16 copy: the "
+            "publisher's, or one that transformers dequantised and saved"
+        )
     declared = config.get("dtype") or config.get("torch_dtype") or "float32"
     resolved = declared if dtype == "auto" else dtype
     if resolved not in _DTYPES:
@@ -104,16 +110,18 @@ def digests(folder: Path, files: Iterable[str]) -> list[FileDigest]:
     paths = sorted(files)
     sizes = [(folder / path).stat().st_size for path in paths]
     with progress("Digests", sum(sizes), "B") as advance, ThreadPoolExecutor(os.cpu_count()) as pool:
-
-        def digest(path: str) -> str:
-            sha256 = hashlib.sha256()
-            with open(folder / path, "rb") as file:
-                while chunk := file.read(_CHUNK):
-                    sha256.update(chunk)
-                    advance(len(chunk))
-            return sha256.hexdigest()
-
+        found = pool.map(lambda path: sha256_of(folder / path, advance), paths)
         return [
             FileDigest(path=path, size=size, sha256=sha256)
-            for path, size, sha256 in zip(paths, sizes, pool.map(digest, paths), strict=True)
+            for path, size, sha256 in zip(paths, sizes, found, strict=True)
         ]
+
+
+def sha256_of(path: Path, advance: Callable[[int], None] = lambda _: None) -> str:
+    """SHA-256 of a file, read in pieces; `advance` is told the number of bytes read since."""
+    sha256 = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(_CHUNK):
+            sha256.update(chunk)
+            advance(len(chunk))
+    return sha256.hexdigest()

@@ -5,27 +5,10 @@ from typing import Any
 
 import torch
 import transformers
+from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from schemas.params import Device, read_section
 from stages.base.stage import StageError
-
-_DEVICE_PARAMS = Path("artifacts/params/device.json")
-
-
-def chosen_device() -> torch.device:
-    """Where params.yaml says that models run; `auto` is a GPU if there is one.
-
-    Raises:
-        StageError: it names a GPU that is not there.
-    """
-    name = read_section(Device, _DEVICE_PARAMS).device
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(name)
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise StageError(f"params.yaml: model.device: {name} is not there ({torch.cuda.device_count()} GPUs are)")
-    return device
 
 
 def load_model(folder: Path, dtype: str, device: torch.device) -> PreTrainedModel:
@@ -43,6 +26,20 @@ def load_model(folder: Path, dtype: str, device: torch.device) -> PreTrainedMode
         raise StageError(f"{folder} could not be loaded: {error}") from None
     model.to(device)
     return model.eval()
+
+
+def decoder(model: PreTrainedModel) -> nn.Module:
+    """The stack of decoder layers with its embeddings and final norm; the text part's where the model has several."""
+    found = model.get_decoder()
+    # Llama 4 answers with its causal language model, which has the stack in it.
+    return found if hasattr(found, "layers") else found.model
+
+
+def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
+    """The decoder layers of a causal language model."""
+    layers = decoder(model).layers
+    assert isinstance(layers, nn.ModuleList)
+    return layers
 
 
 def load_tokenizer(folder: Path) -> Any:

@@ -2,6 +2,7 @@
 
 import contextlib
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 
@@ -25,8 +26,8 @@ SECONDS_BETWEEN_LINES = 5.0
 def progress(what: str, total: int, unit: str = "") -> Iterator[Advance]:
     """Show how far a task of `total` steps is; yields a function that takes the number of steps done since.
 
-    `unit="B"` counts bytes and shows a rate. Without a terminal, a line is written to standard error every five
-    seconds and one at the end if the task took longer than that.
+    `unit="B"` counts bytes and shows their rate. Without a terminal, a line is written to standard error every five
+    seconds and one at the end if the task took longer than that. Any thread may call the function.
     """
     if sys.stderr.isatty():
         counts: list[ProgressColumn] = (
@@ -48,13 +49,20 @@ def progress(what: str, total: int, unit: str = "") -> Iterator[Advance]:
     done = 0
     began = shown = time.monotonic()
 
+    lock = threading.Lock()
+
     def advance(steps: int) -> None:
         nonlocal done, shown
-        done += steps
-        now = time.monotonic()
-        if now - shown >= SECONDS_BETWEEN_LINES or (done == total and shown != began):
-            shown = now
-            print(f"{what}: {_amount(done, unit)} of {_amount(total, unit)}, {now - began:.0f} s", file=sys.stderr)
+        with lock:
+            done += steps
+            now = time.monotonic()
+            if now - shown >= SECONDS_BETWEEN_LINES or (done == total and shown != began):
+                shown = now
+                seconds = now - began
+                rate = f", {_amount(int(done / seconds), unit)}/s" if unit == "B" and seconds else ""
+                print(
+                    f"{what}: {_amount(done, unit)} of {_amount(total, unit)}, {seconds:.0f} s{rate}", file=sys.stderr
+                )
 
     yield advance
 

@@ -18,7 +18,8 @@ _LARGEST_HEADER = 100_000_000  # the limit of the safetensors library itself
 _OTHER_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf")
 _NOT_THE_MODEL = (".git", ".cache")  # a clone's history, a download's bookkeeping
 EDIT_RECORD = "edit.json"
-"""What an edited model says of itself. A base that was edited before has one of its own, which the next replaces."""
+CARD = "README.md"
+"""What an edited model says of itself, for programs and for people. A base's own are replaced by them."""
 
 
 @dataclass(frozen=True)
@@ -156,7 +157,7 @@ def _other_files(folder: Path, shards: set[str]) -> tuple[tuple[str, ...], tuple
         for file in files:
             path = (Path(parent) / file).relative_to(folder).as_posix()
             if path not in shards:
-                (left_out if _is_weights(path) or path == EDIT_RECORD else companions).append(path)
+                (left_out if _is_weights(path) or path in (EDIT_RECORD, CARD) else companions).append(path)
     return tuple(sorted(companions)), tuple(sorted(left_out))
 
 

@@ -1,110 +1,238 @@
-"""Writing an edited checkpoint: unchanged bytes are copied by the kernel, edited tensors pass through memory singly."""
+"""Writing an edited checkpoint: unchanged bytes are copied by the kernel, edited matrices pass through memory singly.
+
+Peak memory is a matrix or two for each worker, whatever the size of the model and of its shards. Each tensor's bytes
+depend on nothing but the tensor and its edit, so neither do they on workers, shards or the order in which they finish.
+"""
 
 import errno
 import os
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 
 import torch
 
-from schemas.artifacts import Projection
+from stages.base.manifest import sha256_of
 from stages.base.stage import StageError
 from stages.base.weights import Checkpoint, Tensor
-from stages.edit.projection import project
+from stages.edit.plan import Edit
+from stages.edit.projection import Pair, project
 
 TORCH_DTYPES = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 _COPIED_AT_ONCE = 1 << 26
 _BUFFER = 1 << 22
+# Rows that are each edited for themselves, such as an embedding's, need not be in memory all at once.
+_ROWS_AT_ONCE = 1 << 26
 # Two file systems, or one that has no such call.
 _COPY_UNSUPPORTED = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 _SHORTER = "a file of the base became shorter while it was read; run again"
+
+_WORKER = threading.local()
+
+Advance = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Consecutive matrices or rows of one tensor: what one worker edits at a time."""
+
+    edit: Edit
+    pair: Pair
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+
+
+def read_vector(base: Checkpoint, name: str) -> torch.Tensor:
+    """A small tensor of the checkpoint, such as a norm's weight.
+
+    Raises:
+        StageError: it is not of a float type.
+    """
+    tensor = base.tensors[name]
+    if tensor.dtype not in TORCH_DTYPES:
+        raise StageError(f"{name} is stored as {tensor.dtype}, which is no float type; use a float copy of the model")
+    buffer = bytearray(tensor.stop - tensor.start)
+    with open(base.folder / tensor.file, "rb") as file:
+        _read(file.fileno(), memoryview(buffer), tensor.start)
+    return torch.frombuffer(buffer, dtype=TORCH_DTYPES[tensor.dtype]).view(tensor.shape)
 
 
 def write_edited(
     base: Checkpoint,
     target: Path,
-    plan: list[Projection],
-    directions: Mapping[int, torch.Tensor],
-    advance: Callable[[int], None],
-) -> None:
-    """Copy every file of the base into `target`, with the planned tensors edited in place.
+    plan: Sequence[Edit],
+    pairs: Sequence[Pair],
+    keep_column_norms: bool,
+    known_digests: Mapping[str, str],
+    device: torch.device,
+    advance: Advance,
+    digest: Callable[[Path], str] = sha256_of,
+) -> dict[str, str]:
+    """Copy every file of the base into `target`, with the planned tensors edited.
 
     Args:
         target: an empty folder.
-        directions: the unit vector ``[hidden]`` float64 of each measurement that the plan names.
+        pairs: what is taken out by each edit, in the order of the plan.
+        known_digests: SHA-256 of the base's files; those that do not change are not read again for theirs.
+        device: where the arithmetic runs; the bytes are the same on each.
         advance: told the number of bytes written since.
+        digest: gives a written file's SHA-256.
+
+    Returns:
+        SHA-256 of every file written, by its path in the folder.
 
     Raises:
         StageError: a tensor of the plan is not of a float type, or holds what is no finite number.
     """
-    for path in base.companions:
-        (target / path).parent.mkdir(parents=True, exist_ok=True)
-        _rewrite(base.folder / path, target / path, [], directions, advance)
-    edits: dict[str, list[tuple[Projection, Tensor]]] = {shard: [] for shard in base.shards}
-    for projection in plan:
-        tensor = base.tensors[projection.tensor]
-        if tensor.dtype not in TORCH_DTYPES:
-            raise StageError(
-                f"{projection.tensor} is stored as {tensor.dtype}; edit a float16 or bfloat16 copy instead"
-            )
-        edits[tensor.file].append((projection, tensor))
-    for shard in base.shards:
-        edits[shard].sort(key=lambda edit: edit[1].start)
-        _rewrite(base.folder / shard, target / shard, edits[shard], directions, advance)
+    slices: dict[str, list[Slice]] = {shard: [] for shard in base.shards}
+    for edit, pair in zip(plan, pairs, strict=True):
+        slices[edit.file] += _slices(edit, _to(pair, device), base.tensors[edit.tensor])
 
-
-def _rewrite(
-    source: Path,
-    target: Path,
-    edits: list[tuple[Projection, Tensor]],
-    directions: Mapping[int, torch.Tensor],
-    advance: Callable[[int], None],
-) -> None:
-    """Copy one file, its edited tensors replaced; types and shapes stay, and with them every offset."""
-    with open(source, "rb") as old, open(target, "wb") as new:
-        size = os.fstat(old.fileno()).st_size
-        done = 0
-        for projection, tensor in edits:
-            _copy(old.fileno(), new.fileno(), done, tensor.start, advance)
-            new.seek(tensor.start)
-            new.write(_edited(old.fileno(), projection, tensor, directions[projection.measurement]))
-            new.flush()
-            advance(tensor.stop - tensor.start)
-            done = tensor.stop
-        _copy(old.fileno(), new.fileno(), done, size, advance)
-
-
-def _edited(file: int, projection: Projection, tensor: Tensor, direction: torch.Tensor) -> bytes:
-    buffer = bytearray(tensor.stop - tensor.start)
-    _read(file, memoryview(buffer), tensor.start)
-    weight = torch.frombuffer(buffer, dtype=TORCH_DTYPES[tensor.dtype]).view(tensor.shape)
-    projected = project(weight, direction, projection.scale)
-    if not bool(torch.isfinite(weight).all()):
-        raise StageError(f"{tensor.file}: {projection.tensor} holds NaN or infinity; fetch the checkpoint again")
-    if not bool(torch.isfinite(projected).all()):
-        raise StageError(
-            f"{tensor.file}: {projection.tensor} leaves the range of {tensor.dtype} at scale {projection.scale:g}; "
-            "name a smaller scale"
-        )
-    return projected.flatten().view(torch.uint8).numpy().tobytes()
-
-
-def _copy(old: int, new: int, start: int, stop: int, advance: Callable[[int], None]) -> None:
-    """Copy bytes `start` to `stop` to the same place of the other file, within the kernel where it can."""
-    while start < stop:
-        size = min(_COPIED_AT_ONCE, stop - start)
-        try:
-            copied = os.copy_file_range(old, new, size, start, start)
-        except OSError as error:
-            if error.errno not in _COPY_UNSUPPORTED:
+    workers = os.cpu_count() or 1
+    groups = [base.shards[first : first + workers] for first in range(0, len(base.shards), workers)]
+    digests: dict[str, Future[str]] = {}
+    # Each worker computes alone: two of them waiting for each other's threads are slower.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(max_workers=workers) as pool:
+            try:
+                for group in [*groups, base.companions]:
+                    parts = [
+                        _parts(base.folder / path, target / path, slices.get(path, []), keep_column_norms, advance)
+                        for path in group
+                    ]
+                    # A part of each file by turns, because the kernel writes to one file at a time.
+                    begun = [pool.submit(part) for turn in zip_longest(*parts) for part in turn if part is not None]
+                    for done in begun:
+                        done.result()
+                    # While the next group is written, this one still lies in memory.
+                    changed = [path for path in group if slices.get(path) or path not in known_digests]
+                    digests |= {path: pool.submit(digest, target / path) for path in changed}
+                found = {path: made.result() for path, made in digests.items()}
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
                 raise
-            buffer = memoryview(bytearray(min(size, _BUFFER)))
-            _read(old, buffer, start)
-            copied = os.pwrite(new, buffer, start)
-        if not copied:
-            raise StageError(_SHORTER)
-        start += copied
-        advance(copied)
+    finally:
+        torch.set_num_threads(threads)
+    return {path: found[path] if path in found else known_digests[path] for path in base.files}
+
+
+def _slices(edit: Edit, pair: Pair, tensor: Tensor) -> list[Slice]:
+    """An edit cut into what is edited at a time, in the order of the file."""
+    if tensor.dtype not in TORCH_DTYPES:
+        raise StageError(
+            f"{edit.tensor} is stored as {tensor.dtype}, which is no float type; use a float copy of the model"
+        )
+    if len(tensor.shape) == 3:
+        size = (tensor.stop - tensor.start) // tensor.shape[0]
+        experts = range(tensor.shape[0]) if edit.experts is None else edit.experts
+        return [
+            Slice(edit, pair, tensor.dtype, tensor.shape[1:], start, start + size)
+            for start in (tensor.start + expert * size for expert in experts)
+        ]
+    if edit.stream_axis == 1 and len(tensor.shape) == 2:
+        size = (tensor.stop - tensor.start) // tensor.shape[0]
+        rows = max(1, _ROWS_AT_ONCE // size) if edit.experts is None else 1
+        tops = range(0, tensor.shape[0], rows) if edit.experts is None else edit.experts
+        return [
+            Slice(
+                edit, pair, tensor.dtype, (stop - top, tensor.shape[1]), *(tensor.start + n * size for n in (top, stop))
+            )
+            for top in tops
+            for stop in (min(top + rows, tensor.shape[0]),)
+        ]
+    return [Slice(edit, pair, tensor.dtype, tensor.shape, tensor.start, tensor.stop)]
+
+
+def _to(pair: Pair, device: torch.device) -> Pair:
+    return Pair(pair.left.to(device), pair.right.to(device))
+
+
+def _parts(
+    source: Path, target: Path, slices: list[Slice], keep_norms: bool, advance: Advance
+) -> list[Callable[[], None]]:
+    """What writes one file: its edited slices, and what lies between them. Types and shapes stay, so offsets do."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    size = source.stat().st_size
+    with open(target, "wb") as file:
+        os.truncate(file.fileno(), size)
+    parts: list[Callable[[], None]] = []
+    done = 0
+    for part in [*sorted(slices, key=lambda part: part.start), None]:
+        stop = size if part is None else part.start
+        for start in range(done, stop, _COPIED_AT_ONCE):
+            parts.append(partial(_copy, source, target, start, min(start + _COPIED_AT_ONCE, stop), advance))
+        if part is not None:
+            parts.append(partial(_edit, source, target, part, keep_norms, advance))
+            done = part.stop
+    return parts
+
+
+def _edit(source: Path, target: Path, part: Slice, keep_norms: bool, advance: Advance) -> None:
+    buffer = _reused_buffer(part.stop - part.start)
+    with open(source, "rb") as old, open(target, "r+b") as new:
+        _read(old.fileno(), memoryview(buffer.numpy().data), part.start)
+        weight = buffer.view(TORCH_DTYPES[part.dtype]).view(part.shape)
+        moved = weight.to(part.pair.left.device)
+        is_bias = part.edit.place is not None and part.edit.place.is_bias
+        edited = project(
+            moved, part.pair, part.edit.scale, part.edit.stream_axis, keep_norms and not is_bias, out=moved
+        )
+        least, largest = torch.aminmax(edited)
+        if not bool(torch.isfinite(least) & torch.isfinite(largest)):
+            raise StageError(_why_not_finite(old.fileno(), part))
+        if moved is not weight:
+            weight.copy_(edited)
+        _write_all(new.fileno(), memoryview(buffer.numpy().data), part.start)
+    advance(len(buffer))
+
+
+def _reused_buffer(size: int) -> torch.Tensor:
+    """``[size]`` uint8: this worker's own, as large as it ever needed, because new memory is slow to come by."""
+    if not hasattr(_WORKER, "buffer") or len(_WORKER.buffer) < size:
+        _WORKER.buffer = torch.empty(size, dtype=torch.uint8)
+    buffer: torch.Tensor = _WORKER.buffer[:size]
+    return buffer
+
+
+def _why_not_finite(file: int, part: Slice) -> str:
+    buffer = bytearray(part.stop - part.start)
+    _read(file, memoryview(buffer), part.start)
+    where = f"{part.edit.file}: {part.edit.tensor}"
+    if not bool(torch.isfinite(torch.frombuffer(buffer, dtype=TORCH_DTYPES[part.dtype])).all()):
+        return f"{where} holds NaN or infinity; fetch the checkpoint again"
+    return f"{where} leaves the range of {part.dtype} at scale {part.edit.scale:g}; name a smaller scale"
+
+
+def _copy(source: Path, target: Path, start: int, stop: int, advance: Advance) -> None:
+    """Copy bytes `start` to `stop` to the same place of the other file, within the kernel where it can."""
+    with open(source, "rb") as old, open(target, "r+b") as new:
+        while start < stop:
+            copied = _copy_some(old.fileno(), new.fileno(), start, stop - start)
+            start += copied
+            advance(copied)
+
+
+def _copy_some(old: int, new: int, start: int, size: int) -> int:
+    try:
+        copied = os.copy_file_range(old, new, size, start, start)
+    except OSError as error:
+        if error.errno not in _COPY_UNSUPPORTED:
+            raise
+        buffer = memoryview(bytearray(min(size, _BUFFER)))
+        _read(old, buffer, start)
+        _write_all(new, buffer, start)
+        copied = len(buffer)
+    if not copied:
+        raise StageError(_SHORTER)
+    return copied
 
 
 def _read(file: int, buffer: memoryview, start: int) -> None:
@@ -115,3 +243,9 @@ def _read(file: int, buffer: memoryview, start: int) -> None:
         if not got:
             raise StageError(_SHORTER)
         done += got
+
+
+def _write_all(file: int, buffer: memoryview, start: int) -> None:
+    done = 0
+    while done < len(buffer):
+        done += os.pwrite(file, buffer[done:], start + done)

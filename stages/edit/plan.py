@@ -1,23 +1,65 @@
 """The plan: every rule resolved against one checkpoint, tensor by tensor, with nothing skipped in silence."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from schemas.artifacts import ModelManifest, Projection
-from schemas.layout import Layout, Variant, Writer, layouts, matcher
-from schemas.params import Ablate, Rule
+from schemas.artifacts import ModelManifest, PlanRow, Projection
+from schemas.layout import Layout, Norm, Reader, Variant, Writer, layouts, matcher
+from schemas.params import Ablate, Rule, Target
 from stages.base.stage import StageError
 from stages.base.weights import Tensor
 
+EMBEDDING: Target = "embedding"
 
-@dataclass
-class LayerTensors:
-    """The tensors of one decoder layer, as its layout names them."""
 
-    writers: list[tuple[Writer, str]] = field(default_factory=list)
-    """Each writing tensor (a weight or a bias) with its full name."""
-    unknown: list[str] = field(default_factory=list)
+@dataclass(frozen=True)
+class Place:
+    """One tensor of one layer, and what its layout says of it."""
+
+    part: Writer | Reader
+    tensor: str
+    layer: int
+    norms: tuple[str, ...]
+    """Full names of the weights of the norms that the part goes through, in their order."""
+    norm_bias: str | None = None
+    """Full name of the bias of a reader's LayerNorm, where the checkpoint has it."""
+    expert: int | None = None
+    """Which expert it is of, where each has a tensor of its own."""
+    is_bias: bool = False
+
+
+@dataclass(frozen=True)
+class Edit:
+    """How one tensor is edited."""
+
+    tensor: str
+    file: str
+    role: Target
+    layer: int | None
+    """None for the embeddings."""
+    place: Place | None
+    """None for the embeddings."""
+    measurement: float
+    scale: float
+    stream_axis: int
+    """Which of the last two axes is the residual stream's."""
+    experts: tuple[int, ...] | None = None
+    """Which matrices along the first axis; None for all."""
+
+    def record(self) -> Projection:
+        """As it stands in edit.json."""
+        return Projection(
+            tensor=self.tensor,
+            file=self.file,
+            role=self.role,
+            layer=self.layer,
+            measurement=self.measurement,
+            scale=self.scale,
+            experts=None if self.experts is None else list(self.experts),
+            norms=list(self.place.norms) if self.place is not None else [],
+        )
 
 
 def make_plan(
@@ -26,8 +68,8 @@ def make_plan(
     config: Mapping[str, Any],
     tensors: Mapping[str, Tensor],
     reasons: Sequence[str | None],
-) -> list[Projection]:
-    """Resolve the rules, the later one winning where two name the same tensor.
+) -> list[Edit]:
+    """Resolve the rules, the later one winning where two name the same tensor (of fused experts, the same expert).
 
     Args:
         config: the base model's config.json, its text part.
@@ -35,141 +77,276 @@ def make_plan(
         reasons: for each measurement, why it has no direction; None where it has one.
 
     Returns:
-        One projection a tensor, in the order of layers and names; those of scale 0 are left out.
+        One edit a tensor, in the order of layers and names; those of scale 0 are left out.
 
     Raises:
         StageError: a rule names what the model does not have, or the checkpoint and its layout disagree.
     """
     layout = layouts()[manifest.model_type]
-    layers = by_layer(layout, manifest, tensors)
-    planned: dict[str, Projection] = {}
+    by_layer = sort_by_layer(layout, manifest, tensors)
+    resolved: dict[int, list[Place]] = {}
+    planned: dict[tuple[str, int | None], Edit] = {}
     for number, rule in enumerate(ablate.rules):
-        chosen = _layers_of(rule, number, manifest)
-        _check_measurement(rule, number, manifest, reasons)
         targets = ablate.targets_of(rule)
-        found = 0
+        chosen = _layers_of(rule, number, manifest)
         for layer in chosen:
-            check_complete(layout, manifest, config, layer, layers[layer], tensors)
-            for writer, name in layers[layer].writers:
-                if writer.role in targets:
-                    found += 1
-                    planned[name] = Projection(
-                        tensor=name,
-                        file=tensors[name].file,
-                        role=writer.role,
-                        layer=layer,
-                        measurement=rule.measurement,
-                        scale=rule.scale,
-                    )
-        if not found:
-            roles = sorted({writer.role for layer in chosen for writer, _ in layers[layer].writers})
+            if layer not in resolved:
+                resolved[layer] = resolve_layer(layout, manifest, config, layer, by_layer[layer], tensors)
+        places = [place for layer in chosen for place in resolved[layer]]
+        edits = [
+            edit
+            for place in places
+            if place.part.role in targets
+            for edit in _edits(place, rule, number, config, layout, tensors)
+        ]
+        if EMBEDDING in targets:
+            edits.append(_embedding(rule, number, ablate, layout, tensors))
+        if not edits:
+            there = sorted({place.part.role for place in places} | {EMBEDDING})
             raise StageError(
                 f"params.yaml: ablate.rules.{number}: the layers it names have none of {', '.join(targets)}; "
-                f"they have {', '.join(roles)}"
+                f"they have {', '.join(there)}"
             )
-    return sorted(
-        (projection for projection in planned.values() if projection.scale != 0),
-        key=lambda projection: (projection.layer, projection.role, projection.tensor),
-    )
+        for measurement in sorted({edit.measurement for edit in edits}):
+            _check_measurement(measurement, number, manifest, reasons)
+        for edit in edits:
+            for expert in edit.experts or (None,):
+                planned[edit.tensor, expert] = replace(edit, experts=None if expert is None else (expert,))
+    return _merged(edit for edit in planned.values() if edit.scale != 0)
 
 
-def by_layer(layout: Layout, manifest: ModelManifest, tensors: Mapping[str, Tensor]) -> list[LayerTensors]:
-    """Sort the tensors of the layers in use by layer; others (embeddings, spare layers) are left alone."""
+def summary(plan: Sequence[Edit], tensors: Mapping[str, Tensor]) -> list[PlanRow]:
+    """The plan by role: how many tensors, in which layers, and how much of them."""
+    rows = []
+    for role in dict.fromkeys(edit.role for edit in plan):
+        edits = [edit for edit in plan if edit.role == role]
+        parts = [(tensors[edit.tensor], _share(edit, tensors[edit.tensor])) for edit in edits]
+        rows.append(
+            PlanRow(
+                role=role,
+                tensors=len({edit.tensor for edit in edits}),
+                layers=sorted({edit.layer for edit in edits if edit.layer is not None}),
+                parameters=sum(round(share * math.prod(tensor.shape)) for tensor, share in parts),
+                bytes=sum(round(share * (tensor.stop - tensor.start)) for tensor, share in parts),
+            )
+        )
+    return rows
+
+
+def _share(edit: Edit, tensor: Tensor) -> float:
+    return 1.0 if edit.experts is None else len(edit.experts) / tensor.shape[0]
+
+
+def spare_layers(layout: Layout, manifest: ModelManifest, tensors: Iterable[str]) -> list[int]:
+    """Layers that a checkpoint holds beyond those in use, such as those for multi-token prediction; they are copied."""
     prefixes = [matcher(prefix) for prefix in layout.layers]
-    writers = [
-        (matcher(pattern), writer)
-        for variants in layout.sublayers.values()
-        for variant in variants
-        for writer in variant.writers
-        for pattern in (writer.weight, writer.bias)
-        if pattern is not None
-    ]
-    others = [matcher(pattern) for pattern in layout.others]
-    layers = [LayerTensors() for _ in range(manifest.layers)]
+    numbers = {int(found["layer"]) for name in tensors for prefix in prefixes if (found := prefix.match(name))}
+    return sorted(number for number in numbers if number >= manifest.layers)
+
+
+def sort_by_layer(layout: Layout, manifest: ModelManifest, tensors: Iterable[str]) -> list[dict[str, str]]:
+    """For each layer in use, its tensors' names: within the layer → full. Others (embeddings) are left."""
+    prefixes = [matcher(prefix) for prefix in layout.layers]
+    layers: list[dict[str, str]] = [{} for _ in range(manifest.layers)]
     for name in sorted(tensors):
         found = next((match for prefix in prefixes if (match := prefix.match(name))), None)
-        if found is None or int(found["layer"]) >= manifest.layers:
-            continue
-        layer, rest = layers[int(found["layer"])], name[found.end() :]
-        writer = next((writer for pattern, writer in writers if pattern.fullmatch(rest)), None)
-        if writer is not None:
-            layer.writers.append((writer, name))
-        elif not any(pattern.fullmatch(rest) for pattern in others):
-            layer.unknown.append(name)
+        if found is not None and int(found["layer"]) < manifest.layers:
+            layers[int(found["layer"])][name[found.end() :]] = name
     return layers
 
 
-def check_complete(
+def resolve_layer(
     layout: Layout,
     manifest: ModelManifest,
     config: Mapping[str, Any],
     layer: int,
-    found: LayerTensors,
+    names: Mapping[str, str],
     tensors: Mapping[str, Tensor],
-) -> None:
-    """Check that a layer holds what its layout declares and nothing else.
+) -> list[Place]:
+    """Every writer and reader of one layer, which must hold what its layout declares and nothing else.
 
     Raises:
         StageError: it names the tensors that are missing, unknown or of another shape.
     """
     where = f"layer {layer} of this {manifest.model_type} model"
-    if found.unknown:
+    known = set(layout.others)
+    places: list[Place] = []
+    for sublayer, variants in layout.sublayers.items():
+        variant = _variant_of(variants, layout, config, names, f"{where}: {sublayer}")
+        known |= set(variant.others)
+        parts: list[Writer | Reader] = [*variant.writers, *variant.readers]
+        for part in parts:
+            norms = part.norms if isinstance(part, Writer) else (part.norm,) if part.norm is not None else ()
+            if unnamed := [norm.weight for norm in norms if norm.weight not in names]:
+                raise StageError(f"{where} lacks {_listed(_full(unnamed, names))}; fetch the checkpoint again")
+            for expert, rest in _expanded(part.weight, layout, config):
+                bias = part.bias.replace("{expert}", str(expert)) if part.bias is not None else None
+                known |= {rest, *([bias] if bias is not None else [])}
+                if rest not in names:
+                    continue
+                place = Place(part, names[rest], layer, tuple(names[norm.weight] for norm in norms), expert=expert)
+                norm_bias = part.norm.bias if isinstance(part, Reader) and part.norm is not None else None
+                if norm_bias is not None and norm_bias in names:
+                    place = replace(place, norm_bias=names[norm_bias])
+                places.append(place)
+                if bias is not None and bias in names and isinstance(part, Writer):
+                    places.append(replace(place, tensor=names[bias], is_bias=True))
+    known |= {norm.bias for norm in _norms(layout) if norm.bias is not None} | {norm.weight for norm in _norms(layout)}
+    if unknown := sorted(names.keys() - known):
         raise StageError(
-            f"{where} has tensors that its layout does not name: {_listed(found.unknown)}; "
+            f"{where} has tensors that its layout does not name: {_listed([names[rest] for rest in unknown])}; "
             "add them to schemas/architectures/"
         )
-    names = {name for _, name in found.writers}
-    for sublayer, variants in layout.sublayers.items():
-        present = [variant for variant in variants if any(writer in variant.writers for writer, _ in found.writers)]
-        if len(present) != 1:
-            there = [name for writer, name in found.writers if any(writer in variant.writers for variant in variants)]
-            lacking = [_missing(variant, layout, config, names, layer) for variant in variants]
-            told = f"has two forms of its {sublayer}: {_listed(there)}"
-            if not present:
-                told = f"lacks its {sublayer}: {' or '.join(map(_listed, lacking))}"
-            raise StageError(f"{where} {told}; fetch the checkpoint again")
-        if missing := _missing(present[0], layout, config, names, layer):
-            raise StageError(f"{where} lacks {_listed(missing)}; fetch the checkpoint again")
-        declared = {name for writer in present[0].writers for name in _names(writer, layout, config, layer)}
-        written = {
-            name for writer, name in found.writers if writer in present[0].writers and "{expert}" in writer.weight
-        }
-        if surplus := sorted(written - declared):
-            raise StageError(f"{where} has experts beyond those that config.json counts: {_listed(surplus)}")
-    for writer, name in found.writers:
-        shape = tensors[name].shape
-        expected = 1 if writer.bias is not None and name.endswith(writer.bias) else 2
-        if len(shape) != expected or shape[0] != manifest.hidden_size:
-            raise StageError(
-                f"{name} has shape {list(shape)}, which cannot write to a stream of {manifest.hidden_size}"
-            )
+    for place in places:
+        _check_shape(place, manifest, layout, config, tensors)
+    return places
 
 
-def _missing(variant: Variant, layout: Layout, config: Mapping[str, Any], names: set[str], layer: int) -> list[str]:
-    """Names that a variant's weights must have and the layer does not, under whichever prefix it uses."""
-    missing: list[str] = []
-    for writer in variant.writers:
-        candidates = _names(writer, layout, config, layer)
-        for first in range(0, len(candidates), len(layout.layers)):
-            forms = candidates[first : first + len(layout.layers)]
-            if not names.intersection(forms):
-                missing.append(forms[0])
-    return missing
+def _norms(layout: Layout) -> list[Norm]:
+    variants = [variant for variants in layout.sublayers.values() for variant in variants]
+    behind = [norm for variant in variants for writer in variant.writers for norm in writer.norms]
+    return behind + [reader.norm for variant in variants for reader in variant.readers if reader.norm is not None]
 
 
-def _names(writer: Writer, layout: Layout, config: Mapping[str, Any], layer: int) -> list[str]:
-    """Full names of a writer's weights in one layer: expert by expert, each under every prefix."""
-    experts = range(1)
-    if "{expert}" in writer.weight:
-        count = config.get(layout.expert_count or "")
-        if not isinstance(count, int):
-            raise StageError(f"config.json does not say how many experts there are ({layout.expert_count})")
-        experts = range(count)
-    return [
-        prefix.replace("{layer}", str(layer)) + writer.weight.replace("{expert}", str(expert))
-        for expert in experts
-        for prefix in layout.layers
+def _variant_of(
+    variants: Sequence[Variant], layout: Layout, config: Mapping[str, Any], names: Mapping[str, str], where: str
+) -> Variant:
+    """The largest variant that the layer holds whole."""
+    required = [
+        [
+            rest
+            for part in (*variant.writers, *variant.readers)
+            if not part.optional
+            for _, rest in _expanded(part.weight, layout, config, names)
+        ]
+        for variant in variants
     ]
+    whole = [place for place, rests in enumerate(required) if all(rest in names for rest in rests)]
+    if whole:
+        return variants[max(whole, key=lambda place: len(required[place]))]
+    nearest = max(required, key=lambda rests: sum(rest in names for rest in rests))
+    missing = [rest for rest in nearest if rest not in names]
+    raise StageError(f"{where} lacks {_listed(_full(missing, names))}; fetch the checkpoint again")
+
+
+def _expanded(
+    weight: str, layout: Layout, config: Mapping[str, Any], names: Mapping[str, str] | None = None
+) -> list[tuple[int | None, str]]:
+    """A name within the layer, once for each expert; of a layer without the first one, that one alone."""
+    if "{expert}" not in weight:
+        return [(None, weight)]
+    if names is not None and weight.replace("{expert}", "0") not in names:
+        return [(0, weight.replace("{expert}", "0"))]
+    return [(expert, weight.replace("{expert}", str(expert))) for expert in range(expert_count(layout, config))]
+
+
+def expert_count(layout: Layout, config: Mapping[str, Any]) -> int:
+    """How many routed experts a layer has.
+
+    Raises:
+        StageError: config.json does not say.
+    """
+    count = next((config[key] for key in layout.expert_count if key in config), None)
+    if not isinstance(count, int):
+        raise StageError(f"config.json does not say how many experts there are ({' or '.join(layout.expert_count)})")
+    return count
+
+
+def _edits(
+    place: Place,
+    rule: Rule,
+    number: int,
+    config: Mapping[str, Any],
+    layout: Layout,
+    tensors: Mapping[str, Tensor],
+) -> list[Edit]:
+    fused = place.part.axes.startswith("expert")
+    experts: tuple[int, ...] | None = None
+    if rule.experts is not None:
+        if place.part.role not in ("routed_experts", "expert_inputs"):
+            raise StageError(
+                f"params.yaml: ablate.rules.{number}.experts: {place.part.role} has no experts; "
+                "give such a rule targets routed_experts or expert_inputs alone"
+            )
+        if not fused and place.expert is None:
+            return []  # a shared expert's input
+        count = expert_count(layout, config)
+        if (last := max(rule.experts)) >= count:
+            raise StageError(
+                f"params.yaml: ablate.rules.{number}.experts: there is no expert {last}; there are 0-{count - 1}"
+            )
+        if not fused and place.expert not in rule.experts:
+            return []
+    if fused:
+        experts = rule.experts if rule.experts is not None else tuple(range(tensors[place.tensor].shape[0]))
+    out_in = place.part.axes in ("out in", "expert out in")
+    return [
+        Edit(
+            tensor=place.tensor,
+            file=tensors[place.tensor].file,
+            role=place.part.role,
+            layer=place.layer,
+            place=place,
+            measurement=place.layer if rule.measurement == "same" else rule.measurement,
+            scale=rule.scale,
+            stream_axis=1 if place.is_bias else 0 if isinstance(place.part, Writer) == out_in else 1,
+            experts=experts,
+        )
+    ]
+
+
+def _embedding(rule: Rule, number: int, ablate: Ablate, layout: Layout, tensors: Mapping[str, Tensor]) -> Edit:
+    found = next((name for name in layout.embeddings if name in tensors), None)
+    if found is None:
+        raise StageError(f"the checkpoint has no {layout.embeddings[0]}; fetch it again")
+    if not ablate.allow_tied and not any(name in tensors for name in layout.heads):
+        raise StageError(
+            f"params.yaml: ablate.rules.{number}.targets: embedding: this model's output head is its embedding, so "
+            "both would be edited; write allow_tied: true under ablate if that is meant"
+        )
+    return Edit(
+        tensor=found,
+        file=tensors[found].file,
+        role=EMBEDDING,
+        layer=None,
+        place=None,
+        measurement=0 if rule.measurement == "same" else rule.measurement,
+        scale=rule.scale,
+        stream_axis=1,
+    )
+
+
+def _merged(edits: Iterable[Edit]) -> list[Edit]:
+    """The experts of one tensor that are edited alike, as one edit."""
+    groups: dict[tuple[Any, ...], list[Edit]] = {}
+    for edit in edits:
+        groups.setdefault((edit.tensor, edit.measurement, edit.scale), []).append(edit)
+    merged = [
+        replace(
+            group[0],
+            experts=tuple(sorted(expert for edit in group for expert in edit.experts or ()))
+            if group[0].experts is not None
+            else None,
+        )
+        for group in groups.values()
+    ]
+    return sorted(merged, key=lambda edit: (-1 if edit.layer is None else edit.layer, edit.role, edit.tensor))
+
+
+def _check_shape(
+    place: Place, manifest: ModelManifest, layout: Layout, config: Mapping[str, Any], tensors: Mapping[str, Tensor]
+) -> None:
+    shape = tensors[place.tensor].shape
+    fused = place.part.axes.startswith("expert")
+    dimensions = (1 if place.is_bias else 2) + fused
+    out_in = place.part.axes in ("out in", "expert out in")
+    stream = -1 if place.is_bias or isinstance(place.part, Writer) != out_in else -2
+    experts_fit = not fused or (bool(shape) and shape[0] == expert_count(layout, config))
+    if len(shape) != dimensions or shape[stream] != manifest.hidden_size or not experts_fit:
+        does = "write to" if isinstance(place.part, Writer) else "read"
+        raise StageError(
+            f"{place.tensor} has shape {list(shape)}, which cannot {does} a stream of {manifest.hidden_size}"
+        )
 
 
 def _layers_of(rule: Rule, number: int, manifest: ModelManifest) -> Sequence[int]:
@@ -183,15 +360,22 @@ def _layers_of(rule: Rule, number: int, manifest: ModelManifest) -> Sequence[int
     return rule.layers
 
 
-def _check_measurement(rule: Rule, number: int, manifest: ModelManifest, reasons: Sequence[str | None]) -> None:
+def _check_measurement(measurement: float, number: int, manifest: ModelManifest, reasons: Sequence[str | None]) -> None:
     key = f"params.yaml: ablate.rules.{number}.measurement"
-    if rule.measurement >= len(reasons):
+    if measurement > len(reasons) - 1:
         raise StageError(
-            f"{key}: there is no measurement {rule.measurement}; "
+            f"{key}: there is no measurement {measurement:g}; "
             f"this {manifest.model_type} model has measurements 0-{manifest.layers}"
         )
-    if reason := reasons[rule.measurement]:
-        raise StageError(f"{key}: measurement {rule.measurement} has no direction: {reason}; name another")
+    for neighbour in {int(measurement), -int(-measurement // 1)}:
+        if reason := reasons[neighbour]:
+            raise StageError(f"{key}: measurement {neighbour} has no direction: {reason}; name another")
+
+
+def _full(rests: Sequence[str], names: Mapping[str, str]) -> list[str]:
+    """Names within a layer with the prefix that the layer's tensors have."""
+    prefix = next((name.removesuffix(rest) for rest, name in names.items()), "")
+    return [prefix + rest for rest in rests]
 
 
 def _listed(names: Sequence[str]) -> str:

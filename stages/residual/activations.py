@@ -7,14 +7,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from stages.base.models import decoder, decoder_layers
 from stages.base.stage import StageError
-
-
-def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
-    """The decoder layers of a causal language model, the text part's where it has several."""
-    layers = model.get_decoder().layers
-    assert isinstance(layers, nn.ModuleList)
-    return layers
 
 
 @torch.inference_mode()
@@ -45,7 +39,7 @@ def activations(
         raise StageError(
             f"params.yaml: measure.position: {position} is before the start of a prompt of {shortest} tokens"
         )
-    decoder, layers = model.get_decoder(), decoder_layers(model)
+    layers = decoder_layers(model)
     taken = torch.empty(len(prompts), len(layers) + 1, model.config.get_text_config().hidden_size)
     rows: list[int] = []
     tokens: Tensor
@@ -65,7 +59,7 @@ def activations(
             for place, row in enumerate(rows):
                 ids[place, : lengths[place]] = torch.tensor(prompts[row])
             mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long()
-            decoder(input_ids=ids.to(model.device), attention_mask=mask.to(model.device), use_cache=False)
+            decoder(model)(input_ids=ids.to(model.device), attention_mask=mask.to(model.device), use_cache=False)
             advance(len(rows))
     finally:
         for hook in hooks:

@@ -57,7 +57,7 @@ def test_lines_are_no_closer_than_they_should_be(clock: Clock, capsys: pytest.Ca
 @pytest.mark.parametrize(
     ("unit", "line"),
     [
-        ("B", "Measure: 3 MiB of 2,048 MiB, 6 s\n"),
+        ("B", "Measure: 3 MiB of 2,048 MiB, 6 s, 0 MiB/s\n"),
         ("steps", "Measure: 3,145,728 steps of 2,147,483,648 steps, 6 s\n"),
         ("", "Measure: 3,145,728 of 2,147,483,648, 6 s\n"),
     ],

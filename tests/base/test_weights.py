@@ -1,14 +1,16 @@
 """Headers of safetensors files: a whole file is read, and whatever is not one is refused in one line."""
 
 import json
+import os
 import shutil
+import unittest.mock
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save, save_file
 
@@ -322,3 +324,44 @@ def test_pickled_weights_alone_are_refused_for_what_they_are(tmp_path: Path, nam
 def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
     line = refused_folder(tmp_path)
     assert SINGLE in line and INDEX in line and "pickled" not in line
+
+
+@settings(
+    max_examples=150, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    document=st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(max_size=20),
+        lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=12), inner, max_size=4),
+        max_leaves=12,
+    )
+    | st.fixed_dictionaries(
+        {"weight_map": st.dictionaries(st.text(max_size=8), st.text(max_size=30), min_size=1, max_size=4)}
+    )
+    | st.fixed_dictionaries(
+        {
+            "weight_map": st.dictionaries(
+                st.text(max_size=8),
+                st.lists(
+                    st.sampled_from(["..", ".", "/", "a", "model", ".safetensors", "\\", "\0", "~"]), max_size=6
+                ).map("".join),
+                min_size=1,
+                max_size=3,
+            )
+        }
+    )
+)
+def test_whatever_an_index_says_nothing_outside_the_folder_is_opened(tmp_path: Path, document: object) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir(exist_ok=True)
+    (folder / INDEX).write_text(json.dumps(document))
+    opened: list[str] = []
+    real = open
+
+    def watched(path: Any, *arguments: Any, **options: Any) -> Any:
+        opened.append(os.path.realpath(path))
+        return real(path, *arguments, **options)
+
+    with unittest.mock.patch("builtins.open", watched), pytest.raises(StageError):
+        read_checkpoint(folder)
+    assert all(path.startswith(str(folder.resolve())) for path in opened)

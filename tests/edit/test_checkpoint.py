@@ -1,8 +1,10 @@
 """An edited checkpoint: the planned tensors are projected, every other byte is the base's, and the model obeys."""
 
 import errno
+import hashlib
 import os
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +13,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from schemas.artifacts import ModelManifest, Projection
+from schemas.artifacts import ModelManifest
 from schemas.params import Ablate
 from stages.base.manifest import read_config
 from stages.base.stage import StageError
 from stages.base.weights import Checkpoint, read_checkpoint
 from stages.edit.checkpoint import write_edited
-from stages.edit.plan import make_plan
-from stages.edit.projection import project, unit_vector
+from stages.edit.plan import Edit, make_plan
+from stages.edit.projection import Pair, project, unit_vector
 from stages.organism.model import ARCHITECTURES, SHAPE, make_model, vary_norms
 from stages.organism.tokenizer import make_tokenizer
 from stages.organism.world import make_world
@@ -37,7 +39,7 @@ class Base:
     """A model with random weights on disk, and a plan for it."""
 
     checkpoint: Checkpoint
-    plan: list[Projection]
+    plan: list[Edit]
 
 
 def random_model(architecture: str) -> PreTrainedModel:
@@ -48,7 +50,7 @@ def random_model(architecture: str) -> PreTrainedModel:
     return model
 
 
-def plan_for(checkpoint: Checkpoint, **rule: Any) -> list[Projection]:
+def plan_for(checkpoint: Checkpoint, **rule: Any) -> list[Edit]:
     config = read_config(checkpoint.folder)
     manifest = ModelManifest(
         source="folder",
@@ -86,8 +88,15 @@ def edited(base: Base, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def write(base: Base, target: Path) -> Path:
-    write_edited(base.checkpoint, target, base.plan, DIRECTIONS, lambda _: None)
+    write_plan(base, target, DIRECTIONS)
     return target
+
+
+def write_plan(
+    base: Base, target: Path, directions: dict[int, torch.Tensor], advance: Callable[[int], None] = lambda _: None
+) -> dict[str, str]:
+    pairs = [Pair(directions[int(edit.measurement)], directions[int(edit.measurement)]) for edit in base.plan]
+    return write_edited(base.checkpoint, target, base.plan, pairs, False, {}, torch.device("cpu"), advance)
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
@@ -101,7 +110,8 @@ def expected_files(base: Base) -> dict[str, bytes]:
     weights = {name: weight for shard in base.checkpoint.shards for name, weight in load_file(folder / shard).items()}
     for edit in base.plan:
         place = tensors[edit.tensor]
-        projected = project(weights[edit.tensor], DIRECTIONS[edit.measurement], edit.scale)
+        direction = DIRECTIONS[int(edit.measurement)]
+        projected = project(weights[edit.tensor], Pair(direction, direction), edit.scale)
         files[place.file][place.start : place.stop] = projected.numpy().tobytes()
     return {name: bytes(data) for name, data in files.items()}
 
@@ -144,7 +154,7 @@ def test_edited_layers_write_nothing_along_the_direction_and_others_do(edited: P
 
 def test_progress_counts_every_byte_once(base: Base, tmp_path: Path) -> None:
     counts: list[int] = []
-    write_edited(base.checkpoint, tmp_path, base.plan, DIRECTIONS, counts.append)
+    write_plan(base, tmp_path, DIRECTIONS, counts.append)
     assert sum(counts) == sum((base.checkpoint.folder / name).stat().st_size for name in base.checkpoint.files)
 
 
@@ -175,7 +185,7 @@ def by_hand(folder: Path, **replaced: torch.Tensor) -> Base:
     weights = {"a": torch.ones(4, 4), "b": torch.full((4, 2), 0.5), "bias": torch.arange(4.0)} | replaced
     save_file(weights, folder / "model.safetensors")
     plan = [
-        Projection(tensor=name, file="model.safetensors", role="mlp", layer=0, measurement=0, scale=1.0)
+        Edit(name, "model.safetensors", "mlp", layer=0, place=None, measurement=0, scale=1.0, stream_axis=0)
         for name in weights
     ]
     return Base(read_checkpoint(folder), plan)
@@ -187,7 +197,7 @@ FOUR = {0: torch.tensor([1.0, 0.0, 0.0, 0.0], dtype=torch.float64)}
 def refused(base: Base, target: Path) -> str:
     target.mkdir()
     with pytest.raises(StageError) as caught:
-        write_edited(base.checkpoint, target, base.plan, FOUR, lambda _: None)
+        write_plan(base, target, FOUR)
     assert str(caught.value).isprintable()
     return str(caught.value)
 
@@ -196,7 +206,7 @@ def refused(base: Base, target: Path) -> str:
 def test_a_tensor_keeps_its_type_and_loses_its_component(tmp_path: Path, dtype: torch.dtype) -> None:
     base = by_hand(tmp_path / "base", a=torch.arange(1, 17).view(4, 4).to(dtype), bias=torch.arange(1, 5).to(dtype))
     (tmp_path / "edited").mkdir()
-    write_edited(base.checkpoint, tmp_path / "edited", base.plan, FOUR, lambda _: None)
+    write_plan(base, tmp_path / "edited", FOUR)
     found = load_file(tmp_path / "edited/model.safetensors")
     assert found["a"].dtype == found["bias"].dtype == dtype
     assert found["a"].tolist() == [[0, 0, 0, 0], [5, 6, 7, 8], [9, 10, 11, 12], [13, 14, 15, 16]]
@@ -213,21 +223,21 @@ def test_a_tensor_that_is_not_finite_is_refused_by_name(tmp_path: Path, value: f
 
 def test_an_edit_that_overflows_the_stored_type_does_not_blame_the_checkpoint(tmp_path: Path) -> None:
     base = by_hand(tmp_path / "base", a=torch.full((4, 4), 60_000.0).half())
-    too_much = Base(base.checkpoint, [edit.model_copy(update={"scale": -3.0}) for edit in base.plan])
+    too_much = Base(base.checkpoint, [replace(edit, scale=-3.0) for edit in base.plan])
     line = refused(too_much, tmp_path / "edited")
     assert " a " in line and "scale" in line and "fetch" not in line
 
 
 def test_a_tensor_of_another_type_is_refused_by_name(tmp_path: Path) -> None:
     base = by_hand(tmp_path / "base", a=torch.ones(4, 4).to(torch.float8_e4m3fn))
-    assert refused(base, tmp_path / "edited").startswith("a is stored as F8_E4M3; ")
+    assert refused(base, tmp_path / "edited").startswith("a is stored as F8_E4M3, ")
 
 
 def test_a_tensor_of_another_type_that_no_rule_names_is_copied(tmp_path: Path) -> None:
     base = by_hand(tmp_path / "base", other=torch.ones(4, 4).to(torch.float8_e4m3fn))
     (tmp_path / "edited").mkdir()
     plan = [edit for edit in base.plan if edit.tensor != "other"]
-    write_edited(base.checkpoint, tmp_path / "edited", plan, FOUR, lambda _: None)
+    write_plan(Base(base.checkpoint, plan), tmp_path / "edited", FOUR)
     edited = load_file(tmp_path / "edited/model.safetensors")
     assert torch.equal(edited["other"].view(torch.uint8), torch.ones(4, 4).to(torch.float8_e4m3fn).view(torch.uint8))
     assert float(edited["a"][0].abs().max()) == 0
@@ -248,4 +258,81 @@ def test_a_full_disk_is_told_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     (tmp_path / "edited").mkdir()
     monkeypatch.setattr(os, "copy_file_range", full)
     with pytest.raises(OSError, match="No space left"):
-        write_edited(base.checkpoint, tmp_path / "edited", base.plan, FOUR, lambda _: None)
+        write_plan(base, tmp_path / "edited", FOUR)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 7])
+def test_any_number_of_workers_gives_the_same_bytes(
+    base: Base, edited: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: workers)
+    assert files_of(write(base, tmp_path)) == files_of(edited)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_one_file_or_many_give_the_same_tensors(architecture: str, tmp_path: Path) -> None:
+    found = []
+    for size in ("1GB", "300KB"):
+        (tmp_path / size).mkdir()
+        random_model(architecture).save_pretrained(tmp_path / size, max_shard_size=size)
+        checkpoint = read_checkpoint(tmp_path / size)
+        written = tmp_path / f"{size} edited"
+        written.mkdir()
+        write(Base(checkpoint, plan_for(checkpoint)), written)
+        tensors = {name: tensor for path in written.glob("*.safetensors") for name, tensor in load_file(path).items()}
+        found.append({name: hashlib.sha256(tensor.numpy().tobytes()).hexdigest() for name, tensor in tensors.items()})
+    assert found[0] == found[1]
+    assert len(list((tmp_path / "300KB").glob("*.safetensors"))) > 4
+
+
+def test_the_digests_returned_are_those_of_the_files(base: Base, tmp_path: Path) -> None:
+    digests = write_plan(base, tmp_path, DIRECTIONS)
+    assert digests == {name: hashlib.sha256(data).hexdigest() for name, data in files_of(tmp_path).items()}
+
+
+def test_known_digests_of_unchanged_files_are_not_computed_again(base: Base, tmp_path: Path) -> None:
+    known = dict.fromkeys(base.checkpoint.files, "known")
+    read: list[str] = []
+
+    def digest(path: Path) -> str:
+        read.append(path.name)
+        return "computed"
+
+    pairs = [Pair(DIRECTIONS[4], DIRECTIONS[4])] * len(base.plan)
+    cpu = torch.device("cpu")
+    found = write_edited(base.checkpoint, tmp_path, base.plan, pairs, False, known, cpu, lambda _: None, digest)
+    changed = {edit.file for edit in base.plan}
+    assert sorted(read) == sorted(changed)
+    assert found == {name: "computed" if name in changed else "known" for name in base.checkpoint.files}
+
+
+def test_files_are_never_links_to_the_base(base: Base, edited: Path) -> None:
+    for name in base.checkpoint.files:
+        assert not os.path.samefile(base.checkpoint.folder / name, edited / name)
+        assert (edited / name).stat().st_nlink == 1 and not (edited / name).is_symlink()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device here")
+def test_a_gpu_gives_the_same_bytes(base: Base, edited: Path, tmp_path: Path) -> None:
+    pairs = [Pair(DIRECTIONS[4], DIRECTIONS[4])] * len(base.plan)
+    write_edited(base.checkpoint, tmp_path, base.plan, pairs, False, {}, torch.device("cuda"), lambda _: None)
+    assert files_of(tmp_path) == files_of(edited)
+
+
+def test_fused_experts_are_edited_one_by_one_and_rows_in_pieces(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experts, rows = torch.randn(4, 4, 6), torch.randn(50, 4)
+    base = by_hand(tmp_path / "base", a=experts, b=rows)
+    plan = [
+        replace(base.plan[0], stream_axis=0, experts=(1, 3)),
+        replace(base.plan[1], stream_axis=1),
+    ]
+    monkeypatch.setattr("stages.edit.checkpoint._ROWS_AT_ONCE", 7 * 4 * 4)
+    (tmp_path / "edited").mkdir()
+    write_plan(Base(base.checkpoint, plan), tmp_path / "edited", FOUR)
+    found = load_file(tmp_path / "edited/model.safetensors")
+    assert torch.equal(found["a"][[0, 2]], experts[[0, 2]])
+    assert float(found["a"][[1, 3], 0].abs().max()) == 0
+    assert torch.equal(found["a"][:, 1:], experts[:, 1:])
+    assert float(found["b"][:, 0].abs().max()) == 0 and torch.equal(found["b"][:, 1:], rows[:, 1:])

@@ -10,7 +10,7 @@ from schemas.layout import layouts
 from schemas.params import Ablate
 from stages.base.stage import StageError
 from stages.base.weights import Tensor
-from stages.edit.plan import by_layer, make_plan
+from stages.edit.plan import Edit, make_plan, sort_by_layer, spare_layers, summary
 
 HIDDEN, LAYERS, EXPERTS = 8, 4, 3
 
@@ -21,9 +21,13 @@ def dense(number: int) -> Shapes:
     layer = f"model.layers.{number}."
     return {
         f"{layer}input_layernorm.weight": (HIDDEN,),
+        f"{layer}post_attention_layernorm.weight": (HIDDEN,),
         f"{layer}self_attn.q_proj.weight": (16, HIDDEN),
+        f"{layer}self_attn.k_proj.weight": (8, HIDDEN),
+        f"{layer}self_attn.v_proj.weight": (8, HIDDEN),
         f"{layer}self_attn.o_proj.weight": (HIDDEN, 16),
         f"{layer}mlp.gate_proj.weight": (24, HIDDEN),
+        f"{layer}mlp.up_proj.weight": (24, HIDDEN),
         f"{layer}mlp.down_proj.weight": (HIDDEN, 24),
     }
 
@@ -32,8 +36,11 @@ def sparse(number: int) -> Shapes:
     layer = f"model.layers.{number}."
     shapes = {name: shape for name, shape in dense(number).items() if ".mlp." not in name}
     shapes[f"{layer}mlp.gate.weight"] = (EXPERTS, HIDDEN)
+    shapes[f"{layer}mlp.shared_experts.gate_proj.weight"] = (12, HIDDEN)
+    shapes[f"{layer}mlp.shared_experts.up_proj.weight"] = (12, HIDDEN)
     shapes[f"{layer}mlp.shared_experts.down_proj.weight"] = (HIDDEN, 12)
     for expert in range(EXPERTS):
+        shapes[f"{layer}mlp.experts.{expert}.gate_proj.weight"] = (12, HIDDEN)
         shapes[f"{layer}mlp.experts.{expert}.up_proj.weight"] = (12, HIDDEN)
         shapes[f"{layer}mlp.experts.{expert}.down_proj.weight"] = (HIDDEN, 12)
     return shapes
@@ -73,7 +80,7 @@ def plan(
     targets: list[str] | None = None,
     reasons: Mapping[int, str] | None = None,
     config: Mapping[str, Any] | None = None,
-) -> list[Projection]:
+) -> list[Edit]:
     ablate = Ablate.model_validate({"rules": list(rules), **({"targets": targets} if targets else {})})
     given = shapes if shapes is not None else glm() if model_type == "glm4_moe" else llama()
     return make_plan(
@@ -109,7 +116,8 @@ def test_every_writer_of_the_layers_named_is_planned_and_no_other_tensor() -> No
 
 
 def test_a_projection_says_what_it_does() -> None:
-    assert plan({"layers": 0, "measurement": 3, "scale": 0.5, "targets": ["mlp"]}) == [
+    (edit,) = plan({"layers": 0, "measurement": 3, "scale": 0.5, "targets": ["mlp"]})
+    assert [edit.record()] == [
         Projection(
             tensor="model.layers.0.mlp.down_proj.weight",
             file="model.safetensors",
@@ -117,13 +125,15 @@ def test_a_projection_says_what_it_does() -> None:
             layer=0,
             measurement=3,
             scale=0.5,
+            experts=None,
+            norms=[],
         )
     ]
 
 
 def test_all_means_every_layer_in_use() -> None:
     planned = plan({"layers": "all", "measurement": 2}, model_type="llama")
-    assert sorted({projection.layer for projection in planned}) == list(range(LAYERS))
+    assert {projection.layer for projection in planned} == set(range(LAYERS))
     assert len(planned) == 2 * LAYERS
 
 
@@ -176,7 +186,9 @@ def test_a_rule_narrows_the_targets_for_itself_alone() -> None:
 def test_targets_that_a_rule_finds_nowhere_are_an_error_that_says_what_is_there() -> None:
     line = refused({"layers": 0, "measurement": 2, "targets": ["routed_experts", "shared_experts"]})
     assert line.startswith("params.yaml: ablate.rules.0: ")
-    assert "routed_experts, shared_experts" in line and "attention, mlp" in line
+    assert "routed_experts, shared_experts" in line and line.endswith(
+        "attention, attention_inputs, embedding, mlp, mlp_inputs"
+    )
 
 
 def test_targets_that_one_of_several_layers_lacks_are_no_error() -> None:
@@ -269,7 +281,7 @@ def test_a_config_that_does_not_count_the_experts_is_an_error() -> None:
 def test_two_forms_of_a_feed_forward_are_an_error_that_names_the_tensors() -> None:
     name = "model.layers.1.mlp.down_proj.weight"
     line = refused(ONE, shapes=glm() | {name: (HIDDEN, 24)})
-    assert "layer 1" in line and "feed_forward" in line and name in line
+    assert "layer 1" in line and name in line
 
 
 @pytest.mark.parametrize("shape", [(16, HIDDEN), (HIDDEN,), (2, HIDDEN, 16), ()], ids=str)
@@ -306,13 +318,101 @@ def test_names_that_merely_hold_a_layer_s_name_are_left_alone() -> None:
 
 
 def test_tensors_are_sorted_by_layer_number_and_not_by_name() -> None:
-    layers = by_layer(
+    layers = sort_by_layer(
         layouts()["llama"],
         manifest("llama").model_copy(update={"layers": 11}),
         tensors({name: shape for number in range(11) for name, shape in dense(number).items()}),
     )
-    assert [[name for _, name in layer.writers] for layer in layers] == [
-        [f"model.layers.{number}.mlp.down_proj.weight", f"model.layers.{number}.self_attn.o_proj.weight"]
-        for number in range(11)
+    assert [layer["mlp.down_proj.weight"] for layer in layers] == [
+        f"model.layers.{number}.mlp.down_proj.weight" for number in range(11)
     ]
-    assert not any(layer.unknown for layer in layers)
+
+
+def test_readers_are_planned_where_they_are_targets() -> None:
+    planned = plan({"layers": 1, "measurement": 2}, targets=["router", "expert_inputs", "attention_inputs"])
+    assert {edit.role for edit in planned} == {"router", "expert_inputs", "attention_inputs"}
+    assert {edit.stream_axis for edit in planned} == {1}
+    assert len(planned) == 1 + 2 * EXPERTS + 2 + 3
+    assert all(edit.place is not None and len(edit.place.norms) == 1 for edit in planned)
+
+
+def test_a_rule_may_name_experts_and_the_later_one_wins_for_them_alone() -> None:
+    planned = plan(
+        {"layers": 1, "measurement": 2, "targets": ["routed_experts"]},
+        {"layers": 1, "measurement": 2, "scale": 0.5, "targets": ["routed_experts"], "experts": [0, 2]},
+    )
+    assert [edit.scale for edit in planned] == [0.5, 1.0, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("rule", "told"),
+    [
+        (
+            {"targets": ["routed_experts"], "experts": [EXPERTS]},
+            f"there is no expert {EXPERTS}; there are 0-{EXPERTS - 1}",
+        ),
+        ({"targets": ["attention", "routed_experts"], "experts": [0]}, "attention has no experts"),
+    ],
+)
+def test_experts_that_are_not_there_are_named(rule: dict[str, Any], told: str) -> None:
+    assert told in refused({"layers": 1, "measurement": 2, **rule})
+
+
+def test_same_is_each_layer_s_own_measurement() -> None:
+    planned = plan({"layers": "1-2", "measurement": "same", "targets": ["attention"]})
+    assert [(edit.layer, edit.measurement) for edit in planned] == [(1, 1), (2, 2)]
+
+
+def test_a_fraction_needs_both_of_its_neighbours() -> None:
+    assert {edit.measurement for edit in plan({"layers": 1, "measurement": 2.5})} == {2.5}
+    assert "measurement 3 has no direction" in refused({"layers": 1, "measurement": 2.5}, reasons={3: "none"})
+    assert "no measurement 4.5" in refused({"layers": 1, "measurement": 4.5})
+
+
+def test_a_tied_embedding_is_edited_only_where_that_is_said() -> None:
+    rule = {"layers": 1, "measurement": 2, "targets": ["embedding"]}
+    (edit,) = plan(rule)
+    assert (edit.tensor, edit.layer, edit.stream_axis) == ("model.embed_tokens.weight", None, 1)
+    tied = {name: shape for name, shape in glm().items() if name != "lm_head.weight"}
+    assert "allow_tied: true" in refused(rule, shapes=tied)
+
+
+def test_spare_layers_are_named() -> None:
+    names = [*glm(), f"model.layers.{LAYERS}.eh_proj.weight", f"model.layers.{LAYERS + 1}.self_attn.o_proj.weight"]
+    assert spare_layers(layouts()["glm4_moe"], manifest("glm4_moe"), names) == [LAYERS, LAYERS + 1]
+
+
+def test_the_summary_counts_what_is_touched() -> None:
+    given = tensors(glm())
+    (row,) = summary(plan({"layers": "1-2", "measurement": 2, "targets": ["routed_experts"], "experts": [1]}), given)
+    assert (row.role, row.tensors, row.layers, row.parameters) == ("routed_experts", 2, [1, 2], 2 * HIDDEN * 12)
+
+
+def test_experts_of_qwen3_5_may_lie_in_the_file_fused_or_one_by_one() -> None:
+    layer = "model.language_model.layers.0."
+    common: Shapes = {
+        **{f"{layer}{norm}.weight": (HIDDEN,) for norm in ("input_layernorm", "post_attention_layernorm")},
+        **{f"{layer}self_attn.{name}_proj.weight": (HIDDEN, HIDDEN) for name in ("q", "k", "v", "o")},
+        f"{layer}mlp.gate.weight": (EXPERTS, HIDDEN),
+        f"{layer}mlp.shared_expert_gate.weight": (1, HIDDEN),
+        **{f"{layer}mlp.shared_expert.{name}_proj.weight": (HIDDEN, HIDDEN) for name in ("gate", "up", "down")},
+    }
+    fused: Shapes = {
+        f"{layer}mlp.experts.down_proj": (EXPERTS, HIDDEN, 12),
+        f"{layer}mlp.experts.gate_up_proj": (EXPERTS, 24, HIDDEN),
+    }
+    single: Shapes = {
+        f"{layer}mlp.experts.{expert}.{name}_proj.weight": (HIDDEN, 12) if name == "down" else (12, HIDDEN)
+        for expert in range(EXPERTS)
+        for name in ("gate", "up", "down")
+    }
+    for experts, count in ((fused, 1), (single, EXPERTS)):
+        planned = plan(
+            {"layers": 0, "measurement": 2, "targets": ["routed_experts"]},
+            shapes=common | experts,
+            model_type="qwen3_5_moe_text",
+            config={"num_experts": EXPERTS},
+        )
+        assert len(planned) == count
+        assert {edit.stream_axis for edit in planned} == {0}
+    assert planned[0].experts is None

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stages.edit.projection import project, unit_vector
+from stages.edit.projection import Pair, unit_vector
+from stages.edit.projection import project as project_pair
 
 Array = NDArray[np.float64]
 
@@ -24,6 +25,11 @@ INTEGERS = {2: np.int16, 4: np.int32}
 dtypes = st.sampled_from(DTYPES)
 scales = st.floats(-3, 3).map(lambda scale: round(scale, 3))
 quickly = settings(max_examples=60, deadline=None, derandomize=True)
+
+
+def project(weight: Tensor, direction: Tensor, scale: float) -> Tensor:
+    """The edit of a tensor that writes to the stream as it is: what is measured is what is taken out."""
+    return project_pair(weight, Pair(direction, direction), scale)
 
 
 @st.composite
@@ -174,7 +180,7 @@ def test_any_number_of_threads_gives_the_same_bytes(shape: tuple[int, ...], dtyp
 
 @pytest.mark.parametrize(
     ("dtype", "digest"),
-    [(torch.float64, "3712b3831d8bad8c"), (torch.float32, "4cb9e07ff24ca68a"), (torch.bfloat16, "87f008511813e70a")],
+    [(torch.float64, "218836ed7cd0b9a2"), (torch.float32, "4cb9e07ff24ca68a"), (torch.bfloat16, "87f008511813e70a")],
     ids=str,
 )
 def test_every_machine_gives_the_same_bytes(dtype: torch.dtype, digest: str) -> None:
@@ -228,3 +234,93 @@ def test_a_unit_vector_does_not_depend_on_the_order_of_its_numbers() -> None:
     vector[0] = 1.0
     assert raw(unit_vector(vector.flip(0))) == raw(unit_vector(vector).flip(0))
     assert float(unit_vector(vector)[0]) == 1 / math.sqrt(1 + 100_000 * 1e-16)
+
+
+@quickly
+@given(weights(torch.float64), scales, scales)
+def test_one_scale_after_another_is_their_sum_less_their_product(weight: Tensor, first: float, second: float) -> None:
+    direction = random_direction(len(weight))
+    twice = project(project(weight, direction, first), direction, second)
+    once = project(weight, direction, first + second - first * second)
+    torch.testing.assert_close(twice, once, rtol=0, atol=1e-13)
+
+
+@quickly
+@given(weights())
+def test_scale_two_keeps_the_norm_of_every_column(weight: Tensor) -> None:
+    before, after = weight.double(), project(weight, random_direction(len(weight)), 2).double()
+    bound = 4 * torch.finfo(weight.dtype).eps * float(before.norm()) + 1e-15 + 1e-7 * (weight.dtype == torch.float16)
+    torch.testing.assert_close(after.norm(dim=0), before.norm(dim=0), rtol=0, atol=bound)
+
+
+@quickly
+@given(weights(), scales)
+def test_what_is_read_is_projected_as_what_is_written_of_the_transposed(weight: Tensor, scale: float) -> None:
+    if weight.ndim == 1:
+        return
+    direction = random_direction(weight.shape[0])
+    read = project_pair(weight.t().contiguous(), Pair(direction, direction), scale, stream_axis=1)
+    exact = oracle(weight, direction, scale)
+    assert (np.abs(read.t().double().numpy() - exact) <= tolerance(weight.dtype, exact)).all()
+
+
+@quickly
+@given(weights(), scales)
+def test_two_vectors_take_out_the_left_as_often_as_the_right_measures(weight: Tensor, scale: float) -> None:
+    left, right = random_direction(len(weight), 5), random_direction(len(weight), 6)
+    w = weight.double().numpy()
+    exact = w - scale * np.tensordot(left.numpy(), np.tensordot(right.numpy(), w, axes=(0, 0)), axes=0)
+    edited = project_pair(weight, Pair(left, right), scale).double().numpy()
+    assert (np.abs(edited - exact) <= tolerance(weight.dtype, exact)).all()
+
+
+@quickly
+@given(weights(torch.float64), scales)
+def test_the_result_may_take_the_place_of_the_weight(weight: Tensor, scale: float) -> None:
+    pair = Pair(*[random_direction(len(weight))] * 2)
+    expected = project_pair(weight, pair, scale)
+    assert project_pair(weight, pair, scale, out=weight) is weight
+    assert torch.equal(weight, expected)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("scale", [0.5, 1.0, 2.0, -1.0])
+def test_old_column_norms_come_back_and_the_direction_does_not(axis: int, scale: float) -> None:
+    weight, direction = random_weight(1, (24, 24), torch.float64), random_direction(24)
+    weight[:, 3] = 0  # as seen with the stream along the rows
+    stored = weight if axis == 0 else weight.t().contiguous()
+    edited = project_pair(stored, Pair(direction, direction), scale, axis, keep_column_norms=True)
+    columns = edited if axis == 0 else edited.t()
+    torch.testing.assert_close(columns.norm(dim=0), weight.norm(dim=0), rtol=1e-12, atol=0)
+    assert not columns[:, 3].any()
+    plain = project(weight, direction, scale)
+    cosines = torch.nn.functional.cosine_similarity(columns, plain, dim=0)
+    assert float(cosines[[n for n in range(24) if n != 3]].min()) > 1 - 1e-12
+    if scale == 1:
+        assert float((direction @ columns).abs().max()) < 1e-15
+
+
+def test_a_column_along_the_direction_is_not_blown_up_from_rounding() -> None:
+    direction = random_direction(32)
+    weight = torch.stack([direction * 7, torch.ones(32, dtype=torch.float64)], dim=1)
+    edited = project_pair(weight, Pair(direction, direction), 1, keep_column_norms=True)
+    assert float(edited[:, 0].abs().max()) < 1e-14
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("keep", [False, True])
+def test_any_number_of_threads_gives_the_same_bytes_for_readers_and_norms_too(axis: int, keep: bool) -> None:
+    weight, direction = random_weight(9, (900, 900), torch.bfloat16), random_direction(900)
+    found = set()
+    for count in (1, 2, 3, 8):
+        with threads(count):
+            found.add(raw(project_pair(weight, Pair(direction, direction), 0.9, axis, keep)))
+    assert len(found) == 1
+
+
+def test_experts_are_edited_each_for_itself() -> None:
+    stack, direction = random_weight(4, (5, 48, 48), torch.bfloat16), random_direction(48)
+    for axis in (0, 1):
+        together = project_pair(stack, Pair(direction, direction), 1, axis)
+        for alone, edited in zip(stack, together, strict=True):
+            assert torch.equal(project_pair(alone.clone(), Pair(direction, direction), 1, axis), edited)

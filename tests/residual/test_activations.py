@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from stages.base.models import decoder_layers
 from stages.base.stage import StageError
 from stages.organism.model import ARCHITECTURES, make_model, vary_norms
 from stages.organism.tokenizer import make_tokenizer
 from stages.organism.world import make_world
-from stages.residual.activations import activations, decoder_layers
+from stages.residual.activations import activations
 
 
 @pytest.fixture(scope="module", params=ARCHITECTURES)

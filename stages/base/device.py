@@ -1,0 +1,25 @@
+"""Where models run and edits are computed. Apart from loading them, because transformers is slow to import."""
+
+from pathlib import Path
+
+import torch
+
+from schemas.params import Device, read_section
+from stages.base.stage import StageError
+
+_DEVICE_PARAMS = Path("artifacts/params/device.json")
+
+
+def chosen_device() -> torch.device:
+    """Where params.yaml says that models run; `auto` is a GPU if there is one.
+
+    Raises:
+        StageError: it names a GPU that is not there.
+    """
+    name = read_section(Device, _DEVICE_PARAMS).device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise StageError(f"params.yaml: model.device: {name} is not there ({torch.cuda.device_count()} GPUs are)")
+    return device
