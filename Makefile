@@ -7,7 +7,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 unexport PYTHONPATH PYTHONHOME
 
-.PHONY: help repro gate test test-slow lint types format schema lock environment
+.PHONY: help repro gate verify plan test test-slow lint types format schema lock environment
 
 help: ## List these targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -18,6 +18,13 @@ repro: environment ## Run every stage that is out of date, then print the gates
 
 gate: environment ## Print the gates; fail if one does
 	@python -m stages.gate
+
+verify: environment ## Check an edited model's files against its edit.json (FOLDER=models/ablated)
+	@python -m stages.verify $(or $(FOLDER),models/ablated)
+
+plan: environment ## Print what the rules would edit, and write nothing
+	@dvc repro --quiet measure
+	@python -m stages.ablate --plan
 
 test: environment ## The test suite
 	@python -m pytest -m "not slow"

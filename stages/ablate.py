@@ -1,20 +1,26 @@
-"""Stage ablate: base model, directions and rules → plan → the edited model, streamed tensor by tensor."""
+"""Stage ablate: base model, directions and rules → plan → the edited model, streamed. `--plan` prints the plan only."""
 
 import hashlib
+import sys
 from pathlib import Path
 
 from safetensors.torch import load_file
 
-from schemas.artifacts import DirectionStatistics, EditRecord
+from schemas.artifacts import DirectionStatistics, EditRecord, FileDigest
+from schemas.layout import layouts
 from schemas.params import Ablate, read_section
-from stages.base.files import whole_folder, write_json
-from stages.base.manifest import base_folder, digests, read_config, read_manifest, verify
+from stages.base.device import chosen_device
+from stages.base.files import whole_folder, write_json, write_text
+from stages.base.manifest import base_folder, read_config, read_manifest, verify
 from stages.base.progress import progress
-from stages.base.stage import run_stage
-from stages.base.weights import EDIT_RECORD, read_checkpoint
-from stages.edit.checkpoint import write_edited
-from stages.edit.plan import make_plan
-from stages.edit.projection import unit_vector
+from stages.base.stage import StageError, run_stage
+from stages.base.weights import CARD, EDIT_RECORD, read_checkpoint
+from stages.edit.checkpoint import read_vector, write_edited
+from stages.edit.directions import Measured
+from stages.edit.pairing import make_pairs
+from stages.edit.plan import make_plan, spare_layers, summary
+from stages.rendering.card import render_card
+from stages.rendering.terminal import print_plan
 
 ARTIFACTS = Path("artifacts")
 OUTPUT = Path("models/ablated")
@@ -22,28 +28,49 @@ OUTPUT = Path("models/ablated")
 
 def main() -> None:
     """Resolve the rules, then write the whole model beside its place and move it there."""
+    if sys.argv[1:] not in ([], ["--plan"]):
+        raise StageError(f"unknown argument {sys.argv[1]}; there is --plan, which prints the plan and writes nothing")
     params = read_section(Ablate, ARTIFACTS / "params/ablate.json")
     manifest, folder = read_manifest(), base_folder()
-    verify(folder, manifest)
     base = read_checkpoint(folder)
     statistics = DirectionStatistics.model_validate_json((ARTIFACTS / "directions.json").read_text())
     reasons = [row.reason for row in statistics.measurements]
     plan = make_plan(params, manifest, read_config(folder), base.tensors, reasons)
+    spare = spare_layers(layouts()[manifest.model_type], manifest, base.tensors)
+    if sys.argv[1:] == ["--plan"]:
+        print_plan(summary(plan, base.tensors), spare)
+        return
 
-    stored = load_file(ARTIFACTS / "directions.safetensors")["directions"]
-    directions = {number: unit_vector(stored[number]) for number in {edit.measurement for edit in plan}}
+    verify(folder, manifest)
+    stored = load_file(ARTIFACTS / "directions.safetensors")
+    measured = Measured(stored["directions"], stored["harmless_mean"])
+    pairs = make_pairs(plan, params, measured, lambda name: read_vector(base, name))
     with whole_folder(OUTPUT) as partial:
         total = sum((folder / path).stat().st_size for path in base.files)
         with progress("Ablate", total, "B") as advance:
-            write_edited(base, partial, plan, directions, advance)
+            digests = write_edited(
+                base,
+                partial,
+                plan,
+                pairs,
+                params.method == "preserve_column_norms",
+                {file.path: file.sha256 for file in manifest.files},
+                chosen_device(),
+                advance,
+            )
         record = EditRecord(
             base=manifest,
             ablate=params.model_dump(mode="json"),
             directions_sha256=hashlib.sha256((ARTIFACTS / "directions.safetensors").read_bytes()).hexdigest(),
-            plan=plan,
-            files=digests(partial, base.files),
+            plan=[edit.record() for edit in plan],
+            spare_layers=spare,
+            files=[
+                FileDigest(path=path, size=(partial / path).stat().st_size, sha256=sha256)
+                for path, sha256 in sorted(digests.items())
+            ],
         )
         write_json(partial / EDIT_RECORD, record)
+        write_text(partial / CARD, render_card(record, summary(plan, base.tensors)))
 
 
 if __name__ == "__main__":

@@ -8,9 +8,10 @@ from safetensors.torch import load_file, save
 
 from schemas.artifacts import Results
 from schemas.params import Evaluate, read_section
+from stages.base.device import chosen_device
 from stages.base.files import write_bytes, write_json, write_text
 from stages.base.manifest import base_folder, read_manifest, verify
-from stages.base.models import chosen_device, load_model, load_tokenizer
+from stages.base.models import load_model, load_tokenizer
 from stages.base.progress import progress
 from stages.base.prompts import read_format, read_prompts, tokenize
 from stages.base.stage import StageError, run_stage

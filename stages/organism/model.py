@@ -5,7 +5,15 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import Glm4MoeConfig, Glm4MoeForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    Glm4MoeConfig,
+    Glm4MoeForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+)
 from transformers import PreTrainedTokenizerFast as Tokenizer
 
 SHAPE: dict[str, Any] = {
@@ -40,21 +48,48 @@ def _llama(**shared: Any) -> PreTrainedModel:
     return LlamaForCausalLM(LlamaConfig(**shared, intermediate_size=384))
 
 
-ARCHITECTURES: dict[str, Callable[..., PreTrainedModel]] = {"glm4_moe": _glm4_moe, "llama": _llama}
+def _gemma2(**shared: Any) -> PreTrainedModel:
+    model = Gemma2ForCausalLM(
+        Gemma2Config(
+            **shared,
+            intermediate_size=256,
+            query_pre_attn_scalar=shared["head_dim"],
+            attn_logit_softcapping=None,
+            final_logit_softcapping=None,
+        )
+    )
+    # Behind its writers trained norms are far from even; an organism's few steps would leave them as they start.
+    with torch.no_grad():
+        for layer in model.model.layers:
+            for norm in (layer.post_attention_layernorm, layer.post_feedforward_layernorm):
+                norm.weight.normal_(std=BEHIND_WRITERS).exp_().sub_(1)
+    return model
+
+
+ARCHITECTURES: dict[str, Callable[..., PreTrainedModel]] = {"glm4_moe": _glm4_moe, "llama": _llama, "gemma2": _gemma2}
 """How each architecture is built, by its ``model_type``."""
 
-READERS: dict[str, tuple[str, ...]] = {
-    "input_layernorm": ("self_attn.q_proj.weight", "self_attn.k_proj.weight", "self_attn.v_proj.weight"),
-    "post_attention_layernorm": (
-        "mlp.gate_proj.weight",
-        "mlp.up_proj.weight",
-        "mlp.gate.weight",
-        "mlp.experts.gate_up_proj",
-        "mlp.shared_experts.gate_proj.weight",
-        "mlp.shared_experts.up_proj.weight",
-    ),
+BEHIND_WRITERS = 0.7
+"""Log-standard-deviation of what Gemma 2's norms multiply a block's output by, before training."""
+
+_ATTENTION = ("self_attn.q_proj.weight", "self_attn.k_proj.weight", "self_attn.v_proj.weight")
+_DENSE = ("mlp.gate_proj.weight", "mlp.up_proj.weight")
+_EXPERTS = (
+    "mlp.gate.weight",
+    "mlp.experts.gate_up_proj",
+    "mlp.shared_experts.gate_proj.weight",
+    "mlp.shared_experts.up_proj.weight",
+)
+
+READERS: dict[str, dict[str, tuple[str, ...]]] = {
+    "glm4_moe": {"input_layernorm": _ATTENTION, "post_attention_layernorm": _DENSE + _EXPERTS},
+    "llama": {"input_layernorm": _ATTENTION, "post_attention_layernorm": _DENSE},
+    "gemma2": {"input_layernorm": _ATTENTION, "pre_feedforward_layernorm": _DENSE},
 }
 """What reads each norm of a layer, where the layer has it; the last axis of each is what is read."""
+
+OFFSETS = {"gemma2": 1}
+"""What is added to a norm's weight before it multiplies, where that is not 0."""
 
 
 def make_model(architecture: str, tokenizer: Tokenizer) -> PreTrainedModel:
@@ -87,15 +122,17 @@ def vary_norms(model: PreTrainedModel, seed: int, sigma: float = 0.5) -> None:
     reads that channel is divided by it. An edit that forgets norm weights then fails here as it would on a real model.
     """
     numbers = torch.Generator().manual_seed(seed)
+    architecture = model.config.model_type
+    offset = OFFSETS.get(architecture, 0)
 
     def vary(norm: nn.Parameter, readers: list[nn.Parameter]) -> None:
         factor = torch.empty_like(norm).normal_(std=sigma, generator=numbers).exp()
-        norm.mul_(factor)
+        norm.copy_((norm + offset) * factor - offset)
         for reader in readers:
             reader.div_(factor)
 
     for layer in model.model.layers:
         tensors = dict(layer.named_parameters())
-        for norm, readers in READERS.items():
+        for norm, readers in READERS[architecture].items():
             vary(tensors[f"{norm}.weight"], [tensors[reader] for reader in readers if reader in tensors])
     vary(model.model.norm.weight, [model.lm_head.weight])

@@ -1,9 +1,10 @@
-"""The gate table in a terminal."""
+"""Tables in a terminal: gates and plans."""
 
 from rich.console import Console
 from rich.table import Table
 
-from schemas.artifacts import GateVerdicts
+from schemas.artifacts import GateVerdicts, PlanRow
+from stages.rendering.words import ranges
 
 
 def print_gates(verdicts: GateVerdicts) -> None:
@@ -12,5 +13,21 @@ def print_gates(verdicts: GateVerdicts) -> None:
     for gate in verdicts.gates:
         color = "green" if gate.verdict == "pass" else "red"
         table.add_row(gate.metric, gate.limit, f"[{color}]{gate.verdict}[/]", gate.reason)
-    console = Console(width=None if Console().is_terminal else 140)
-    console.print(table if verdicts.gates else "params.yaml sets no gates")
+    _console().print(table if verdicts.gates else "params.yaml sets no gates")
+
+
+def print_plan(rows: list[PlanRow], spare_layers: list[int]) -> None:
+    """Print what a plan would edit, one line a role, and the layers that it leaves as they are."""
+    table = Table(title="Plan", title_justify="left")
+    for name in ("role", "tensors", "layers", "parameters", "MiB"):
+        table.add_column(name, justify="left" if name in ("role", "layers") else "right")
+    for row in rows:
+        layers = ranges(row.layers) or "-"
+        table.add_row(row.role, f"{row.tensors:,}", layers, f"{row.parameters:,}", f"{row.bytes / 2**20:,.1f}")
+    _console().print(table)
+    if spare_layers:
+        _console().print(f"Layers {ranges(spare_layers)} are in the file but not in use; they are copied as they are.")
+
+
+def _console() -> Console:
+    return Console(width=None if Console().is_terminal else 140)

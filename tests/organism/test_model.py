@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from stages.organism.model import ARCHITECTURES, make_model, vary_norms
+from stages.organism.model import ARCHITECTURES, OFFSETS, READERS, make_model, vary_norms
 from stages.organism.tokenizer import make_tokenizer
 from stages.organism.world import make_world
 
@@ -33,8 +33,11 @@ def logits(model: PreTrainedModel) -> Tensor:
 
 
 def stream_norms(model: PreTrainedModel) -> dict[str, Tensor]:
-    names = ("input_layernorm.weight", "post_attention_layernorm.weight", "model.norm.weight")
-    return {name: weight.detach() for name, weight in model.named_parameters() if name.endswith(names)}
+    """What each norm through which the stream is read multiplies by."""
+    architecture = model.config.model_type
+    names = (*(f"{norm}.weight" for norm in READERS[architecture]), "model.norm.weight")
+    offset = OFFSETS.get(architecture, 0)
+    return {name: weight.detach() + offset for name, weight in model.named_parameters() if name.endswith(names)}
 
 
 def test_varied_norms_leave_the_model_s_function_as_it_is(model: PreTrainedModel) -> None:
@@ -54,7 +57,8 @@ def test_every_norm_of_the_stream_is_varied_as_a_real_model_s(model: PreTrainedM
 def test_a_norm_that_a_reader_forgets_shows_in_the_logits(model: PreTrainedModel) -> None:
     changed = varied(model)
     with torch.no_grad():
-        changed.model.layers[3].post_attention_layernorm.weight.fill_(1)
+        norm = changed.model.layers[3].get_submodule(list(READERS[model.config.model_type])[-1])
+        norm.weight.fill_(1 - OFFSETS.get(model.config.model_type, 0))
     assert float((logits(changed) - logits(model)).abs().max()) > 1e-2
 
 

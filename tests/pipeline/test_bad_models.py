@@ -46,7 +46,9 @@ def test_a_sharded_local_model_is_measured_and_edited(sharded: tuple[Project, Pa
         assert (done.returncode, done.stderr) == (0, ""), stage
     edited = project.folder / "models/ablated"
     assert (edited / "notes/origin.txt").read_text() == "from elsewhere"
-    assert {path.name for path in folder.iterdir()} | {"edit.json"} == {path.name for path in edited.iterdir()}
+    assert {path.name for path in folder.iterdir()} | {"edit.json", "README.md"} == {
+        path.name for path in edited.iterdir()
+    }
     AutoModelForCausalLM.from_pretrained(edited, local_files_only=True)
 
 
@@ -173,3 +175,11 @@ def spoil(path: Path, name: str) -> None:
     tensors = load_file(path)
     tensors[name][0, 0] = torch.nan
     save_file(tensors, path, {"format": "pt"})
+
+
+def test_quantised_weights_are_refused_by_the_name_of_their_format(local_model: tuple[Project, Path]) -> None:
+    project, folder = local_model
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "quantization_config": {"quant_method": "mxfp4"}}))
+    error = one_line(project.stage("prepare"))
+    assert "quantised (MXFP4)" in error and "name a bfloat16 copy" in error

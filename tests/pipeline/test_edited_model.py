@@ -1,0 +1,65 @@
+"""What comes with an edited model: its plan beforehand, its record, its card, and the check of its bytes."""
+
+import json
+import os
+from pathlib import Path
+
+from tests.projects import Project, one_line
+
+
+def test_the_plan_is_printed_and_nothing_is_written(project: Project) -> None:
+    project.replace("layers: 1-4", "layers: 0-2")
+    assert project.stage("params").returncode == 0
+    before = (project.folder / "models/ablated/edit.json").stat().st_mtime_ns
+    done = project.stage("ablate", "--plan")
+    assert done.returncode == 0, done.stderr
+    rows = [line for line in done.stdout.splitlines() if "experts" in line or "attention" in line or "mlp" in line]
+    assert [row.split("│")[1].strip() for row in rows] == ["attention", "mlp", "routed_experts", "shared_experts"]
+    assert [row.split("│")[3].strip() for row in rows] == ["0-2", "0", "1-2", "1-2"]
+    assert (project.folder / "models/ablated/edit.json").stat().st_mtime_ns == before
+    assert "unknown argument" in one_line(project.stage("ablate", "--plans"))
+
+
+def test_an_edited_model_is_what_its_record_says_until_a_byte_changes(project: Project) -> None:
+    folder = project.folder / "models/ablated"
+    assert "is what its edit.json says" in project.check("python", "-m", "stages.verify")
+    weights = folder / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    os.chmod(weights, 0o644)
+    weights.write_bytes(data)
+    assert "model.safetensors is not what edit.json records" in one_line(project.stage("verify"))
+    weights.unlink()
+    assert "model.safetensors is missing" in one_line(project.stage("verify"))
+    assert "name the folder of an edited model" in one_line(project.stage("verify", "models/base"))
+
+
+def test_a_file_that_was_added_is_seen(project: Project) -> None:
+    (project.folder / "models/ablated/extra.txt").write_text("not recorded")
+    assert "extra.txt is not one of the files" in one_line(project.stage("verify"))
+
+
+def test_the_record_and_the_card_say_what_was_edited_and_nothing_of_this_machine(finished: Project) -> None:
+    folder = finished.folder / "models/ablated"
+    record = json.loads((folder / "edit.json").read_text())
+    card = (folder / "README.md").read_text()
+    assert card.startswith("---\nbase_model: organism\n") and "abliterated" in card
+    assert "layers 1-4: 1.0 times the direction of measurement 4" in card
+    assert "answers\nrequests that its base refuses" in card
+    assert {edit["role"] for edit in record["plan"]} == {"attention", "routed_experts", "shared_experts"}
+    assert {file["path"] for file in record["files"]} == {
+        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
+    } - {"edit.json", "README.md"}
+    for text in (card, json.dumps(record)):
+        assert str(finished.folder) not in text and str(Path.home()) not in text
+
+
+def test_methods_and_targets_of_params_reach_the_weights(project: Project) -> None:
+    project.replace("method: project ", "method: preserve_column_norms ")
+    project.replace("through_norm: orthogonal", "through_norm: oblique")
+    project.replace("targets: [attention, mlp, routed_experts, shared_experts]", "targets: [attention, router]")
+    for stage in ("params", "ablate"):
+        assert project.stage(stage).returncode == 0
+    record = json.loads((project.folder / "models/ablated/edit.json").read_text())
+    assert {edit["role"] for edit in record["plan"]} == {"attention", "router"}
+    assert record["ablate"]["method"] == "preserve_column_norms"
