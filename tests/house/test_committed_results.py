@@ -4,6 +4,7 @@ import json
 import subprocess
 from pathlib import Path
 
+from schemas.layout import layouts
 from tests.projects import environment
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -33,3 +34,9 @@ def test_the_readme_quotes_the_report() -> None:
     assert len(rows) >= 6
     for row in rows:
         assert row in report, "stale: copy the row from report/report.md"
+
+
+def test_the_readme_names_every_known_model_type() -> None:
+    readme = (ROOT / "README.md").read_text()
+    assert f"{len(layouts())} model types are known" in readme
+    assert all(f"`{model_type}`" in readme for model_type in layouts())

@@ -29,12 +29,16 @@ PLUMBING = {
     "schemas/params.py",
     "schemas/plain_yaml.py",
     "schemas/wording.py",
+    "stages/base/device.py",
     "stages/base/files.py",
     "stages/base/progress.py",
+    "stages/base/quantization.py",
     "stages/base/stage.py",
+    "stages/rendering/terminal.py",
 }
-"""Modules through which no result changes: a stage reads its resolved parameters and says how far it is. Were they
-dependencies, a better error message would train every model again. (`artifacts.py` is one, where a stage writes.)"""
+"""Modules through which no result changes: a stage reads its resolved parameters, runs somewhere, says how far it is.
+Were they dependencies, a better error message would train every model again. (`artifacts.py` is one, where a stage
+writes.)"""
 
 
 def modules() -> list[Path]:
