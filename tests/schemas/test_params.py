@@ -131,7 +131,7 @@ BAD = [
     ("model: {source: models/mine}", "model.source", "the absolute path of a local folder"),
     ("model: {source: ~/mine}", "model.source", "the absolute path of a local folder"),
     ('model: {source: "/a\\0b"}', "model.source", 'got "/a\\u0000b"'),
-    ("organism: {architecture: gemma2}", "organism.architecture", "must be one of glm4_moe, llama"),
+    ("organism: {architecture: gemma9}", "organism.architecture", "must be one of glm4_moe, llama"),
     ("ablate: {targets: [mlp, routers]}", "ablate.targets.1", "must be one of attention, mlp, routed_experts"),
     ("evaluate: {capability: [mmlu]}", "evaluate.capability.0", "organism_facts, organism_arithmetic"),
     # prompts
