@@ -120,6 +120,25 @@ class MeasurementNumber:
         raise WrongValue(f"must be {self._ALLOWED}, got {show(given)}{suggest(given, ('same',))}")
 
 
+class BatchSize:
+    """A whole number of at least 1, or `auto`."""
+
+    _ALLOWED = 'an integer ≥ 1 or "auto"'
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(self._read)
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"anyOf": [{"type": "integer", "minimum": 1}, {"const": "auto"}]}
+
+    def _read(self, given: object) -> int | str:
+        if given == "auto":
+            return "auto"
+        if isinstance(given, int) and not isinstance(given, bool) and given >= 1:
+            return given
+        raise WrongValue(f"must be {self._ALLOWED}, got {show(given)}{suggest(given, ('auto',))}")
+
+
 class NoSparsity:
     """Zero: other tools can edit only the largest entries, this one does not."""
 

@@ -13,6 +13,7 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, JsonValue, Root
 
 from schemas import plain_yaml
 from schemas.fields import (
+    BatchSize,
     Items,
     LayerNumbers,
     Matches,
@@ -45,6 +46,7 @@ Target = Literal[
 ]
 Method = Literal["project", "preserve_column_norms"]
 ThroughNorm = Literal["orthogonal", "oblique", "ignore"]
+Estimator = Literal["mean", "median", "pca"]
 Orthogonalize = Literal["none", "source", "target"]
 Task = Literal["organism_harmful", "organism_borderline", "organism_facts", "organism_arithmetic"]
 TaskGroup = Literal["refusal", "over_refusal", "capability"]
@@ -61,7 +63,12 @@ Tasks = Annotated[Listed[Task], Items(distinct=True)]
 Experts = Annotated[Listed[Annotated[int, Field(ge=0)]], Items(at_least_one=True, distinct=True)]
 Measured = Annotated[float | Literal["same"], MeasurementNumber()]
 
-DeviceName = Annotated[str, Matches(r"auto|cpu|cuda(?::[0-9]{1,3})?", "auto, cpu, cuda or cuda:N", ("auto", "cuda"))]
+DeviceName = Annotated[
+    str,
+    Matches(
+        r"auto|cpu|cuda(?::[0-9]{1,3})?|balanced", "auto, cpu, cuda, cuda:N or balanced", ("auto", "cuda", "balanced")
+    ),
+]
 ModelSource = Annotated[
     str,
     Matches(r"organism|/[^\x00-\x1f\x7f]*", "organism or the absolute path of a local folder", ("organism",)),
@@ -111,8 +118,8 @@ class Device(Section):
 
     device: DeviceName = Field(
         default="auto",
-        description="`auto` (a GPU if there is one), `cpu`, `cuda` or `cuda:N`. Where it runs is no part of the "
-        "result: changing it reruns nothing.",
+        description="`auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:N`, or `balanced`: spread over all GPUs, for "
+        "models that are too big for one. Where it runs is no part of the result: changing it reruns nothing.",
     )
 
 
@@ -201,9 +208,21 @@ class Prompts(Section):
 
 
 class Measure(Section):
-    """How activations are taken."""
+    """How activations are taken, and directions from them."""
 
-    batch_size: Count = Field(default=64, description="Prompts in one forward pass.")
+    batch_size: Annotated[int | Literal["auto"], BatchSize()] = Field(
+        default="auto",
+        description="Prompts in one forward pass; `auto` begins with 64. Where memory runs out it is halved, and said.",
+    )
+    estimator: Estimator = Field(
+        default="mean",
+        description="`mean` is the difference of means, `median` that of geometric medians, `pca` the first principal "
+        "component of harmful activations seen from the harmless mean.",
+    )
+    winsorize: Annotated[float, Field(gt=0.5, le=1)] | None = Field(
+        default=None,
+        description="First clamp each activation vector to this quantile of its own magnitudes; `null`: do not.",
+    )
     position: Annotated[int, Field(le=-1)] = Field(
         default=-1, description="Which token of the formatted prompt is measured, counted from its end: -1 is the last."
     )

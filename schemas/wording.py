@@ -150,6 +150,8 @@ def _limits(node: dict[str, Any]) -> str:
     match node:
         case {"minimum": low, "maximum": high}:
             return f" from {low} to {high}"
+        case {"exclusiveMinimum": low, "maximum": high}:
+            return f" > {low:g} and ≤ {high:g}"
         case {"minimum": low}:
             return f" ≥ {low:g}"
         case {"maximum": high}:

@@ -5,7 +5,7 @@ from pathlib import Path
 from safetensors.torch import save
 
 from schemas.params import Measure, read_section
-from stages.base.device import chosen_device
+from stages.base.device import placement
 from stages.base.files import write_bytes, write_json
 from stages.base.manifest import base_folder, read_manifest, verify
 from stages.base.models import load_model, load_tokenizer
@@ -13,7 +13,7 @@ from stages.base.progress import progress
 from stages.base.prompts import read_format, read_prompts, tokenize
 from stages.base.stage import run_stage
 from stages.residual.activations import activations
-from stages.residual.directions import difference_of_means
+from stages.residual.directions import estimate, winsorize
 from stages.residual.statistics import describe
 
 ARTIFACTS = Path("artifacts")
@@ -24,17 +24,20 @@ def main() -> None:
     params = read_section(Measure, ARTIFACTS / "params/measure.json")
     manifest, folder, chat = read_manifest(), base_folder(), read_format()
     verify(folder, manifest)
-    tokenizer, model = load_tokenizer(folder), load_model(folder, manifest.dtype, chosen_device())
+    tokenizer, model = load_tokenizer(folder), load_model(folder, manifest.dtype, placement())
 
     harmful = tokenize(tokenizer, read_prompts("harmful"), chat)
     harmless = tokenize(tokenizer, read_prompts("harmless"), chat)
     with progress("Measure", len(harmful) + len(harmless), "prompts") as advance:
         taken = activations(model, [*harmful, *harmless], params.position, params.batch_size, advance)
-    directions = difference_of_means(taken[: len(harmful)], taken[len(harmful) :])
+    if params.winsorize is not None:
+        taken = winsorize(taken, params.winsorize)
+    sides = taken[: len(harmful)], taken[len(harmful) :]
+    directions = estimate(*sides, params.estimator)
 
     write_bytes(
         ARTIFACTS / "activations.safetensors",
-        save({"harmful": taken[: len(harmful)].contiguous(), "harmless": taken[len(harmful) :].contiguous()}),
+        save({"harmful": sides[0].contiguous(), "harmless": sides[1].contiguous()}),
     )
     write_bytes(
         ARTIFACTS / "directions.safetensors",
@@ -46,7 +49,7 @@ def main() -> None:
             }
         ),
     )
-    write_json(ARTIFACTS / "directions.json", describe(directions, len(harmful), len(harmless)))
+    write_json(ARTIFACTS / "directions.json", describe(directions, *sides, params.estimator))
 
 
 if __name__ == "__main__":

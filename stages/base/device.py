@@ -1,6 +1,7 @@
 """Where models run and edits are computed. Apart from loading them, because transformers is slow to import."""
 
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -11,7 +12,7 @@ _DEVICE_PARAMS = Path("artifacts/params/device.json")
 
 
 def chosen_device() -> torch.device:
-    """Where params.yaml says that models run; `auto` is a GPU if there is one.
+    """Where params.yaml says that one model's worth of arithmetic runs; of several GPUs, the first.
 
     Raises:
         StageError: it names a GPU that is not there.
@@ -19,7 +20,17 @@ def chosen_device() -> torch.device:
     name = read_section(Device, _DEVICE_PARAMS).device
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(name)
+    device = torch.device("cuda" if name == "balanced" else name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise StageError(f"params.yaml: model.device: {name} is not there ({torch.cuda.device_count()} GPUs are)")
     return device
+
+
+def placement() -> torch.device | Literal["balanced"]:
+    """Where a model is loaded: on one device, or spread over all GPUs.
+
+    Raises:
+        StageError: params.yaml names a GPU that is not there.
+    """
+    device = chosen_device()
+    return "balanced" if read_section(Device, _DEVICE_PARAMS).device == "balanced" else device

@@ -1,7 +1,7 @@
 """Loading a model and its tokenizer: from a local folder, safetensors only, no code of the model's own."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import transformers
@@ -11,8 +11,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from stages.base.stage import StageError
 
 
-def load_model(folder: Path, dtype: str, device: torch.device) -> PreTrainedModel:
-    """The causal language model in `folder`, in evaluation mode.
+def load_model(folder: Path, dtype: str, place: torch.device | Literal["balanced"]) -> PreTrainedModel:
+    """The causal language model in `folder`, in evaluation mode, on a device or spread over all GPUs by accelerate.
 
     Raises:
         StageError: transformers cannot load it.
@@ -20,11 +20,15 @@ def load_model(folder: Path, dtype: str, device: torch.device) -> PreTrainedMode
     transformers.utils.logging.disable_progress_bar()
     try:
         model: Any = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, local_files_only=True, use_safetensors=True, trust_remote_code=False
+            folder,
+            dtype=dtype,
+            device_map={"": place} if isinstance(place, torch.device) else place,
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=False,
         )
     except (ValueError, KeyError, OSError, RuntimeError) as error:
         raise StageError(f"{folder} could not be loaded: {error}") from None
-    model.to(device)
     return model.eval()
 
 

@@ -1,7 +1,8 @@
 """The residual stream at one token of each prompt, entering every decoder layer and leaving the last."""
 
+import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -10,13 +11,18 @@ from transformers import PreTrainedModel
 from stages.base.models import decoder, decoder_layers
 from stages.base.stage import StageError
 
+FIRST_BATCH = 64
+"""Where `auto` begins."""
+
+OUT_OF_MEMORY = "the device has too little memory for a single prompt; choose another model.device or a smaller dtype"
+
 
 @torch.inference_mode()
 def activations(
     model: PreTrainedModel,
     prompts: Sequence[Sequence[int]],
     position: int,
-    batch_size: int,
+    batch_size: int | Literal["auto"],
     advance: Callable[[int], None],
 ) -> Tensor:
     """Measure the stream, in the units of the stream.
@@ -27,6 +33,7 @@ def activations(
     Args:
         prompts: the tokens of each.
         position: which token, counted from the end of the prompt: -1 is the last.
+        batch_size: prompts in one forward pass; halved where memory runs out, and that is said.
         advance: told the number of prompts done since.
 
     Returns:
@@ -51,15 +58,25 @@ def activations(
     hooks.append(layers[-1].register_forward_hook(_leaving(len(layers), keep)))
     try:
         by_length = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
-        for start in range(0, len(by_length), batch_size):
-            rows = by_length[start : start + batch_size]
+        size = FIRST_BATCH if batch_size == "auto" else batch_size
+        start = 0
+        while start < len(by_length):
+            rows = by_length[start : start + size]
             lengths = torch.tensor([len(prompts[row]) for row in rows])
             tokens = lengths + position
             ids = torch.zeros(len(rows), int(lengths.max()), dtype=torch.long)
             for place, row in enumerate(rows):
                 ids[place, : lengths[place]] = torch.tensor(prompts[row])
             mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long()
-            decoder(model)(input_ids=ids.to(model.device), attention_mask=mask.to(model.device), use_cache=False)
+            try:
+                decoder(model)(input_ids=ids.to(model.device), attention_mask=mask.to(model.device), use_cache=False)
+            except torch.OutOfMemoryError:
+                if size == 1:
+                    raise StageError(OUT_OF_MEMORY) from None
+                size = (size + 1) // 2
+                print(f"Out of memory: going on with {size} prompts a batch", file=sys.stderr)
+                continue
+            start += len(rows)
             advance(len(rows))
     finally:
         for hook in hooks:

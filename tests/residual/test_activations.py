@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from stages.base.models import decoder_layers
+from stages.base.models import decoder, decoder_layers
 from stages.base.stage import StageError
 from stages.organism.model import ARCHITECTURES, make_model, vary_norms
 from stages.organism.tokenizer import make_tokenizer
@@ -101,3 +101,34 @@ def test_a_prompt_too_short_for_the_position_is_an_error_of_one_line(model: PreT
     assert measure(model, [[7, 8, 9], [7, 8]], position=-2).shape[0] == 2
     with pytest.raises(StageError, match=r"^params\.yaml: measure\.position: -3 .* of 2 tokens$"):
         measure(model, [[7, 8, 9], [7, 8]], position=-3)
+
+
+@pytest.mark.parametrize("batch_size", ["auto", 8])
+def test_the_batch_is_halved_where_memory_runs_out_and_that_is_said(
+    model: PreTrainedModel, batch_size: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prompts = some_prompts(20)
+    expected = activations(model, prompts, -1, 64, lambda _: None)
+    stack = decoder(model)
+    forward = stack.forward
+
+    def small(*args: Any, **given: Any) -> Any:
+        if len(given["input_ids"]) > 4:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(*args, **given)
+
+    monkeypatch.setattr(stack, "forward", small)
+    counts: list[int] = []
+    found = activations(model, prompts, -1, batch_size, counts.append)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    assert sum(counts) == len(prompts)
+    assert "going on with 4 prompts a batch" in capsys.readouterr().err
+
+
+def test_no_memory_for_a_single_prompt_is_an_error(model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*_: Any, **__: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(decoder(model), "forward", none)
+    with pytest.raises(StageError, match="too little memory for a single prompt"):
+        activations(model, some_prompts(3), -1, "auto", lambda _: None)

@@ -80,7 +80,7 @@ BAD = [
     (rule("layers: 1, measurment: 2"), "ablate.rules.0.measurment", 'did you mean "measurement"?'),
     (rule("layers: 1, measurement: 2, expert: [3]"), "ablate.rules.0.expert", 'did you mean "experts"?'),
     ("ablate: {router_bias: {strength: 1}}", "ablate.router_bias", "is not a key"),
-    ("measure: {estimator: mean}", "measure.estimator", "is not a key"),
+    ("measure: {estimator: modes}", "measure.estimator", "must be one of mean, median, pca"),
     ("gates: [{metrik: drift.first_token_kl, at_most: 1}]", "gates.0.metrik", 'did you mean "metric"?'),
     (rule("layers: 1"), "ablate.rules.0.measurement", "is missing"),
     (rule("measurement: 1"), "ablate.rules.0.layers", "is missing"),
@@ -89,11 +89,13 @@ BAD = [
     # the wrong kind of value: nothing is converted
     ("model: 3", "model", "must be a mapping, got 3"),
     ("model: []", "model", "must be a mapping, got []"),
-    ("measure: {batch_size: auto}", "measure.batch_size", 'must be an integer ≥ 1, got "auto"'),
-    ("measure: {batch_size: null}", "measure.batch_size", "must be an integer ≥ 1, got null"),
-    ("measure: {batch_size: 1.0}", "measure.batch_size", "must be an integer ≥ 1, got 1.0"),
-    ('measure: {batch_size: "1"}', "measure.batch_size", 'must be an integer ≥ 1, got "1"'),
-    ("measure: {batch_size: true}", "measure.batch_size", "must be an integer ≥ 1, got true"),
+    ("organism: {tune_steps: auto}", "organism.tune_steps", 'must be an integer ≥ 1, got "auto"'),
+    ("organism: {tune_steps: null}", "organism.tune_steps", "must be an integer ≥ 1, got null"),
+    ("organism: {tune_steps: 1.0}", "organism.tune_steps", "must be an integer ≥ 1, got 1.0"),
+    ('organism: {tune_steps: "1"}', "organism.tune_steps", 'must be an integer ≥ 1, got "1"'),
+    ("organism: {tune_steps: true}", "organism.tune_steps", "must be an integer ≥ 1, got true"),
+    ("measure: {batch_size: atuo}", "measure.batch_size", 'did you mean "auto"?'),
+    ("measure: {winsorize: 0.5}", "measure.winsorize", "> 0.5"),
     ("prompts: {system: 3}", "prompts.system", "must be text or null, got 3"),
     ("prompts: {chat_template_kwargs: [1]}", "prompts.chat_template_kwargs", "must be a mapping, got [1]"),
     ("prompts: {harmful: null}", "prompts.harmful", "must be a mapping, got null"),
@@ -124,8 +126,8 @@ BAD = [
     (rule("layers: 1, measurement: 1, scale: 1e400"), "ablate.rules.0.scale", "must be a finite number, got inf"),
     # a name that is not one of those offered
     ("model: {dtype: bfloat61}", "model.dtype", 'got "bfloat61"; did you mean "bfloat16"?'),
-    ("model: {device: cuda:x}", "model.device", 'must be auto, cpu, cuda or cuda:N, got "cuda:x"'),
-    ("model: {device: 0}", "model.device", "must be auto, cpu, cuda or cuda:N, got 0"),
+    ("model: {device: cuda:x}", "model.device", 'must be auto, cpu, cuda, cuda:N or balanced, got "cuda:x"'),
+    ("model: {device: 0}", "model.device", "must be auto, cpu, cuda, cuda:N or balanced, got 0"),
     ("model: {source: organsim}", "model.source", 'did you mean "organism"?'),
     ("model: {source: meta-llama/Llama-3}", "model.source", "the absolute path of a local folder"),
     ("model: {source: models/mine}", "model.source", "the absolute path of a local folder"),
@@ -447,7 +449,7 @@ def test_a_section_file_that_cannot_be_used_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(ParamsError, match=r"measure.json: is not JSON; `python -m stages.params` writes it anew"):
         read_section(Measure, path)
     path.write_text('{"batch_size": 0}', encoding="utf-8")
-    with pytest.raises(ParamsError, match=r"measure.json: batch_size must be an integer ≥ 1, got 0"):
+    with pytest.raises(ParamsError, match=r'measure.json: batch_size must be an integer ≥ 1 or "auto", got 0'):
         read_section(Measure, path)
 
 
