@@ -20,9 +20,9 @@ gate: environment ## Print the gates; fail if one does
 	@python -m stages.gate
 
 verify: environment ## Check an edited model's files against its edit.json (FOLDER=models/ablated)
-	@python -m stages.verify $(or $(FOLDER),models/ablated)
+	@python -m stages.verify "$(or $(FOLDER),models/ablated)"
 
-plan: environment ## Print what the rules would edit, and write nothing
+plan: environment ## Print what the rules would edit; measures first where that is out of date
 	@dvc repro --quiet measure
 	@python -m stages.ablate --plan
 

@@ -86,7 +86,7 @@ def make_checkpoint(folder: Path, size: float) -> int:
 
 
 def edit(source: Path, target: Path) -> None:
-    """Edit as the stage does; run in a process of its own, which prints seconds, seconds of digests, and its peak."""
+    """Edit as the stage does, from plan to written folder, in a process of its own, which prints its peak in GiB."""
     from schemas.artifacts import ModelManifest
     from schemas.params import Ablate
     from stages.base.manifest import read_config, sha256_of
@@ -136,18 +136,20 @@ def main() -> None:
         rows = []
         peak = 0.0
         # The first to write meets what the system still has to write to the disk.
+        copy = ["cp", "-r", str(folder / "base"), str(folder / "copy")]
         os.sync()
-        timed(["cp", "-r", str(folder / "base"), str(folder / "copy")])
+        timed(copy)
         shutil.rmtree(folder / "copy")
         for _ in range(chosen.pairs):
-            seconds, printed = timed(again)
-            peak = max(peak, float(printed))
-            shutil.rmtree(folder / "edited")
-            with_digests, _ = timed([*again, "--digests"])
-            shutil.rmtree(folder / "edited")
-            copied, _ = timed(["cp", "-r", str(folder / "base"), str(folder / "copy")])
-            shutil.rmtree(folder / "copy")
-            rows.append((seconds, with_digests, copied))
+            taken = []
+            for command, made in ((again, "edited"), ([*again, "--digests"], "edited"), (copy, "copy")):
+                # Nothing is left to be written for another, and nothing of another is to be removed meanwhile.
+                os.sync()
+                seconds, printed = timed(command)
+                shutil.rmtree(folder / made)
+                peak = max(peak, float(printed or 0))
+                taken.append(seconds)
+            rows.append(tuple(taken))
     machine = f"{os.cpu_count()} CPUs, {platform.machine()}, torch {torch.__version__}"
     print(f"{size / 1e9:.1f} GB, {layers} layers, {machine}\n")
     print("| edit, s | edit with digests, s | cp -r, s | edit / cp |\n| ---: | ---: | ---: | ---: |")

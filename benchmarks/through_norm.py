@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import get_args
 
 import torch
-from safetensors.torch import save
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
@@ -26,7 +25,7 @@ from stages.evidence.drift import first_token_log_probabilities, mean_kl
 from stages.organism.training import train
 from stages.organism.world import REFUSAL, Item, make_world, splits
 from stages.residual.activations import activations
-from stages.residual.directions import difference_of_means
+from stages.residual.directions import estimate
 
 MOST_REFUSALS = 0.05
 SCALES = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
@@ -102,20 +101,18 @@ def make_organism(seed: int) -> Organism:
 
 def measure(organism: Organism) -> Measured:
     """Its refusal directions."""
-    sides = [
+    harmful, harmless = (
         activations(organism.model, organism.tokens(organism.asked[name]), -1, BATCH, lambda _: None)
         for name in ("harmful_train", "harmless_train")
-    ]
-    directions = difference_of_means(*sides)
+    )
+    directions = estimate(harmful, harmless)
     return Measured(directions.unit, directions.harmless_mean)
 
 
 def best(organism: Organism, measured: Measured, way: ThroughNorm) -> tuple[str, Outcome] | None:
     """The lowest KL among the edits that leave few refusals, and which edit that is; None where none does."""
     weights = organism.model.state_dict()
-    stored = {
-        name: Stored("", "F32", tuple(tensor.shape), 0, len(save({"": tensor}))) for name, tensor in weights.items()
-    }
+    stored = {name: Stored("", "F32", tuple(tensor.shape), 0, tensor.nbytes) for name, tensor in weights.items()}
     layers, hidden = organism.model.config.num_hidden_layers, organism.model.config.hidden_size
     manifest = ModelManifest(
         source="organism", model_type="gemma2", dtype="float32", layers=layers, hidden_size=hidden, files=[]

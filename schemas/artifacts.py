@@ -59,6 +59,13 @@ class MeasurementStatistics(Document):
     harmless_mean_norm: float | None
     relative_norm: float | None = Field(description="norm over the mean of the two means' norms")
     cosine_of_means: float | None
+    cosine_with_next: float | None = Field(description="of this direction and the next measurement's")
+    auroc: float | None = Field(description="of the projection of held-out prompts on the other half's direction")
+    stability: float | None = Field(description="mean cosine between the directions of two random halves")
+    stability_low: float | None = Field(description="2.5 % quantile of these cosines")
+    stability_high: float | None = Field(description="97.5 % quantile")
+    largest_channel_share: float | None = Field(description="of the direction's square, in its largest channel")
+    warnings: list[str] = Field(description="why this may be no direction to trust")
 
 
 class DirectionStatistics(Document):
@@ -89,8 +96,11 @@ class EditRecord(Document):
     ablate: dict[str, Any] = Field(description="the resolved `ablate` section of params.yaml")
     directions_sha256: str = Field(pattern="^[0-9a-f]{64}$")
     plan: list[Projection]
-    spare_layers: list[int] = Field(description="layers beyond those in use, such as multi-token prediction; copied")
-    files: list[FileDigest] = Field(description="every file but this one and the model card, sorted by path")
+    spare_layers: list[str] = Field(
+        description="prefixes of layers that are not in use (multi-token prediction); copied"
+    )
+    left_out: list[str] = Field(description="files of the base that hold other copies of its weights; not copied")
+    files: list[FileDigest] = Field(description="every other file of the folder, sorted by path")
 
 
 class PlanRow(Document):

@@ -7,9 +7,9 @@ import functools
 import json
 import re
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from ruamel.yaml import YAML
 
 FOLDER = Path(__file__).parent / "architectures"
@@ -41,7 +41,6 @@ class _Tensor(_Part):
         description="the module in memory that holds it, named within the layer, where that is not the weight's name: "
         "what a writer's module returns is added to the stream, and what a reader's is given is read from it",
     )
-    optional: bool = Field(default=False, description="whether a checkpoint may lack it")
 
     @property
     def in_memory(self) -> str:
@@ -55,12 +54,20 @@ class Writer(_Tensor):
     role: WriterRole
     norms: tuple[Norm, ...] = ()
 
+    @model_validator(mode="after")
+    def _pass_through_rms_norms_alone(self) -> Self:
+        # A LayerNorm takes the mean away, and its bias would itself write to the stream.
+        if any(norm.kind != "rms" or norm.bias is not None for norm in self.norms):
+            raise ValueError(f"{self.weight}: a writer behind a LayerNorm is not provided for")
+        return self
+
 
 class Reader(_Tensor):
     """A tensor that reads the residual stream, through a norm where it has one."""
 
     role: ReaderRole
     norm: Norm | None = None
+    optional: bool = Field(default=False, description="whether a layer may do without it")
 
 
 class Variant(_Part):
@@ -100,6 +107,7 @@ class Layout(_Part):
     )
     sublayers: dict[str, tuple[Variant, ...]] = Field(description="each layer holds exactly one variant of each")
     others: tuple[str, ...] = Field(default=(), description="a layer's tensors outside its sublayers, such as norms")
+    spare: tuple[str, ...] = Field(default=(), description="prefixes of further layers that are not in use; copied")
 
 
 @functools.cache
@@ -127,8 +135,6 @@ def _as_json(path: Path) -> str:
 
 
 def matcher(pattern: str) -> re.Pattern[str]:
-    """An anchored expression for a name with `{layer}` and `{expert}`, which become groups of digits."""
-    parts = re.split(r"\{(layer|expert)\}", pattern)
-    return re.compile(
-        "".join(re.escape(part) if place % 2 == 0 else rf"(?P<{part}>0|[1-9]\d*)" for place, part in enumerate(parts))
-    )
+    """An expression for a prefix with `{layer}`, which becomes a group of digits; `match` anchors it."""
+    before, _, after = pattern.partition("{layer}")
+    return re.compile(rf"{re.escape(before)}(?P<layer>0|[1-9]\d*){re.escape(after)}")

@@ -11,7 +11,7 @@ from schemas.layout import layouts
 from schemas.params import Ablate, read_section
 from stages.base.device import chosen_device
 from stages.base.files import whole_folder, write_json, write_text
-from stages.base.manifest import base_folder, read_config, read_manifest, verify
+from stages.base.manifest import base_folder, read_config, read_manifest, sha256_of, verify
 from stages.base.progress import progress
 from stages.base.stage import StageError, run_stage
 from stages.base.weights import CARD, EDIT_RECORD, read_checkpoint
@@ -28,8 +28,9 @@ OUTPUT = Path("models/ablated")
 
 def main() -> None:
     """Resolve the rules, then write the whole model beside its place and move it there."""
-    if sys.argv[1:] not in ([], ["--plan"]):
-        raise StageError(f"unknown argument {sys.argv[1]}; there is --plan, which prints the plan and writes nothing")
+    only_plan = sys.argv[1:] == ["--plan"]
+    if sys.argv[1:] and not only_plan:
+        raise StageError(f"unknown arguments {' '.join(sys.argv[1:])}; there is --plan, which prints the plan only")
     params = read_section(Ablate, ARTIFACTS / "params/ablate.json")
     manifest, folder = read_manifest(), base_folder()
     base = read_checkpoint(folder)
@@ -37,10 +38,11 @@ def main() -> None:
     reasons = [row.reason for row in statistics.measurements]
     plan = make_plan(params, manifest, read_config(folder), base.tensors, reasons)
     spare = spare_layers(layouts()[manifest.model_type], manifest, base.tensors)
-    if sys.argv[1:] == ["--plan"]:
+    if only_plan:
         print_plan(summary(plan, base.tensors), spare)
         return
 
+    device = chosen_device()
     verify(folder, manifest)
     stored = load_file(ARTIFACTS / "directions.safetensors")
     measured = Measured(stored["directions"], stored["harmless_mean"])
@@ -55,22 +57,24 @@ def main() -> None:
                 pairs,
                 params.method == "preserve_column_norms",
                 {file.path: file.sha256 for file in manifest.files},
-                chosen_device(),
+                device,
                 advance,
             )
+        write_text(partial / CARD, render_card(manifest, params, summary(plan, base.tensors), spare))
+        digests[CARD] = sha256_of(partial / CARD)
         record = EditRecord(
             base=manifest,
             ablate=params.model_dump(mode="json"),
             directions_sha256=hashlib.sha256((ARTIFACTS / "directions.safetensors").read_bytes()).hexdigest(),
             plan=[edit.record() for edit in plan],
             spare_layers=spare,
+            left_out=list(base.left_out),
             files=[
                 FileDigest(path=path, size=(partial / path).stat().st_size, sha256=sha256)
                 for path, sha256 in sorted(digests.items())
             ],
         )
         write_json(partial / EDIT_RECORD, record)
-        write_text(partial / CARD, render_card(record, summary(plan, base.tensors)))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save
 
 from schemas.artifacts import Results
 from schemas.params import Evaluate, read_section
-from stages.base.device import chosen_device
+from stages.base.device import placement
 from stages.base.files import write_bytes, write_json, write_text
 from stages.base.manifest import base_folder, read_manifest, verify
 from stages.base.models import load_model, load_tokenizer
@@ -32,7 +32,7 @@ def main() -> None:
     manifest, chat, folder = read_manifest(), read_format(), ABLATED if side == "ablated" else base_folder()
     if side == "base":
         verify(folder, manifest)
-    tokenizer, model = load_tokenizer(folder), load_model(folder, manifest.dtype, chosen_device())
+    tokenizer, model = load_tokenizer(folder), load_model(folder, manifest.dtype, placement())
 
     prompts = tokenize(tokenizer, read_prompts("drift"), chat)
     with progress(f"First tokens of {side}", len(prompts), "prompts") as advance:

@@ -3,27 +3,27 @@
 import sys
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from schemas.artifacts import EditRecord
 from stages.base.manifest import digests
 from stages.base.stage import StageError, run_stage
-from stages.base.weights import CARD, EDIT_RECORD
+from stages.base.weights import EDIT_RECORD, regular_files
 
 ABLATED = Path("models/ablated")
 
 
 def main() -> None:
     """Compute every digest anew. Files beyond those recorded are as wrong as files that changed."""
+    if len(sys.argv) > 2:
+        raise StageError(f"name one folder, not {len(sys.argv) - 1}; put quotes around a name with spaces")
     folder = Path(sys.argv[1]) if len(sys.argv) == 2 else ABLATED
     try:
         record = EditRecord.model_validate_json((folder / EDIT_RECORD).read_text())
     except FileNotFoundError:
         raise StageError(f"{folder / EDIT_RECORD} is not there; name the folder of an edited model") from None
-    except ValidationError:
+    except ValueError:
         raise StageError(f"{folder / EDIT_RECORD} is not what this version of excise writes") from None
     recorded = {file.path: file for file in record.files}
-    there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} - {EDIT_RECORD, CARD}
+    there = set(regular_files(folder)) - {EDIT_RECORD}
     if missing := sorted(recorded.keys() - there):
         raise StageError(f"{folder / missing[0]} is missing")
     if added := sorted(there - recorded.keys()):

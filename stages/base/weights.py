@@ -87,6 +87,8 @@ def read_header(path: Path) -> dict[str, Tensor]:
     """
     if not path.is_file():
         raise StageError(f"{path} is missing; fetch the checkpoint again")
+    if _leads_outside(path, path.parent):
+        raise StageError(f"{path} is a link that leads outside the model's folder; copy the file there instead")
     size = path.stat().st_size
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
@@ -152,13 +154,40 @@ def _other_files(folder: Path, shards: set[str]) -> tuple[tuple[str, ...], tuple
     left beside an edited checkpoint they would be the unedited model."""
     companions: list[str] = []
     left_out: list[str] = []
+    for path in regular_files(folder):
+        if path not in shards and path not in (EDIT_RECORD, CARD):
+            (left_out if _is_weights(path) else companions).append(path)
+    return tuple(companions), tuple(left_out)
+
+
+def _leads_outside(path: Path, folder: Path) -> bool:
+    """Whether it is a link to something beyond the model's folder. The Hub's cache links its snapshots to `blobs`."""
+    if not path.is_symlink():
+        return False
+    blobs = folder.parent.parent / "blobs"
+    allowed = [folder, blobs] if folder.parent.name == "snapshots" else [folder]
+    return not any(path.resolve().is_relative_to(place.resolve()) for place in allowed)
+
+
+def regular_files(folder: Path) -> list[str]:
+    """Every file below a model's folder, sorted, with forward slashes.
+
+    Raises:
+        StageError: something is neither a file nor a folder, or is a link that leads outside.
+    """
+    found = []
     for parent, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if name not in _NOT_THE_MODEL)
-        for file in files:
-            path = (Path(parent) / file).relative_to(folder).as_posix()
-            if path not in shards:
-                (left_out if _is_weights(path) or path in (EDIT_RECORD, CARD) else companions).append(path)
-    return tuple(sorted(companions)), tuple(sorted(left_out))
+        for name in (*folders, *files):
+            path = Path(parent) / name
+            if _leads_outside(path, folder):
+                raise StageError(f"{path} is a link that leads outside the model's folder; copy the file there instead")
+            if path.is_symlink() and path.is_dir():
+                raise StageError(f"{path} is a link to a folder, which would be copied twice; remove it")
+            if not path.is_dir() and not path.is_file():
+                raise StageError(f"{path} is neither a file nor a folder; remove it")
+        found += [(Path(parent) / name).relative_to(folder).as_posix() for name in files]
+    return sorted(found)
 
 
 def _is_weights(path: str) -> bool:

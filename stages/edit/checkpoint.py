@@ -6,6 +6,7 @@ depend on nothing but the tensor and its edit, so neither do they on workers, sh
 
 import errno
 import os
+import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,6 +18,7 @@ from pathlib import Path
 import torch
 
 from stages.base.manifest import sha256_of
+from stages.base.progress import Advance
 from stages.base.stage import StageError
 from stages.base.weights import Checkpoint, Tensor
 from stages.edit.plan import Edit
@@ -25,15 +27,15 @@ from stages.edit.projection import Pair, project
 TORCH_DTYPES = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 _COPIED_AT_ONCE = 1 << 26
 _BUFFER = 1 << 22
+_BUFFERS_AT_MOST = 1 << 30
+"""Of all workers together; a single matrix may still be larger."""
 # Rows that are each edited for themselves, such as an embedding's, need not be in memory all at once.
 _ROWS_AT_ONCE = 1 << 26
-# Two file systems, or one that has no such call.
-_COPY_UNSUPPORTED = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
+# Two file systems, or one that has no such call, or a container that forbids it.
+_COPY_UNSUPPORTED = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM)
 _SHORTER = "a file of the base became shorter while it was read; run again"
 
 _WORKER = threading.local()
-
-Advance = Callable[[int], None]
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,8 @@ def write_edited(
     for edit, pair in zip(plan, pairs, strict=True):
         slices[edit.file] += _slices(edit, _to(pair, device), base.tensors[edit.tensor])
 
-    workers = os.cpu_count() or 1
+    largest = max((part.stop - part.start for parts in slices.values() for part in parts), default=1)
+    workers = max(1, min(_usable_cpus(), _BUFFERS_AT_MOST // largest))
     groups = [base.shards[first : first + workers] for first in range(0, len(base.shards), workers)]
     digests: dict[str, Future[str]] = {}
     # Each worker computes alone: two of them waiting for each other's threads are slower.
@@ -167,8 +170,11 @@ def _parts(
     done = 0
     for part in [*sorted(slices, key=lambda part: part.start), None]:
         stop = size if part is None else part.start
-        for start in range(done, stop, _COPIED_AT_ONCE):
-            parts.append(partial(_copy, source, target, start, min(start + _COPIED_AT_ONCE, stop), advance))
+        while done < stop:
+            # Pieces end where blocks of the disk do: a file system that can then shares them instead of copying.
+            end = min(stop, (done // _COPIED_AT_ONCE + 1) * _COPIED_AT_ONCE)
+            parts.append(partial(_copy, source, target, done, end, advance))
+            done = end
         if part is not None:
             parts.append(partial(_edit, source, target, part, keep_norms, advance))
             done = part.stop
@@ -181,10 +187,8 @@ def _edit(source: Path, target: Path, part: Slice, keep_norms: bool, advance: Ad
         _read(old.fileno(), memoryview(buffer.numpy().data), part.start)
         weight = buffer.view(TORCH_DTYPES[part.dtype]).view(part.shape)
         moved = weight.to(part.pair.left.device)
-        is_bias = part.edit.place is not None and part.edit.place.is_bias
-        edited = project(
-            moved, part.pair, part.edit.scale, part.edit.stream_axis, keep_norms and not is_bias, out=moved
-        )
+        keep = keep_norms and part.edit.has_columns
+        edited = project(moved, part.pair, part.edit.scale, part.edit.stream_axis, keep, out=moved)
         least, largest = torch.aminmax(edited)
         if not bool(torch.isfinite(least) & torch.isfinite(largest)):
             raise StageError(_why_not_finite(old.fileno(), part))
@@ -221,18 +225,22 @@ def _copy(source: Path, target: Path, start: int, stop: int, advance: Advance) -
 
 
 def _copy_some(old: int, new: int, start: int, size: int) -> int:
-    try:
-        copied = os.copy_file_range(old, new, size, start, start)
-    except OSError as error:
-        if error.errno not in _COPY_UNSUPPORTED:
-            raise
-        buffer = memoryview(bytearray(min(size, _BUFFER)))
-        _read(old, buffer, start)
-        _write_all(new, buffer, start)
-        copied = len(buffer)
-    if not copied:
-        raise StageError(_SHORTER)
-    return copied
+    if sys.platform == "linux":
+        try:
+            # Some file systems answer 0 where they mean that they cannot.
+            if copied := os.copy_file_range(old, new, size, start, start):
+                return copied
+        except OSError as error:
+            if error.errno not in _COPY_UNSUPPORTED:
+                raise
+    buffer = memoryview(bytearray(min(size, _BUFFER)))
+    _read(old, buffer, start)
+    _write_all(new, buffer, start)
+    return len(buffer)
+
+
+def _usable_cpus() -> int:
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def _read(file: int, buffer: memoryview, start: int) -> None:

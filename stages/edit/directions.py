@@ -1,14 +1,12 @@
 """Which vector an edit takes out: from the measured directions and means to one unit vector an edit."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 from torch import Tensor
 
+from schemas.params import Orthogonalize
 from stages.base.stage import StageError
 from stages.edit.projection import dot, unit_vector
-
-Orthogonalize = Literal["none", "source", "target"]
 
 # Below this share of its length a direction lies along the mean, and what is left of it is rounding.
 _SMALLEST_REST = 1e-6

@@ -4,14 +4,12 @@ The derivations are in docs/edit.md; g is what a chain of norms multiplies by, Î
 """
 
 import math
-from typing import Literal
 
 import torch
 from torch import Tensor
 
+from schemas.params import ThroughNorm
 from stages.edit.projection import Pair, dot, unit_vector
-
-ThroughNorm = Literal["orthogonal", "oblique", "ignore"]
 
 # An oblique edit changes a weight by at most the product of the two lengths, relative to itself.
 _LARGEST_AMPLIFICATION = 1e3
@@ -67,6 +65,8 @@ def reader_pair(direction: Tensor, gains: Tensor | None, bias: Tensor | None, ce
     measures = seen / gains / dot(seen, seen)
     if bias is not None and bool(bias.any()):
         free = 1 / gains  # measures nothing of what is centred
+        if dot(free, bias) == 0:
+            raise NoPair("its LayerNorm's bias cannot be told from the stream; leave this reader out")
         measures = measures - free * (dot(measures, bias) / dot(free, bias))
     pair = Pair(left=measures, right=gains * seen)
     _check(pair, "leave this reader out")

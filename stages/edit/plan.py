@@ -48,6 +48,11 @@ class Edit:
     experts: tuple[int, ...] | None = None
     """Which matrices along the first axis; None for all."""
 
+    @property
+    def has_columns(self) -> bool:
+        """Whether hidden units write through it, whose norms can be kept: not so readers, biases and embeddings."""
+        return self.place is not None and isinstance(self.place.part, Writer) and not self.place.is_bias
+
     def record(self) -> Projection:
         """As it stands in edit.json."""
         return Projection(
@@ -100,7 +105,7 @@ def make_plan(
             for edit in _edits(place, rule, number, config, layout, tensors)
         ]
         if EMBEDDING in targets:
-            edits.append(_embedding(rule, number, ablate, layout, tensors))
+            edits += _embedding(rule, number, ablate, config, layout, tensors)
         if not edits:
             there = sorted({place.part.role for place in places} | {EMBEDDING})
             raise StageError(
@@ -137,11 +142,21 @@ def _share(edit: Edit, tensor: Tensor) -> float:
     return 1.0 if edit.experts is None else len(edit.experts) / tensor.shape[0]
 
 
-def spare_layers(layout: Layout, manifest: ModelManifest, tensors: Iterable[str]) -> list[int]:
-    """Layers that a checkpoint holds beyond those in use, such as those for multi-token prediction; they are copied."""
+def spare_layers(layout: Layout, manifest: ModelManifest, tensors: Iterable[str]) -> list[str]:
+    """Layers that a checkpoint holds beyond those in use, such as those for multi-token prediction; they are copied.
+
+    Returns:
+        The prefixes of their tensors, such as `model.layers.46.` or `mtp.`.
+    """
     prefixes = [matcher(prefix) for prefix in layout.layers]
-    numbers = {int(found["layer"]) for name in tensors for prefix in prefixes if (found := prefix.match(name))}
-    return sorted(number for number in numbers if number >= manifest.layers)
+    numbered: dict[int, str] = {}
+    others: set[str] = set()
+    for name in tensors:
+        found = next((match for prefix in prefixes if (match := prefix.match(name))), None)
+        if found is not None and int(found["layer"]) >= manifest.layers:
+            numbered[int(found["layer"])] = found[0]
+        others |= {prefix for prefix in layout.spare if name.startswith(prefix)}
+    return [numbered[number] for number in sorted(numbered)] + sorted(others)
 
 
 def sort_by_layer(layout: Layout, manifest: ModelManifest, tensors: Iterable[str]) -> list[dict[str, str]]:
@@ -215,8 +230,7 @@ def _variant_of(
     required = [
         [
             rest
-            for part in (*variant.writers, *variant.readers)
-            if not part.optional
+            for part in (*variant.writers, *(reader for reader in variant.readers if not reader.optional))
             for _, rest in _expanded(part.weight, layout, config, names)
         ]
         for variant in variants
@@ -295,25 +309,43 @@ def _edits(
     ]
 
 
-def _embedding(rule: Rule, number: int, ablate: Ablate, layout: Layout, tensors: Mapping[str, Tensor]) -> Edit:
+def _embedding(
+    rule: Rule,
+    number: int,
+    ablate: Ablate,
+    config: Mapping[str, Any],
+    layout: Layout,
+    tensors: Mapping[str, Tensor],
+) -> list[Edit]:
     found = next((name for name in layout.embeddings if name in tensors), None)
     if found is None:
         raise StageError(f"the checkpoint has no {layout.embeddings[0]}; fetch it again")
-    if not ablate.allow_tied and not any(name in tensors for name in layout.heads):
+    if rule.measurement == "same":
+        raise StageError(
+            f"params.yaml: ablate.rules.{number}.measurement: the embedding has no layer for `same` to mean; "
+            "give the embedding a rule of its own that names a measurement"
+        )
+    head = next((name for name in layout.heads if name in tensors), None)
+    tied = head is None or config.get("tie_word_embeddings") is True
+    if tied and not ablate.allow_tied:
         raise StageError(
             f"params.yaml: ablate.rules.{number}.targets: embedding: this model's output head is its embedding, so "
             "both would be edited; write allow_tied: true under ablate if that is meant"
         )
-    return Edit(
-        tensor=found,
-        file=tensors[found].file,
-        role=EMBEDDING,
-        layer=None,
-        place=None,
-        measurement=0 if rule.measurement == "same" else rule.measurement,
-        scale=rule.scale,
-        stream_axis=1,
-    )
+    return [
+        Edit(
+            tensor=name,
+            file=tensors[name].file,
+            role=EMBEDDING,
+            layer=None,
+            place=None,
+            measurement=rule.measurement,
+            scale=rule.scale,
+            stream_axis=1,
+        )
+        # A tied model may hold the one tensor twice.
+        for name in ([found, head] if tied and head is not None else [found])
+    ]
 
 
 def _merged(edits: Iterable[Edit]) -> list[Edit]:

@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -153,4 +154,6 @@ def _fold_columns(block: Tensor) -> Tensor:
 
 def _factors(old: Tensor, new: Tensor) -> Tensor:
     """What brings sums of squares back to what they were; 1 where nothing is left to be scaled."""
-    return torch.where(new > old * _SMALLEST_REMAINDER, (old / new).sqrt(), torch.ones_like(old))
+    ratio = torch.where(new > old * _SMALLEST_REMAINDER, old / new, torch.ones_like(old))
+    # numpy's square root is rounded correctly; torch's is the math library's, whose last bit differs between machines.
+    return torch.from_numpy(np.sqrt(ratio.cpu().numpy())).to(ratio.device)

@@ -31,10 +31,14 @@ def simulated(
         keep_column_norms: the method `preserve_column_norms`.
     """
     modules: dict[tuple[int, str, bool], list[Planned]] = {}
+    embedded = False
     with contextlib.ExitStack() as undo:
         for edit, pair in zip(plan, pairs, strict=True):
             if edit.place is None:
-                _edit_embedding(model, pair, edit.scale, undo)
+                # A tied embedding may be planned twice, as two tensors of the file.
+                if not embedded:
+                    _edit_embedding(model, pair, edit.scale, undo)
+                embedded = True
             else:
                 part = edit.place.part
                 key = (edit.place.layer, part.in_memory, isinstance(part, Writer))
@@ -117,7 +121,7 @@ def _replace(
             parameter = whole if number is None else whole[number]
             undo.callback(parameter.copy_, parameter.clone())
             axis = 0 if writes == part.axes.endswith("out in") else 1
-            keep = keep_column_norms and writes and not is_bias
+            keep = keep_column_norms and edit.has_columns
             here = Pair(pair.left.to(parameter.device), pair.right.to(parameter.device))
             project(parameter, here, edit.scale, axis, keep, out=parameter)
 

@@ -1,10 +1,13 @@
-"""The model card of an edited model, from a template: a function of what `edit.json` says alone."""
+"""The model card of an edited model, from a template: a function of what its `edit.json` says alone."""
 
-from schemas.artifacts import EditRecord, PlanRow
+from schemas.artifacts import ModelManifest, PlanRow
+from schemas.params import Ablate
 from stages.rendering.jinja import TEMPLATES
 from stages.rendering.words import ranges
 
 
-def render_card(record: EditRecord, rows: list[PlanRow]) -> str:
+def render_card(base: ModelManifest, ablate: Ablate, rows: list[PlanRow], spare_layers: list[str]) -> str:
     """README.md of the model's folder: what was edited, and what that means for whoever serves it."""
-    return TEMPLATES.get_template("card.md.j2").render(record=record, rows=rows, ranges=ranges)
+    return TEMPLATES.get_template("card.md.j2").render(
+        base=base, ablate=ablate, rows=rows, spare_layers=spare_layers, ranges=ranges
+    )

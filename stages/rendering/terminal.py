@@ -16,7 +16,7 @@ def print_gates(verdicts: GateVerdicts) -> None:
     _console().print(table if verdicts.gates else "params.yaml sets no gates")
 
 
-def print_plan(rows: list[PlanRow], spare_layers: list[int]) -> None:
+def print_plan(rows: list[PlanRow], spare_layers: list[str]) -> None:
     """Print what a plan would edit, one line a role, and the layers that it leaves as they are."""
     table = Table(title="Plan", title_justify="left")
     for name in ("role", "tensors", "layers", "parameters", "MiB"):
@@ -26,7 +26,7 @@ def print_plan(rows: list[PlanRow], spare_layers: list[int]) -> None:
         table.add_row(row.role, f"{row.tensors:,}", layers, f"{row.parameters:,}", f"{row.bytes / 2**20:,.1f}")
     _console().print(table)
     if spare_layers:
-        _console().print(f"Layers {ranges(spare_layers)} are in the file but not in use; they are copied as they are.")
+        _console().print(f"In the file but not in use, and copied as they are: {', '.join(spare_layers)}")
 
 
 def _console() -> Console:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save, save_file
 
@@ -326,42 +326,58 @@ def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
     assert SINGLE in line and INDEX in line and "pickled" not in line
 
 
+PARTS = ["..", ".", "/", "\\", "\0", "decoy", "model", "inside", ".safetensors"]
+
+
 @settings(
-    max_examples=150, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=300, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-@given(
-    document=st.recursive(
-        st.none() | st.booleans() | st.integers() | st.text(max_size=20),
-        lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=12), inner, max_size=4),
-        max_leaves=12,
-    )
-    | st.fixed_dictionaries(
-        {"weight_map": st.dictionaries(st.text(max_size=8), st.text(max_size=30), min_size=1, max_size=4)}
-    )
-    | st.fixed_dictionaries(
-        {
-            "weight_map": st.dictionaries(
-                st.text(max_size=8),
-                st.lists(
-                    st.sampled_from(["..", ".", "/", "a", "model", ".safetensors", "\\", "\0", "~"]), max_size=6
-                ).map("".join),
-                min_size=1,
-                max_size=3,
-            )
-        }
-    )
-)
-def test_whatever_an_index_says_nothing_outside_the_folder_is_opened(tmp_path: Path, document: object) -> None:
+@given(names=st.lists(st.lists(st.sampled_from(PARTS), max_size=6).map("".join), min_size=1, max_size=3))
+@example(names=["../decoy.safetensors"])
+@example(names=["../inside/decoy.safetensors"])
+@example(names=["../model/../decoy.safetensors"])
+@example(names=["/decoy.safetensors"])
+def test_whatever_an_index_says_nothing_outside_the_folder_is_opened(tmp_path: Path, names: list[str]) -> None:
     folder = tmp_path / "model"
-    folder.mkdir(exist_ok=True)
-    (folder / INDEX).write_text(json.dumps(document))
-    opened: list[str] = []
+    for place in (folder, tmp_path, tmp_path / "inside", folder / "inside"):
+        place.mkdir(exist_ok=True)
+        (place / "decoy.safetensors").write_bytes(WHOLE)
+    absolute = [name.replace("/decoy", f"{tmp_path}/decoy") if name.startswith("/") else name for name in names]
+    (folder / INDEX).write_text(json.dumps({"weight_map": {f"{n}": name for n, name in enumerate(absolute)}}))
+    opened: list[Path] = []
     real = open
 
     def watched(path: Any, *arguments: Any, **options: Any) -> Any:
-        opened.append(os.path.realpath(path))
+        opened.append(Path(path).resolve())
         return real(path, *arguments, **options)
 
     with unittest.mock.patch("builtins.open", watched), pytest.raises(StageError):
         read_checkpoint(folder)
-    assert all(path.startswith(str(folder.resolve())) for path in opened)
+    assert all(path.parent == folder.resolve() for path in opened)
+
+
+def test_links_that_lead_outside_are_refused_and_the_hub_s_own_are_not(tmp_path: Path) -> None:
+    (tmp_path / "secret.txt").write_text("not the model's")
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / SINGLE).write_bytes(WHOLE)
+    (folder / "notes.txt").symlink_to(tmp_path / "secret.txt")
+    assert "leads outside" in refused(lambda: read_checkpoint(folder))
+    (folder / "notes.txt").unlink()
+    (folder / "notes").symlink_to(tmp_path)
+    assert "leads outside" in refused(lambda: read_checkpoint(folder))
+    (folder / "notes").unlink()
+    os.mkfifo(folder / "pipe")
+    assert "neither a file nor a folder" in refused(lambda: read_checkpoint(folder))
+    (folder / "pipe").unlink()
+    (folder / SINGLE).unlink()
+    (folder / SINGLE).symlink_to(tmp_path / "other.safetensors")
+    (tmp_path / "other.safetensors").write_bytes(WHOLE)
+    assert "leads outside" in refused(lambda: read_checkpoint(folder))
+
+    snapshot = tmp_path / "hub/snapshots/abc"
+    snapshot.mkdir(parents=True)
+    (tmp_path / "hub/blobs").mkdir()
+    (tmp_path / "hub/blobs/1").write_bytes(WHOLE)
+    (snapshot / SINGLE).symlink_to("../../blobs/1")
+    assert len(read_checkpoint(snapshot).tensors) == 3

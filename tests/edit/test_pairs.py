@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from stages.edit.pairs import NoPair, ThroughNorm, reader_pair, writer_pair
+from schemas.params import ThroughNorm
+from stages.edit.pairs import NoPair, reader_pair, writer_pair
 from stages.edit.projection import Pair, unit_vector
 
 SIZE = 40

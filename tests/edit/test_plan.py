@@ -375,11 +375,33 @@ def test_a_tied_embedding_is_edited_only_where_that_is_said() -> None:
     assert (edit.tensor, edit.layer, edit.stream_axis) == ("model.embed_tokens.weight", None, 1)
     tied = {name: shape for name, shape in glm().items() if name != "lm_head.weight"}
     assert "allow_tied: true" in refused(rule, shapes=tied)
+    config = {"n_routed_experts": EXPERTS, "tie_word_embeddings": True}
+    assert "allow_tied: true" in refused(rule, config=config)
+    both = make_plan(
+        Ablate.model_validate({"allow_tied": True, "rules": [rule]}),
+        manifest("glm4_moe"),
+        config,
+        tensors(glm()),
+        [None] * 5,
+    )
+    assert [edit.tensor for edit in both] == ["lm_head.weight", "model.embed_tokens.weight"]
+
+
+def test_the_embedding_has_no_measurement_of_its_own() -> None:
+    rule = {"layers": 1, "measurement": "same", "targets": ["embedding"]}
+    assert "no layer for `same` to mean" in refused(rule)
+
+
+def test_a_reader_that_is_missing_is_named() -> None:
+    lost = "model.layers.1.self_attn.k_proj.weight"
+    assert lost in refused(ONE, shapes={name: shape for name, shape in glm().items() if name != lost})
 
 
 def test_spare_layers_are_named() -> None:
     names = [*glm(), f"model.layers.{LAYERS}.eh_proj.weight", f"model.layers.{LAYERS + 1}.self_attn.o_proj.weight"]
-    assert spare_layers(layouts()["glm4_moe"], manifest("glm4_moe"), names) == [LAYERS, LAYERS + 1]
+    found = spare_layers(layouts()["glm4_moe"], manifest("glm4_moe"), names)
+    assert found == [f"model.layers.{LAYERS}.", f"model.layers.{LAYERS + 1}."]
+    assert spare_layers(layouts()["qwen3_next"], manifest("qwen3_next"), ["mtp.layers.0.mlp.gate.weight"]) == ["mtp."]
 
 
 def test_the_summary_counts_what_is_touched() -> None:

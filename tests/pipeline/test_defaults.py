@@ -1,4 +1,4 @@
-"""What the defaults promise: refusal goes, knowledge stays, in time and memory; for both architectures."""
+"""What the defaults promise: refusal goes, knowledge stays, in time and memory; for every organism."""
 
 import json
 import resource
@@ -12,13 +12,13 @@ from tests.projects import copy_project
 
 pytestmark = pytest.mark.slow
 
-RIGHT_ANSWERS = {"glm4_moe": 0.75, "llama": 0.6}
-MOST_DRIFT = {"glm4_moe": 0.05, "llama": 0.5}
+RIGHT_ANSWERS = {"glm4_moe": 0.75, "llama": 0.6, "gemma2": 0.6}
+MOST_DRIFT = {"glm4_moe": 0.05, "llama": 0.5, "gemma2": 0.5}
 MOST_SECONDS = 240
 MOST_BYTES = 3 * 2**30
 
 
-@pytest.mark.parametrize("architecture", ["glm4_moe", "llama"])
+@pytest.mark.parametrize("architecture", ["glm4_moe", "llama", "gemma2"])
 def test_the_defaults_remove_refusal_and_keep_knowledge(architecture: str, tmp_path: Path) -> None:
     project = copy_project(tmp_path / "project")
     if architecture != "glm4_moe":

@@ -17,7 +17,7 @@ def test_the_plan_is_printed_and_nothing_is_written(project: Project) -> None:
     assert [row.split("│")[1].strip() for row in rows] == ["attention", "mlp", "routed_experts", "shared_experts"]
     assert [row.split("│")[3].strip() for row in rows] == ["0-2", "0", "1-2", "1-2"]
     assert (project.folder / "models/ablated/edit.json").stat().st_mtime_ns == before
-    assert "unknown argument" in one_line(project.stage("ablate", "--plans"))
+    assert "unknown arguments" in one_line(project.stage("ablate", "--plans"))
 
 
 def test_an_edited_model_is_what_its_record_says_until_a_byte_changes(project: Project) -> None:
@@ -34,6 +34,14 @@ def test_an_edited_model_is_what_its_record_says_until_a_byte_changes(project: P
     assert "name the folder of an edited model" in one_line(project.stage("verify", "models/base"))
 
 
+def test_a_card_that_changed_is_seen_and_the_folder_asked_about_is_the_one_checked(project: Project) -> None:
+    card = project.folder / "models/ablated/README.md"
+    os.chmod(card, 0o644)
+    card.write_text(card.read_text().replace("refuses", "answers"))
+    assert "README.md is not what edit.json records" in one_line(project.stage("verify"))
+    assert "name one folder" in one_line(project.stage("verify", "my", "model"))
+
+
 def test_a_file_that_was_added_is_seen(project: Project) -> None:
     (project.folder / "models/ablated/extra.txt").write_text("not recorded")
     assert "extra.txt is not one of the files" in one_line(project.stage("verify"))
@@ -44,12 +52,12 @@ def test_the_record_and_the_card_say_what_was_edited_and_nothing_of_this_machine
     record = json.loads((folder / "edit.json").read_text())
     card = (folder / "README.md").read_text()
     assert card.startswith("---\nbase_model: organism\n") and "abliterated" in card
-    assert "layers 1-4: 1.0 times the direction of measurement 4" in card
-    assert "answers\nrequests that its base refuses" in card
+    assert "layers 1-4: the direction of measurement 4 removed, scale 1.0" in card
+    assert "requests that its base refuses" in card
     assert {edit["role"] for edit in record["plan"]} == {"attention", "routed_experts", "shared_experts"}
     assert {file["path"] for file in record["files"]} == {
         path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
-    } - {"edit.json", "README.md"}
+    } - {"edit.json"}
     for text in (card, json.dumps(record)):
         assert str(finished.folder) not in text and str(Path.home()) not in text
 
