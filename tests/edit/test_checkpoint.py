@@ -265,7 +265,7 @@ def test_a_full_disk_is_told_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_any_number_of_workers_gives_the_same_bytes(
     base: Base, edited: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
-    monkeypatch.setattr(os, "cpu_count", lambda: workers)
+    monkeypatch.setattr("stages.edit.checkpoint._usable_cpus", lambda: workers)
     assert files_of(write(base, tmp_path)) == files_of(edited)
 
 
