@@ -16,12 +16,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from schemas.artifacts import ModelManifest
 from schemas.params import Ablate, ThroughNorm
+from stages.base.forward import first_token_log_probabilities, mean_kl
 from stages.base.weights import Tensor as Stored
 from stages.edit.directions import Measured
 from stages.edit.pairing import make_pairs
 from stages.edit.plan import make_plan
 from stages.edit.simulation import simulated
-from stages.evidence.drift import first_token_log_probabilities, mean_kl
 from stages.organism.training import train
 from stages.organism.world import REFUSAL, Item, make_world, splits
 from stages.residual.activations import activations

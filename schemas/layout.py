@@ -53,6 +53,12 @@ class Writer(_Tensor):
 
     role: WriterRole
     norms: tuple[Norm, ...] = ()
+    gate: str | None = Field(
+        default=None, description="a reader whose one output, through a sigmoid, multiplies what is written"
+    )
+    routed: Literal["output", "input"] = Field(
+        default="output", description="of routed experts: what the router's weights multiply, what they write or read"
+    )
 
     @model_validator(mode="after")
     def _pass_through_rms_norms_alone(self) -> Self:
@@ -106,6 +112,12 @@ class Layout(_Part):
         default=(), description="the key of config.json that counts routed experts, under each name that it goes by"
     )
     sublayers: dict[str, tuple[Variant, ...]] = Field(description="each layer holds exactly one variant of each")
+    residual_multiplier: str | None = Field(
+        default=None, description="the key of config.json that multiplies whatever is written to the stream"
+    )
+    layer_scalar: str | None = Field(
+        default=None, description="a tensor of a layer, `[1]`, that multiplies the whole stream at the layer's end"
+    )
     others: tuple[str, ...] = Field(default=(), description="a layer's tensors outside its sublayers, such as norms")
     spare: tuple[str, ...] = Field(default=(), description="prefixes of further layers that are not in use; copied")
 

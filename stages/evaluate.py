@@ -10,12 +10,12 @@ from schemas.artifacts import Results
 from schemas.params import Evaluate, read_section
 from stages.base.device import placement
 from stages.base.files import write_bytes, write_json, write_text
+from stages.base.forward import first_token_log_probabilities, mean_kl
 from stages.base.manifest import base_folder, read_manifest, verify
 from stages.base.models import load_model, load_tokenizer
 from stages.base.progress import progress
 from stages.base.prompts import read_format, read_prompts, tokenize
 from stages.base.stage import StageError, run_stage
-from stages.evidence.drift import first_token_log_probabilities, mean_kl
 from stages.evidence.harness import run_tasks
 
 RESULTS = Path("results")

@@ -184,7 +184,7 @@ def resolve_layer(
         StageError: it names the tensors that are missing, unknown or of another shape.
     """
     where = f"layer {layer} of this {manifest.model_type} model"
-    known = set(layout.others)
+    known = {*layout.others, layout.layer_scalar}
     places: list[Place] = []
     for sublayer, variants in layout.sublayers.items():
         variant = _variant_of(variants, layout, config, names, f"{where}: {sublayer}")

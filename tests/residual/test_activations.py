@@ -27,7 +27,7 @@ def model(request: pytest.FixtureRequest) -> PreTrainedModel:
 
 def some_prompts(count: int) -> list[list[int]]:
     rng = random.Random(0)
-    return [[rng.randrange(6, 90) for _ in range(rng.randint(2, 20))] for _ in range(count)]
+    return [[rng.randrange(6, 90) for _ in range(rng.randint(2, 18))] for _ in range(count)]
 
 
 def measure(model: PreTrainedModel, prompts: list[list[int]], position: int = -1, batch_size: int = 4) -> Tensor:
@@ -85,6 +85,14 @@ def test_every_prompt_is_counted_once(model: PreTrainedModel) -> None:
     assert counts == [3, 3, 1]
 
 
+def test_prompts_of_very_different_lengths_share_no_batch(model: PreTrainedModel) -> None:
+    """Padding a short prompt to a long one costs more than a second pass."""
+    counts: list[int] = []
+    short, long = [[7] * 3, [8] * 10], [[9] * 60, [10] * 64]
+    close(activations(model, [*long, *short], -1, 4, counts.append)[0], measure(model, long[:1])[0])
+    assert counts == [2, 2]
+
+
 def hooks(model: PreTrainedModel) -> list[tuple[Any, ...]]:
     return [(*layer._forward_pre_hooks, *layer._forward_hooks) for layer in decoder_layers(model)]
 
@@ -103,9 +111,13 @@ def test_a_prompt_too_short_for_the_position_is_an_error_of_one_line(model: PreT
         measure(model, [[7, 8, 9], [7, 8]], position=-3)
 
 
-@pytest.mark.parametrize("batch_size", ["auto", 8])
+@pytest.mark.parametrize(("batch_size", "left"), [("auto", 3), (8, 4)])
 def test_the_batch_is_halved_where_memory_runs_out_and_that_is_said(
-    model: PreTrainedModel, batch_size: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    model: PreTrainedModel,
+    batch_size: Any,
+    left: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     prompts = some_prompts(20)
     expected = activations(model, prompts, -1, 64, lambda _: None)
@@ -122,7 +134,7 @@ def test_the_batch_is_halved_where_memory_runs_out_and_that_is_said(
     found = activations(model, prompts, -1, batch_size, counts.append)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
     assert sum(counts) == len(prompts)
-    assert "going on with 4 prompts a batch" in capsys.readouterr().err
+    assert f"going on with {left} prompts a batch" in capsys.readouterr().err
 
 
 def test_no_memory_for_a_single_prompt_is_an_error(model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Drift: the first token's probabilities are those of each prompt alone, and their divergence is numpy's."""
+"""The first token's probabilities are those of each prompt alone, and their divergence is numpy's."""
 
 import random
 from typing import Any
@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from stages.evidence.drift import first_token_log_probabilities, mean_kl
+from stages.base.forward import first_token_log_probabilities, mean_kl
 from stages.organism.model import ARCHITECTURES, make_model
 from stages.organism.tokenizer import make_tokenizer
 from stages.organism.world import make_world

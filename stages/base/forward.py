@@ -1,0 +1,135 @@
+"""Passing prompts through a model in batches, and what it would say first."""
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from stages.base.models import decoder
+from stages.base.stage import StageError
+
+FIRST_BATCH = 64
+"""Where `auto` begins."""
+
+MOST_PADDING = 16, 1.125
+"""A batch ends where the next prompt is longer than its first by more than this, in tokens and in proportion: padding
+then costs more than another forward pass."""
+
+OUT_OF_MEMORY = "the device has too little memory for a single prompt; choose another model.device or a smaller dtype"
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some prompts, padded on the right: what comes after a token cannot reach it, and positions stay what they are."""
+
+    rows: list[int]
+    """Which prompts they are."""
+    ids: Tensor
+    """``[prompts, width]``, int64 on the CPU."""
+    mask: Tensor
+    """The same, 1 where there is a token."""
+    ends: Tensor
+    """``[prompts]``: where the token is that is asked about."""
+
+    def at_end(self, output: Tensor) -> Tensor:
+        """What a module gave for the token that is asked about, ``[prompts, hidden]``.
+
+        Args:
+            output: ``[prompts, width, hidden]``, or the same with its first axes made one, as experts get it.
+        """
+        (found,) = self.each_at_end(output)
+        return found
+
+    def each_at_end(self, output: Tensor) -> Tensor:
+        """The same of a module that gives n outputs for each token, one after another: ``[n, prompts, hidden]``."""
+        shaped = output.reshape(-1, *self.ids.shape, output.shape[-1])
+        return shaped[:, torch.arange(len(self.rows)), self.ends]
+
+
+def in_batches(
+    prompts: Sequence[Sequence[int]],
+    batch_size: int | Literal["auto"],
+    advance: Callable[[int], None],
+    compute: Callable[[Batch], None],
+    position: int = -1,
+) -> None:
+    """Give all prompts to `compute`, the shortest first and those of a length together.
+
+    Args:
+        prompts: the tokens of each.
+        batch_size: prompts in a batch at most; halved where memory runs out, and that is said.
+        advance: told the number of prompts done since.
+        position: which token is asked about, counted from the end of the prompt: -1 is the last.
+
+    Raises:
+        StageError: memory is too small for a single prompt.
+    """
+    by_length = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
+    size = FIRST_BATCH if batch_size == "auto" else batch_size
+    start = 0
+    while start < len(by_length):
+        shortest = len(prompts[by_length[start]])
+        longest = max(shortest + MOST_PADDING[0], shortest * MOST_PADDING[1])
+        rows = [row for row in by_length[start : start + size] if len(prompts[row]) <= longest]
+        try:
+            compute(_batch(prompts, rows, position))
+        except torch.OutOfMemoryError:
+            if size == 1:
+                raise StageError(OUT_OF_MEMORY) from None
+            size = (min(size, len(rows)) + 1) // 2
+            print(f"Out of memory: going on with {size} prompts a batch", file=sys.stderr)
+            continue
+        start += len(rows)
+        advance(len(rows))
+
+
+def _batch(prompts: Sequence[Sequence[int]], rows: list[int], position: int) -> Batch:
+    lengths = torch.tensor([len(prompts[row]) for row in rows])
+    ids = torch.zeros(len(rows), int(lengths.max()), dtype=torch.long)
+    for place, row in enumerate(rows):
+        ids[place, : len(prompts[row])] = torch.tensor(prompts[row])
+    return Batch(rows, ids, (torch.arange(ids.shape[1]) < lengths[:, None]).long(), lengths + position)
+
+
+def run_decoder(model: PreTrainedModel, batch: Batch) -> None:
+    """One pass through the decoder layers, without the output head: for what hooks see."""
+    decoder(model)(input_ids=batch.ids.to(model.device), attention_mask=batch.mask.to(model.device), use_cache=False)
+
+
+@torch.inference_mode()
+def first_token_log_probabilities(
+    model: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    batch_size: int | Literal["auto"],
+    advance: Callable[[int], None],
+) -> Tensor:
+    """What the model would say first, in nats: ``[prompts, vocabulary]`` float32 on the CPU."""
+    found: dict[int, Tensor] = {}
+
+    def compute(batch: Batch) -> None:
+        found.update(zip(batch.rows, _first_tokens(model, batch), strict=True))
+
+    in_batches(prompts, batch_size, advance, compute)
+    return torch.stack([found[row] for row in range(len(prompts))])
+
+
+def _first_tokens(model: PreTrainedModel, batch: Batch) -> Iterator[Tensor]:
+    ends = batch.ends.unique()
+    logits = model(
+        input_ids=batch.ids.to(model.device),
+        attention_mask=batch.mask.to(model.device),
+        use_cache=False,
+        logits_to_keep=ends.to(model.device),
+    ).logits
+    last = logits[torch.arange(len(batch.rows)), torch.searchsorted(ends, batch.ends)].float()
+    return iter(torch.log_softmax(last, dim=-1).cpu())
+
+
+def mean_kl(base: Tensor, edited: Tensor) -> float:
+    """KL(base‖edited) in nats, the mean over prompts, of two ``[prompts, vocabulary]`` log-probabilities."""
+    each = torch.nn.functional.kl_div(edited.double(), base.double(), reduction="none", log_target=True).sum(dim=-1)
+    return float(each.mean().clamp(min=0.0))
