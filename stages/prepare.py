@@ -88,7 +88,7 @@ def empty(folder: Path) -> None:
 
 
 def prompt_lists(organism: Organism, prompts: Prompts) -> dict[str, list[Prompt]]:
-    """Both sides to measure, held-out harmless prompts for drift, and the organism's evaluation tasks.
+    """Both sides to measure, prompts of both to try edits on, harmless ones for drift, and the organism's tasks.
 
     Raises:
         StageError: a prompt stands in two lists, or a list is too short.
@@ -103,14 +103,18 @@ def prompt_lists(organism: Organism, prompts: Prompts) -> dict[str, list[Prompt]
 
     harmful, harmless = side(prompts.harmful), side(prompts.harmless)
     if prompts.harmless.source == "organism":
-        held_out = world_lists["harmless_test"]
+        drift = world_lists["harmless_test"]
     else:
-        # Every fifth prompt of a user's file is kept from measuring, so that drift is judged on prompts of its kind.
-        held_out, harmless = harmless[::5], [prompt for place, prompt in enumerate(harmless) if place % 5]
+        # So that drift is judged on prompts of the user's kind.
+        drift, harmless = hold_out(harmless)
+    harmful_held_out, harmful = hold_out(harmful)
+    harmless_held_out, harmless = hold_out(harmless)
     lists = {
         "harmful": harmful[: prompts.limit],
         "harmless": harmless[: prompts.limit],
-        "drift": held_out,
+        "harmful_held_out": harmful_held_out[: prompts.limit],
+        "harmless_held_out": harmless_held_out[: prompts.limit],
+        "drift": drift,
         **{name: listed for name, listed in world_lists.items() if name.startswith("organism_")},
     }
     seen: dict[str, str] = {}
@@ -121,6 +125,11 @@ def prompt_lists(organism: Organism, prompts: Prompts) -> dict[str, list[Prompt]
             if seen.setdefault(prompt.prompt, name) != name:
                 raise StageError(f"params.yaml: prompts: prompt {prompt.id} is both {seen[prompt.prompt]} and {name}")
     return lists
+
+
+def hold_out(listed: list[Prompt]) -> tuple[list[Prompt], list[Prompt]]:
+    """Every fifth prompt, which is kept from measuring, and the others."""
+    return listed[::5], [prompt for place, prompt in enumerate(listed) if place % 5]
 
 
 if __name__ == "__main__":

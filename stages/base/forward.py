@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Literal
 
@@ -48,6 +49,10 @@ class Batch:
         """The same of a module that gives n outputs for each token, one after another: ``[n, prompts, hidden]``."""
         shaped = output.reshape(-1, *self.ids.shape, output.shape[-1])
         return shaped[:, torch.arange(len(self.rows)), self.ends]
+
+
+Watch = Callable[[Batch, ExitStack], None]
+"""Sets hooks for one forward pass, which the stack removes afterwards."""
 
 
 def in_batches(
@@ -106,12 +111,22 @@ def first_token_log_probabilities(
     prompts: Sequence[Sequence[int]],
     batch_size: int | Literal["auto"],
     advance: Callable[[int], None],
+    watch: Watch = lambda _batch, _undo: None,
 ) -> Tensor:
-    """What the model would say first, in nats: ``[prompts, vocabulary]`` float32 on the CPU."""
+    """What the model would say first, in nats: ``[prompts, vocabulary]`` float32 on the CPU.
+
+    Args:
+        prompts: the tokens of each.
+        batch_size: prompts in a forward pass at most.
+        advance: told the number of prompts done since.
+        watch: sets hooks for each forward pass.
+    """
     found: dict[int, Tensor] = {}
 
     def compute(batch: Batch) -> None:
-        found.update(zip(batch.rows, _first_tokens(model, batch), strict=True))
+        with ExitStack() as undo:
+            watch(batch, undo)
+            found.update(zip(batch.rows, _first_tokens(model, batch), strict=True))
 
     in_batches(prompts, batch_size, advance, compute)
     return torch.stack([found[row] for row in range(len(prompts))])

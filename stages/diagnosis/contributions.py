@@ -166,7 +166,6 @@ def trace(
     direction: Tensor,
     removed: Mapping[Source, Sequence[Removal]],
     prompts: Sequence[Sequence[int]],
-    position: int,
     advance: Callable[[int], None],
 ) -> Trace:
     """Follow the stream along a direction through every layer.
@@ -175,7 +174,6 @@ def trace(
         direction: ``[hidden]``, a unit vector.
         removed: what an edit would take out of each writer.
         prompts: the tokens of each.
-        position: which token, counted from the end of the prompt.
         advance: told the number of prompts done since.
     """
     stream = torch.zeros(len(prompts), len(decoder_layers(model)) + 1, dtype=torch.float64)
@@ -197,7 +195,7 @@ def trace(
         for source, write in seen.items():
             parts.setdefault(source, []).append((batch.rows, write))
 
-    in_batches(prompts, "auto", advance, compute, position)
+    in_batches(prompts, "auto", advance, compute)
     writes = {source: _joined(found, len(prompts)) for source, found in parts.items()}
     return Trace(stream, writes, layer_scales(model, layout))
 

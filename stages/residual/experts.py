@@ -1,5 +1,7 @@
 """Which routed experts a token is given to."""
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -48,3 +50,17 @@ def count(experts: nn.Module) -> int:
     """How many experts the module holds."""
     down: Any = experts.down_proj
     return int(down.shape[0])
+
+
+def log_odds(
+    harmful_counts: Sequence[int], harmful_prompts: int, harmless_counts: Sequence[int], harmless_prompts: int
+) -> list[float]:
+    """Log-odds of each expert's use on harmful against harmless prompts, every count plus one half."""
+
+    def odds(count: int, prompts: int) -> float:
+        return math.log((count + 0.5) / (prompts - count + 0.5))
+
+    return [
+        odds(harmful, harmful_prompts) - odds(harmless, harmless_prompts)
+        for harmful, harmless in zip(harmful_counts, harmless_counts, strict=True)
+    ]

@@ -57,7 +57,7 @@ class Traced:
         )
 
     def trace(self, removed: dict[Source, list[Removal]] | None = None) -> Trace:
-        return trace(self.model, self.layout, self.components, DIRECTION, removed or {}, PROMPTS, -1, lambda _: None)
+        return trace(self.model, self.layout, self.components, DIRECTION, removed or {}, PROMPTS, lambda _: None)
 
     def removals(self, through_norm: str = "orthogonal", **rule: object) -> dict[Source, list[Removal]]:
         ablate = Ablate.model_validate(

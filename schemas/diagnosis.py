@@ -1,0 +1,153 @@
+"""`artifacts/diagnosis.json`: what explains a model before it is edited. Projections are in the units of the stream,
+log-odds and KL in nats, and every difference is harmful minus harmless. Null where a number does not exist."""
+
+from typing import Any
+
+from pydantic import Field
+
+from schemas.artifacts import Document
+
+
+class Answers(Document):
+    """What a model answers on held-out prompts, judged by its first token."""
+
+    refusal: float = Field(description="share of harmful prompts that it is more likely than not to refuse")
+    harmful_log_odds: float = Field(description="mean log-odds of refusing a harmful prompt")
+    over_refusal: float = Field(description="share of harmless prompts that it is more likely than not to refuse")
+    harmless_log_odds: float = Field(description="mean log-odds of refusing a harmless prompt")
+    kl: float = Field(description="KL(base‖this) of the first token on harmless prompts")
+
+
+class Cause(Document):
+    """One measurement's direction, taken out everywhere and put in."""
+
+    measurement: int
+    reason: str | None = Field(description="why there is no direction; null when there is one")
+    ablated: Answers | None = Field(description="nothing holds the direction")
+    added: Answers | None = Field(description="the difference of means is added to the stream, at every token")
+
+
+class StreamPoint(Document):
+    """The stream along the direction at one measurement, mean over prompts."""
+
+    measurement: int
+    harmful: float
+    harmless: float
+    difference: float
+
+
+class WriterPart(Document):
+    """What one writer of one layer adds along the direction."""
+
+    layer: int
+    role: str
+    harmful: float
+    harmless: float
+    difference: float
+    effect: float = Field(
+        description="change of the log-odds of refusing harmful prompts when its write along the direction is replaced "
+        "by its mean on harmless prompts"
+    )
+
+
+class RolePart(Document):
+    """All writers of one kind together."""
+
+    role: str
+    difference: float = Field(description="of all its layers, as far as it reaches the last measurement")
+    effect: float
+
+
+class ExpertPart(Document):
+    """One routed expert of one layer."""
+
+    layer: int
+    expert: int
+    difference: float
+    effect: float | None = Field(description="null for experts that write less than those that were tried")
+
+
+class NamedWriter(Document):
+    """The writer that is the cause: the kind with the largest effect, and the least of it that nearly has that."""
+
+    role: str
+    layers: list[int]
+    experts: dict[int, list[int]] = Field(description="layer → experts, of routed experts; else empty")
+
+
+class RouterPart(Document):
+    """What the router of one layer does with the direction."""
+
+    layer: int
+    share: float | None = Field(description="of the difference of mean logits, what goes through the direction")
+    distance: float = Field(description="Jensen-Shannon distance between the two sides' use of experts, 0 to 1")
+    changed: float = Field(
+        description="share of chosen experts, on harmful prompts, that are no longer chosen once the direction is "
+        "taken out of the router's input"
+    )
+    harmful_use: list[int] = Field(description="how many harmful prompts each expert is chosen on")
+    harmless_use: list[int]
+    log_odds: list[float] = Field(description="of each expert's use on harmful against harmless prompts")
+
+
+class WeightsPart(Document):
+    """What routed experts of one layer write, split into what weights and what outputs carry."""
+
+    layer: int
+    difference: float
+    by_weights: float | None = Field(description="null where weights multiply what experts read: not separable")
+    by_outputs: float | None
+
+
+class RangePart(Document):
+    """The current rules' direction and targets, in some layers alone, at scale 1."""
+
+    first: int
+    last: int
+    written: float = Field(description="what their writers add to the difference, all kinds together")
+    answers: Answers | None = Field(description="null where these layers have nothing that can be edited so")
+
+
+class ScalePart(Document):
+    """The current rules at one scale; projections in the last measurement."""
+
+    scale: float
+    direct: float = Field(description="the difference left if all inputs stayed the same")
+    simulated: float = Field(description="the difference left in a forward pass of the edited model")
+    indirect: float = Field(description="simulated minus direct")
+    answers: Answers
+
+
+class Recommendation(Document):
+    """The edit that removes refusal at the lowest KL, of those tried."""
+
+    rules: list[dict[str, Any]] = Field(description="for params.yaml")
+    removes: bool = Field(description="whether refusal fell to the limit; if not, it is the lowest that was found")
+    limit: float
+    answers: Answers
+    tried: int
+
+
+class Diagnosis(Document):
+    """`artifacts/diagnosis.json`."""
+
+    measurement: float = Field(description="whose direction is explained: that of most of the current edits")
+    harmful_prompts: int
+    harmless_prompts: int
+    refusal_tokens: list[int] = Field(description="with which the base begins refusals")
+    refusal_words: list[str] = Field(description="the same, decoded")
+    base: Answers
+    current: Answers = Field(description="with the rules of params.yaml")
+    causes: list[Cause]
+    stream: list[StreamPoint]
+    layer_scales: list[float] = Field(description="what each layer multiplies the whole stream by")
+    writers: list[WriterPart]
+    roles: list[RolePart]
+    experts: list[ExpertPart] = Field(description="those that write most")
+    named: NamedWriter
+    routers: list[RouterPart]
+    weights: list[WeightsPart]
+    ranges: list[RangePart]
+    scales: list[ScalePart]
+    left_out: float = Field(description="of the difference in the last measurement, what no rule covers")
+    recommendation: Recommendation

@@ -1,0 +1,59 @@
+"""Stage diagnose: base model, directions and rules → who writes refusal, who reads it, and what edits would do.
+
+Everything is tried on prompts that were not measured, in forward passes of the base; no weight is written.
+"""
+
+import json
+from pathlib import Path
+
+from safetensors.torch import load_file
+
+from schemas.artifacts import DirectionStatistics
+from schemas.params import Ablate, read_section
+from stages.base.device import placement
+from stages.base.files import write_json, write_text
+from stages.base.manifest import base_folder, read_config, read_manifest, verify
+from stages.base.models import load_model, load_tokenizer
+from stages.base.progress import progress
+from stages.base.prompts import read_format, read_prompts, tokenize
+from stages.base.stage import run_stage
+from stages.base.weights import read_checkpoint
+from stages.diagnosis.explanation import STEPS, explain
+from stages.diagnosis.plots import plots
+from stages.diagnosis.refusal import Questions
+from stages.diagnosis.trials import Bench
+from stages.edit.directions import Measured
+
+ARTIFACTS = Path("artifacts")
+PLOTS = ARTIFACTS / "plots"
+
+
+def main() -> None:
+    """Explain the base model, and write it down for programs and for pictures."""
+    params = read_section(Ablate, ARTIFACTS / "params/ablate.json")
+    manifest, folder, chat = read_manifest(), base_folder(), read_format()
+    statistics = DirectionStatistics.model_validate_json((ARTIFACTS / "directions.json").read_text()).measurements
+    stored = load_file(ARTIFACTS / "directions.safetensors")
+    verify(folder, manifest)
+    tokenizer, model = load_tokenizer(folder), load_model(folder, manifest.dtype, placement())
+    harmful, harmless = (
+        tokenize(tokenizer, read_prompts(f"{side}_held_out"), chat) for side in ("harmful", "harmless")
+    )
+    bench = Bench(
+        manifest=manifest,
+        config=read_config(folder),
+        base=read_checkpoint(folder),
+        reasons=[row.reason for row in statistics],
+        measured=Measured(stored["directions"], stored["harmless_mean"]),
+        questions=Questions(model, harmful, harmless),
+    )
+    with progress("Diagnose", STEPS, "steps") as advance:
+        diagnosis, projections = explain(bench, params, statistics, tokenizer.decode, advance)
+
+    write_json(ARTIFACTS / "diagnosis.json", diagnosis)
+    for name, records in plots(diagnosis, projections).items():
+        write_text(PLOTS / f"{name}.json", json.dumps(records, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,98 @@
+"""The edit to try next: of many simulated ones, that which removes refusal at the lowest KL."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from schemas.layers import layers_as_written
+from schemas.params import Ablate
+from stages.diagnosis.refusal import Outcome
+from stages.diagnosis.trials import Bench, with_rules
+
+LIMIT = 0.05
+"""Refusal counts as removed when no larger share of harmful prompts is refused."""
+
+MEASUREMENTS = 3
+"""How many measurements are tried: those whose direction is the cause at the lowest KL."""
+
+KEPT = 3
+"""How many ranges of layers are tried further, with fewer writers."""
+
+Rules = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Tried:
+    """One edit and what it does."""
+
+    rules: Rules
+    outcome: Outcome
+
+    @property
+    def rank(self) -> tuple[bool, float, float]:
+        """Lower is better: refusal removed, at the lowest KL; or else the least refusal."""
+        removed = self.outcome.refusal <= LIMIT
+        return (False, self.outcome.kl, 0.0) if removed else (True, self.outcome.refusal, self.outcome.kl)
+
+
+def recommend(
+    bench: Bench,
+    ablate: Ablate,
+    writers: Sequence[str],
+    causes: Mapping[int, Outcome],
+    spans: Sequence[tuple[int, int]],
+    named: Rules,
+) -> tuple[Tried, int]:
+    """The best edit, and how many were tried.
+
+    Args:
+        ablate: method and the rest, as params.yaml has them; its rules are tried too.
+        writers: every kind of writer that the model has.
+        causes: by measurement, what the model answers with the direction ablated everywhere.
+        spans: first and last layer of each range.
+        named: rules that edit only the writer whose part is the cause.
+    """
+    tried: list[Tried] = []
+
+    def attempt(rules: Rules) -> None:
+        outcome = bench.attempt(with_rules(ablate, rules))
+        if outcome is not None and all(rules != other.rules for other in tried):
+            tried.append(Tried(rules, outcome))
+
+    current = bench.attempt(ablate)
+    if current is not None:
+        tried.append(Tried([as_written(rule.model_dump(mode="json")) for rule in ablate.rules], current))
+    for measurement in _most_causal(causes):
+        for first, last in spans:
+            attempt([_rule(first, last, measurement, writers)])
+    for best in sorted(tried, key=lambda one: one.rank)[:KEPT]:
+        for fewer in _fewer(writers):
+            attempt([{**rule, "targets": list(fewer)} for rule in best.rules])
+    for measurement in _most_causal(causes):
+        attempt([{**rule, "measurement": measurement} for rule in named])
+    return min(tried, key=lambda one: one.rank), len(tried)
+
+
+def _most_causal(causes: Mapping[int, Outcome]) -> list[int]:
+    ranked = sorted(causes, key=lambda measurement: Tried([], causes[measurement]).rank)
+    return ranked[:MEASUREMENTS]
+
+
+def _rule(first: int, last: int, measurement: int, writers: Sequence[str]) -> dict[str, Any]:
+    layers = layers_as_written(range(first, last + 1))
+    return {"layers": layers, "measurement": measurement, "scale": 1.0, "targets": list(writers)}
+
+
+def _fewer(writers: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """Each kind of writer alone, and all but each."""
+    if len(writers) > 1:
+        yield from ((writer,) for writer in writers)
+    if len(writers) > 2:
+        yield from (tuple(other for other in writers if other != writer) for writer in writers)
+
+
+def as_written(rule: Mapping[str, Any]) -> dict[str, Any]:
+    """A rule as params.yaml would write it, without what is not set."""
+    layers = rule["layers"]
+    written = {**rule, "layers": layers if isinstance(layers, str) else layers_as_written(layers)}
+    return {key: value for key, value in written.items() if value is not None}

@@ -1,0 +1,126 @@
+"""Edits tried on the loaded model, by simulation: what each range of layers and each scale would do."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from schemas.artifacts import ModelManifest
+from schemas.params import Ablate, Rule
+from stages.base.stage import StageError
+from stages.base.weights import Checkpoint
+from stages.diagnosis.contributions import Source, Trace
+from stages.diagnosis.refusal import Outcome, Questions
+from stages.edit.checkpoint import read_vector
+from stages.edit.directions import Measured
+from stages.edit.pairing import make_pairs
+from stages.edit.plan import Edit, make_plan
+from stages.edit.projection import Pair
+from stages.edit.simulation import simulated
+from stages.residual.activations import activations
+
+BLOCKS = 8
+"""Into how many blocks of layers a model is cut at most: every run of blocks is tried."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A base model with its directions, on which edits are tried."""
+
+    manifest: ModelManifest
+    config: Mapping[str, Any]
+    """The base model's config.json, its text part."""
+    base: Checkpoint
+    reasons: Sequence[str | None]
+    """For each measurement, why it has no direction."""
+    measured: Measured
+    questions: Questions
+
+    def plan(self, ablate: Ablate) -> tuple[list[Edit], list[Pair]]:
+        """The edits and what each takes out.
+
+        Raises:
+            StageError: the model does not have what a rule names, or cannot be edited so.
+        """
+        plan = make_plan(ablate, self.manifest, self.config, self.base.tensors, self.reasons)
+        return plan, make_pairs(plan, ablate, self.measured, lambda name: read_vector(self.base, name))
+
+    def outcome(self, ablate: Ablate) -> Outcome:
+        """What the edited model would answer. Raises as `plan` does."""
+        with simulated(self.questions.model, *self.plan(ablate), ablate.method == "preserve_column_norms"):
+            return self.questions.ask()
+
+    def attempt(self, ablate: Ablate) -> Outcome | None:
+        """The same, or None where the rules name nothing that this model has, or nothing that can be edited so."""
+        try:
+            return self.outcome(ablate)
+        except StageError:
+            return None
+
+    def projections(self, ablate: Ablate, direction: Tensor) -> tuple[Tensor, Tensor]:
+        """The edited model's stream along a direction: of harmful and of harmless prompts.
+
+        Returns:
+            Each ``[prompts, layers + 1]`` float64.
+        """
+        sides = self.questions.harmful, self.questions.harmless
+        with simulated(self.questions.model, *self.plan(ablate), ablate.method == "preserve_column_norms"):
+            streams = activations(self.questions.model, [*sides[0], *sides[1]], -1, "auto", lambda _: None)
+        along = streams.double() @ direction
+        return along[: len(sides[0])], along[len(sides[0]) :]
+
+
+def with_rules(ablate: Ablate, rules: Sequence[Mapping[str, Any]]) -> Ablate:
+    """The same edit with other rules, as params.yaml would write them."""
+    return ablate.model_copy(update={"rules": tuple(Rule.model_validate(rule) for rule in rules)})
+
+
+def at_scale(ablate: Ablate, scale: float) -> Ablate:
+    """The same edit with every rule at one scale."""
+    return ablate.model_copy(update={"rules": tuple(rule.model_copy(update={"scale": scale}) for rule in ablate.rules)})
+
+
+def layer_ranges(layers: int) -> list[tuple[int, int]]:
+    """Every run of neighbouring blocks of layers, as its first and last layer; small models have a block a layer."""
+    blocks = min(layers, BLOCKS)
+    bounds = [layers * block // blocks for block in range(blocks + 1)]
+    starts_and_stops = list(pairwise(bounds))
+    return [
+        (first, stop - 1) for place, (first, _) in enumerate(starts_and_stops) for _, stop in starts_and_stops[place:]
+    ]
+
+
+@dataclass(frozen=True)
+class Direct:
+    """What an edit would leave of the difference between the two sides along the direction, in the last measurement,
+    if every input stayed as it is."""
+
+    whole: float
+    """The difference without an edit."""
+    removed: float
+    """What a scale of 1 takes out of it."""
+    left_out: float
+    """What of it is due to writers that the rules leave out, and to the embedding."""
+
+    def remainder(self, scale: float) -> float:
+        """The difference that is left at a scale."""
+        return self.whole - scale * self.removed
+
+
+def direct_effect(harmful: Trace, harmless: Trace) -> Direct:
+    """Add up what was traced: each write, times what later layers multiply the stream by."""
+    whole = float(harmful.stream[:, -1].mean() - harmless.stream[:, -1].mean())
+    removed = covered = 0.0
+    for source in harmful.writes:
+        reach = harmful.reach(source[0])
+        removed += reach * _difference(harmful, harmless, source, "removed")
+        covered += reach * _difference(harmful, harmless, source, "covered")
+    return Direct(whole=whole, removed=removed, left_out=whole - covered)
+
+
+def _difference(harmful: Trace, harmless: Trace, source: Source, of: str) -> float:
+    sides: list[Tensor] = [getattr(side.writes[source], of) for side in (harmful, harmless)]
+    return float(torch.mean(sides[0]) - torch.mean(sides[1]))
