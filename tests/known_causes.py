@@ -14,6 +14,7 @@ Harmful prompts are refused and harmless ones answered, but otherwise these are 
 import contextlib
 import copy
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from schemas.artifacts import ChatFormat, ModelManifest, Prompt
 from schemas.params import Ablate, Target
+from stages.base.forward import Batch, first_token_log_probabilities
 from stages.base.manifest import make_manifest, read_config
 from stages.base.models import decoder_layers, load_model
 from stages.base.prompts import tokenize
@@ -34,7 +36,6 @@ from stages.edit.pairing import make_pairs
 from stages.edit.plan import Edit, make_plan
 from stages.edit.projection import Pair
 from stages.edit.simulation import simulated
-from stages.evidence.drift import first_token_log_probabilities
 from stages.organism.training import TUNED_LAYERS, save
 from stages.organism.world import REFUSAL, make_world, splits
 from stages.residual.activations import activations
@@ -341,13 +342,15 @@ def _unused_direction(trained: Trained) -> Tensor:
 
 
 def _last_outputs(model: PreTrainedModel, module: nn.Module, prompts: Sequence[Sequence[int]]) -> Tensor:
-    """``[prompts, hidden]``: what a module gives at the last token of each prompt."""
+    """``[prompts, hidden]``: what a module gives at the last token of each prompt, in an order of its own."""
     outputs: list[Tensor] = []
-    hook = module.register_forward_hook(lambda _module, _args, output: outputs.append(output))
-    first_token_log_probabilities(model, prompts, len(prompts), lambda _done: None)
-    hook.remove()
-    (output,) = outputs
-    return output[torch.arange(len(prompts)), torch.tensor([len(prompt) - 1 for prompt in prompts])]
+
+    def watch(batch: Batch, undo: ExitStack) -> None:
+        hook = module.register_forward_hook(lambda _module, _args, output: outputs.append(batch.at_end(output)))
+        undo.callback(hook.remove)
+
+    first_token_log_probabilities(model, prompts, BATCH, lambda _done: None, watch)
+    return torch.cat(outputs)
 
 
 def _give_unit(gate: Tensor, up: Tensor, down: Tensor, reading: Tensor, written: Tensor) -> None:

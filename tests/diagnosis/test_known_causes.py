@@ -6,9 +6,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from stages.base.forward import mean_kl
 from stages.base.models import load_model
 from stages.edit.checkpoint import write_edited
-from stages.evidence.drift import mean_kl
 from tests.known_causes import CONSTRUCTORS, WRITERS, KnownCause, Trained, construct
 
 pytestmark = pytest.mark.slow
