@@ -1,15 +1,23 @@
-"""A well-trained organism for all tests here: training it takes a minute, and what they ask needs it to be good."""
+"""What diagnosis is tried on: a tiny random model of every family, and one well-trained organism."""
 
 import pytest
 
 from schemas.params import Organism
 from stages.organism.training import train
+from tests.families import FAMILIES
 from tests.known_causes import Trained, read_trained
+from tests.subjects import Subject
+
+
+@pytest.fixture(scope="module", params=sorted(FAMILIES))
+def subject(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Subject:
+    """Each family's tiny model. Not to be changed."""
+    return Subject(request.param, tmp_path_factory.mktemp(request.param))
 
 
 @pytest.fixture(scope="session")
 def trained() -> Trained:
-    """The default organism. Not to be changed."""
+    """The default organism; training it takes a minute, and what is asked needs it to be good. Not to be changed."""
     recipe = Organism()
     model, tokenizer = train(
         recipe.architecture, recipe.seed, recipe.pretrain_steps, recipe.tune_steps, lambda *_: None

@@ -1,0 +1,73 @@
+"""Causes: a direction ablated everywhere is nowhere, one that is added is there, and patches change what they name."""
+
+import pytest
+import torch
+
+from stages.diagnosis.causes import Part, Patches, ablated, added
+from stages.diagnosis.trials import Bench
+from stages.edit.simulation import simulated
+from tests.subjects import DIRECTION, HARMLESS, LAYERS, Subject, rules
+
+WRITERS = ["attention", "mlp", "routed_experts", "shared_experts", "per_layer_input"]
+
+
+def streams(bench: Bench) -> list[float]:
+    """The largest projection on the direction at each measurement."""
+    sides = bench.projections(rules(scale=0.0), DIRECTION)
+    return [float(torch.cat([side[:, m] for side in sides]).abs().max()) for m in range(LAYERS + 1)]
+
+
+def test_a_direction_that_is_ablated_everywhere_is_nowhere(subject: Subject) -> None:
+    """What the model then answers is what it answers when all writers are edited and the embeddings hold none of it."""
+    outcome = ablated(subject.bench.questions, subject.components, DIRECTION)
+    with simulated(subject.model, *subject.bench.plan(rules(targets=WRITERS, through_norm="oblique"))):
+        embedding = subject.model.get_input_embeddings()
+        assert embedding is not None
+        hook = embedding.register_forward_hook(
+            lambda _module, _args, output: output - (output @ DIRECTION.float())[..., None] * DIRECTION.float()
+        )
+        expected = subject.bench.questions.ask()
+        assert max(streams(subject.bench)) < 1e-4
+        hook.remove()
+    if not any(component.norms for component in subject.components):
+        assert outcome.kl == pytest.approx(expected.kl, rel=1e-3, abs=1e-6)
+        assert outcome.harmful_log_odds == pytest.approx(expected.harmful_log_odds, abs=1e-3)
+    assert outcome.kl > 1e-6
+
+
+def test_what_is_added_at_a_measurement_is_there(subject: Subject) -> None:
+    questions = subject.bench.questions
+    assert added(questions, 2, torch.zeros_like(DIRECTION)) == questions.base
+    found = [added(questions, measurement, 5 * DIRECTION) for measurement in range(LAYERS + 1)]
+    assert len({round(one.kl, 9) for one in found}) == LAYERS + 1 and min(one.kl for one in found) > 0
+    assert questions.ask() == questions.base
+
+
+def patches(subject: Subject) -> Patches:
+    harmless = subject.trace(prompts=HARMLESS)
+    return Patches(subject.bench.questions, subject.components, DIRECTION, harmless)
+
+
+def test_a_patch_of_all_experts_is_a_patch_of_their_layer(subject: Subject) -> None:
+    found = patches(subject)
+    for (layer, role), write in subject.trace().writes.items():
+        if write.experts is not None:
+            experts: list[Part] = [(layer, role, expert) for expert in range(write.experts.projected.shape[1])]
+            assert found.effect(experts) == pytest.approx(found.effect([(layer, role, None)]), abs=1e-4)
+
+
+def test_a_patch_changes_the_answer_and_is_taken_back(subject: Subject) -> None:
+    found = patches(subject)
+    effects = {(layer, role): found.effect([(layer, role, None)]) for layer, role in subject.trace().writes}
+    assert all(abs(effect) > 1e-7 for effect in effects.values())
+    assert found.effect([]) == 0
+    assert subject.bench.questions.ask() == subject.bench.questions.base
+
+
+def test_the_smallest_part_with_nearly_the_whole_effect_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = {0: -0.2, 1: -5.0, 2: 0.3, 3: -4.0}
+    monkeypatch.setattr(Patches, "effect", lambda _self, parts: sum(own[layer] for layer, _, _ in parts))
+    bare = Patches.__new__(Patches)
+    parts: list[Part] = [(layer, "attention", None) for layer in own]
+    assert bare.smallest(parts, -8.9) == [(1, "attention", None), (3, "attention", None)]
+    assert bare.smallest(parts, -5.0) == [(1, "attention", None)]

@@ -1,0 +1,93 @@
+"""Trials: what simulation says of an edit is what the edited model does, and what is direct is so exactly."""
+
+from pathlib import Path
+
+import pytest
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from stages.base.forward import first_token_log_probabilities
+from stages.diagnosis.refusal import Questions, log_odds
+from stages.diagnosis.trials import at_scale, direct_effect, layer_ranges, with_rules
+from stages.residual.activations import activations
+from tests.subjects import DIRECTION, HARMFUL, HARMLESS, LAYERS, Subject, rules
+
+WRITERS = ["attention", "mlp", "routed_experts", "shared_experts"]
+
+
+def difference(sides: tuple[Tensor, Tensor]) -> float:
+    """Harmful minus harmless, in the last measurement."""
+    return float(sides[0][:, -1].mean() - sides[1][:, -1].mean())
+
+
+def measured(model: PreTrainedModel, prompts: list[list[int]]) -> Tensor:
+    return activations(model, prompts, -1, "auto", lambda _: None).double() @ DIRECTION
+
+
+@pytest.mark.parametrize("scale", [0.5, 1.0, 2.0])
+def test_the_simulated_remainder_is_that_of_the_edited_model(subject: Subject, scale: float, tmp_path: Path) -> None:
+    ablate = rules(targets=WRITERS, layers="0-2", scale=scale)
+    before = difference(subject.bench.projections(at_scale(ablate, 0.0), DIRECTION))
+    edited = subject.write(ablate, tmp_path)
+    after = difference((measured(edited, HARMFUL), measured(edited, HARMLESS)))
+    assert difference(subject.bench.projections(ablate, DIRECTION)) == pytest.approx(after, abs=1e-4 * abs(before))
+    assert after != pytest.approx(before, rel=1e-3)
+
+
+@pytest.mark.parametrize("through_norm", ["orthogonal", "oblique"])
+def test_the_direct_remainder_is_exact_where_the_edit_reaches_no_input(subject: Subject, through_norm: str) -> None:
+    """The last layer's feed-forward writers: none writes after them, but for Gemma 4's per-layer input."""
+    last = [component for component in subject.components if component.layer == LAYERS - 1]
+    if last[-1].writer.role == "per_layer_input":
+        return
+    ablate = rules(targets=WRITERS[1:], layers=[LAYERS - 1], through_norm=through_norm)
+    removed = subject.removals(ablate)
+    direct = direct_effect(subject.trace(removed), subject.trace(removed, HARMLESS))
+    # Behind a norm another scale than 1 also changes what the norm divides by.
+    for scale in [1.0] if last[-1].norms else [0.5, 1.0, 2.0]:
+        simulated = difference(subject.bench.projections(at_scale(ablate, scale), DIRECTION))
+        assert simulated == pytest.approx(direct.remainder(scale), abs=1e-5 * subject.trace().stream.abs().max().item())
+        assert direct.remainder(scale) != pytest.approx(direct.whole, abs=1e-3)
+
+
+def test_the_direct_remainder_misses_what_the_edit_does_to_later_inputs(subject: Subject) -> None:
+    ablate = rules(targets=WRITERS, layers="0-2")
+    removed = subject.removals(ablate)
+    direct = direct_effect(subject.trace(removed), subject.trace(removed, HARMLESS))
+    simulated = difference(subject.bench.projections(ablate, DIRECTION))
+    assert simulated != pytest.approx(direct.remainder(1.0), abs=1e-3)
+
+
+def test_what_rules_leave_out_is_what_is_left_when_all_that_they_cover_is_gone(subject: Subject) -> None:
+    removed = subject.removals(rules(targets=WRITERS))
+    direct = direct_effect(subject.trace(removed), subject.trace(removed, HARMLESS))
+    assert direct.left_out == pytest.approx(direct.remainder(1.0), abs=1e-9)
+    assert direct.whole == pytest.approx(
+        float(subject.trace().stream[:, -1].mean() - subject.trace(prompts=HARMLESS).stream[:, -1].mean())
+    )
+
+
+@pytest.mark.parametrize(("layers", "count", "some"), [(4, 10, (1, 2)), (8, 36, (3, 7)), (46, 36, (5, 10))])
+def test_ranges_are_every_run_of_blocks(layers: int, count: int, some: tuple[int, int]) -> None:
+    found = layer_ranges(layers)
+    assert len(set(found)) == len(found) == count
+    assert (0, layers - 1) in found and some in found
+    singles = [
+        one for one in found if not any(one != other and one[0] <= other[0] <= other[1] <= one[1] for other in found)
+    ]
+    assert [layer for first, last in singles for layer in range(first, last + 1)] == list(range(layers))
+
+
+def test_an_edit_that_the_model_cannot_take_is_no_outcome(subject: Subject) -> None:
+    assert subject.bench.attempt(with_rules(rules(), [{"layers": 99, "measurement": 1}])) is None
+    assert subject.bench.attempt(with_rules(rules(), [{"layers": 1, "measurement": 1}])) is not None
+
+
+def test_an_outcome_is_that_of_the_edited_model(subject: Subject, tmp_path: Path) -> None:
+    ablate = rules(targets=WRITERS, method="preserve_column_norms")
+    edited = Questions(subject.write(ablate, tmp_path), HARMFUL, HARMLESS)
+    found = subject.bench.outcome(ablate)
+    tokens = subject.bench.questions.tokens
+    answers = first_token_log_probabilities(edited.model, HARMFUL, 8, lambda _: None)
+    assert found.harmful_log_odds == pytest.approx(float(log_odds(answers, tokens).mean()), abs=1e-4)
+    assert found.kl > 0
