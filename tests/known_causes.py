@@ -23,13 +23,15 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from schemas.artifacts import ChatFormat, ModelManifest, Prompt
+from schemas.artifacts import ChatFormat, MeasurementStatistics, ModelManifest, Prompt
 from schemas.params import Ablate, Target
 from stages.base.forward import Batch, first_token_log_probabilities
 from stages.base.manifest import make_manifest, read_config
 from stages.base.models import decoder_layers, load_model
 from stages.base.prompts import tokenize
 from stages.base.weights import Checkpoint, read_checkpoint
+from stages.diagnosis.refusal import Questions
+from stages.diagnosis.trials import Bench
 from stages.edit.checkpoint import read_vector
 from stages.edit.directions import Measured
 from stages.edit.pairing import make_pairs
@@ -40,6 +42,7 @@ from stages.organism.training import TUNED_LAYERS, save
 from stages.organism.world import REFUSAL, make_world, splits
 from stages.residual.activations import activations
 from stages.residual.directions import Directions, estimate
+from stages.residual.statistics import describe
 
 WRITERS: tuple[Target, ...] = ("attention", "mlp", "routed_experts", "shared_experts")
 
@@ -242,6 +245,21 @@ class KnownCause:
         """Within the block, the model behaves as if it had been edited by these rules."""
         with simulated(self.model, *self.plan(self.ablate(*rules))):
             yield self.model
+
+    def bench(self) -> Bench:
+        """What a diagnosis is tried on: every fifth prompt of those that the direction was measured from."""
+        return Bench(
+            manifest=self.manifest,
+            config=read_config(self.folder),
+            base=self.checkpoint,
+            reasons=self.directions.reasons,
+            measured=Measured(self.directions.unit, self.directions.harmless_mean),
+            questions=Questions(self.model, self.prompts["harmful_train"][::5], self.prompts["harmless_train"][::5]),
+        )
+
+    def statistics(self) -> list[MeasurementStatistics]:
+        """What the measure stage would say of its own directions."""
+        return describe(self.directions, *_measured_sides(self.model, self.prompts), "mean").measurements
 
     def named(self, *names: str) -> list[list[int]]:
         """The tokens of these splits' prompts."""

@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 
 from stages.base.forward import mean_kl
 from stages.base.models import load_model
+from stages.diagnosis.explanation import explain, rules_of
 from stages.edit.checkpoint import write_edited
 from tests.known_causes import CONSTRUCTORS, WRITERS, KnownCause, Trained, construct
 
@@ -55,6 +56,25 @@ def test_editing_the_cause_alone_is_as_good_as_editing_every_writer(known: Known
         cause = known.refused(model, HARMFUL), mean_kl(base, known.first_tokens(model, DRIFT))
     assert everything[0] <= 0.05 and cause[0] <= 0.05
     assert cause[1] <= everything[1] + 0.05
+
+
+def test_the_diagnosis_names_the_cause_and_editing_what_it_names_is_enough(known: KnownCause) -> None:
+    ablate = known.ablate({})
+    diagnosis, _ = explain(known.bench(), ablate, known.statistics(), str, lambda _done: None)
+    named = diagnosis.named
+    assert named.role == known.cause.role
+    assert set(named.layers) <= set(known.cause.layers)
+    assert named.experts == ({} if known.cause.experts is None else {known.cause.layers[0]: list(known.cause.experts)})
+
+    base = known.first_tokens(known.model, DRIFT)
+    with known.edited({}) as model:
+        everything = mean_kl(base, known.first_tokens(model, DRIFT))
+    with known.edited(*rules_of(named, diagnosis.measurement)) as model:
+        assert known.refused(model, HARMFUL) <= 0.05
+        assert mean_kl(base, known.first_tokens(model, DRIFT)) <= everything + 0.05
+    assert diagnosis.recommendation.removes
+    with known.edited(*diagnosis.recommendation.rules) as model:
+        assert known.refused(model, HARMFUL) <= 0.05
 
 
 def test_editing_every_writer_of_another_role_leaves_the_refusal(known: KnownCause) -> None:
