@@ -76,6 +76,22 @@ class DirectionStatistics(Document):
     measurements: list[MeasurementStatistics]
 
 
+class LayerExpertUse(Document):
+    """One row of `artifacts/expert_use.json`: for each expert, the prompts whose measured token is given to it."""
+
+    layer: int
+    harmful: list[int]
+    harmless: list[int]
+
+
+class ExpertUse(Document):
+    """`artifacts/expert_use.json`."""
+
+    harmful_prompts: int
+    harmless_prompts: int
+    layers: list[LayerExpertUse] = Field(description="those with routed experts")
+
+
 class Projection(Document):
     """How one tensor of the base is edited: the direction of one measurement, taken out `scale` times."""
 
@@ -89,13 +105,27 @@ class Projection(Document):
     norms: list[str] = Field(description="the weights of the norms between the tensor and the stream, in their order")
 
 
+class BiasShift(Document):
+    """What is added to the bias by which one router chooses experts."""
+
+    tensor: str
+    file: str
+    layer: int
+    selects_only: bool = Field(description="whether it leaves the weights of the chosen experts as they are")
+    added: list[float] = Field(description="for each expert, in the units of the router's scores")
+
+
 class EditRecord(Document):
     """`edit.json` in an edited model's folder."""
 
     base: ModelManifest
     ablate: dict[str, Any] = Field(description="the resolved `ablate` section of params.yaml")
     directions_sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    expert_use_sha256: str | None = Field(
+        pattern="^[0-9a-f]{64}$", description="of the counts that routers' biases were moved by; null where none was"
+    )
     plan: list[Projection]
+    router_bias: list[BiasShift] = Field(description="empty where `ablate.router_bias` is null")
     spare_layers: list[str] = Field(
         description="prefixes of layers that are not in use (multi-token prediction); copied"
     )

@@ -71,6 +71,9 @@ def _rows(node: dict[str, Any], document: dict[str, Any], key: str, default: Any
     node = resolve(node, document)
     default = node.get("default", _REQUIRED) if default is _REQUIRED else default
     if "properties" in node:
+        if default is None:  # nothing but a whole mapping turns it on
+            yield key, default, node
+            default = _REQUIRED
         defaults = {} if default is _REQUIRED else default
         for name, child in node["properties"].items():
             if child.get("$comment") == "alias":

@@ -76,11 +76,29 @@ class Reader(_Tensor):
     optional: bool = Field(default=False, description="whether a layer may do without it")
 
 
+class RouterBias(_Part):
+    """What a router adds to the scores of a token, `[experts]`, before it chooses the best of them."""
+
+    weight: str = Field(description="name within the layer; may be absent from a checkpoint")
+    buffer: str | None = Field(
+        default=None, description="the buffer or parameter in memory, where that goes by another name within the layer"
+    )
+    selects_only: bool = Field(
+        description="whether the weights of the experts that were chosen are of the scores without it"
+    )
+
+    @property
+    def in_memory(self) -> str:
+        """The buffer or parameter in memory, named within the layer."""
+        return self.buffer if self.buffer is not None else self.weight
+
+
 class Variant(_Part):
     """One form that a sublayer takes: all of its tensors are there, but for the optional ones, or none."""
 
     writers: tuple[Writer, ...] = ()
     readers: tuple[Reader, ...] = ()
+    router_bias: RouterBias | None = None
     others: tuple[str, ...] = Field(default=(), description="its further tensors, each of which may be absent")
 
 

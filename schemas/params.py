@@ -265,6 +265,15 @@ class Rule(Section):
         return given
 
 
+class RouterBias(Section):
+    """An experiment: moving what routers choose, beside what experts write."""
+
+    strength: Number = Field(
+        description="How much: minus this times the log-odds of an expert's use is added to its bias, in the units of "
+        "the router's scores. 0 adds nothing; below 0 the experts that harmful prompts use are used more."
+    )
+
+
 class Ablate(Section):
     """The edit."""
 
@@ -292,6 +301,12 @@ class Ablate(Section):
         description="What is edited. Writers to the residual stream: `attention`, `mlp`, `routed_experts`, "
         "`shared_experts`, `per_layer_input`, `embedding`; readers of it: `router`, `expert_inputs` (shared experts' "
         "too), `mlp_inputs`, `attention_inputs`. A model that has none of a kind is no error.",
+    )
+    router_bias: RouterBias | None = Field(
+        default=None,
+        description="An experiment, off by default: in the layers that any rule names, experts that harmful prompts "
+        "use more than harmless ones become less likely to be chosen. For models whose routers have a bias "
+        "(docs/edit.md).",
     )
     rules: Annotated[Listed[Rule], Items(at_least_one=True)] = Field(
         default=(Rule.model_validate({"layers": "1-4", "measurement": 4}),),

@@ -1,12 +1,11 @@
 """Stage ablate: base model, directions and rules → plan → the edited model, streamed. `--plan` prints the plan only."""
 
-import hashlib
 import sys
 from pathlib import Path
 
 from safetensors.torch import load_file
 
-from schemas.artifacts import DirectionStatistics, EditRecord, FileDigest
+from schemas.artifacts import DirectionStatistics, EditRecord, ExpertUse, FileDigest
 from schemas.layout import layouts
 from schemas.params import Ablate, read_section
 from stages.base.device import chosen_device
@@ -19,8 +18,10 @@ from stages.edit.checkpoint import read_vector, write_edited
 from stages.edit.directions import Measured
 from stages.edit.pairing import make_pairs
 from stages.edit.plan import make_plan, spare_layers, summary
+from stages.edit.shifts import make_shifts, summary_of_shifts
 from stages.rendering.card import render_card
 from stages.rendering.terminal import print_plan
+from stages.residual.odds import odds_by_layer
 
 ARTIFACTS = Path("artifacts")
 OUTPUT = Path("models/ablated")
@@ -36,10 +37,14 @@ def main() -> None:
     base = read_checkpoint(folder)
     statistics = DirectionStatistics.model_validate_json((ARTIFACTS / "directions.json").read_text())
     reasons = [row.reason for row in statistics.measurements]
-    plan = make_plan(params, manifest, read_config(folder), base.tensors, reasons)
+    config = read_config(folder)
+    plan = make_plan(params, manifest, config, base.tensors, reasons)
+    use = ExpertUse.model_validate_json((ARTIFACTS / "expert_use.json").read_text())
+    shifts = make_shifts(params, manifest, config, base.tensors, odds_by_layer(use))
+    rows = [*summary(plan, base.tensors), *summary_of_shifts(shifts, base.tensors)]
     spare = spare_layers(layouts()[manifest.model_type], manifest, base.tensors)
     if only_plan:
-        print_plan(summary(plan, base.tensors), spare)
+        print_plan(rows, spare)
         return
 
     device = chosen_device()
@@ -59,14 +64,17 @@ def main() -> None:
                 {file.path: file.sha256 for file in manifest.files},
                 device,
                 advance,
+                shifts=shifts,
             )
-        write_text(partial / CARD, render_card(manifest, params, summary(plan, base.tensors), spare))
+        write_text(partial / CARD, render_card(manifest, params, rows, spare))
         digests[CARD] = sha256_of(partial / CARD)
         record = EditRecord(
             base=manifest,
             ablate=params.model_dump(mode="json"),
-            directions_sha256=hashlib.sha256((ARTIFACTS / "directions.safetensors").read_bytes()).hexdigest(),
+            directions_sha256=sha256_of(ARTIFACTS / "directions.safetensors"),
+            expert_use_sha256=sha256_of(ARTIFACTS / "expert_use.json") if shifts else None,
             plan=[edit.record() for edit in plan],
+            router_bias=[shift.record() for shift in shifts],
             spare_layers=spare,
             left_out=list(base.left_out),
             files=[

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from safetensors.torch import load_file
 
-from schemas.artifacts import DirectionStatistics
+from schemas.artifacts import DirectionStatistics, ExpertUse
 from schemas.params import Ablate, read_section
 from stages.base.device import placement
 from stages.base.files import write_json, write_text
@@ -23,6 +23,7 @@ from stages.diagnosis.plots import plots
 from stages.diagnosis.refusal import Questions
 from stages.diagnosis.trials import Bench
 from stages.edit.directions import Measured
+from stages.residual.odds import odds_by_layer
 
 ARTIFACTS = Path("artifacts")
 PLOTS = ARTIFACTS / "plots"
@@ -33,6 +34,7 @@ def main() -> None:
     params = read_section(Ablate, ARTIFACTS / "params/ablate.json")
     manifest, folder, chat = read_manifest(), base_folder(), read_format()
     statistics = DirectionStatistics.model_validate_json((ARTIFACTS / "directions.json").read_text()).measurements
+    use = ExpertUse.model_validate_json((ARTIFACTS / "expert_use.json").read_text())
     stored = load_file(ARTIFACTS / "directions.safetensors")
     verify(folder, manifest)
     tokenizer, model = load_tokenizer(folder), load_model(folder, manifest.dtype, placement())
@@ -45,6 +47,7 @@ def main() -> None:
         base=read_checkpoint(folder),
         reasons=[row.reason for row in statistics],
         measured=Measured(stored["directions"], stored["harmless_mean"]),
+        log_odds=odds_by_layer(use),
         questions=Questions(model, harmful, harmless),
     )
     with progress("Diagnose", STEPS, "steps") as advance:

@@ -1,9 +1,10 @@
-"""Stage measure: base model and prompts → activations → refusal directions and their statistics."""
+"""Stage measure: base model and prompts → activations → refusal directions and their statistics; use of experts."""
 
 from pathlib import Path
 
 from safetensors.torch import save
 
+from schemas.layout import layouts
 from schemas.params import Measure, read_section
 from stages.base.device import placement
 from stages.base.files import write_bytes, write_json
@@ -12,8 +13,9 @@ from stages.base.models import load_model, load_tokenizer
 from stages.base.progress import progress
 from stages.base.prompts import read_format, read_prompts, tokenize
 from stages.base.stage import run_stage
-from stages.residual.activations import activations
+from stages.residual.activations import look
 from stages.residual.directions import estimate, winsorize
+from stages.residual.experts import count_use, routed_experts
 from stages.residual.statistics import describe
 
 ARTIFACTS = Path("artifacts")
@@ -28,8 +30,10 @@ def main() -> None:
 
     harmful = tokenize(tokenizer, read_prompts("harmful"), chat)
     harmless = tokenize(tokenizer, read_prompts("harmless"), chat)
+    experts = routed_experts(model, layouts()[manifest.model_type])
     with progress("Measure", len(harmful) + len(harmless), "prompts") as advance:
-        taken = activations(model, [*harmful, *harmless], params.position, params.batch_size, advance)
+        seen = look(model, experts, [*harmful, *harmless], params.position, params.batch_size, advance)
+    taken = seen.stream
     if params.winsorize is not None:
         taken = winsorize(taken, params.winsorize)
     sides = taken[: len(harmful)], taken[len(harmful) :]
@@ -50,6 +54,7 @@ def main() -> None:
         ),
     )
     write_json(ARTIFACTS / "directions.json", describe(directions, *sides, params.estimator))
+    write_json(ARTIFACTS / "expert_use.json", count_use(seen.used, len(harmful), len(harmless)))
 
 
 if __name__ == "__main__":

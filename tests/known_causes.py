@@ -254,6 +254,7 @@ class KnownCause:
             base=self.checkpoint,
             reasons=self.directions.reasons,
             measured=Measured(self.directions.unit, self.directions.harmless_mean),
+            log_odds={},
             questions=Questions(self.model, self.prompts["harmful_train"][::5], self.prompts["harmless_train"][::5]),
         )
 

@@ -58,6 +58,7 @@ class Subject:
             base=read_checkpoint(folder),
             reasons=[None] * (LAYERS + 1),
             measured=Measured(DIRECTION.expand(LAYERS + 1, -1), torch.zeros(LAYERS + 1, HIDDEN, dtype=torch.float64)),
+            log_odds={},
             questions=Questions(self.model, HARMFUL, HARMLESS),
         )
         self.components = components(self.model, self.layout, self.bench.manifest, config, self.bench.base.tensors)

@@ -33,7 +33,7 @@ from stages.diagnosis.router import Routing, changed_choices, distance_of_use, s
 from stages.diagnosis.trials import Bench, at_scale, direct_effect, layer_ranges, with_rules
 from stages.edit.directions import edit_direction
 from stages.edit.plan import Edit
-from stages.residual.experts import log_odds
+from stages.residual.odds import log_odds
 
 SCALES = tuple(number / 4 for number in range(9))
 """From nothing to twice all of it."""
@@ -314,16 +314,16 @@ def explain_routers(harmful: Mapping[int, Routing], harmless: Mapping[int, Routi
     rows = []
     for layer, routing in harmful.items():
         other = harmless[layer]
-        counts = [side.used.sum(0).tolist() for side in (routing, other)]
+        counts = [side.used.sum(0) for side in (routing, other)]
         rows.append(
             RouterPart(
                 layer=layer,
                 share=share_through(routing, other),
                 distance=distance_of_use(routing, other),
                 changed=changed_choices(routing),
-                harmful_use=counts[0],
-                harmless_use=counts[1],
-                log_odds=log_odds(counts[0], len(routing.used), counts[1], len(other.used)),
+                harmful_use=counts[0].tolist(),
+                harmless_use=counts[1].tolist(),
+                log_odds=log_odds(counts[0], len(routing.used), counts[1], len(other.used)).tolist(),
             )
         )
     return rows

@@ -1,6 +1,7 @@
 """Edits tried on the loaded model, by simulation: what each range of layers and each scale would do."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -19,6 +20,7 @@ from stages.edit.directions import Measured
 from stages.edit.pairing import make_pairs
 from stages.edit.plan import Edit, make_plan
 from stages.edit.projection import Pair
+from stages.edit.shifts import make_shifts
 from stages.edit.simulation import simulated
 from stages.residual.activations import activations
 
@@ -37,6 +39,8 @@ class Bench:
     reasons: Sequence[str | None]
     """For each measurement, why it has no direction."""
     measured: Measured
+    log_odds: Mapping[int, Tensor]
+    """By layer with routed experts, of each one's use on harmful against harmless prompts."""
     questions: Questions
 
     def plan(self, ablate: Ablate) -> tuple[list[Edit], list[Pair]]:
@@ -48,9 +52,17 @@ class Bench:
         plan = make_plan(ablate, self.manifest, self.config, self.base.tensors, self.reasons)
         return plan, make_pairs(plan, ablate, self.measured, lambda name: read_vector(self.base, name))
 
+    @contextmanager
+    def edited(self, ablate: Ablate) -> Iterator[None]:
+        """Within the block, the model behaves as if it had been edited. Raises as `plan` does."""
+        keep = ablate.method == "preserve_column_norms"
+        shifts = make_shifts(ablate, self.manifest, self.config, self.base.tensors, self.log_odds)
+        with simulated(self.questions.model, *self.plan(ablate), keep, shifts):
+            yield
+
     def outcome(self, ablate: Ablate) -> Outcome:
         """What the edited model would answer. Raises as `plan` does."""
-        with simulated(self.questions.model, *self.plan(ablate), ablate.method == "preserve_column_norms"):
+        with self.edited(ablate):
             return self.questions.ask()
 
     def attempt(self, ablate: Ablate) -> Outcome | None:
@@ -67,7 +79,7 @@ class Bench:
             Each ``[prompts, layers + 1]`` float64.
         """
         sides = self.questions.harmful, self.questions.harmless
-        with simulated(self.questions.model, *self.plan(ablate), ablate.method == "preserve_column_norms"):
+        with self.edited(ablate):
             streams = activations(self.questions.model, [*sides[0], *sides[1]], -1, "auto", lambda _: None)
         along = streams.double() @ direction
         return along[: len(sides[0])], along[len(sides[0]) :]

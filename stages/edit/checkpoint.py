@@ -23,6 +23,7 @@ from stages.base.stage import StageError
 from stages.base.weights import Checkpoint, Tensor
 from stages.edit.plan import Edit
 from stages.edit.projection import Pair, project
+from stages.edit.shifts import Shift, add
 
 TORCH_DTYPES = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 _COPIED_AT_ONCE = 1 << 26
@@ -42,8 +43,11 @@ _WORKER = threading.local()
 class Slice:
     """Consecutive matrices or rows of one tensor: what one worker edits at a time."""
 
-    edit: Edit
-    pair: Pair
+    tensor: str
+    amount: str
+    """How much of an edit it is, as in `scale 1.5`: for errors."""
+    change: Callable[[torch.Tensor], object]
+    """Edits it in place, on the device where the arithmetic runs."""
     dtype: str
     shape: tuple[int, ...]
     start: int
@@ -57,8 +61,7 @@ def read_vector(base: Checkpoint, name: str) -> torch.Tensor:
         StageError: it is not of a float type.
     """
     tensor = base.tensors[name]
-    if tensor.dtype not in TORCH_DTYPES:
-        raise StageError(f"{name} is stored as {tensor.dtype}, which is no float type; use a float copy of the model")
+    _check_type(name, tensor)
     buffer = bytearray(tensor.stop - tensor.start)
     with open(base.folder / tensor.file, "rb") as file:
         _read(file.fileno(), memoryview(buffer), tensor.start)
@@ -75,6 +78,7 @@ def write_edited(
     device: torch.device,
     advance: Advance,
     digest: Callable[[Path], str] = sha256_of,
+    shifts: Sequence[Shift] = (),
 ) -> dict[str, str]:
     """Copy every file of the base into `target`, with the planned tensors edited.
 
@@ -85,6 +89,7 @@ def write_edited(
         device: where the arithmetic runs; the bytes are the same on each.
         advance: told the number of bytes written since.
         digest: gives a written file's SHA-256.
+        shifts: what is added to biases of routers.
 
     Returns:
         SHA-256 of every file written, by its path in the folder.
@@ -94,7 +99,9 @@ def write_edited(
     """
     slices: dict[str, list[Slice]] = {shard: [] for shard in base.shards}
     for edit, pair in zip(plan, pairs, strict=True):
-        slices[edit.file] += _slices(edit, _to(pair, device), base.tensors[edit.tensor])
+        slices[edit.file] += _slices(edit, _to(pair, device), keep_column_norms, base.tensors[edit.tensor])
+    for shift in shifts:
+        slices[shift.file].append(_slice_of_bias(shift, base.tensors[shift.tensor]))
 
     largest = max((part.stop - part.start for parts in slices.values() for part in parts), default=1)
     workers = max(1, min(_usable_cpus(), _BUFFERS_AT_MOST // largest))
@@ -108,7 +115,7 @@ def write_edited(
             try:
                 for group in [*groups, base.companions]:
                     parts = [
-                        _parts(base.folder / path, target / path, slices.get(path, []), keep_column_norms, advance)
+                        _parts(base.folder / path, target / path, slices.get(path, []), device, advance)
                         for path in group
                     ]
                     # A part of each file by turns, because the kernel writes to one file at a time.
@@ -127,17 +134,24 @@ def write_edited(
     return {path: found[path] if path in found else known_digests[path] for path in base.files}
 
 
-def _slices(edit: Edit, pair: Pair, tensor: Tensor) -> list[Slice]:
-    """An edit cut into what is edited at a time, in the order of the file."""
+def _check_type(name: str, tensor: Tensor) -> None:
     if tensor.dtype not in TORCH_DTYPES:
-        raise StageError(
-            f"{edit.tensor} is stored as {tensor.dtype}, which is no float type; use a float copy of the model"
-        )
+        raise StageError(f"{name} is stored as {tensor.dtype}, which is no float type; use a float copy of the model")
+
+
+def _slices(edit: Edit, pair: Pair, keep_norms: bool, tensor: Tensor) -> list[Slice]:
+    """An edit cut into what is edited at a time, in the order of the file."""
+    _check_type(edit.tensor, tensor)
+
+    def change(weight: torch.Tensor) -> torch.Tensor:
+        return project(weight, pair, edit.scale, edit.stream_axis, keep_norms and edit.has_columns, out=weight)
+
+    part = partial(Slice, edit.tensor, f"scale {edit.scale:g}", change, tensor.dtype)
     if len(tensor.shape) == 3:
         size = (tensor.stop - tensor.start) // tensor.shape[0]
         experts = range(tensor.shape[0]) if edit.experts is None else edit.experts
         return [
-            Slice(edit, pair, tensor.dtype, tensor.shape[1:], start, start + size)
+            part(tensor.shape[1:], start, start + size)
             for start in (tensor.start + expert * size for expert in experts)
         ]
     if edit.stream_axis == 1 and len(tensor.shape) == 2:
@@ -145,13 +159,17 @@ def _slices(edit: Edit, pair: Pair, tensor: Tensor) -> list[Slice]:
         rows = max(1, _ROWS_AT_ONCE // size) if edit.experts is None else 1
         tops = range(0, tensor.shape[0], rows) if edit.experts is None else edit.experts
         return [
-            Slice(
-                edit, pair, tensor.dtype, (stop - top, tensor.shape[1]), *(tensor.start + n * size for n in (top, stop))
-            )
+            part((stop - top, tensor.shape[1]), tensor.start + top * size, tensor.start + stop * size)
             for top in tops
             for stop in (min(top + rows, tensor.shape[0]),)
         ]
-    return [Slice(edit, pair, tensor.dtype, tensor.shape, tensor.start, tensor.stop)]
+    return [part(tensor.shape, tensor.start, tensor.stop)]
+
+
+def _slice_of_bias(shift: Shift, tensor: Tensor) -> Slice:
+    _check_type(shift.tensor, tensor)
+    change = partial(add, added=shift.added)
+    return Slice(shift.tensor, "this strength", change, tensor.dtype, tensor.shape, tensor.start, tensor.stop)
 
 
 def _to(pair: Pair, device: torch.device) -> Pair:
@@ -159,7 +177,7 @@ def _to(pair: Pair, device: torch.device) -> Pair:
 
 
 def _parts(
-    source: Path, target: Path, slices: list[Slice], keep_norms: bool, advance: Advance
+    source: Path, target: Path, slices: list[Slice], device: torch.device, advance: Advance
 ) -> list[Callable[[], None]]:
     """What writes one file: its edited slices, and what lies between them. Types and shapes stay, so offsets do."""
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -176,24 +194,23 @@ def _parts(
             parts.append(partial(_copy, source, target, done, end, advance))
             done = end
         if part is not None:
-            parts.append(partial(_edit, source, target, part, keep_norms, advance))
+            parts.append(partial(_edit, source, target, part, device, advance))
             done = part.stop
     return parts
 
 
-def _edit(source: Path, target: Path, part: Slice, keep_norms: bool, advance: Advance) -> None:
+def _edit(source: Path, target: Path, part: Slice, device: torch.device, advance: Advance) -> None:
     buffer = _reused_buffer(part.stop - part.start)
     with open(source, "rb") as old, open(target, "r+b") as new:
         _read(old.fileno(), memoryview(buffer.numpy().data), part.start)
         weight = buffer.view(TORCH_DTYPES[part.dtype]).view(part.shape)
-        moved = weight.to(part.pair.left.device)
-        keep = keep_norms and part.edit.has_columns
-        edited = project(moved, part.pair, part.edit.scale, part.edit.stream_axis, keep, out=moved)
-        least, largest = torch.aminmax(edited)
+        moved = weight.to(device)
+        part.change(moved)
+        least, largest = torch.aminmax(moved)
         if not bool(torch.isfinite(least) & torch.isfinite(largest)):
-            raise StageError(_why_not_finite(old.fileno(), part))
+            raise StageError(_why_not_finite(source.name, old.fileno(), part))
         if moved is not weight:
-            weight.copy_(edited)
+            weight.copy_(moved)
         _write_all(new.fileno(), memoryview(buffer.numpy().data), part.start)
     advance(len(buffer))
 
@@ -206,13 +223,13 @@ def _reused_buffer(size: int) -> torch.Tensor:
     return buffer
 
 
-def _why_not_finite(file: int, part: Slice) -> str:
+def _why_not_finite(name: str, file: int, part: Slice) -> str:
     buffer = bytearray(part.stop - part.start)
     _read(file, memoryview(buffer), part.start)
-    where = f"{part.edit.file}: {part.edit.tensor}"
+    where = f"{name}: {part.tensor}"
     if not bool(torch.isfinite(torch.frombuffer(buffer, dtype=TORCH_DTYPES[part.dtype])).all()):
         return f"{where} holds NaN or infinity; fetch the checkpoint again"
-    return f"{where} leaves the range of {part.dtype} at scale {part.edit.scale:g}; name a smaller scale"
+    return f"{where} leaves the range of {part.dtype} at {part.amount}; name a smaller one"
 
 
 def _copy(source: Path, target: Path, start: int, stop: int, advance: Advance) -> None:

@@ -93,7 +93,7 @@ def make_plan(
     planned: dict[tuple[str, int | None], Edit] = {}
     for number, rule in enumerate(ablate.rules):
         targets = ablate.targets_of(rule)
-        chosen = _layers_of(rule, number, manifest)
+        chosen = layers_of(rule, number, manifest)
         for layer in chosen:
             if layer not in resolved:
                 resolved[layer] = resolve_layer(layout, manifest, config, layer, by_layer[layer], tensors)
@@ -186,9 +186,8 @@ def resolve_layer(
     where = f"layer {layer} of this {manifest.model_type} model"
     known = {*layout.others, layout.layer_scalar}
     places: list[Place] = []
-    for sublayer, variants in layout.sublayers.items():
-        variant = _variant_of(variants, layout, config, names, f"{where}: {sublayer}")
-        known |= set(variant.others)
+    for variant in variants_of(layout, manifest, config, layer, names):
+        known |= set(variant.others) | ({variant.router_bias.weight} if variant.router_bias is not None else set())
         parts: list[Writer | Reader] = [*variant.writers, *variant.readers]
         for part in parts:
             norms = part.norms if isinstance(part, Writer) else (part.norm,) if part.norm is not None else ()
@@ -215,6 +214,24 @@ def resolve_layer(
     for place in places:
         _check_shape(place, manifest, layout, config, tensors)
     return places
+
+
+def variants_of(
+    layout: Layout, manifest: ModelManifest, config: Mapping[str, Any], layer: int, names: Mapping[str, str]
+) -> list[Variant]:
+    """The form that each sublayer of one layer takes.
+
+    Args:
+        names: the layer's tensors, within the layer → full.
+
+    Raises:
+        StageError: it holds none of them whole.
+    """
+    where = f"layer {layer} of this {manifest.model_type} model"
+    return [
+        _variant_of(variants, layout, config, names, f"{where}: {sublayer}")
+        for sublayer, variants in layout.sublayers.items()
+    ]
 
 
 def _norms(layout: Layout) -> list[Norm]:
@@ -381,7 +398,12 @@ def _check_shape(
         )
 
 
-def _layers_of(rule: Rule, number: int, manifest: ModelManifest) -> Sequence[int]:
+def layers_of(rule: Rule, number: int, manifest: ModelManifest) -> Sequence[int]:
+    """The layers that a rule names.
+
+    Raises:
+        StageError: the model does not have them.
+    """
     if rule.layers == "all":
         return range(manifest.layers)
     if (last := max(rule.layers)) >= manifest.layers:

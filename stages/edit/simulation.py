@@ -2,7 +2,7 @@
 
 A writer's output y becomes y - s l (r · y), a reader's input x becomes x - s r (l · x): what the edited weights would
 give, to rounding. What is not linear in a module's output (old column norms) or is no whole module (single experts) is
-done to the parameter itself, which is put back afterwards.
+done to the parameter itself, which is put back afterwards; so is what is added to a router's bias.
 """
 
 import contextlib
@@ -16,19 +16,25 @@ from schemas.layout import Writer
 from stages.base.models import decoder_layers
 from stages.edit.plan import Edit
 from stages.edit.projection import Pair, project
+from stages.edit.shifts import Shift, add
 
 Planned = tuple[Edit, Pair]
 
 
 @contextlib.contextmanager
 def simulated(
-    model: PreTrainedModel, plan: Sequence[Edit], pairs: Sequence[Pair], keep_column_norms: bool = False
+    model: PreTrainedModel,
+    plan: Sequence[Edit],
+    pairs: Sequence[Pair],
+    keep_column_norms: bool = False,
+    shifts: Sequence[Shift] = (),
 ) -> Iterator[None]:
     """Within the block, the model behaves as if the plan had been written to its weights.
 
     Args:
         pairs: what is taken out by each edit, in the order of the plan.
         keep_column_norms: the method `preserve_column_norms`.
+        shifts: what is added to biases of routers.
     """
     modules: dict[tuple[int, str, bool], list[Planned]] = {}
     embedded = False
@@ -51,6 +57,8 @@ def simulated(
                 _hook(module, writes, pair, edit.scale, undo)
             else:
                 _replace(module, writes, planned, keep_column_norms, undo)
+        for shift in shifts:
+            _shift(layers[shift.layer], shift, undo)
         yield
 
 
@@ -124,6 +132,13 @@ def _replace(
             keep = keep_column_norms and edit.has_columns
             here = Pair(pair.left.to(parameter.device), pair.right.to(parameter.device))
             project(parameter, here, edit.scale, axis, keep, out=parameter)
+
+
+def _shift(layer: nn.Module, shift: Shift, undo: contextlib.ExitStack) -> None:
+    owner, _, name = shift.bias.in_memory.rpartition(".")
+    bias = getattr(layer.get_submodule(owner), name).data
+    undo.callback(bias.copy_, bias.clone())
+    add(bias, shift.added)
 
 
 def _edit_embedding(model: PreTrainedModel, pair: Pair, scale: float, undo: contextlib.ExitStack) -> None:

@@ -1,7 +1,8 @@
-"""The residual stream at one token of each prompt, entering every decoder layer and leaving the last."""
+"""What one token of each prompt shows: the stream entering each layer and leaving the last, and the experts it uses."""
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -11,12 +12,23 @@ from transformers import PreTrainedModel
 from stages.base.forward import Batch, in_batches, run_decoder
 from stages.base.models import decoder_layers
 from stages.base.stage import StageError
+from stages.residual.experts import RoutedExperts, count, watch_experts
 
 Keep = Callable[[int, Tensor], None]
 """Given a measurement and the whole stream there, ``[prompts, width, hidden]``."""
 
 
-@torch.inference_mode()
+@dataclass(frozen=True)
+class Seen:
+    """What one pass over the prompts saw, on the CPU."""
+
+    stream: Tensor
+    """``[prompts, layers + 1, hidden]`` float32, in the units of the stream. Measurement m enters layer m; the last one
+    leaves the last layer, before the final norm."""
+    used: dict[int, Tensor]
+    """By layer, which experts the token was given to, ``[prompts, experts]`` bool."""
+
+
 def activations(
     model: PreTrainedModel,
     prompts: Sequence[Sequence[int]],
@@ -24,18 +36,27 @@ def activations(
     batch_size: int | Literal["auto"],
     advance: Callable[[int], None],
 ) -> Tensor:
-    """Measure the stream, in the units of the stream.
+    """The stream alone; see `look`."""
+    return look(model, {}, prompts, position, batch_size, advance).stream
 
-    Measurement m enters layer m; the last one leaves the last layer, before the final norm.
+
+@torch.inference_mode()
+def look(
+    model: PreTrainedModel,
+    experts: RoutedExperts,
+    prompts: Sequence[Sequence[int]],
+    position: int,
+    batch_size: int | Literal["auto"],
+    advance: Callable[[int], None],
+) -> Seen:
+    """Measure the stream, and which experts are used.
 
     Args:
+        experts: where to look for the latter.
         prompts: the tokens of each.
         position: which token, counted from the end of the prompt: -1 is the last.
         batch_size: prompts in one forward pass at most; halved where memory runs out, and that is said.
         advance: told the number of prompts done since.
-
-    Returns:
-        ``[prompts, layers + 1, hidden]`` in float32, on the CPU.
 
     Raises:
         StageError: a prompt is shorter than `position` asks.
@@ -45,17 +66,23 @@ def activations(
             f"params.yaml: measure.position: {position} is before the start of a prompt of {shortest} tokens"
         )
     taken = torch.empty(len(prompts), len(decoder_layers(model)) + 1, model.config.get_text_config().hidden_size)
+    used = {layer: torch.zeros(len(prompts), count(module), dtype=torch.bool) for layer, (_, module) in experts.items()}
 
+    # Both fill the batch's own rows, so that a batch that ran out of memory and comes again is seen once.
     def compute(batch: Batch) -> None:
         def keep(measurement: int, stream: Tensor) -> None:
             taken[batch.rows, measurement] = batch.at_end(stream).float().cpu()
 
+        def note(layer: int, chosen: Tensor) -> None:
+            used[layer][batch.rows] = chosen
+
         with ExitStack() as undo:
             watch_stream(model, keep, undo)
+            watch_experts(experts, batch, note, undo)
             run_decoder(model, batch)
 
     in_batches(prompts, batch_size, advance, compute, position)
-    return taken
+    return Seen(taken, used)
 
 
 def watch_stream(model: PreTrainedModel, keep: Keep, undo: ExitStack) -> None:

@@ -1,16 +1,23 @@
 """Which routed experts a token is given to."""
 
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from schemas.artifacts import ExpertUse, LayerExpertUse
 from schemas.layout import Layout, Writer
 from stages.base.forward import Batch
 from stages.base.models import decoder_layers
+
+RoutedExperts = Mapping[int, tuple[Writer, nn.Module]]
+"""By layer, what the layout says of its routed experts, and the module that holds them."""
+
+Note = Callable[[int, Tensor], None]
+"""Given a layer and which experts the token that is asked about is given to, ``[prompts, experts]`` bool."""
 
 
 def routed_experts(model: PreTrainedModel, layout: Layout) -> dict[int, tuple[Writer, nn.Module]]:
@@ -29,6 +36,19 @@ def routed_experts(model: PreTrainedModel, layout: Layout) -> dict[int, tuple[Wr
             if name in modules:
                 found[number] = writer, modules[name]
     return found
+
+
+def watch_experts(experts: RoutedExperts, batch: Batch, note: Note, undo: ExitStack) -> None:
+    """Tell `note` which experts the batch is given to, in every forward pass of it until `undo` is closed."""
+
+    def called(layer: int, writer: Writer) -> Callable[..., None]:
+        def hook(module: nn.Module, given: tuple[Any, ...]) -> None:
+            note(layer, chosen(writer, module, given, batch))
+
+        return hook
+
+    for layer, (writer, module) in experts.items():
+        undo.callback(module.register_forward_pre_hook(called(layer, writer)).remove)
 
 
 def chosen(writer: Writer, experts: nn.Module, given: tuple[Any, ...], batch: Batch) -> Tensor:
@@ -52,15 +72,21 @@ def count(experts: nn.Module) -> int:
     return int(down.shape[0])
 
 
-def log_odds(
-    harmful_counts: Sequence[int], harmful_prompts: int, harmless_counts: Sequence[int], harmless_prompts: int
-) -> list[float]:
-    """Log-odds of each expert's use on harmful against harmless prompts, every count plus one half."""
+def count_use(used: Mapping[int, Tensor], harmful_prompts: int, harmless_prompts: int) -> ExpertUse:
+    """How many prompts of each side use each expert.
 
-    def odds(count: int, prompts: int) -> float:
-        return math.log((count + 0.5) / (prompts - count + 0.5))
-
-    return [
-        odds(harmful, harmful_prompts) - odds(harmless, harmless_prompts)
-        for harmful, harmless in zip(harmful_counts, harmless_counts, strict=True)
-    ]
+    Args:
+        used: by layer, ``[prompts, experts]`` bool, the harmful prompts first.
+    """
+    return ExpertUse(
+        harmful_prompts=harmful_prompts,
+        harmless_prompts=harmless_prompts,
+        layers=[
+            LayerExpertUse(
+                layer=layer,
+                harmful=each[:harmful_prompts].sum(dim=0).tolist(),
+                harmless=each[harmful_prompts:].sum(dim=0).tolist(),
+            )
+            for layer, each in sorted(used.items())
+        ],
+    )

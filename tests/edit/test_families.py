@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from schemas.artifacts import ModelManifest
 from schemas.layout import Layout, Reader, Variant, Writer, layouts
-from schemas.params import Ablate
+from schemas.params import Ablate, RouterBias
 from stages.base.manifest import read_config
 from stages.base.stage import StageError
 from stages.base.weights import Checkpoint, read_checkpoint
@@ -20,7 +20,11 @@ from stages.edit.directions import Measured
 from stages.edit.pairing import make_pairs
 from stages.edit.plan import Edit, make_plan
 from stages.edit.projection import Pair, unit_vector
+from stages.edit.shifts import Shift, make_shifts
 from stages.edit.simulation import simulated
+from stages.residual.activations import look
+from stages.residual.experts import count_use, routed_experts
+from stages.residual.odds import odds_by_layer
 from tests.families import EXPERTS, FAMILIES, HIDDEN, VOCABULARY, forward, layers, load, make
 
 WRITERS = ["attention", "mlp", "routed_experts", "shared_experts", "per_layer_input", "embedding"]
@@ -41,6 +45,11 @@ CENTRED = Measured(
     unit=torch.stack([unit_vector(row - row.mean()) for row in MEASURED.unit]), harmless_mean=MEASURED.harmless_mean
 )
 PROMPTS = torch.randint(0, VOCABULARY, (3, 11), generator=torch.Generator().manual_seed(3))
+# Sides that end in tokens of their own, so that routers tell them apart.
+HARMFUL = [[*range(start, start + 5), 7] for start in range(10, 30)]
+HARMLESS = [[*range(start, start + 5), 8] for start in range(10, 34)]
+BIASED = ("deepseek_v3", "glm4_moe", "glm4_moe_lite", "gpt_oss", "lfm2_moe", "minimax_m2")
+"""Families whose routers have a bias."""
 
 
 class Family:
@@ -68,11 +77,22 @@ class Family:
     def pairs(self, ablate: Ablate, plan: list[Edit], measured: Measured = MEASURED) -> list[Pair]:
         return make_pairs(plan, ablate, measured, lambda name: read_vector(self.checkpoint, name))
 
-    def write(self, ablate: Ablate, target: Path, measured: Measured = MEASURED) -> PreTrainedModel:
+    def used(self, prompts: list[list[int]]) -> dict[int, Tensor]:
+        """By layer, which experts each prompt's last token is given to."""
+        experts = routed_experts(self.model, layouts()[self.manifest.model_type])
+        return look(self.model, experts, prompts, -1, 64, lambda _: None).used
+
+    def shifts(self, ablate: Ablate) -> list[Shift]:
+        use = count_use(self.used([*HARMFUL, *HARMLESS]), len(HARMFUL), len(HARMLESS))
+        return make_shifts(ablate, self.manifest, self.config, self.checkpoint.tensors, odds_by_layer(use))
+
+    def write(
+        self, ablate: Ablate, target: Path, measured: Measured = MEASURED, shifts: list[Shift] | None = None
+    ) -> PreTrainedModel:
         """The model after the edit, by way of the disk."""
         plan = self.plan(ablate)
-        keep = ablate.method == "preserve_column_norms"
-        write_edited(self.checkpoint, target, plan, self.pairs(ablate, plan, measured), keep, {}, CPU, lambda _: None)
+        pairs, keep = self.pairs(ablate, plan, measured), ablate.method == "preserve_column_norms"
+        write_edited(self.checkpoint, target, plan, pairs, keep, {}, CPU, lambda _: None, shifts=shifts or [])
         return load(self.name, target)
 
     def has(self, target: str) -> bool:
@@ -163,6 +183,55 @@ def test_simulation_keeps_column_norms_as_the_edit_does(family: Family, tmp_path
         assert relative(forward(family.model, PROMPTS), edited) <= 1e-4
     plain = forward(family.write(rules(targets=[*WRITERS, *READERS]), tmp_path), PROMPTS)
     assert relative(edited, plain) > 1e-4
+
+
+def moved(strength: float) -> Ablate:
+    """Routers' biases, and nothing else."""
+    return rules(scale=0.0).model_copy(update={"router_bias": RouterBias(strength=strength)})
+
+
+def test_simulation_is_the_edit_of_router_biases(family: Family, tmp_path: Path) -> None:
+    if family.name not in BIASED:
+        with pytest.raises(StageError, match=r"^params\.yaml: ablate\.router_bias: .* no (bias|routed experts)"):
+            family.shifts(moved(1.0))
+        return
+    shifts = family.shifts(moved(0.3))
+    edited = forward(family.write(moved(0.3), tmp_path, shifts=shifts), PROMPTS)
+    with simulated(family.model, [], [], shifts=shifts):
+        assert relative(forward(family.model, PROMPTS), edited) <= 1e-4
+    assert relative(edited, family.logits) > 1e-4
+    assert torch.equal(forward(family.model, PROMPTS), family.logits)
+
+
+def test_a_strong_router_bias_leaves_the_experts_that_harmful_prompts_favour_unused(family: Family) -> None:
+    if family.name not in BIASED:
+        pytest.skip("no bias")
+    shifts = family.shifts(moved(20.0))
+    before = family.used(HARMFUL)
+    with simulated(family.model, [], [], shifts=shifts):
+        after = family.used(HARMFUL)
+    assert len(shifts) == len(before) > 0
+    for shift in shifts:
+        favoured = int(shift.added.argmin())
+        assert before[shift.layer][:, favoured].any()
+        assert not after[shift.layer][:, favoured].any()
+        assert after[shift.layer].sum() == before[shift.layer].sum()
+
+
+def test_a_layout_says_whether_a_router_bias_touches_weights_too(family: Family) -> None:
+    """So little changes no choice: what changes then are weights."""
+    if family.name not in BIASED:
+        pytest.skip("no bias")
+    shifts = family.shifts(moved(1e-5))
+    with simulated(family.model, [], [], shifts=shifts):
+        change = relative(forward(family.model, PROMPTS), family.logits)
+    assert all(shift.bias.selects_only == (change < 1e-6) for shift in shifts)
+
+
+def test_routed_experts_in_memory_are_those_of_the_file(family: Family) -> None:
+    experts = routed_experts(family.model, layouts()[family.manifest.model_type])
+    planned = family.plan(rules(targets=["attention", "routed_experts"]))
+    assert experts.keys() == {edit.layer for edit in planned if edit.role == "routed_experts"}
 
 
 def test_blinding_readers_to_a_direction_that_nobody_writes_changes_nothing(family: Family, tmp_path: Path) -> None:

@@ -4,6 +4,10 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
 from tests.projects import Project, one_line
 
 
@@ -71,3 +75,40 @@ def test_methods_and_targets_of_params_reach_the_weights(project: Project) -> No
     record = json.loads((project.folder / "models/ablated/edit.json").read_text())
     assert {edit["role"] for edit in record["plan"]} == {"attention", "router"}
     assert record["ablate"]["method"] == "preserve_column_norms"
+
+
+def test_a_router_bias_reaches_the_weights_the_record_and_the_card(project: Project) -> None:
+    project.replace("router_bias: null ", "router_bias: {strength: 0.25} ")
+    project.replace("layers: 1-4", "layers: 0-2")
+    for stage in ("params", "ablate"):
+        assert project.stage(stage).returncode == 0
+    use = json.loads((project.folder / "artifacts/expert_use.json").read_text())
+    rows = {row["layer"]: row for row in use["layers"]}
+    record = json.loads((project.folder / "models/ablated/edit.json").read_text())
+    assert record["expert_use_sha256"] and [shift["layer"] for shift in record["router_bias"]] == [1, 2]
+    base, edited = (load_file(project.folder / f"models/{name}/model.safetensors") for name in ("base", "ablated"))
+    for shift in record["router_bias"]:
+        moved = edited[shift["tensor"]].astype(np.float64) - base[shift["tensor"]]
+        harmful, harmless = (np.array(rows[shift["layer"]][side]) + 0.5 for side in ("harmful", "harmless"))
+        harmful_odds = harmful / (use["harmful_prompts"] + 1 - harmful)
+        harmless_odds = harmless / (use["harmless_prompts"] + 1 - harmless)
+        assert moved == pytest.approx(-0.25 * np.log(harmful_odds / harmless_odds), abs=1e-6)
+        assert shift["selects_only"] and np.abs(moved).max() > 0.01
+    assert "- layers 1-2: -0.25 times the log-odds" in (project.folder / "models/ablated/README.md").read_text()
+    assert "is what its edit.json says" in project.check("python", "-m", "stages.verify")
+    (row,) = (line for line in project.stage("ablate", "--plan").stdout.splitlines() if "router_bias" in line)
+    assert [cell.strip() for cell in row.split("│")[1:5]] == ["router_bias", "2", "1-2", "16"]
+
+
+def test_a_router_bias_where_no_layer_has_a_router_is_an_error_of_one_line(project: Project) -> None:
+    project.replace("router_bias: null ", "router_bias: {strength: 0.25} ")
+    project.replace("layers: 1-4", "layers: 0")
+    assert project.stage("params").returncode == 0
+    line = one_line(project.stage("ablate"))
+    assert "params.yaml: ablate.router_bias: " in line and "no routed experts" in line
+
+
+def test_without_a_router_bias_the_record_names_no_counts(finished: Project) -> None:
+    record = json.loads((finished.folder / "models/ablated/edit.json").read_text())
+    assert record["router_bias"] == [] and record["expert_use_sha256"] is None
+    assert record["ablate"]["router_bias"] is None

@@ -22,6 +22,7 @@ CHANGES = {
     "prompts.limit": ("limit: null               # prompts", "limit: 40  # prompts", PREPARE),
     "measure.position": ("position: -1", "position: -2", MEASURE),
     "ablate.rules": ("scale: 1.0", "scale: 0.55", ABLATE),
+    "ablate.router_bias": ("router_bias: null ", "router_bias: {strength: 0.35} ", ABLATE),
     "evaluate.limit": ("limit: 16", "limit: 8", EVALUATE),
     "gates": ("at_most: 0.05", "at_most: 0.5", REPORT),
 }

@@ -132,7 +132,7 @@ def test_the_batch_is_halved_where_memory_runs_out_and_that_is_said(
     monkeypatch.setattr(stack, "forward", small)
     counts: list[int] = []
     found = activations(model, prompts, -1, batch_size, counts.append)
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    close(found, expected)
     assert sum(counts) == len(prompts)
     assert f"going on with {left} prompts a batch" in capsys.readouterr().err
 

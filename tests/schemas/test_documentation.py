@@ -34,7 +34,7 @@ def test_the_schema_is_one_and_holds_for_the_shipped_file() -> None:
 
 def test_every_mapping_of_the_schema_is_closed_and_every_key_described() -> None:
     mappings = [node for node in [DOCUMENT, *DOCUMENT["$defs"].values()] if "properties" in node]
-    assert len(mappings) == 10
+    assert len(mappings) == 11
     for node in mappings:
         assert node["additionalProperties"] is False
         assert all(key.get("description") for key in node["properties"].values())
@@ -52,6 +52,10 @@ def test_every_mapping_of_the_schema_is_closed_and_every_key_described() -> None
         ("measure: {batch_size: 0}", False),
         ("ablate: {targets: [mlp, mlp]}", False),
         ("ablate: {targets: []}", False),
+        ("ablate: {router_bias: null}", True),
+        ("ablate: {router_bias: {strength: -0.5}}", True),
+        ("ablate: {router_bias: {}}", False),
+        ("ablate: {router_bias: 0.5}", False),
         ("ablate: {rules: [{layers: [1, 3-5, all], measurement: 4}]}", True),
         ("ablate: {rules: [{layer: 1, measurement: 4, scale: 1.0, sparsity: 0.00}]}", True),
         ("ablate: {rules: [{layer: 1, measurement: 4, sparsity: 0.5}]}", False),
@@ -76,6 +80,8 @@ def test_the_table_has_a_row_for_every_key() -> None:
     assert cells["`model.source`"] == "`organism`"
     assert cells["`prompts.harmless.split`"] == "`harmless_train`"
     assert cells["`prompts.limit`"] == "`null`"
+    assert cells["`ablate.router_bias`"] == "`null`"
+    assert cells["`ablate.router_bias.strength`"] == "required"
     assert cells["`ablate.rules.N.layers`"] == "required"
     assert cells["`ablate.rules.N.scale`"] == "`1.0`"
     assert cells["`gates.N.metric`"] == "required"
