@@ -1,0 +1,109 @@
+"""The recommendation: the lowest KL of those edits that remove refusal, in words that params.yaml takes."""
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import pytest
+
+from schemas.diagnosis import NamedWriter
+from schemas.layers import layers_as_written, runs
+from schemas.params import Ablate, Rule
+from stages.diagnosis.explanation import rules_of
+from stages.diagnosis.recommendation import Tried, recommend
+from stages.diagnosis.refusal import Outcome
+from stages.diagnosis.trials import Bench
+
+WRITERS = ["attention", "mlp", "routed_experts"]
+SPANS = [(0, 0), (0, 1), (1, 1)]
+
+
+def outcome(refusal: float, kl: float) -> Outcome:
+    return Outcome(refusal, 0.0, 0.0, 0.0, kl)
+
+
+class Imagined:
+    """A model whose answer to each edit is made up."""
+
+    def __init__(self, answer: Callable[[Rule], Outcome | None]) -> None:
+        self.answer = answer
+        self.asked: list[Ablate] = []
+
+    def attempt(self, ablate: Ablate) -> Outcome | None:
+        self.asked.append(ablate)
+        return self.answer(ablate.rules[0])
+
+
+def recommended(answer: Callable[[Rule], Outcome | None], **current: Any) -> tuple[Tried, int, Imagined]:
+    bench = Imagined(answer)
+    rule = {"layers": "0-1", "measurement": 1, "scale": 0.5, **current}
+    ablate = Ablate.model_validate({"rules": [rule]})
+    causes = {1: outcome(0.0, 0.2), 2: outcome(0.0, 0.1), 3: outcome(0.9, 0.0), 4: outcome(0.5, 0.0)}
+    named = [{"layers": 1, "measurement": 2, "scale": 1.0, "targets": ["routed_experts"], "experts": [3]}]
+    best, tried = recommend(cast(Bench, bench), ablate, WRITERS, causes, SPANS, named)
+    return best, tried, bench
+
+
+def test_it_is_the_lowest_kl_of_those_that_remove_refusal() -> None:
+    def answer(rule: Rule) -> Outcome:
+        if rule.layers == (1,) and rule.measurement == 2:
+            return outcome(0.04, 0.3 if rule.targets == tuple(WRITERS) else 0.2)
+        return outcome(0.06, 0.01)
+
+    best, _, _ = recommended(answer)
+    assert best.outcome == outcome(0.04, 0.2)
+    assert best.rules[0]["layers"] == 1 and best.rules[0]["measurement"] == 2
+
+
+def test_where_none_removes_it_it_is_the_one_that_leaves_least() -> None:
+    best, _, _ = recommended(lambda rule: outcome(0.5 if rule.layers == (0,) else 0.7, 0.1))
+    assert best.outcome.refusal == 0.5 and best.rules[0]["layers"] == 0
+
+
+def test_the_current_rules_are_tried_and_may_be_the_best() -> None:
+    best, _, _ = recommended(lambda rule: outcome(0.0, 0.0 if rule.scale == 0.5 else 0.1))
+    assert best.rules == [{"layers": "0-1", "measurement": 1.0, "scale": 0.5}]
+
+
+def test_the_named_writer_alone_is_tried() -> None:
+    best, _, _ = recommended(lambda rule: outcome(0.0, 0.0 if rule.experts == (3,) else 0.1))
+    assert best.rules[0]["experts"] == [3]
+
+
+def test_measurements_are_tried_that_are_the_cause_and_no_edit_twice() -> None:
+    _, tried, bench = recommended(lambda _: outcome(0.0, 0.1))
+    assert {ablate.rules[0].measurement for ablate in bench.asked} == {1, 2, 4}
+    assert tried == len({ablate.model_dump_json() for ablate in bench.asked})
+
+
+def test_what_the_model_cannot_take_is_passed_over() -> None:
+    best, tried, bench = recommended(lambda rule: None if rule.layers == (0, 1) else outcome(0.0, 0.1))
+    assert best.rules[0]["layers"] in (0, 1) and 0 < tried < len(bench.asked)
+
+
+@pytest.mark.parametrize(
+    ("named", "rules"),
+    [
+        (
+            NamedWriter(role="attention", layers=[1, 2, 3, 5], experts={}),
+            [{"layers": ["1-3", 5], "measurement": 4.0, "scale": 1.0, "targets": ["attention"]}],
+        ),
+        (
+            NamedWriter(role="routed_experts", layers=[2, 4], experts={2: [7], 4: [0, 3]}),
+            [
+                {"layers": 2, "measurement": 4.0, "scale": 1.0, "targets": ["routed_experts"], "experts": [7]},
+                {"layers": 4, "measurement": 4.0, "scale": 1.0, "targets": ["routed_experts"], "experts": [0, 3]},
+            ],
+        ),
+    ],
+)
+def test_what_is_named_becomes_rules_for_it_alone(named: NamedWriter, rules: list[dict[str, Any]]) -> None:
+    assert rules_of(named, 4.0) == rules
+    for rule in rules:
+        Rule.model_validate(rule)
+
+
+def test_layers_are_written_as_params_read_them() -> None:
+    for layers in ([3], [0, 1, 2], [0, 2, 3, 7]):
+        rule = Rule.model_validate({"layers": layers_as_written(layers), "measurement": 1})
+        assert rule.layers == tuple(layers)
+    assert runs([]) == []
