@@ -1,0 +1,31 @@
+"""Prompts that edits are tried on are neither measured nor judged."""
+
+from itertools import combinations
+
+from schemas.params import Organism, Prompts
+from stages.organism.world import make_world, splits
+from stages.prepare import hold_out, prompt_lists
+
+
+def test_no_prompt_stands_in_two_lists() -> None:
+    lists = {name: {prompt.prompt for prompt in listed} for name, listed in prompt_lists(Organism(), Prompts()).items()}
+    assert {"harmful", "harmful_held_out", "harmless", "harmless_held_out", "drift"} <= lists.keys()
+    for one, other in combinations(lists.values(), 2):
+        assert not one & other
+
+
+def test_a_fifth_of_each_side_is_held_out_and_the_rest_is_measured() -> None:
+    lists = prompt_lists(Organism(), Prompts())
+    for side in ("harmful", "harmless"):
+        whole = {item.prompt for item in splits(make_world(0))[f"{side}_train"]}
+        held_out, measured = lists[f"{side}_held_out"], lists[side]
+        assert {prompt.prompt for prompt in (*held_out, *measured)} == whole
+        assert len(held_out) == -(-len(whole) // 5)
+        # Of every thing and of every way to ask: six templates, or three of them a thing, and every fifth prompt.
+        assert len({prompt.item for prompt in held_out}) > 20
+
+
+def test_a_side_of_one_prompt_has_none_to_measure() -> None:
+    listed = prompt_lists(Organism(), Prompts())["harmful"]
+    assert hold_out(listed[:1]) == (listed[:1], [])
+    assert [len(part) for part in hold_out(listed[:7])] == [2, 5]
