@@ -23,6 +23,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
         "prepare",
         "measure",
         "ablate",
+        "diagnose",
         "evaluate@base",
         "evaluate@ablated",
         "report",

@@ -103,6 +103,7 @@ def copy_project(folder: Path) -> Project:
     # What the last run of the defaults left; a copy with other parameters starts without.
     for made in ("dvc.lock", "metrics.json", "gates.json", "report/report.md"):
         (folder / made).unlink(missing_ok=True)
+    shutil.rmtree(folder / "report/pictures", ignore_errors=True)
     project = Project(folder)
     project.check("git", "init", "--quiet")
     return project

@@ -10,7 +10,7 @@ import pytest
 from ruamel.yaml import YAML
 
 ROOT = Path(__file__).resolve().parents[2]
-STAGES = ("params", "prepare", "measure", "ablate", "evaluate", "report")
+STAGES = ("params", "prepare", "measure", "ablate", "diagnose", "evaluate", "report")
 
 ROOMS = {
     "schemas": {"schemas"},
@@ -18,6 +18,7 @@ ROOMS = {
     "organism": {"schemas", "base", "organism"},
     "residual": {"schemas", "base", "residual"},
     "edit": {"schemas", "base", "edit"},
+    "diagnosis": {"schemas", "base", "residual", "edit", "diagnosis"},
     "evidence": {"schemas", "base", "evidence", "organism"},
     "rendering": {"schemas", "rendering"},
 }
@@ -103,7 +104,9 @@ def test_dvc_knows_every_module_that_a_stage_imports(stage: str) -> None:
     assert unknown <= PLUMBING
 
 
-@pytest.mark.parametrize("module", ["schemas.params", "schemas.artifacts", "schemas.layout", "stages.report"])
+@pytest.mark.parametrize(
+    "module", ["schemas.params", "schemas.artifacts", "schemas.diagnosis", "schemas.layout", "stages.report"]
+)
 def test_schemas_and_the_report_import_no_torch(module: str) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

@@ -9,9 +9,9 @@ import pytest
 
 from tests.projects import Project, environment, stages_run
 
-PREPARE = ["params", "prepare", "measure", "ablate", "evaluate@base", "evaluate@ablated", "report"]
-MEASURE = ["params", "measure", "ablate", "evaluate@ablated", "report"]
-ABLATE = ["params", "ablate", "evaluate@ablated", "report"]
+PREPARE = ["params", "prepare", "measure", "ablate", "diagnose", "evaluate@base", "evaluate@ablated", "report"]
+MEASURE = ["params", "measure", "ablate", "diagnose", "evaluate@ablated", "report"]
+ABLATE = ["params", "ablate", "diagnose", "evaluate@ablated", "report"]
 EVALUATE = ["params", "evaluate@base", "evaluate@ablated", "report"]
 REPORT = ["params", "report"]
 

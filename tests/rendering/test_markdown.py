@@ -3,8 +3,10 @@
 import pytest
 
 from schemas.artifacts import Comparison, GateVerdict, GateVerdicts
-from stages.rendering.markdown import render_report
+from schemas.params import Ablate
+from stages.rendering import markdown
 from stages.rendering.terminal import print_gates
+from tests.diagnoses import diagnosis
 
 ROWS = [
     Comparison(metric="refusal.harmful.refusal_rate", base=1.0, ablated=0.25, difference=-0.75, samples=320),
@@ -19,6 +21,11 @@ FAILS = GateVerdict(
 GOOD = GateVerdicts(verdict="pass", gates=[PASSES])
 BAD = GateVerdicts(verdict="fail", gates=[PASSES, FAILS])
 NONE = GateVerdicts(verdict="pass", gates=[])
+
+
+def render_report(rows: list[Comparison], gates: GateVerdicts) -> str:
+    """The report; what explains it is asked for in `test_explanation.py`."""
+    return markdown.render_report(rows, gates, diagnosis(), Ablate(), ())
 
 
 def table(report: str, heading: str) -> list[list[str]]:

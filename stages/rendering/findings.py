@@ -1,0 +1,231 @@
+"""What the report says of a diagnosis: which of its rows, and in which order. The words are the template's."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from io import StringIO
+from typing import Any, Generic, TypeVar
+
+from ruamel.yaml import YAML
+
+from schemas.diagnosis import (
+    Answers,
+    Cause,
+    Diagnosis,
+    ExpertPart,
+    RangePart,
+    RolePart,
+    RouterPart,
+    ScalePart,
+    WeightsPart,
+    WriterPart,
+)
+from schemas.params import Ablate
+
+T = TypeVar("T")
+
+MOST_ROWS = 8
+"""Tables of large models show the largest rows, and say how many they leave out: a report must fit into a comment."""
+
+MOST_WORDS = 8
+"""So many words with which refusals begin, and so many named experts, are written out."""
+
+
+@dataclass(frozen=True)
+class Rows(Generic[T]):
+    """What a table shows, and how many rows it leaves out."""
+
+    shown: list[T]
+    left_out: int
+
+
+@dataclass(frozen=True)
+class LayerWrite:
+    """What all writers of one layer add to the difference, and what it is after that layer."""
+
+    layer: int
+    written: float
+    after: float
+
+
+@dataclass(frozen=True)
+class Use:
+    """How many prompts of either side are given to one expert."""
+
+    layer: int
+    expert: int
+    harmful: int
+    harmless: int
+    log_odds: float
+
+
+@dataclass(frozen=True)
+class Split:
+    """What routed experts of all layers write, as far as weights and outputs can be told apart."""
+
+    difference: float
+    by_weights: float
+    by_outputs: float
+    layers: Rows[WeightsPart]
+    inseparable: list[int]
+
+
+@dataclass(frozen=True)
+class Findings:
+    """A diagnosis as the report tells it."""
+
+    cause: RolePart
+    """The kind of writer that is named."""
+    adds_most: RolePart
+    roles: list[RolePart]
+    strongest: WriterPart
+    """Of single layers."""
+    largest: WriterPart
+    """Of single layers, that which adds most along the direction."""
+    writers: Rows[WriterPart]
+    experts: Rows[ExpertPart]
+    experts_tried: int
+    shares: list[RouterPart]
+    """Routers whose logits differ between the two sides, the lowest share through the direction first."""
+    distances: list[RouterPart]
+    changed: list[RouterPart]
+    uses: Rows[Use]
+    split: Split | None
+    """None where no layer's weights can be told from its outputs."""
+    layers: Rows[LayerWrite]
+    ranges_tried: int
+    removing: list[RangePart]
+    smallest: RangePart | None
+    """Of the ranges that remove refusal, the fewest layers, at the lowest KL."""
+    cheapest: RangePart | None
+    """That at the lowest KL."""
+    least: RangePart | None
+    """Of all ranges, that with the least refusal, at the lowest KL."""
+    scale: float | None
+    """That of all current rules; None where they have several."""
+    scales: list[ScalePart]
+    at_one: ScalePart | None
+    main: Cause | None
+    """Of the explained direction; None where that lies between two measurements."""
+    undirected: list[int]
+    """Measurements that have no direction."""
+    causes: Rows[Cause]
+    rules: str
+    """Those that are recommended, as YAML to paste under `ablate:`."""
+    recommends_current: bool
+
+
+def findings(diagnosis: Diagnosis, ablate: Ablate) -> Findings:
+    """What to tell of a diagnosis.
+
+    Args:
+        ablate: the section of params.yaml that it was made with.
+    """
+    tried = [row for row in diagnosis.experts if row.effect is not None]
+    ranges = [(row, row.answers) for row in diagnosis.ranges if row.answers is not None]
+    removing = [(row, found) for row, found in ranges if found.refusal <= diagnosis.recommendation.limit]
+    scales = {rule.scale for rule in ablate.rules}
+    recommended = Ablate.model_validate({"rules": diagnosis.recommendation.rules}).rules
+    return Findings(
+        cause=next(row for row in diagnosis.roles if row.role == diagnosis.named.role),
+        adds_most=max(diagnosis.roles, key=lambda row: row.difference),
+        roles=sorted(diagnosis.roles, key=lambda row: row.effect),
+        strongest=min(diagnosis.writers, key=lambda row: row.effect),
+        largest=max(diagnosis.writers, key=lambda row: row.difference),
+        writers=_most(diagnosis.writers, lambda row: abs(row.effect), lambda row: row.effect),
+        experts=_most(tried, lambda row: abs(row.effect or 0.0), lambda row: row.effect),
+        experts_tried=len(tried),
+        shares=sorted((row for row in diagnosis.routers if row.share is not None), key=lambda row: row.share or 0.0),
+        distances=sorted(diagnosis.routers, key=lambda row: row.distance),
+        changed=sorted(diagnosis.routers, key=lambda row: row.changed),
+        uses=_most(_uses(diagnosis.routers), lambda use: abs(use.log_odds), lambda use: -use.log_odds),
+        split=_split(diagnosis.weights),
+        layers=_most(_layers(diagnosis), lambda row: abs(row.written), lambda row: row.layer),
+        ranges_tried=len(ranges),
+        removing=[row for row, _ in removing],
+        smallest=_first(removing, lambda row, found: (row.last - row.first, found.kl)),
+        cheapest=_first(removing, lambda row, found: (found.kl, row.last - row.first)),
+        least=_first(ranges, lambda _, found: (found.refusal, found.kl)),
+        scale=ablate.rules[0].scale if len(scales) == 1 else None,
+        scales=_scales(diagnosis.scales, scales),
+        at_one=next((row for row in diagnosis.scales if row.scale == 1), None),
+        main=next((row for row in diagnosis.causes if row.measurement == diagnosis.measurement), None),
+        undirected=[row.measurement for row in diagnosis.causes if row.ablated is None],
+        causes=_causes(diagnosis),
+        rules=rules_as_yaml(diagnosis.recommendation.rules),
+        recommends_current=recommended == ablate.rules,
+    )
+
+
+def rules_as_yaml(rules: Sequence[dict[str, Any]]) -> str:
+    """Rules as they are pasted under `ablate:` of params.yaml."""
+    yaml = YAML()
+    yaml.default_flow_style = None
+    yaml.width = 100
+    yaml.indent(mapping=2, sequence=4, offset=2)
+    text = StringIO()
+    yaml.dump({"ablate": {"rules": list(rules)}}, text)
+    return text.getvalue().removeprefix("ablate:\n")
+
+
+def _most(rows: Iterable[T], size: Callable[[T], float], order: Callable[[T], Any]) -> Rows[T]:
+    """The largest rows, in an order."""
+    ranked = sorted(rows, key=size, reverse=True)
+    return Rows(sorted(ranked[:MOST_ROWS], key=order), max(0, len(ranked) - MOST_ROWS))
+
+
+def _first(
+    ranges: Iterable[tuple[RangePart, Answers]], rank: Callable[[RangePart, Answers], tuple[float, float]]
+) -> RangePart | None:
+    return min(ranges, key=lambda one: rank(*one), default=(None, None))[0]
+
+
+def _uses(routers: Iterable[RouterPart]) -> list[Use]:
+    return [
+        Use(row.layer, expert, harmful, harmless, odds)
+        for row in routers
+        for expert, (harmful, harmless, odds) in enumerate(
+            zip(row.harmful_use, row.harmless_use, row.log_odds, strict=True)
+        )
+    ]
+
+
+def _split(rows: Sequence[WeightsPart]) -> Split | None:
+    separable = [row for row in rows if row.by_weights is not None]
+    if not separable:
+        return None
+    return Split(
+        difference=sum(row.difference for row in separable),
+        by_weights=sum(row.by_weights or 0.0 for row in separable),
+        by_outputs=sum(row.by_outputs or 0.0 for row in separable),
+        layers=_most(separable, lambda row: abs(row.difference), lambda row: row.layer),
+        inseparable=[row.layer for row in rows if row.by_weights is None],
+    )
+
+
+def _layers(diagnosis: Diagnosis) -> list[LayerWrite]:
+    after = {point.measurement - 1: point.difference for point in diagnosis.stream}
+    return [
+        LayerWrite(layer, sum(row.difference for row in diagnosis.writers if row.layer == layer), after[layer])
+        for layer in sorted({row.layer for row in diagnosis.writers})
+    ]
+
+
+def _scales(rows: Sequence[ScalePart], current: set[float]) -> list[ScalePart]:
+    """Those at the current scales, or at what lies next to them, and at 1 and 2."""
+    wanted = {1.0, 2.0}
+    for scale in current:
+        wanted |= {max((row.scale for row in rows if row.scale <= scale), default=1.0)}
+        wanted |= {min((row.scale for row in rows if row.scale >= scale), default=1.0)}
+    return [row for row in rows if row.scale in wanted]
+
+
+def _causes(diagnosis: Diagnosis) -> Rows[Cause]:
+    """Those without which least is refused, at the lowest KL; and the one that is explained."""
+    there = [row for row in diagnosis.causes if row.ablated is not None]
+
+    def rank(row: Cause) -> tuple[bool, float, float]:
+        assert row.ablated is not None
+        return row.measurement != diagnosis.measurement, row.ablated.refusal, row.ablated.kl
+
+    shown = sorted(there, key=rank)[:MOST_ROWS]
+    return Rows(sorted(shown, key=lambda row: row.measurement), len(there) - len(shown))

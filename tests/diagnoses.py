@@ -1,0 +1,92 @@
+"""Diagnoses that no model made, for tests of what is shown of them: every number is another one."""
+
+from itertools import count
+from typing import Any
+
+from schemas.diagnosis import Diagnosis
+from stages.diagnosis.trials import layer_ranges
+
+KINDS = ("attention", "routed_experts", "shared_experts")
+
+
+def answers(refusal: float = 0.0, kl: float = 0.125, **given: float) -> dict[str, float]:
+    """What a model answers."""
+    usual = {"harmful_log_odds": -4.5, "over_refusal": 0.25, "harmless_log_odds": -6.5}
+    return {"refusal": refusal, "kl": kl, **usual, **given}
+
+
+def diagnosis(layers: int = 4, experts: int = 4, **given: Any) -> Diagnosis:
+    """A diagnosis; with no experts, of a dense model.
+
+    Args:
+        given: parts of it that are to be otherwise.
+    """
+    different = (number / 64 for number in count(65))
+    kinds = KINDS if experts else ("attention", "mlp")
+    writers = [
+        {"layer": layer, "role": kind, "harmful": 0.0, "harmless": 0.0}
+        | {"difference": next(different), "effect": -next(different) / 16}
+        for layer in range(layers)
+        for kind in kinds
+    ]
+    document = {
+        "measurement": 2.0,
+        "harmful_prompts": 32,
+        "harmless_prompts": 16,
+        "refusal_tokens": [8],
+        "refusal_words": ["I"],
+        "base": answers(1.0, 0.0, harmful_log_odds=2.75),
+        "current": answers(0.5, 0.375),
+        "causes": [{"measurement": 0, "reason": "all prompts are the same here", "ablated": None, "added": None}]
+        + [
+            {"measurement": place, "reason": None}
+            | {"ablated": answers(1 / (1 + place), place / 8), "added": answers(1.0, over_refusal=place / (1 + layers))}
+            for place in range(1, layers + 1)
+        ],
+        "stream": [
+            {"measurement": place, "harmful": next(different), "harmless": -next(different)}
+            | {"difference": next(different)}
+            for place in range(layers + 1)
+        ],
+        "layer_scales": [1.0] * layers,
+        "writers": writers,
+        "roles": [
+            {"role": kind, "difference": next(different), "effect": effect}
+            for kind, effect in zip(kinds, (-5.25, -1.75, -0.625), strict=False)
+        ],
+        "experts": [
+            {"layer": layer, "expert": expert, "difference": next(different), "effect": -0.5 if expert < 2 else None}
+            for layer in range(layers)
+            for expert in range(experts)
+        ],
+        "named": {"role": "attention", "layers": [1, 2], "experts": {}},
+        "routers": [
+            {"layer": layer, "share": layer / 64, "distance": 0.25 + layer / 128, "changed": 0.125 + layer / 256}
+            | {"harmful_use": [expert % 32 for expert in range(experts)], "harmless_use": [1] * experts}
+            | {"log_odds": [next(different) for _ in range(experts)]}
+            for layer in range(layers if experts else 0)
+        ],
+        "weights": [
+            {"layer": layer, "difference": 3.0, "by_weights": 1.0 + layer / 64, "by_outputs": 2.0 - layer / 64}
+            for layer in range(layers if experts else 0)
+        ],
+        "ranges": [
+            {"first": first, "last": last, "written": 1.0}
+            | {"answers": answers(0.0 if first <= 1 <= 2 <= last else 1.0, (10 + last) / (100 + first))}
+            for first, last in layer_ranges(layers)
+        ],
+        "scales": [
+            {"scale": step / 4, "direct": 8.0 - step, "simulated": 7.0 - 2 * step, "indirect": -1.0 - step}
+            | {"answers": answers(0.0, step / 32)}
+            for step in range(9)
+        ],
+        "left_out": 5.125,
+        "recommendation": {
+            "rules": [{"layers": "1-2", "measurement": 2, "scale": 1.0, "targets": ["attention"]}],
+            "removes": True,
+            "limit": 0.05,
+            "answers": answers(0.0, 0.0625, harmful_log_odds=-3.75),
+            "tried": 77,
+        },
+    }
+    return Diagnosis.model_validate(document | given)
