@@ -7,7 +7,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 unexport PYTHONPATH PYTHONHOME
 
-.PHONY: help repro gate verify plan test test-slow lint types format schema lock environment
+.PHONY: help repro gate verify plan experiments test test-slow lint types format schema lock environment
 
 help: ## List these targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -25,6 +25,9 @@ verify: environment ## Check an edited model's files against its edit.json (FOLD
 plan: environment ## Print what the rules would edit; measures first where that is out of date
 	@dvc repro --quiet measure
 	@python -m stages.ablate --plan
+
+experiments: environment ## Run FILE=experiments/moe.yaml, JOBS=1 at a time; write the tables of docs/moe.md
+	@python -m experiments.run "$(or $(FILE),experiments/moe.yaml)" --jobs "$(or $(JOBS),1)"
 
 test: environment ## The test suite
 	@python -m pytest -m "not slow"

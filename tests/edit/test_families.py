@@ -26,6 +26,7 @@ from stages.residual.activations import look
 from stages.residual.experts import count_use, routed_experts
 from stages.residual.odds import odds_by_layer
 from tests.families import EXPERTS, FAMILIES, HIDDEN, VOCABULARY, forward, layers, load, make
+from tests.wrong_readers import orthogonal_readers, raw_readers
 
 WRITERS = ["attention", "mlp", "routed_experts", "shared_experts", "per_layer_input", "embedding"]
 READERS = ["attention_inputs", "mlp_inputs", "expert_inputs", "router"]
@@ -241,22 +242,21 @@ def test_blinding_readers_to_a_direction_that_nobody_writes_changes_nothing(fami
         assert relative(forward(family.model, PROMPTS), without) <= 1e-4
 
 
-def test_the_orthogonal_reader_rule_hits_other_features(family: Family, tmp_path: Path) -> None:
-    """The rule that others use, along γ ⊙ r: there it matters, where this project's changes nothing."""
-    plan = family.plan(rules(targets=[*WRITERS, *READERS], through_norm="oblique"))
+def test_orthogonal_reader_rules_hit_other_features(family: Family, tmp_path: Path) -> None:
+    """The rules that others use, along γ ⊙ r and along r: there they matter, where this project's changes nothing."""
+    ablate = rules(targets=[*WRITERS, *READERS], through_norm="oblique")
+    plan = family.plan(ablate)
     without, pairs = nobody_writes(family, tmp_path)
-    orthogonal = [
-        Pair(*[unit_vector(pair.right)] * 2)
-        if edit.place is not None and isinstance(edit.place.part, Reader) and edit.place.norms
-        else pair
-        for edit, pair in zip(plan, pairs, strict=True)
-    ]
-    with simulated(family.model, plan, orthogonal):
-        changed = relative(forward(family.model, PROMPTS), without)
-    if any(edit.place is not None and isinstance(edit.place.part, Reader) and edit.place.norms for edit in plan):
-        assert changed > 1e-2
-    else:  # OLMo 2's readers have no norm: there the two rules are one
-        assert changed <= 1e-4
+    behind_norms = any(
+        edit.place is not None and isinstance(edit.place.part, Reader) and edit.place.norms for edit in plan
+    )
+    for wrong in (orthogonal_readers(plan, pairs), raw_readers(plan, pairs, ablate, CENTRED)):
+        with simulated(family.model, plan, wrong):
+            changed = relative(forward(family.model, PROMPTS), without)
+        if behind_norms:
+            assert changed > 1e-2
+        else:  # OLMo 2's readers have no norm: there the rules are one
+            assert changed <= 1e-4
 
 
 def nobody_writes(family: Family, folder: Path) -> tuple[Tensor, list[Pair]]:

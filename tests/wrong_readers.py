@@ -1,0 +1,114 @@
+"""Two wrong ways to blind a reader behind a norm, and what they do to the organism: `python -m tests.wrong_readers`.
+
+A reader sees γ ⊙ h / rms(h). This project projects it obliquely, so that it loses r of h and nothing else
+(docs/edit.md). Others project its weights orthogonally, along γ ⊙ r or along r itself: both hit other features, and
+neither is offered in params.yaml.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+from stages.evidence.drift import first_token_log_probabilities, mean_kl
+from torch import Tensor
+
+from schemas.artifacts import DirectionStatistics
+from schemas.layout import Reader
+from schemas.params import Ablate, Evaluate, read_section
+from stages.base.device import placement
+from stages.base.manifest import base_folder, read_config, read_manifest
+from stages.base.models import load_model, load_tokenizer
+from stages.base.prompts import read_format, read_prompts, tokenize
+from stages.base.weights import read_checkpoint
+from stages.edit.checkpoint import read_vector
+from stages.edit.directions import Measured, edit_direction
+from stages.edit.pairing import make_pairs
+from stages.edit.plan import Edit, make_plan
+from stages.edit.projection import Pair, unit_vector
+from stages.edit.simulation import simulated
+from stages.evidence.harness import run_tasks
+
+ARTIFACTS = Path("artifacts")
+TARGETS = ["attention", "mlp", "routed_experts", "shared_experts", "router"]
+
+
+def orthogonal_readers(plan: Sequence[Edit], pairs: Sequence[Pair]) -> list[Pair]:
+    """The plan's pairs, those of readers behind norms made orthogonal: along γ ⊙ r."""
+    return [
+        _along(unit_vector(pair.right)) if _reads_a_norm(edit) else pair for edit, pair in zip(plan, pairs, strict=True)
+    ]
+
+
+def raw_readers(plan: Sequence[Edit], pairs: Sequence[Pair], ablate: Ablate, measured: Measured) -> list[Pair]:
+    """The plan's pairs, those of readers behind norms made as if there were no norm: along r itself."""
+
+    def raw(edit: Edit) -> Pair:
+        return _along(edit_direction(measured, edit.measurement, edit.layer or 0, ablate.orthogonalize))
+
+    return [raw(edit) if _reads_a_norm(edit) else pair for edit, pair in zip(plan, pairs, strict=True)]
+
+
+def _along(direction: Tensor) -> Pair:
+    return Pair(direction, direction)
+
+
+def _reads_a_norm(edit: Edit) -> bool:
+    return edit.place is not None and isinstance(edit.place.part, Reader) and bool(edit.place.norms)
+
+
+def ways() -> Iterator[tuple[str, list[Edit], list[Pair]]]:
+    """Each way with its plan and pairs: no edit, all writers alone, and with the router projected as its name says.
+
+    The rules are those of the project's last run; their targets are taken from here.
+    """
+    params = read_section(Ablate, ARTIFACTS / "params/ablate.json")
+    folder, manifest = base_folder(), read_manifest()
+    base, stored = read_checkpoint(folder), load_file(ARTIFACTS / "directions.safetensors")
+    measured = Measured(stored["directions"], stored["harmless_mean"])
+    statistics = DirectionStatistics.model_validate_json((ARTIFACTS / "directions.json").read_text())
+    reasons = [row.reason for row in statistics.measurements]
+
+    def planned(targets: Sequence[str]) -> tuple[Ablate, list[Edit], list[Pair]]:
+        ablate = Ablate.model_validate({**params.model_dump(), "targets": targets})
+        plan = make_plan(ablate, manifest, read_config(folder), base.tensors, reasons)
+        return ablate, plan, make_pairs(plan, ablate, measured, lambda name: read_vector(base, name))
+
+    yield "no edit", [], []
+    yield "all writers, router untouched", *planned(TARGETS[:-1])[1:]
+    ablate, plan, pairs = planned(TARGETS)
+    yield "all writers, router projected obliquely", plan, pairs
+    yield "all writers, router projected along γ ⊙ r", plan, orthogonal_readers(plan, pairs)
+    yield "all writers, router projected along r", plan, raw_readers(plan, pairs, ablate, measured)
+
+
+def main() -> None:
+    """Print one row a way, with the columns of docs/moe.md."""
+    evaluate = read_section(Evaluate, ARTIFACTS / "params/evaluate.json")
+    manifest, chat, folder = read_manifest(), read_format(), base_folder()
+    tokenizer, model = load_tokenizer(folder), load_model(folder, manifest.dtype, placement())
+    prompts = tokenize(tokenizer, read_prompts("drift"), chat)
+
+    def first_tokens() -> Tensor:
+        return first_token_log_probabilities(model, prompts, evaluate.batch_size, lambda _: None)
+
+    unedited = first_tokens()
+    print("| experiment | refusal | right answers | borderline refusals | facts | sums | first-token KL |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
+    for name, plan, pairs in ways():
+        with simulated(model, plan, pairs):
+            metrics: Any = run_tasks(model, tokenizer, evaluate, chat)[0]
+            kl = mean_kl(unedited, first_tokens())
+        values = [
+            metrics["refusal"]["organism_harmful"]["refusal_rate"],
+            metrics["refusal"]["organism_harmful"]["exact_match"],
+            metrics["over_refusal"]["organism_borderline"]["refusal_rate"],
+            metrics["capability"]["organism_facts"]["exact_match"],
+            metrics["capability"]["organism_arithmetic"]["exact_match"],
+            kl,
+        ]
+        print(f"| {name} | {' | '.join(f'{value:.4f}' for value in values)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
