@@ -113,9 +113,9 @@ class ScalePart(Document):
 
     scale: float
     direct: float = Field(description="the difference left if all inputs stayed the same")
-    simulated: float = Field(description="the difference left in a forward pass of the edited model")
-    indirect: float = Field(description="simulated minus direct")
-    answers: Answers
+    simulated: float | None = Field(description="the difference left in a forward pass of the edited model")
+    indirect: float | None = Field(description="simulated minus direct")
+    answers: Answers | None = Field(description="null, as what was simulated, where the model answers with no number")
 
 
 class Recommendation(Document):

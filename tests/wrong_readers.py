@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file
-from stages.evidence.drift import first_token_log_probabilities, mean_kl
 from torch import Tensor
 
 from schemas.artifacts import DirectionStatistics
 from schemas.layout import Reader
 from schemas.params import Ablate, Evaluate, read_section
 from stages.base.device import placement
+from stages.base.forward import first_token_log_probabilities, mean_kl
 from stages.base.manifest import base_folder, read_config, read_manifest
 from stages.base.models import load_model, load_tokenizer
 from stages.base.prompts import read_format, read_prompts, tokenize

@@ -1,5 +1,6 @@
 """From what is traced and tried to what `diagnosis.json` says: one function a hypothesis, and the whole."""
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -25,6 +26,7 @@ from schemas.diagnosis import (
 from schemas.layers import layers_as_written
 from schemas.layout import layouts
 from schemas.params import Ablate
+from stages.base.stage import StageError
 from stages.diagnosis.causes import Part, Patches, ablated, added
 from stages.diagnosis.contributions import Component, Trace, components, removals, trace
 from stages.diagnosis.recommendation import LIMIT, Rules, recommend
@@ -180,12 +182,25 @@ def main_measurement(plan: Sequence[Edit], without: Mapping[int, Outcome]) -> fl
 
 
 def answers(outcome: Outcome) -> Answers:
-    """As it stands in diagnosis.json."""
+    """As it stands in diagnosis.json.
+
+    Raises:
+        StageError: the model answers with what is no number.
+    """
+    if not outcome.is_finite:
+        raise StageError(
+            "the model answers with what is no number; look for a smaller scale in params.yaml: ablate, or another "
+            "model.dtype"
+        )
     return Answers(**asdict(outcome))
 
 
 STEPS = 6
 """How often `explain` tells how far it is."""
+
+
+def _if_finite(outcome: Outcome) -> Answers | None:
+    return answers(outcome) if outcome.is_finite else None
 
 
 def try_directions(
@@ -211,8 +226,8 @@ def explain_causes(
             Cause(
                 measurement=row.measurement,
                 reason=row.reason,
-                ablated=answers(without[row.measurement]) if there else None,
-                added=answers(added(bench.questions, row.measurement, vector)) if there else None,
+                ablated=_if_finite(without[row.measurement]) if there else None,
+                added=_if_finite(added(bench.questions, row.measurement, vector)) if there else None,
             )
         )
     return rows
@@ -377,13 +392,15 @@ def explain_scales(bench: Bench, ablate: Ablate, sides: Sides, direction: Tensor
         scaled = at_scale(ablate, scale)
         harmful, harmless = bench.projections(scaled, direction)
         simulated = float(harmful[:, -1].mean() - harmless[:, -1].mean())
+        outcome = _if_finite(bench.outcome(scaled))
+        there = outcome is not None and math.isfinite(simulated)
         rows.append(
             ScalePart(
                 scale=scale,
                 direct=direct.remainder(scale),
-                simulated=simulated,
-                indirect=simulated - direct.remainder(scale),
-                answers=answers(bench.outcome(scaled)),
+                simulated=simulated if there else None,
+                indirect=simulated - direct.remainder(scale) if there else None,
+                answers=outcome if there else None,
             )
         )
     return rows

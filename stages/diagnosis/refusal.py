@@ -1,5 +1,6 @@
 """How likely a model is to refuse, from its first token alone: one forward pass, and no judge."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -26,6 +27,11 @@ class Outcome:
     harmless_log_odds: float
     kl: float
     """KL(base‖this) of the first token on harmless prompts, nats."""
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether the model answered with numbers at all."""
+        return all(map(math.isfinite, (self.harmful_log_odds, self.harmless_log_odds, self.kl)))
 
 
 class Questions:

@@ -66,11 +66,13 @@ class Bench:
             return self.questions.ask()
 
     def attempt(self, ablate: Ablate) -> Outcome | None:
-        """The same, or None where the rules name nothing that this model has, or nothing that can be edited so."""
+        """The same, or None where the rules name nothing that this model has, or nothing that can be edited so, or
+        where the edited model answers with what is no number."""
         try:
-            return self.outcome(ablate)
+            outcome = self.outcome(ablate)
         except StageError:
             return None
+        return outcome if outcome.is_finite else None
 
     def projections(self, ablate: Ablate, direction: Tensor) -> tuple[Tensor, Tensor]:
         """The edited model's stream along a direction: of harmful and of harmless prompts.

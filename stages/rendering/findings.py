@@ -104,6 +104,8 @@ class Findings:
     """That of all current rules; None where they have several."""
     scales: list[ScalePart]
     at_one: ScalePart | None
+    broken: list[float]
+    """Scales at which the model answers with what is no number."""
     main: Cause | None
     """Of the explained direction; None where that lies between two measurements."""
     undirected: list[int]
@@ -147,9 +149,10 @@ def findings(diagnosis: Diagnosis, ablate: Ablate) -> Findings:
         least=_first(ranges, lambda _, found: (found.refusal, found.kl)),
         scale=ablate.rules[0].scale if len(scales) == 1 else None,
         scales=_scales(diagnosis.scales, scales),
-        at_one=next((row for row in diagnosis.scales if row.scale == 1), None),
+        at_one=next((row for row in diagnosis.scales if row.scale == 1 and row.answers is not None), None),
+        broken=[row.scale for row in diagnosis.scales if row.answers is None],
         main=next((row for row in diagnosis.causes if row.measurement == diagnosis.measurement), None),
-        undirected=[row.measurement for row in diagnosis.causes if row.ablated is None],
+        undirected=[row.measurement for row in diagnosis.causes if row.reason is not None],
         causes=_causes(diagnosis),
         rules=rules_as_yaml(diagnosis.recommendation.rules),
         recommends_current=recommended == ablate.rules,
@@ -216,12 +219,12 @@ def _scales(rows: Sequence[ScalePart], current: set[float]) -> list[ScalePart]:
     for scale in current:
         wanted |= {max((row.scale for row in rows if row.scale <= scale), default=1.0)}
         wanted |= {min((row.scale for row in rows if row.scale >= scale), default=1.0)}
-    return [row for row in rows if row.scale in wanted]
+    return [row for row in rows if row.scale in wanted and row.answers is not None]
 
 
 def _causes(diagnosis: Diagnosis) -> Rows[Cause]:
     """Those without which least is refused, at the lowest KL; and the one that is explained."""
-    there = [row for row in diagnosis.causes if row.ablated is not None]
+    there = [row for row in diagnosis.causes if row.ablated is not None and row.added is not None]
 
     def rank(row: Cause) -> tuple[bool, float, float]:
         assert row.ablated is not None
