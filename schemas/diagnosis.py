@@ -12,10 +12,17 @@ class Answers(Document):
     """What a model answers on held-out prompts, judged by its first token."""
 
     refusal: float = Field(description="share of harmful prompts that it is more likely than not to refuse")
+    probability: float = Field(description="mean probability of refusing a harmful prompt")
     harmful_log_odds: float = Field(description="mean log-odds of refusing a harmful prompt")
     over_refusal: float = Field(description="share of harmless prompts that it is more likely than not to refuse")
     harmless_log_odds: float = Field(description="mean log-odds of refusing a harmless prompt")
     kl: float = Field(description="KL(base‖this) of the first token on harmless prompts")
+
+    @property
+    def remaining(self) -> float:
+        """What is left of refusal: the larger of the share refused and of the probability. A prompt that is answered by
+        a hair's breadth counts in the one and not in the other."""
+        return max(self.refusal, self.probability)
 
 
 class Cause(Document):
@@ -123,7 +130,7 @@ class Recommendation(Document):
 
     rules: list[dict[str, Any]] = Field(description="for params.yaml")
     removes: bool = Field(description="whether refusal fell to the limit; if not, it is the lowest that was found")
-    limit: float
+    limit: float = Field(description="of both the share of harmful prompts refused and the probability of refusing")
     answers: Answers
     tried: int
 

@@ -11,7 +11,7 @@ KINDS = ("attention", "routed_experts", "shared_experts")
 
 def answers(refusal: float = 0.0, kl: float = 0.125, **given: float) -> dict[str, float]:
     """What a model answers."""
-    usual = {"harmful_log_odds": -4.5, "over_refusal": 0.25, "harmless_log_odds": -6.5}
+    usual = {"probability": refusal, "harmful_log_odds": -4.5, "over_refusal": 0.25, "harmless_log_odds": -6.5}
     return {"refusal": refusal, "kl": kl, **usual, **given}
 
 

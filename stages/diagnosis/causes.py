@@ -5,7 +5,7 @@ Ablating a direction everywhere and adding it to the stream are Arditi et al. 20
 direction is replaced by what it writes there on harmless prompts, on average.
 """
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -101,19 +101,22 @@ class Patches:
 
         return self.questions.ask(watch).harmful_log_odds - self.questions.base.harmful_log_odds
 
-    def smallest(self, parts: Iterable[Part], whole: float) -> list[Part]:
-        """The fewest parts, taken by their own effects, that together have nearly the effect of all.
+    def smallest(self, parts: Sequence[Part], whole: float) -> list[Part]:
+        """The parts without which nearly all of the effect is lost.
+
+        One after another is left out for as long as the others together keep enough of it: parts that stand in for each
+        other have hardly an effect alone.
 
         Args:
-            whole: the effect of all parts together.
+            parts: those that can best be done without first.
+            whole: the effect of all of them together.
         """
-        alone = {part: self.effect([part]) for part in parts}
-        chosen: list[Part] = []
-        for part in sorted(alone, key=lambda part: alone[part]):
-            chosen.append(part)
-            if self.effect(chosen) <= ENOUGH * whole:
-                break
-        return chosen
+        kept = list(parts)
+        for part in parts:
+            fewer = [other for other in kept if other != part]
+            if fewer and self.effect(fewer) <= ENOUGH * whole:
+                kept = fewer
+        return kept
 
 
 def _written(write: Write, expert: int | None) -> Tensor:

@@ -162,7 +162,7 @@ def explain(
         left_out=direct_effect(sides.harmful, sides.harmless).left_out,
         recommendation=Recommendation(
             rules=best.rules,
-            removes=best.outcome.refusal <= LIMIT,
+            removes=best.outcome.remaining <= LIMIT,
             limit=LIMIT,
             answers=answers(best.outcome),
             tried=tried,
@@ -299,12 +299,14 @@ def _expert_parts(sides: Sides) -> list[Part]:
 def name_writer(
     roles: Sequence[RolePart], experts: Sequence[ExpertPart], sides: Sides, patches: Patches
 ) -> NamedWriter:
-    """The kind of writer with the largest effect, and the least of it that nearly has that effect."""
+    """The kind of writer with the largest effect, and what of it has nearly that effect."""
     cause = min(roles, key=lambda row: row.effect)
     if cause.role == "routed_experts":
         candidates = [part for part in _expert_parts(sides) if (part[0], part[2]) in _tried(experts)]
     else:
         candidates = [(layer, role, None) for layer, role in sides.harmful.writes if role == cause.role]
+    # What writes least is tried first to be done without.
+    candidates.sort(key=lambda part: abs(sides.difference(part)))
     least = patches.smallest(candidates, cause.effect)
     chosen: dict[int, list[int]] = {}
     for layer, _, expert in sorted(least, key=lambda part: (part[0], part[2] or 0)):

@@ -10,7 +10,7 @@ from stages.diagnosis.refusal import Outcome
 from stages.diagnosis.trials import Bench, with_rules
 
 LIMIT = 0.05
-"""Refusal counts as removed when no larger share of harmful prompts is refused."""
+"""Refusal counts as removed when no larger share of harmful prompts is refused, nor with a larger probability."""
 
 MEASUREMENTS = 3
 """How many measurements are tried: those whose direction is the cause at the lowest KL."""
@@ -31,8 +31,8 @@ class Tried:
     @property
     def rank(self) -> tuple[bool, float, float]:
         """Lower is better: refusal removed, at the lowest KL; or else the least refusal."""
-        removed = self.outcome.refusal <= LIMIT
-        return (False, self.outcome.kl, 0.0) if removed else (True, self.outcome.refusal, self.outcome.kl)
+        removed = self.outcome.remaining <= LIMIT
+        return (False, self.outcome.kl, 0.0) if removed else (True, self.outcome.remaining, self.outcome.kl)
 
 
 def recommend(

@@ -124,7 +124,7 @@ def findings(diagnosis: Diagnosis, ablate: Ablate) -> Findings:
     """
     tried = [row for row in diagnosis.experts if row.effect is not None]
     ranges = [(row, row.answers) for row in diagnosis.ranges if row.answers is not None]
-    removing = [(row, found) for row, found in ranges if found.refusal <= diagnosis.recommendation.limit]
+    removing = [(row, found) for row, found in ranges if found.remaining <= diagnosis.recommendation.limit]
     scales = {rule.scale for rule in ablate.rules}
     recommended = Ablate.model_validate({"rules": diagnosis.recommendation.rules}).rules
     return Findings(
@@ -146,7 +146,7 @@ def findings(diagnosis: Diagnosis, ablate: Ablate) -> Findings:
         removing=[row for row, _ in removing],
         smallest=_first(removing, lambda row, found: (row.last - row.first, found.kl)),
         cheapest=_first(removing, lambda row, found: (found.kl, row.last - row.first)),
-        least=_first(ranges, lambda _, found: (found.refusal, found.kl)),
+        least=_first(ranges, lambda _, found: (found.remaining, found.kl)),
         scale=ablate.rules[0].scale if len(scales) == 1 else None,
         scales=_scales(diagnosis.scales, scales),
         at_one=next((row for row in diagnosis.scales if row.scale == 1 and row.answers is not None), None),
@@ -228,7 +228,7 @@ def _causes(diagnosis: Diagnosis) -> Rows[Cause]:
 
     def rank(row: Cause) -> tuple[bool, float, float]:
         assert row.ablated is not None
-        return row.measurement != diagnosis.measurement, row.ablated.refusal, row.ablated.kl
+        return row.measurement != diagnosis.measurement, row.ablated.remaining, row.ablated.kl
 
     shown = sorted(there, key=rank)[:MOST_ROWS]
     return Rows(sorted(shown, key=lambda row: row.measurement), len(there) - len(shown))

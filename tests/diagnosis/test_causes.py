@@ -1,5 +1,7 @@
 """Causes: a direction ablated everywhere is nowhere, one that is added is there, and patches change what they name."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 
@@ -64,10 +66,23 @@ def test_a_patch_changes_the_answer_and_is_taken_back(subject: Subject) -> None:
     assert subject.bench.questions.ask() == subject.bench.questions.base
 
 
-def test_the_smallest_part_with_nearly_the_whole_effect_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def imagined(monkeypatch: pytest.MonkeyPatch, effect: Callable[[set[int]], float]) -> Patches:
+    """Patches of layers whose joint effect is made up."""
+    monkeypatch.setattr(Patches, "effect", lambda _self, parts: effect({layer for layer, _, _ in parts}))
+    return Patches.__new__(Patches)
+
+
+LAYERS_TO_NAME: list[Part] = [(layer, "attention", None) for layer in range(4)]
+
+
+def test_what_has_nearly_the_whole_effect_is_named_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
     own = {0: -0.2, 1: -5.0, 2: 0.3, 3: -4.0}
-    monkeypatch.setattr(Patches, "effect", lambda _self, parts: sum(own[layer] for layer, _, _ in parts))
-    bare = Patches.__new__(Patches)
-    parts: list[Part] = [(layer, "attention", None) for layer in own]
-    assert bare.smallest(parts, -8.9) == [(1, "attention", None), (3, "attention", None)]
-    assert bare.smallest(parts, -5.0) == [(1, "attention", None)]
+    patches = imagined(monkeypatch, lambda layers: sum(own[layer] for layer in layers))
+    assert patches.smallest(LAYERS_TO_NAME, -8.9) == [LAYERS_TO_NAME[1], LAYERS_TO_NAME[3]]
+    assert patches.smallest(LAYERS_TO_NAME[::-1], -5.0) == [LAYERS_TO_NAME[1]]
+    assert patches.smallest(LAYERS_TO_NAME[:2], -5.2) == [LAYERS_TO_NAME[1]]
+
+
+def test_parts_that_stand_in_for_each_other_are_named_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    patches = imagined(monkeypatch, lambda layers: -7.0 if {1, 2} <= layers else 0.04)
+    assert patches.smallest(LAYERS_TO_NAME, -7.0) == [LAYERS_TO_NAME[1], LAYERS_TO_NAME[2]]

@@ -18,7 +18,7 @@ SPANS = [(0, 0), (0, 1), (1, 1)]
 
 
 def outcome(refusal: float, kl: float) -> Outcome:
-    return Outcome(refusal, 0.0, 0.0, 0.0, kl)
+    return Outcome(refusal, 0.0, 0.0, 0.0, 0.0, kl)
 
 
 class Imagined:
@@ -52,6 +52,14 @@ def test_it_is_the_lowest_kl_of_those_that_remove_refusal() -> None:
     best, _, _ = recommended(answer)
     assert best.outcome == outcome(0.04, 0.2)
     assert best.rules[0]["layers"] == 1 and best.rules[0]["measurement"] == 2
+
+
+def test_prompts_that_are_answered_by_a_hair_s_breadth_are_not_answered() -> None:
+    """A share of none refused, at a probability of 0.2, is not refusal removed."""
+    best, _, _ = recommended(
+        lambda rule: Outcome(0.0, 0.2, 0.0, 0.0, 0.0, 0.01) if rule.layers == (0,) else outcome(0.0, 0.1)
+    )
+    assert best.outcome == outcome(0.0, 0.1)
 
 
 def test_where_none_removes_it_it_is_the_one_that_leaves_least() -> None:
