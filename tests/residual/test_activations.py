@@ -74,6 +74,24 @@ def test_neither_batches_nor_the_other_prompts_change_a_prompt_s_measurements(mo
     close(measure(model, prompts[3:4]), together[3:4])
 
 
+def test_padding_on_the_other_side_would_give_the_same(model: Any) -> None:
+    """As transformers does it for generating: padding on the left, hidden from attention and from positions."""
+    prompts = some_prompts(7)
+    width = max(map(len, prompts))
+    ids = torch.tensor([[0] * (width - len(prompt)) + prompt for prompt in prompts])
+    mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+    with torch.inference_mode():
+        states = model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
+            output_hidden_states=True,
+        ).hidden_states
+    found = measure(model, prompts)
+    for measurement in range(len(decoder_layers(model))):
+        close(states[measurement][:, -1], found[:, measurement])
+
+
 def test_rows_come_in_the_order_of_the_prompts(model: PreTrainedModel) -> None:
     prompts = some_prompts(6)
     close(measure(model, prompts[::-1], batch_size=2).flip(0), measure(model, prompts, batch_size=2))
