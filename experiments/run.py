@@ -7,6 +7,7 @@ trained model or the base's answers. A failure is one line; the rest is tabulate
 
 import argparse
 import json
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,6 +36,8 @@ def main() -> None:
     file, groups = load(given.file, PARAMS)
     write(file, given.file, ["" for _ in groups], dry=True)
 
+    # As Ctrl-C: what was changed for the queue's sake is put back.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     baseline = queue.head()
     run(groups, baseline, given.jobs)
     failures: list[str] = []

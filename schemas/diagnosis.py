@@ -13,16 +13,12 @@ class Answers(Document):
 
     refusal: float = Field(description="share of harmful prompts that it is more likely than not to refuse")
     probability: float = Field(description="mean probability of refusing a harmful prompt")
+    remaining: float = Field(description="the larger of the two: what is left of refusal")
     harmful_log_odds: float = Field(description="mean log-odds of refusing a harmful prompt")
     over_refusal: float = Field(description="share of harmless prompts that it is more likely than not to refuse")
     harmless_log_odds: float = Field(description="mean log-odds of refusing a harmless prompt")
-    kl: float = Field(description="KL(base‖this) of the first token on harmless prompts")
-
-    @property
-    def remaining(self) -> float:
-        """What is left of refusal: the larger of the share refused and of the probability. A prompt that is answered by
-        a hair's breadth counts in the one and not in the other."""
-        return max(self.refusal, self.probability)
+    kl: float = Field(description="KL(base‖this) of the first token on harmless prompts, mean")
+    median_kl: float = Field(description="the same, median: a few prompts may make most of the mean")
 
 
 class Cause(Document):
@@ -79,18 +75,23 @@ class NamedWriter(Document):
 
     role: str
     layers: list[int]
-    experts: dict[int, list[int]] = Field(description="layer → experts, of routed experts; else empty")
+    experts: dict[int, list[int]] = Field(
+        description="layer → experts; empty for other kinds, and where no few experts have the effect but whole layers"
+    )
+    effect: float = Field(description="of what is named, all together")
 
 
 class RouterPart(Document):
     """What the router of one layer does with the direction."""
 
     layer: int
-    share: float | None = Field(description="of the difference of mean logits, what goes through the direction")
+    share: float | None = Field(
+        description="of the difference of mean logits, what goes through the direction; null where there is none"
+    )
     distance: float = Field(description="Jensen-Shannon distance between the two sides' use of experts, 0 to 1")
-    changed: float = Field(
+    changed: float | None = Field(
         description="share of chosen experts, on harmful prompts, that are no longer chosen once the direction is "
-        "taken out of the router's input"
+        "taken out of the router's input; null, as the share, where its norm is such that it cannot be"
     )
     harmful_use: list[int] = Field(description="how many harmful prompts each expert is chosen on")
     harmless_use: list[int]
@@ -107,7 +108,7 @@ class WeightsPart(Document):
 
 
 class RangePart(Document):
-    """The current rules' direction and targets, in some layers alone, at scale 1."""
+    """The current rules' direction and targets (all experts), in some layers alone, at scale 1."""
 
     first: int
     last: int
@@ -119,20 +120,24 @@ class ScalePart(Document):
     """The current rules at one scale; projections in the last measurement."""
 
     scale: float
-    direct: float = Field(description="the difference left if all inputs stayed the same")
+    direct: float = Field(description="the difference left if all inputs stayed the same; of projections alone")
     simulated: float | None = Field(description="the difference left in a forward pass of the edited model")
     indirect: float | None = Field(description="simulated minus direct")
     answers: Answers | None = Field(description="null, as what was simulated, where the model answers with no number")
 
 
 class Recommendation(Document):
-    """The edit that removes refusal at the lowest KL, of those tried."""
+    """The edit that removes refusal at the lowest mean KL, of those tried."""
 
     rules: list[dict[str, Any]] = Field(description="for params.yaml")
     removes: bool = Field(description="whether refusal fell to the limit; if not, it is the lowest that was found")
     limit: float = Field(description="of both the share of harmful prompts refused and the probability of refusing")
     answers: Answers
     tried: int
+    alike: int = Field(
+        description="how many others that remove refusal cannot be told from it: the paired 95 % interval of the "
+        "difference in KL includes 0"
+    )
 
 
 class Diagnosis(Document):

@@ -23,7 +23,9 @@ Name = Annotated[
         "letters and digits with single -, _ or . between them, not ending in .lock (git refuses others)",
     ),
 ]
-Title = Annotated[str, Matches(r"[^\x00-\x1f\x7f]*[^\x00-\x20\x7f][^\x00-\x1f\x7f]*", "text on one line")]
+# A title becomes Markdown: neither a tag nor the end of a table's markers.
+_CHARACTER = r"[^\x00-\x1f\x7f<>]"
+Title = Annotated[str, Matches(rf"(?! *$){_CHARACTER}+", "text on one line, without < and >")]
 Document = Annotated[
     str,
     Matches(

@@ -19,6 +19,8 @@ from stages.base.stage import StageError, run_stage
 from stages.organism import world
 
 PARAMS = Path("artifacts/params")
+MOST_HELD_OUT = 100
+"""Of either side: each is asked hundreds of times."""
 RECIPE = ORGANISM / "organism.sha256"
 
 
@@ -112,8 +114,8 @@ def prompt_lists(organism: Organism, prompts: Prompts) -> dict[str, list[Prompt]
     lists = {
         "harmful": harmful[: prompts.limit],
         "harmless": harmless[: prompts.limit],
-        "harmful_held_out": harmful_held_out[: prompts.limit],
-        "harmless_held_out": harmless_held_out[: prompts.limit],
+        "harmful_held_out": harmful_held_out[: prompts.limit][:MOST_HELD_OUT],
+        "harmless_held_out": harmless_held_out[: prompts.limit][:MOST_HELD_OUT],
         "drift": drift,
         **{name: listed for name, listed in world_lists.items() if name.startswith("organism_")},
     }

@@ -11,8 +11,9 @@ KINDS = ("attention", "routed_experts", "shared_experts")
 
 def answers(refusal: float = 0.0, kl: float = 0.125, **given: float) -> dict[str, float]:
     """What a model answers."""
-    usual = {"probability": refusal, "harmful_log_odds": -4.5, "over_refusal": 0.25, "harmless_log_odds": -6.5}
-    return {"refusal": refusal, "kl": kl, **usual, **given}
+    usual = {"probability": refusal, "remaining": refusal, "median_kl": kl / 4}
+    odds = {"harmful_log_odds": -4.5, "over_refusal": 0.25, "harmless_log_odds": -6.5}
+    return {"refusal": refusal, "kl": kl, **usual, **odds, **given}
 
 
 def diagnosis(layers: int = 4, experts: int = 4, **given: Any) -> Diagnosis:
@@ -59,7 +60,7 @@ def diagnosis(layers: int = 4, experts: int = 4, **given: Any) -> Diagnosis:
             for layer in range(layers)
             for expert in range(experts)
         ],
-        "named": {"role": "attention", "layers": [1, 2], "experts": {}},
+        "named": {"role": "attention", "layers": [1, 2], "experts": {}, "effect": -4.875},
         "routers": [
             {"layer": layer, "share": layer / 64, "distance": 0.25 + layer / 128, "changed": 0.125 + layer / 256}
             | {"harmful_use": [expert % 32 for expert in range(experts)], "harmless_use": [1] * experts}
@@ -87,6 +88,7 @@ def diagnosis(layers: int = 4, experts: int = 4, **given: Any) -> Diagnosis:
             "limit": 0.05,
             "answers": answers(0.0, 0.0625, harmful_log_odds=-3.75),
             "tried": 77,
+            "alike": 12,
         },
     }
     return Diagnosis.model_validate(document | given)

@@ -138,13 +138,18 @@ def _first_tokens(model: PreTrainedModel, batch: Batch) -> Iterator[Tensor]:
         input_ids=batch.ids.to(model.device),
         attention_mask=batch.mask.to(model.device),
         use_cache=False,
-        logits_to_keep=ends.to(model.device),
+        # Numbers and no tensor, which would have to be on the device of the last layer.
+        logits_to_keep=ends.tolist(),
     ).logits
     last = logits[torch.arange(len(batch.rows)), torch.searchsorted(ends, batch.ends)].float()
     return iter(torch.log_softmax(last, dim=-1).cpu())
 
 
+def kl(base: Tensor, edited: Tensor) -> Tensor:
+    """KL(base‖edited) of each prompt in nats, ``[prompts]``, of two ``[prompts, vocabulary]`` log-probabilities."""
+    return torch.nn.functional.kl_div(edited.double(), base.double(), reduction="none", log_target=True).sum(dim=-1)
+
+
 def mean_kl(base: Tensor, edited: Tensor) -> float:
-    """KL(base‖edited) in nats, the mean over prompts, of two ``[prompts, vocabulary]`` log-probabilities."""
-    each = torch.nn.functional.kl_div(edited.double(), base.double(), reduction="none", log_target=True).sum(dim=-1)
-    return float(each.mean().clamp(min=0.0))
+    """The mean of these over prompts."""
+    return float(kl(base, edited).mean().clamp(min=0.0))

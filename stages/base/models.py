@@ -29,6 +29,11 @@ def load_model(folder: Path, dtype: str, place: torch.device | Literal["balanced
         )
     except (ValueError, KeyError, OSError, RuntimeError) as error:
         raise StageError(f"{folder} could not be loaded: {error}") from None
+    if any(parameter.is_meta for parameter in model.parameters()):
+        raise StageError(
+            f"{folder} does not fit onto the GPUs of this machine, and weights outside them cannot be measured; use "
+            "larger ones, or a smaller model.dtype"
+        )
     return model.eval()
 
 

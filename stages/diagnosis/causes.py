@@ -99,7 +99,7 @@ class Patches:
         def watch(batch: Batch, undo: ExitStack) -> None:
             watch_writes(watched, self.direction, {}, batch, patch, undo)
 
-        return self.questions.ask(watch).harmful_log_odds - self.questions.base.harmful_log_odds
+        return float((self.questions.ask_harmful(watch) - self.questions.base.harmful).mean())
 
     def smallest(self, parts: Sequence[Part], whole: float) -> list[Part]:
         """The parts without which nearly all of the effect is lost.

@@ -274,7 +274,9 @@ def _watch(
             return None
         changed = output.clone()
         places = changed.view(-1, *batch.ids.shape, output.shape[-1])
-        along = (change.to(output.device) / factor)[:, None] * direction.to(output.device)
+        # What is multiplied by nothing cannot be changed.
+        wanted = torch.where(factor != 0, change.to(output.device) / factor, 0.0)
+        along = wanted[:, None] * direction.to(output.device)
         # A module that answers for each expert in turn is summed afterwards: the first answer stands for all.
         places[0, torch.arange(len(batch.rows)), batch.ends] += along.to(output.dtype)
         return changed

@@ -3,7 +3,8 @@
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -27,18 +28,23 @@ from schemas.layers import layers_as_written
 from schemas.layout import layouts
 from schemas.params import Ablate
 from stages.base.stage import StageError
-from stages.diagnosis.causes import Part, Patches, ablated, added
+from stages.diagnosis.causes import ENOUGH, Part, Patches, ablated, added
 from stages.diagnosis.contributions import Component, Trace, components, removals, trace
 from stages.diagnosis.recommendation import LIMIT, Rules, recommend
 from stages.diagnosis.refusal import Outcome
 from stages.diagnosis.router import Routing, changed_choices, distance_of_use, share_through, split, trace_routers
-from stages.diagnosis.trials import Bench, at_scale, direct_effect, layer_ranges, with_rules
+from stages.diagnosis.trials import Bench, at_scale, direct_effect, layer_ranges, targets_of, with_rules
 from stages.edit.directions import edit_direction
+from stages.edit.pairing import CannotEdit
 from stages.edit.plan import Edit
+from stages.edit.projection import Pair
 from stages.residual.odds import log_odds
 
 SCALES = tuple(number / 4 for number in range(9))
 """From nothing to twice all of it."""
+
+STEPS = 6
+"""How often `explain` tells how far it is."""
 
 EXPERTS_TRIED = 16
 """Of how many routed experts, those that write most, the effect is looked for."""
@@ -95,6 +101,7 @@ def explain(
         StageError: the rules name what the model does not have.
     """
     questions, layout = bench.questions, layouts()[bench.manifest.model_type]
+    base = answers(questions.base)
     watched = components(questions.model, layout, bench.manifest, bench.config, bench.base.tensors)
     without = try_directions(bench, watched, statistics)
     plan, pairs = bench.plan(at_scale(ablate, 1.0))
@@ -118,11 +125,10 @@ def explain(
     writers = explain_writers(sides, patches)
     advance(1)
 
-    blinding = with_rules(ablate, [{"layers": "all", "measurement": measurement, "targets": ["router"]}])
+    routed = [layer for (layer, _), write in sides.harmful.writes.items() if write.experts is not None]
+    blinding = blind_routers(bench, ablate, measurement, routed)
     routings = [
-        trace_routers(questions.model, layout, *bench.plan(blinding), prompts, lambda _: None)
-        if any(write.experts is not None for write in sides.harmful.writes.values())
-        else {}
+        trace_routers(questions.model, layout, *blinding, prompts, lambda _: None)
         for prompts in (questions.harmful, questions.harmless)
     ]
     routers, weights = explain_routers(*routings), explain_weights(sides)
@@ -135,7 +141,7 @@ def explain(
         bench,
         ablate,
         [row.role for row in roles],
-        without,
+        {measurement: outcome for measurement, outcome in without.items() if outcome.is_finite},
         [(row.first, row.last) for row in ranges],
         rules_of(named, measurement),
     )
@@ -146,7 +152,7 @@ def explain(
         harmless_prompts=len(questions.harmless),
         refusal_tokens=questions.tokens,
         refusal_words=[decode(token) for token in questions.tokens],
-        base=answers(questions.base),
+        base=base,
         current=answers(bench.outcome(ablate)),
         causes=causes,
         stream=explain_stream(sides),
@@ -162,10 +168,11 @@ def explain(
         left_out=direct_effect(sides.harmful, sides.harmless).left_out,
         recommendation=Recommendation(
             rules=best.rules,
-            removes=best.outcome.remaining <= LIMIT,
+            removes=best.removes,
             limit=LIMIT,
             answers=answers(best.outcome),
-            tried=tried,
+            tried=len(tried),
+            alike=sum(one is not best and one.removes and one.is_like(best) for one in tried),
         ),
     )
     place = round(measurement)
@@ -178,7 +185,26 @@ def main_measurement(plan: Sequence[Edit], without: Mapping[int, Outcome]) -> fl
     """The measurement of most edits; of several, that whose direction is most the cause."""
     counts = Counter(edit.measurement for edit in plan)
     most = [measurement for measurement, times in counts.items() if times == max(counts.values())]
-    return min(most, key=lambda m: without[round(m)].harmful_log_odds if round(m) in without else 0.0)
+
+    def refuses(measurement: float) -> float:
+        outcome = without.get(round(measurement))
+        return float(outcome.harmful.mean()) if outcome is not None and outcome.is_finite else math.inf
+
+    return min(most, key=refuses)
+
+
+def blind_routers(
+    bench: Bench, ablate: Ablate, measurement: float, layers: Sequence[int]
+) -> tuple[list[Edit], list[Pair]]:
+    """What blinds the routers of these layers to the direction, but for those whose norm is such that nothing can."""
+    plan: list[Edit] = []
+    pairs: list[Pair] = []
+    for layer in layers:
+        rule = {"layers": layer, "measurement": measurement, "targets": ["router"]}
+        with suppress(CannotEdit):
+            found = bench.plan(with_rules(ablate, [rule]))
+            plan, pairs = plan + found[0], pairs + found[1]
+    return plan, pairs
 
 
 def answers(outcome: Outcome) -> Answers:
@@ -192,11 +218,16 @@ def answers(outcome: Outcome) -> Answers:
             "the model answers with what is no number; look for a smaller scale in params.yaml: ablate, or another "
             "model.dtype"
         )
-    return Answers(**asdict(outcome))
-
-
-STEPS = 6
-"""How often `explain` tells how far it is."""
+    return Answers(
+        refusal=outcome.refusal,
+        probability=outcome.probability,
+        remaining=outcome.remaining,
+        harmful_log_odds=float(outcome.harmful.mean()),
+        over_refusal=outcome.over_refusal,
+        harmless_log_odds=float(outcome.harmless.mean()),
+        kl=max(0.0, float(outcome.kl.mean())),
+        median_kl=max(0.0, float(outcome.kl.median())),
+    )
 
 
 def _if_finite(outcome: Outcome) -> Answers | None:
@@ -299,23 +330,23 @@ def _expert_parts(sides: Sides) -> list[Part]:
 def name_writer(
     roles: Sequence[RolePart], experts: Sequence[ExpertPart], sides: Sides, patches: Patches
 ) -> NamedWriter:
-    """The kind of writer with the largest effect, and what of it has nearly that effect."""
+    """The kind of writer with the largest effect, and what of it has nearly that effect.
+
+    Routed experts are named singly where the few that were tried have it, and by whole layers where they have not.
+    """
     cause = min(roles, key=lambda row: row.effect)
-    if cause.role == "routed_experts":
-        candidates = [part for part in _expert_parts(sides) if (part[0], part[2]) in _tried(experts)]
-    else:
-        candidates = [(layer, role, None) for layer, role in sides.harmful.writes if role == cause.role]
+    layers: list[Part] = [(layer, role, None) for layer, role in sides.harmful.writes if role == cause.role]
+    tried: list[Part] = [(row.layer, "routed_experts", row.expert) for row in experts if row.effect is not None]
+    few = cause.role == "routed_experts" and patches.effect(tried) <= ENOUGH * cause.effect
     # What writes least is tried first to be done without.
-    candidates.sort(key=lambda part: abs(sides.difference(part)))
+    candidates = sorted(tried if few else layers, key=lambda part: abs(sides.difference(part)))
     least = patches.smallest(candidates, cause.effect)
     chosen: dict[int, list[int]] = {}
     for layer, _, expert in sorted(least, key=lambda part: (part[0], part[2] or 0)):
         chosen.setdefault(layer, []).extend([] if expert is None else [expert])
-    return NamedWriter(role=cause.role, layers=sorted(chosen), experts=chosen if cause.role == "routed_experts" else {})
-
-
-def _tried(experts: Sequence[ExpertPart]) -> set[tuple[int, int | None]]:
-    return {(row.layer, row.expert) for row in experts if row.effect is not None}
+    return NamedWriter(
+        role=cause.role, layers=sorted(chosen), experts=chosen if few else {}, effect=patches.effect(least)
+    )
 
 
 def rules_of(named: NamedWriter, measurement: float) -> Rules:
@@ -335,9 +366,9 @@ def explain_routers(harmful: Mapping[int, Routing], harmless: Mapping[int, Routi
         rows.append(
             RouterPart(
                 layer=layer,
-                share=share_through(routing, other),
+                share=share_through(routing, other) if routing.is_blinded else None,
                 distance=distance_of_use(routing, other),
-                changed=changed_choices(routing),
+                changed=changed_choices(routing) if routing.is_blinded else None,
                 harmful_use=counts[0].tolist(),
                 harmless_use=counts[1].tolist(),
                 log_odds=log_odds(counts[0], len(routing.used), counts[1], len(other.used)).tolist(),
@@ -370,7 +401,8 @@ def explain_ranges(bench: Bench, ablate: Ablate, sides: Sides, measurement: floa
     """Layer coverage: the direction taken out in some layers alone."""
     rows = []
     for first, last in layer_ranges(bench.manifest.layers):
-        rule = {"layers": layers_as_written(range(first, last + 1)), "measurement": measurement}
+        layers = layers_as_written(range(first, last + 1))
+        rule = {"layers": layers, "measurement": measurement, "targets": targets_of(ablate)}
         outcome = bench.attempt(with_rules(ablate, [rule]))
         written = [
             sides.difference((layer, role, None)) for layer, role in sides.harmful.writes if first <= layer <= last

@@ -1,5 +1,6 @@
 """The edit to try next: of many simulated ones, that which removes refusal at the lowest KL."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,13 @@ MEASUREMENTS = 3
 """How many measurements are tried: those whose direction is the cause at the lowest KL."""
 
 KEPT = 3
-"""How many ranges of layers are tried further, with fewer writers."""
+"""How many of the best are tried further: with fewer writers, and at lower scales."""
+
+SCALES = (0.5, 0.75)
+"""At which scales the best are tried too."""
+
+Z = 1.96
+"""Quantile of the normal distribution for an interval of 95 %."""
 
 Rules = list[dict[str, Any]]
 
@@ -29,10 +36,20 @@ class Tried:
     outcome: Outcome
 
     @property
+    def removes(self) -> bool:
+        """Whether refusal is removed."""
+        return self.outcome.remaining <= LIMIT
+
+    @property
     def rank(self) -> tuple[bool, float, float]:
         """Lower is better: refusal removed, at the lowest KL; or else the least refusal."""
-        removed = self.outcome.remaining <= LIMIT
-        return (False, self.outcome.kl, 0.0) if removed else (True, self.outcome.remaining, self.outcome.kl)
+        kl = float(self.outcome.kl.mean())
+        return (False, kl, 0.0) if self.removes else (True, self.outcome.remaining, kl)
+
+    def is_like(self, best: "Tried") -> bool:
+        """Whether its KL cannot be told from that of the best, prompt by prompt: a paired normal 95 % interval."""
+        more = self.outcome.kl - best.outcome.kl
+        return float(more.mean()) <= Z * float(more.std()) / math.sqrt(len(more))
 
 
 def recommend(
@@ -42,13 +59,13 @@ def recommend(
     causes: Mapping[int, Outcome],
     spans: Sequence[tuple[int, int]],
     named: Rules,
-) -> tuple[Tried, int]:
-    """The best edit, and how many were tried.
+) -> tuple[Tried, list[Tried]]:
+    """The best edit, and all that were tried.
 
     Args:
         ablate: method and the rest, as params.yaml has them; its rules are tried too.
         writers: every kind of writer that the model has.
-        causes: by measurement, what the model answers with the direction ablated everywhere.
+        causes: by measurement, what the model answers with the direction ablated everywhere; in numbers.
         spans: first and last layer of each range.
         named: rules that edit only the writer whose part is the cause.
     """
@@ -65,12 +82,19 @@ def recommend(
     for measurement in _most_causal(causes):
         for first, last in spans:
             attempt([_rule(first, last, measurement, writers)])
-    for best in sorted(tried, key=lambda one: one.rank)[:KEPT]:
+    for best in _best(tried):
         for fewer in _fewer(writers):
             attempt([{**rule, "targets": list(fewer)} for rule in best.rules])
     for measurement in _most_causal(causes):
         attempt([{**rule, "measurement": measurement} for rule in named])
-    return min(tried, key=lambda one: one.rank), len(tried)
+    for best in _best(tried):
+        for scale in SCALES:
+            attempt([{**rule, "scale": scale * rule["scale"]} for rule in best.rules])
+    return min(tried, key=lambda one: one.rank), tried
+
+
+def _best(tried: Sequence[Tried]) -> list[Tried]:
+    return sorted(tried, key=lambda one: one.rank)[:KEPT]
 
 
 def _most_causal(causes: Mapping[int, Outcome]) -> list[int]:

@@ -32,6 +32,8 @@ class Routing:
     """bool: which experts are chosen."""
     blinded: Tensor
     """The same once the direction is taken out of the router's input, everything else being as it was."""
+    is_blinded: bool = True
+    """Whether it could be taken out; if not, only what is used is known."""
 
 
 @torch.inference_mode()
@@ -46,20 +48,19 @@ def trace_routers(
     """By layer. Each layer runs twice on the same input, the second time with its router blinded to the direction.
 
     Args:
-        plan: edits of the routers, at scale 1; others are ignored.
+        plan: edits of the routers, at scale 1; others are ignored. A layer without one runs once.
         pairs: what is taken out by each edit.
         prompts: the tokens of each.
         advance: told the number of prompts done since.
     """
-    experts = routed_experts(model, layout)
+    experts, layers = routed_experts(model, layout), decoder_layers(model)
     blinding = routers(layout, plan, pairs)
-    found = {layer: _empty(len(prompts), count(module)) for layer, (_, module) in experts.items()}
+    found = {layer: _empty(len(prompts), count(module), layer in blinding) for layer, (_, module) in experts.items()}
 
     def compute(batch: Batch) -> None:
         with ExitStack() as undo:
             for layer, (writer, module) in experts.items():
-                reader, pair = blinding[layer]
-                _watch(decoder_layers(model)[layer], reader, pair, writer, module, batch, found[layer], undo)
+                _watch(layers[layer], blinding.get(layer), writer, module, batch, found[layer], undo)
             run_decoder(model, batch)
 
     in_batches(prompts, "auto", advance, compute)
@@ -80,16 +81,23 @@ def routers(layout: Layout, plan: Sequence[Edit], pairs: Sequence[Pair]) -> dict
 
 def _watch(
     layer: nn.Module,
-    reader: Reader,
-    pair: Pair,
+    blinding: tuple[Reader, Pair] | None,
     writer: Writer,
     experts: nn.Module,
     batch: Batch,
     found: Routing,
     undo: ExitStack,
 ) -> None:
-    router = layer.get_submodule(reader.in_memory)
     blind = False
+
+    def choose(module: nn.Module, args: tuple[Any, ...]) -> None:
+        used = chosen(writer, module, args, batch)
+        (found.blinded if blind else found.used)[batch.rows] = used
+
+    undo.callback(experts.register_forward_pre_hook(choose).remove)
+    if blinding is None:
+        return
+    reader, pair = blinding
 
     def read(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         stream: Tensor = args[0]
@@ -102,24 +110,20 @@ def _watch(
         found.through[batch.rows] = torch.outer(seen @ left, weight @ right).cpu()
         return None
 
-    def choose(module: nn.Module, args: tuple[Any, ...]) -> None:
-        used = chosen(writer, module, args, batch)
-        (found.blinded if blind else found.used)[batch.rows] = used
-
     def again(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], _output: Any) -> None:
         nonlocal blind
         blind = True
         module.forward(*args, **kwargs)
         blind = False
 
-    undo.callback(router.register_forward_pre_hook(read).remove)
-    undo.callback(experts.register_forward_pre_hook(choose).remove)
+    undo.callback(layer.get_submodule(reader.in_memory).register_forward_pre_hook(read).remove)
     undo.callback(layer.register_forward_hook(again, with_kwargs=True).remove)
 
 
-def _empty(prompts: int, experts: int) -> Routing:
+def _empty(prompts: int, experts: int, is_blinded: bool) -> Routing:
     numbers = torch.zeros(2, prompts, experts, dtype=torch.float64)
-    return Routing(*numbers, *torch.zeros(2, prompts, experts, dtype=torch.bool))
+    used, blinded = torch.zeros(2, prompts, experts, dtype=torch.bool)
+    return Routing(numbers[0], numbers[1], used, blinded, is_blinded)
 
 
 def share_through(harmful: Routing, harmless: Routing) -> float | None:

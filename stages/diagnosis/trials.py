@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from schemas.artifacts import ModelManifest
-from schemas.params import Ablate, Rule
+from schemas.params import Ablate, Rule, Target
 from stages.base.stage import StageError
 from stages.base.weights import Checkpoint
 from stages.diagnosis.contributions import Source, Trace
@@ -20,7 +20,7 @@ from stages.edit.directions import Measured
 from stages.edit.pairing import make_pairs
 from stages.edit.plan import Edit, make_plan
 from stages.edit.projection import Pair
-from stages.edit.shifts import make_shifts
+from stages.edit.shifts import Shift, make_shifts
 from stages.edit.simulation import simulated
 from stages.residual.activations import activations
 
@@ -52,12 +52,15 @@ class Bench:
         plan = make_plan(ablate, self.manifest, self.config, self.base.tensors, self.reasons)
         return plan, make_pairs(plan, ablate, self.measured, lambda name: read_vector(self.base, name))
 
+    def shifts(self, ablate: Ablate) -> list[Shift]:
+        """What is added to routers' biases. Raises as `plan` does."""
+        return make_shifts(ablate, self.manifest, self.config, self.base.tensors, self.log_odds)
+
     @contextmanager
     def edited(self, ablate: Ablate) -> Iterator[None]:
         """Within the block, the model behaves as if it had been edited. Raises as `plan` does."""
         keep = ablate.method == "preserve_column_norms"
-        shifts = make_shifts(ablate, self.manifest, self.config, self.base.tensors, self.log_odds)
-        with simulated(self.questions.model, *self.plan(ablate), keep, shifts):
+        with simulated(self.questions.model, *self.plan(ablate), keep, self.shifts(ablate)):
             yield
 
     def outcome(self, ablate: Ablate) -> Outcome:
@@ -69,9 +72,11 @@ class Bench:
         """The same, or None where the rules name nothing that this model has, or nothing that can be edited so, or
         where the edited model answers with what is no number."""
         try:
-            outcome = self.outcome(ablate)
+            self.plan(ablate)
+            self.shifts(ablate)
         except StageError:
             return None
+        outcome = self.outcome(ablate)
         return outcome if outcome.is_finite else None
 
     def projections(self, ablate: Ablate, direction: Tensor) -> tuple[Tensor, Tensor]:
@@ -93,8 +98,17 @@ def with_rules(ablate: Ablate, rules: Sequence[Mapping[str, Any]]) -> Ablate:
 
 
 def at_scale(ablate: Ablate, scale: float) -> Ablate:
-    """The same edit with every rule at one scale."""
-    return ablate.model_copy(update={"rules": tuple(rule.model_copy(update={"scale": scale}) for rule in ablate.rules)})
+    """The same edit with every rule at one scale, but for rules of scale 0: those exempt what earlier ones name. Where
+    all are of scale 0 none has anything to exempt."""
+    exempts = any(rule.scale != 0 for rule in ablate.rules)
+    rules = [rule if exempts and rule.scale == 0 else rule.model_copy(update={"scale": scale}) for rule in ablate.rules]
+    return ablate.model_copy(update={"rules": tuple(rules)})
+
+
+def targets_of(ablate: Ablate) -> list[Target]:
+    """All that the rules edit, of any layer."""
+    rules = [rule for rule in at_scale(ablate, 1.0).rules if rule.scale != 0]
+    return list(dict.fromkeys(target for rule in rules for target in ablate.targets_of(rule)))
 
 
 def layer_ranges(layers: int) -> list[tuple[int, int]]:
@@ -110,7 +124,7 @@ def layer_ranges(layers: int) -> list[tuple[int, int]]:
 @dataclass(frozen=True)
 class Direct:
     """What an edit would leave of the difference between the two sides along the direction, in the last measurement,
-    if every input stayed as it is."""
+    if every input stayed as it is, and whatever a norm divides by. Of projections of writers alone."""
 
     whole: float
     """The difference without an edit."""

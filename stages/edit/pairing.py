@@ -14,6 +14,10 @@ from stages.edit.plan import Edit
 from stages.edit.projection import Pair
 
 
+class CannotEdit(StageError):
+    """A tensor behind a norm of which the direction cannot be told apart."""
+
+
 def make_pairs(plan: Sequence[Edit], ablate: Ablate, measured: Measured, vector: Callable[[str], Tensor]) -> list[Pair]:
     """The pair of vectors of each edit, in the order of the plan; edits that share one share its tensors.
 
@@ -21,7 +25,7 @@ def make_pairs(plan: Sequence[Edit], ablate: Ablate, measured: Measured, vector:
         vector: reads a norm's weight or bias from the checkpoint by name, ``[hidden]``.
 
     Raises:
-        StageError: a tensor cannot be edited so, and which.
+        CannotEdit: a tensor cannot be edited so, and which.
     """
     made: dict[tuple[object, ...], Pair] = {}
     pairs = []
@@ -31,7 +35,7 @@ def make_pairs(plan: Sequence[Edit], ablate: Ablate, measured: Measured, vector:
             try:
                 made[key] = _pair(edit, ablate, measured, vector)
             except NoPair as reason:
-                raise StageError(f"{edit.tensor} cannot be edited: {reason}") from None
+                raise CannotEdit(f"{edit.tensor} cannot be edited: {reason}") from None
         pairs.append(made[key])
     return pairs
 

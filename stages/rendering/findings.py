@@ -88,6 +88,8 @@ class Findings:
     """Routers whose logits differ between the two sides, the lowest share through the direction first."""
     distances: list[RouterPart]
     changed: list[RouterPart]
+    unblinded: list[int]
+    """Layers whose router cannot be blinded to the direction."""
     uses: Rows[Use]
     split: Split | None
     """None where no layer's weights can be told from its outputs."""
@@ -138,7 +140,10 @@ def findings(diagnosis: Diagnosis, ablate: Ablate) -> Findings:
         experts_tried=len(tried),
         shares=sorted((row for row in diagnosis.routers if row.share is not None), key=lambda row: row.share or 0.0),
         distances=sorted(diagnosis.routers, key=lambda row: row.distance),
-        changed=sorted(diagnosis.routers, key=lambda row: row.changed),
+        changed=sorted(
+            (row for row in diagnosis.routers if row.changed is not None), key=lambda row: row.changed or 0.0
+        ),
+        unblinded=[row.layer for row in diagnosis.routers if row.changed is None],
         uses=_most(_uses(diagnosis.routers), lambda use: abs(use.log_odds), lambda use: -use.log_odds),
         split=_split(diagnosis.weights),
         layers=_most(_layers(diagnosis), lambda row: abs(row.written), lambda row: row.layer),

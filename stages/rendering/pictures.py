@@ -247,7 +247,7 @@ def _lines(axes: Axes, records: Records, series: str, colours: Mapping[str, str]
     axes.axhline(0, color="#888888", linewidth=0.8)
     for (name, colour), dashes, marker in zip(colours.items(), ("-", "--"), ("o", "s"), strict=True):
         rows = [row for row in records if row[series] == name]
-        values = [row[y] if np.isfinite(row[y]) else np.nan for row in rows]
+        values = [np.nan if row[y] is None or not np.isfinite(row[y]) else row[y] for row in rows]
         axes.plot([row[x] for row in rows], values, dashes, color=colour, marker=marker, markersize=4, label=name)
     axes.legend(title=series, frameon=False)
     axes.spines[["top", "right"]].set_visible(False)

@@ -1,9 +1,11 @@
 """The recommendation: the lowest KL of those edits that remove refusal, in words that params.yaml takes."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
+import torch
 
 from schemas.diagnosis import NamedWriter
 from schemas.layers import layers_as_written, runs
@@ -18,7 +20,10 @@ SPANS = [(0, 0), (0, 1), (1, 1)]
 
 
 def outcome(refusal: float, kl: float) -> Outcome:
-    return Outcome(refusal, 0.0, 0.0, 0.0, 0.0, kl)
+    """So large a share of a hundred harmful prompts is refused for certain, at a KL of this on each harmless prompt."""
+    odds = torch.full((100,), -20.0).double()
+    odds[: round(100 * refusal)] = 20.0
+    return Outcome(odds, torch.zeros(10), torch.full((10,), kl).double())
 
 
 class Imagined:
@@ -33,7 +38,7 @@ class Imagined:
         return self.answer(ablate.rules[0])
 
 
-def recommended(answer: Callable[[Rule], Outcome | None], **current: Any) -> tuple[Tried, int, Imagined]:
+def recommended(answer: Callable[[Rule], Outcome | None], **current: Any) -> tuple[Tried, list[Tried], Imagined]:
     bench = Imagined(answer)
     rule = {"layers": "0-1", "measurement": 1, "scale": 0.5, **current}
     ablate = Ablate.model_validate({"rules": [rule]})
@@ -50,26 +55,39 @@ def test_it_is_the_lowest_kl_of_those_that_remove_refusal() -> None:
         return outcome(0.06, 0.01)
 
     best, _, _ = recommended(answer)
-    assert best.outcome == outcome(0.04, 0.2)
+    assert best.outcome.remaining == pytest.approx(0.04, abs=1e-3)
+    assert float(best.outcome.kl.mean()) == pytest.approx(0.2)
     assert best.rules[0]["layers"] == 1 and best.rules[0]["measurement"] == 2
 
 
 def test_prompts_that_are_answered_by_a_hair_s_breadth_are_not_answered() -> None:
     """A share of none refused, at a probability of 0.2, is not refusal removed."""
-    best, _, _ = recommended(
-        lambda rule: Outcome(0.0, 0.2, 0.0, 0.0, 0.0, 0.01) if rule.layers == (0,) else outcome(0.0, 0.1)
-    )
-    assert best.outcome == outcome(0.0, 0.1)
+    hair = replace(outcome(0.0, 0.01), harmful=torch.full((100,), -1.4).double())
+    best, _, _ = recommended(lambda rule: hair if rule.layers == (0,) else outcome(0.0, 0.1))
+    assert best.rules[0]["layers"] != 0 and hair.refusal == 0
+
+
+def test_edits_that_the_prompts_do_not_tell_from_the_best_are_known() -> None:
+    def tried(*kl: float) -> Tried:
+        return Tried([], replace(outcome(0.0, 0.1), kl=torch.tensor(kl).double()))
+
+    best = tried(0.1, 0.2, 0.3)
+    assert tried(0.3, 0.0, 0.4).is_like(best) and not tried(0.4, 0.5, 0.61).is_like(best)
 
 
 def test_where_none_removes_it_it_is_the_one_that_leaves_least() -> None:
     best, _, _ = recommended(lambda rule: outcome(0.5 if rule.layers == (0,) else 0.7, 0.1))
-    assert best.outcome.refusal == 0.5 and best.rules[0]["layers"] == 0
+    assert best.outcome.refusal == 0.5 and not best.removes and best.rules[0]["layers"] == 0
 
 
 def test_the_current_rules_are_tried_and_may_be_the_best() -> None:
     best, _, _ = recommended(lambda rule: outcome(0.0, 0.0 if rule.scale == 0.5 else 0.1))
     assert best.rules == [{"layers": "0-1", "measurement": 1.0, "scale": 0.5}]
+
+
+def test_lower_scales_of_the_best_are_tried() -> None:
+    best, _, _ = recommended(lambda rule: outcome(0.0, 0.1 * rule.scale), scale=2.0)
+    assert best.rules[0]["scale"] == 0.5
 
 
 def test_the_named_writer_alone_is_tried() -> None:
@@ -80,23 +98,23 @@ def test_the_named_writer_alone_is_tried() -> None:
 def test_measurements_are_tried_that_are_the_cause_and_no_edit_twice() -> None:
     _, tried, bench = recommended(lambda _: outcome(0.0, 0.1))
     assert {ablate.rules[0].measurement for ablate in bench.asked} == {1, 2, 4}
-    assert tried == len({ablate.model_dump_json() for ablate in bench.asked})
+    assert len(tried) == len({ablate.model_dump_json() for ablate in bench.asked})
 
 
 def test_what_the_model_cannot_take_is_passed_over() -> None:
     best, tried, bench = recommended(lambda rule: None if rule.layers == (0, 1) else outcome(0.0, 0.1))
-    assert best.rules[0]["layers"] in (0, 1) and 0 < tried < len(bench.asked)
+    assert best.rules[0]["layers"] in (0, 1) and 0 < len(tried) < len(bench.asked)
 
 
 @pytest.mark.parametrize(
     ("named", "rules"),
     [
         (
-            NamedWriter(role="attention", layers=[1, 2, 3, 5], experts={}),
+            NamedWriter(role="attention", layers=[1, 2, 3, 5], experts={}, effect=-1.0),
             [{"layers": ["1-3", 5], "measurement": 4.0, "scale": 1.0, "targets": ["attention"]}],
         ),
         (
-            NamedWriter(role="routed_experts", layers=[2, 4], experts={2: [7], 4: [0, 3]}),
+            NamedWriter(role="routed_experts", layers=[2, 4], experts={2: [7], 4: [0, 3]}, effect=-1.0),
             [
                 {"layers": 2, "measurement": 4.0, "scale": 1.0, "targets": ["routed_experts"], "experts": [7]},
                 {"layers": 4, "measurement": 4.0, "scale": 1.0, "targets": ["routed_experts"], "experts": [0, 3]},

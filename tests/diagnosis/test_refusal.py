@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from stages.base.forward import Batch, first_token_log_probabilities, mean_kl
-from stages.diagnosis.refusal import log_odds, refusal_tokens
+from stages.diagnosis.refusal import Outcome, log_odds, refusal_tokens
 from tests.subjects import HARMFUL, HARMLESS, Subject, numbers
 
 
@@ -39,7 +39,8 @@ def test_log_odds_stay_finite_where_a_refusal_is_certain() -> None:
 def test_questions_compare_what_hooks_make_of_the_model_with_the_base(subject: Subject) -> None:
     questions = subject.bench.questions
     again = questions.ask()
-    assert again == questions.base and again.kl == 0
+    assert torch.equal(again.harmful, questions.base.harmful) and torch.equal(again.harmless, questions.base.harmless)
+    assert float(again.kl.abs().max()) <= 1e-12
 
     def watch(_batch: Batch, undo: ExitStack) -> None:
         embedding = subject.model.get_input_embeddings()
@@ -54,7 +55,19 @@ def test_questions_compare_what_hooks_make_of_the_model_with_the_base(subject: S
             first_token_log_probabilities(subject.model, side, 2, lambda _: None) for side in (HARMFUL, HARMLESS)
         )
     base = first_token_log_probabilities(subject.model, HARMLESS, 2, lambda _: None)
-    assert changed.kl == pytest.approx(mean_kl(base, harmless), rel=1e-3) and changed.kl > 1e-4
-    assert changed.harmful_log_odds == pytest.approx(float(log_odds(harmful, questions.tokens).mean()), abs=1e-4)
-    assert changed.harmless_log_odds == pytest.approx(float(log_odds(harmless, questions.tokens).mean()), abs=1e-4)
-    assert questions.ask() == questions.base
+    assert float(changed.kl.mean()) == pytest.approx(mean_kl(base, harmless), rel=1e-3)
+    assert float(changed.kl.min()) > 0
+    torch.testing.assert_close(changed.harmful, log_odds(harmful, questions.tokens), rtol=0, atol=1e-4)
+    torch.testing.assert_close(changed.harmless, log_odds(harmless, questions.tokens), rtol=0, atol=1e-4)
+    torch.testing.assert_close(questions.ask_harmful(watch), changed.harmful, rtol=0, atol=1e-6)
+    assert torch.equal(questions.ask().harmful, questions.base.harmful)
+
+
+def test_what_is_left_of_refusal_is_the_share_refused_or_the_probability() -> None:
+    def outcome(*log_odds: float) -> Outcome:
+        return Outcome(torch.tensor(log_odds).double(), torch.zeros(1), torch.zeros(1))
+
+    sure, unsure = outcome(5.0, -9.0, -9.0, -9.0), outcome(-0.1, -0.1, -0.1, -0.1)
+    assert sure.refusal == 0.25 and sure.remaining == pytest.approx(0.25, abs=0.01)
+    assert unsure.refusal == 0 and unsure.remaining == pytest.approx(0.475, abs=0.001)
+    assert sure.is_finite and not outcome(float("nan")).is_finite

@@ -1,16 +1,21 @@
 """Trials: what simulation says of an edit is what the edited model does, and what is direct is so exactly."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from schemas.params import Ablate
 from stages.base.forward import first_token_log_probabilities
 from stages.diagnosis.refusal import Questions, log_odds
-from stages.diagnosis.trials import at_scale, direct_effect, layer_ranges, with_rules
+from stages.diagnosis.trials import at_scale, direct_effect, layer_ranges, targets_of, with_rules
 from stages.residual.activations import activations
-from tests.subjects import DIRECTION, HARMFUL, HARMLESS, LAYERS, Subject, rules
+from stages.residual.experts import routed_experts
+from tests.families import EXPERTS
+from tests.subjects import DIRECTION, HARMFUL, HARMLESS, LAYERS, Subject, numbers, rules
 
 WRITERS = ["attention", "mlp", "routed_experts", "shared_experts"]
 
@@ -89,5 +94,39 @@ def test_an_outcome_is_that_of_the_edited_model(subject: Subject, tmp_path: Path
     found = subject.bench.outcome(ablate)
     tokens = subject.bench.questions.tokens
     answers = first_token_log_probabilities(edited.model, HARMFUL, 8, lambda _: None)
-    assert found.harmful_log_odds == pytest.approx(float(log_odds(answers, tokens).mean()), abs=1e-4)
-    assert found.kl > 0
+    torch.testing.assert_close(found.harmful, log_odds(answers, tokens), rtol=0, atol=1e-4)
+    assert float(found.kl.mean()) > 0
+
+
+def test_a_rule_of_scale_0_exempts_layers_at_every_scale(subject: Subject) -> None:
+    """As the same layers written as a list do."""
+    exempting = with_rules(rules(), [{"layers": "all", "measurement": 2}, {"layers": 1, "measurement": 2, "scale": 0}])
+    listed = with_rules(rules(), [{"layers": [0, 2, 3], "measurement": 2}])
+    for scale in (0.5, 1.0, 2.0):
+        plans = [subject.bench.plan(at_scale(ablate, scale))[0] for ablate in (exempting, listed)]
+        assert [(edit.tensor, edit.scale) for edit in plans[0]] == [(edit.tensor, edit.scale) for edit in plans[1]]
+    nothing = with_rules(rules(), [{"layers": "all", "measurement": 2, "scale": 0}])
+    assert at_scale(nothing, 1.0).rules[0].scale == 1
+
+
+def test_what_rules_edit_is_all_that_any_of_them_edits() -> None:
+    ablate = with_rules(
+        rules(),
+        [
+            {"layers": 0, "measurement": 2, "targets": ["mlp"]},
+            {"layers": 1, "measurement": 2, "targets": ["router", "mlp"]},
+            {"layers": 2, "measurement": 2, "targets": ["embedding"], "scale": 0},
+        ],
+    )
+    assert targets_of(ablate) == ["mlp", "router"]
+
+
+def test_an_outcome_counts_what_is_added_to_the_router_s_bias(subject: Subject) -> None:
+    layers = sorted(routed_experts(subject.model, subject.layout))
+    bench = replace(subject.bench, log_odds={layer: numbers(layer, EXPERTS) for layer in layers})
+    ablate = Ablate.model_validate({**rules(scale=0).model_dump(mode="json"), "router_bias": {"strength": 3}})
+    biases = ("e_score_correction_bias", "expert_bias", "router.bias")
+    if any(tensor.endswith(biases) for tensor in bench.base.tensors):
+        assert float(bench.outcome(ablate).kl.mean()) > 1e-6
+    else:
+        assert bench.attempt(ablate) is None

@@ -59,7 +59,7 @@ def test_the_writer_is_named_by_its_effect_with_the_projection_beside_it() -> No
     said = section(text, "Who writes it?")
     assert f"**`attention`**: its effect is {signed(cause.effect)}" in said
     assert f"from {signed(2.75)} to {signed(2.75 - 5.25)}" in said
-    assert "all of it: 1-2." in said
+    assert "An effect of -4.88 is left" in said and "layers 1-2." in said
     assert rows(text, "all layers of")[1:] == [
         [role.role, signed(role.effect), signed(role.difference)] for role in shown.roles
     ]
@@ -105,7 +105,7 @@ def test_a_writer_that_does_not_hold_refusal_alone_is_said_not_to() -> None:
 
 
 def test_named_experts_are_written_out() -> None:
-    named = {"role": "routed_experts", "layers": [1, 3], "experts": {1: [0, 2], 3: [1]}}
+    named = {"role": "routed_experts", "layers": [1, 3], "experts": {1: [0, 2], 3: [1]}, "effect": -5.0}
     assert "0, 2 of layer 1, 1 of layer 3." in section(report(diagnosis(named=named)), "Who writes it?")
 
 
@@ -114,6 +114,7 @@ def test_the_router_is_told_by_its_shares_choices_and_distances() -> None:
     said = section(report(shown), "Does the router read it?")
     low, high = shown.routers[0], shown.routers[-1]
     assert low.share is not None and high.share is not None
+    assert low.changed is not None and high.changed is not None
     assert f"{signed(low.share)} (layer 0) to {signed(high.share)} (layer 3)" in said
     assert f"{number(low.changed)} (layer 0) to {number(high.changed)} (layer 3)" in said
     assert f"{number(low.distance)} (layer 0) to {number(high.distance)} (layer 3)" in said
@@ -226,7 +227,7 @@ def test_a_measurement_between_two_is_said_to_be_one() -> None:
     ],
 )
 def test_the_recommendation_can_be_pasted_into_params_yaml(rules: list[dict[str, Any]]) -> None:
-    recommendation = {"removes": True, "limit": 0.05, "answers": answers(), "tried": 9, "rules": rules}
+    recommendation = {"removes": True, "limit": 0.05, "answers": answers(), "tried": 9, "alike": 0, "rules": rules}
     text = report(diagnosis(recommendation=recommendation))
     (block,) = re.findall(r"^```yaml\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
     assert parse(f"ablate:\n  method: project\n{block}").ablate.rules == Ablate.model_validate({"rules": rules}).rules
@@ -240,6 +241,7 @@ def test_the_recommendation_stands_beside_the_base_and_the_current_rules() -> No
         ["the recommended ones", "0.00", "-3.75", "0.25", "0.062"],
     ]
     assert "Of 77 edits" in section(text, "What to try")
+    assert "12 other edits that remove refusal cannot be told from this one" in section(text, "What to try")
     assert "params.yaml has now" not in section(text, "What to try")
 
 
