@@ -229,6 +229,29 @@ MULTIMODAL: dict[str, Builder] = {
 FAMILIES: dict[str, Builder] = {**TEXT, **MULTIMODAL}
 """What builds a random model of each family, by the name that tests give it."""
 
+ROUTED = (
+    "deepseek_v3",
+    "gemma4_text_moe",
+    "glm4_moe",
+    "glm4_moe_lite",
+    "gpt_oss",
+    "granitemoe",
+    "jamba",
+    "lfm2_moe",
+    "llama4",
+    "llama4_text",
+    "minimax_m2",
+    "mixtral",
+    "olmoe",
+    "phimoe",
+    "qwen2_moe",
+    "qwen3_5_moe",
+    "qwen3_5_moe_text",
+    "qwen3_moe",
+    "qwen3_next",
+)
+"""Those with routed experts."""
+
 
 def randomize(model: PreTrainedModel, seed: int) -> None:
     """Give every parameter, and every buffer saved with them, a random value that shows where it is left out."""

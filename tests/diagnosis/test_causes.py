@@ -13,6 +13,7 @@ from stages.diagnosis.refusal import Outcome, Questions
 from stages.diagnosis.trials import Bench
 from stages.edit.simulation import simulated
 from stages.residual.activations import watch_stream
+from tests.families import ROUTED
 from tests.subjects import DIRECTION, HARMLESS, LAYERS, Subject, rules
 
 WRITERS = ["attention", "mlp", "routed_experts", "shared_experts", "per_layer_input"]
@@ -74,6 +75,7 @@ def patches(subject: Subject) -> Patches:
     return Patches(subject.bench.questions, subject.components, DIRECTION, harmless)
 
 
+@pytest.mark.parametrize("subject", ROUTED, indirect=True)
 def test_a_patch_of_all_experts_is_a_patch_of_their_layer(subject: Subject) -> None:
     found = patches(subject)
     for (layer, role), write in subject.trace().writes.items():

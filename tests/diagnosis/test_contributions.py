@@ -11,7 +11,7 @@ from stages.base.forward import Batch
 from stages.diagnosis.contributions import Source, Trace, watch_writes
 from stages.residual.activations import activations, watch_stream
 from stages.residual.experts import chosen, routed_experts
-from tests.families import EXPERTS
+from tests.families import EXPERTS, ROUTED
 from tests.subjects import DIRECTION, HARMFUL, LAYERS, Subject, rules, run
 
 
@@ -85,9 +85,8 @@ def test_what_a_rule_leaves_out_is_not_covered(subject: Subject) -> None:
         assert torch.equal(write.covered, write.projected if covered else torch.zeros(len(HARMFUL)).double())
 
 
+@pytest.mark.parametrize("subject", ROUTED, indirect=True)
 def test_single_experts_are_covered_singly(subject: Subject) -> None:
-    if not subject.is_routed:
-        return
     found = subject.trace(subject.removals(rules(targets=["routed_experts"], experts=[0, 2])))
     for (_, role), write in found.writes.items():
         if role == "routed_experts":

@@ -17,6 +17,7 @@ from stages.diagnosis.router import Routing, changed_choices, distance_of_use, r
 from stages.diagnosis.router import trace_routers as trace
 from stages.edit.simulation import simulated
 from stages.residual.experts import chosen, routed_experts
+from tests.families import ROUTED
 from tests.subjects import HARMFUL, Subject, numbers, rules, run
 
 Read = Callable[[nn.Module, tuple[Any, ...], Batch], Tensor]
@@ -50,9 +51,8 @@ def choices(subject: Subject) -> dict[int, Tensor]:
     return at_last_tokens(subject, modules, lambda module, args, batch: chosen(writer, module, args, batch))
 
 
+@pytest.mark.parametrize("subject", ROUTED, indirect=True)
 def test_choices_are_those_of_the_model_and_of_the_model_with_one_router_edited(subject: Subject) -> None:
-    if not subject.is_routed:
-        return
     found = routing(subject)
     for layer, used in choices(subject).items():
         assert torch.equal(found[layer].used, used)
@@ -60,9 +60,8 @@ def test_choices_are_those_of_the_model_and_of_the_model_with_one_router_edited(
             assert torch.equal(found[layer].blinded, choices(subject)[layer])
 
 
+@pytest.mark.parametrize("subject", ROUTED, indirect=True)
 def test_logits_are_the_router_s_and_without_the_direction_s_part_the_edited_router_s(subject: Subject) -> None:
-    if not subject.is_routed:
-        return
     found = routing(subject)
     readers = routers(subject.layout, *subject.bench.plan(rules(targets=["router"])))
     layers = decoder_layers(subject.model)

@@ -25,7 +25,7 @@ from stages.edit.simulation import simulated
 from stages.residual.activations import look
 from stages.residual.experts import count_use, routed_experts
 from stages.residual.odds import odds_by_layer
-from tests.families import EXPERTS, FAMILIES, HIDDEN, VOCABULARY, forward, layers, load, make
+from tests.families import EXPERTS, FAMILIES, HIDDEN, ROUTED, VOCABULARY, forward, layers, load, make
 from tests.wrong_readers import orthogonal_readers, raw_readers
 
 WRITERS = ["attention", "mlp", "routed_experts", "shared_experts", "per_layer_input", "embedding"]
@@ -162,11 +162,10 @@ def test_simulation_is_the_edit(family: Family, target: str, tmp_path: Path) -> 
     assert torch.equal(forward(family.model, PROMPTS), family.logits)
 
 
+@pytest.mark.parametrize("family", ROUTED, indirect=True)
 @pytest.mark.parametrize("writers", [True, False], ids=["writers", "readers"])
 def test_simulation_is_the_edit_of_single_experts(family: Family, writers: bool, tmp_path: Path) -> None:
     target = "routed_experts" if writers else "expert_inputs"
-    if not family.has("routed_experts"):
-        pytest.skip("no experts")
     ablate = rules(targets=[target], experts=[0, 2])
     edited = forward(family.write(ablate, tmp_path), PROMPTS)
     plan = family.plan(ablate)
@@ -204,9 +203,8 @@ def test_simulation_is_the_edit_of_router_biases(family: Family, tmp_path: Path)
     assert torch.equal(forward(family.model, PROMPTS), family.logits)
 
 
+@pytest.mark.parametrize("family", sorted(BIASED), indirect=True)
 def test_a_strong_router_bias_leaves_the_experts_that_harmful_prompts_favour_unused(family: Family) -> None:
-    if family.name not in BIASED:
-        pytest.skip("no bias")
     shifts = family.shifts(moved(20.0))
     before = family.used(HARMFUL)
     with simulated(family.model, [], [], shifts=shifts):
@@ -219,10 +217,9 @@ def test_a_strong_router_bias_leaves_the_experts_that_harmful_prompts_favour_unu
         assert after[shift.layer].sum() == before[shift.layer].sum()
 
 
+@pytest.mark.parametrize("family", sorted(BIASED), indirect=True)
 def test_a_layout_says_whether_a_router_bias_touches_weights_too(family: Family) -> None:
     """So little changes no choice: what changes then are weights."""
-    if family.name not in BIASED:
-        pytest.skip("no bias")
     shifts = family.shifts(moved(1e-5))
     with simulated(family.model, [], [], shifts=shifts):
         change = relative(forward(family.model, PROMPTS), family.logits)
@@ -231,6 +228,7 @@ def test_a_layout_says_whether_a_router_bias_touches_weights_too(family: Family)
 
 def test_routed_experts_in_memory_are_those_of_the_file(family: Family) -> None:
     experts = routed_experts(family.model, layouts()[family.manifest.model_type])
+    assert bool(experts) == (family.name in ROUTED)
     planned = family.plan(rules(targets=["attention", "routed_experts"]))
     assert experts.keys() == {edit.layer for edit in planned if edit.role == "routed_experts"}
 
