@@ -3,6 +3,8 @@
 import json
 from typing import Any
 
+import pytest
+
 from tests.projects import Project
 
 FILE = """
@@ -56,6 +58,7 @@ def contents(project: Project) -> list[bytes]:
     return [(project.folder / name).read_bytes() for name in KEPT]
 
 
+@pytest.mark.slow
 def test_experiments_are_run_tabulated_and_replaced(project: Project) -> None:
     (project.folder / "mine.yaml").write_text(FILE)
     (project.folder / "notes.txt").write_text("untracked\n")

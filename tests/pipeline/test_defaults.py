@@ -24,7 +24,7 @@ def test_the_defaults_remove_refusal_and_keep_knowledge(architecture: str, tmp_p
     if architecture != "glm4_moe":
         project.replace("architecture: glm4_moe", f"architecture: {architecture}")
     began = time.monotonic()
-    assert len(project.repro()) == 7
+    assert len(project.repro()) == 8
     assert time.monotonic() - began <= MOST_SECONDS
     # The largest of all processes that this test waited for, in kibibytes.
     assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 <= MOST_BYTES
