@@ -13,6 +13,9 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, PreTrainedModel
 from transformers.utils import logging
 
+from schemas.artifacts import ModelManifest
+from stages.base.manifest import read_config
+
 VOCABULARY = 96
 HIDDEN = 64
 EXPERTS = 4
@@ -312,3 +315,16 @@ def forward(model: PreTrainedModel, ids: torch.Tensor) -> torch.Tensor:
     """The logits for text alone, `[prompts, positions, vocabulary]`."""
     with torch.no_grad():
         return model(input_ids=ids, use_cache=False).logits
+
+
+def manifest_of(folder: Path) -> ModelManifest:
+    """The manifest of a float32 model in a folder, without the digests of its files."""
+    config = read_config(folder)
+    return ModelManifest(
+        source="folder",
+        model_type=config["model_type"],
+        dtype="float32",
+        layers=config["num_hidden_layers"],
+        hidden_size=config["hidden_size"],
+        files=[],
+    )

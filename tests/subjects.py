@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from schemas.artifacts import ModelManifest
 from schemas.layout import layouts
 from schemas.params import Ablate
 from stages.base.forward import Batch, in_batches, run_decoder
@@ -21,7 +20,7 @@ from stages.edit.checkpoint import write_edited
 from stages.edit.directions import Measured
 from stages.edit.projection import unit_vector
 from stages.residual.experts import routed_experts
-from tests.families import HIDDEN, VOCABULARY, load, make
+from tests.families import HIDDEN, VOCABULARY, load, make, manifest_of
 
 LAYERS = 4
 HARMFUL = [[(7 * row + 3 * place) % VOCABULARY for place in range(3 + row)] for row in range(6)]
@@ -46,14 +45,7 @@ class Subject:
         config = read_config(folder)
         self.layout = layouts()[config["model_type"]]
         self.bench = Bench(
-            manifest=ModelManifest(
-                source="folder",
-                model_type=config["model_type"],
-                dtype="float32",
-                layers=config["num_hidden_layers"],
-                hidden_size=config["hidden_size"],
-                files=[],
-            ),
+            manifest=manifest_of(folder),
             config=config,
             base=read_checkpoint(folder),
             reasons=[None] * (LAYERS + 1),

@@ -90,7 +90,7 @@ class Patches:
             change = torch.zeros_like(write.projected)
             for layer, role, expert in parts:
                 if (layer, role) == component.source:
-                    change += self.usual[layer, role, expert] - _written(write, expert)
+                    change += self.usual[layer, role, expert] - write.part(expert)
             return change
 
         concerned: set[Source] = {(layer, role) for layer, role, _ in parts}
@@ -117,10 +117,3 @@ class Patches:
             if fewer and self.effect(fewer) <= ENOUGH * whole:
                 kept = fewer
         return kept
-
-
-def _written(write: Write, expert: int | None) -> Tensor:
-    if expert is None:
-        return write.projected
-    assert write.experts is not None
-    return write.experts.projected[:, expert]

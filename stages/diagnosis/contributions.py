@@ -72,6 +72,13 @@ class Write:
     """What one unit of scale would take out of it if all inputs stayed the same."""
     experts: "ExpertWrites | None" = None
 
+    def part(self, expert: int | None) -> Tensor:
+        """What one of its experts adds, or all of it for None, ``[prompts]``."""
+        if expert is None:
+            return self.projected
+        assert self.experts is not None
+        return self.experts.projected[:, expert]
+
 
 @dataclass(frozen=True)
 class ExpertWrites:

@@ -30,7 +30,7 @@ from schemas.params import Ablate
 from stages.base.stage import StageError
 from stages.diagnosis.causes import ENOUGH, Part, Patches, ablated, added
 from stages.diagnosis.contributions import Component, Trace, components, removals, trace
-from stages.diagnosis.recommendation import LIMIT, Rules, recommend
+from stages.diagnosis.recommendation import LIMIT, Rules, range_rule, recommend
 from stages.diagnosis.refusal import Outcome
 from stages.diagnosis.router import Routing, changed_choices, distance_of_use, share_through, split, trace_routers
 from stages.diagnosis.trials import Bench, at_scale, direct_effect, layer_ranges, targets_of, with_rules
@@ -70,12 +70,10 @@ class Sides:
     def means(self, part: Part) -> tuple[float, float]:
         """What a writer or one of its experts adds, the mean of either side."""
         layer, role, expert = part
-        found = []
-        for side in (self.harmful, self.harmless):
-            write = side.writes[layer, role]
-            of = write.projected if expert is None or write.experts is None else write.experts.projected[:, expert]
-            found.append(float(of.mean()))
-        return found[0], found[1]
+        harmful, harmless = (
+            float(side.writes[layer, role].part(expert).mean()) for side in (self.harmful, self.harmless)
+        )
+        return harmful, harmless
 
     def difference(self, part: Part) -> float:
         """Harmful minus harmless."""
@@ -401,8 +399,7 @@ def explain_ranges(bench: Bench, ablate: Ablate, sides: Sides, measurement: floa
     """Layer coverage: the direction taken out in some layers alone."""
     rows = []
     for first, last in layer_ranges(bench.manifest.layers):
-        layers = layers_as_written(range(first, last + 1))
-        rule = {"layers": layers, "measurement": measurement, "targets": targets_of(ablate)}
+        rule = range_rule(first, last, measurement, targets_of(ablate))
         outcome = bench.attempt(with_rules(ablate, [rule]))
         written = [
             sides.difference((layer, role, None)) for layer, role in sides.harmful.writes if first <= layer <= last

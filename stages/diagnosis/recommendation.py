@@ -72,8 +72,10 @@ def recommend(
     tried: list[Tried] = []
 
     def attempt(rules: Rules) -> None:
+        if any(rules == other.rules for other in tried):
+            return
         outcome = bench.attempt(with_rules(ablate, rules))
-        if outcome is not None and all(rules != other.rules for other in tried):
+        if outcome is not None:
             tried.append(Tried(rules, outcome))
 
     current = bench.attempt(ablate)
@@ -81,7 +83,7 @@ def recommend(
         tried.append(Tried([as_written(rule.model_dump(mode="json")) for rule in ablate.rules], current))
     for measurement in _most_causal(causes):
         for first, last in spans:
-            attempt([_rule(first, last, measurement, writers)])
+            attempt([range_rule(first, last, measurement, writers)])
     for best in _best(tried):
         for fewer in _fewer(writers):
             attempt([{**rule, "targets": list(fewer)} for rule in best.rules])
@@ -102,9 +104,10 @@ def _most_causal(causes: Mapping[int, Outcome]) -> list[int]:
     return ranked[:MEASUREMENTS]
 
 
-def _rule(first: int, last: int, measurement: int, writers: Sequence[str]) -> dict[str, Any]:
+def range_rule(first: int, last: int, measurement: float, targets: Sequence[str]) -> dict[str, Any]:
+    """The rule that edits a range of neighbouring layers, at scale 1."""
     layers = layers_as_written(range(first, last + 1))
-    return {"layers": layers, "measurement": measurement, "scale": 1.0, "targets": list(writers)}
+    return {"layers": layers, "measurement": measurement, "scale": 1.0, "targets": list(targets)}
 
 
 def _fewer(writers: Sequence[str]) -> Iterator[tuple[str, ...]]:

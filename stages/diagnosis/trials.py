@@ -1,7 +1,7 @@
 """Edits tried on the loaded model, by simulation: what each range of layers and each scale would do."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -71,12 +71,12 @@ class Bench:
     def attempt(self, ablate: Ablate) -> Outcome | None:
         """The same, or None where the rules name nothing that this model has, or nothing that can be edited so, or
         where the edited model answers with what is no number."""
-        try:
-            self.plan(ablate)
-            self.shifts(ablate)
-        except StageError:
-            return None
-        outcome = self.outcome(ablate)
+        with ExitStack() as undo:
+            try:
+                undo.enter_context(self.edited(ablate))
+            except StageError:
+                return None
+            outcome = self.questions.ask()
         return outcome if outcome.is_finite else None
 
     def projections(self, ablate: Ablate, direction: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from schemas.artifacts import ModelManifest
 from schemas.params import Ablate
 from stages.base.manifest import read_config
 from stages.base.stage import StageError
@@ -24,6 +23,7 @@ from stages.edit.projection import Pair, project, unit_vector
 from stages.organism.model import ARCHITECTURES, SHAPE, make_model, vary_norms
 from stages.organism.tokenizer import make_tokenizer
 from stages.organism.world import make_world
+from tests.families import manifest_of
 
 EDITED_LAYERS = (1, 2, 3)
 DIRECTIONS = {
@@ -52,14 +52,7 @@ def random_model(architecture: str) -> PreTrainedModel:
 
 def plan_for(checkpoint: Checkpoint, **rule: Any) -> list[Edit]:
     config = read_config(checkpoint.folder)
-    manifest = ModelManifest(
-        source="folder",
-        model_type=config["model_type"],
-        dtype="float32",
-        layers=config["num_hidden_layers"],
-        hidden_size=config["hidden_size"],
-        files=[],
-    )
+    manifest = manifest_of(checkpoint.folder)
     ablate = Ablate.model_validate({"rules": [{"layers": "1-3", "measurement": 4, **rule}]})
     return make_plan(ablate, manifest, config, checkpoint.tensors, [None] * len(DIRECTIONS))
 

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from schemas.artifacts import ModelManifest
 from schemas.layout import Layout, Reader, Variant, Writer, layouts
 from schemas.params import Ablate, RouterBias
 from stages.base.manifest import read_config
@@ -25,7 +24,8 @@ from stages.edit.simulation import simulated
 from stages.residual.activations import look
 from stages.residual.experts import count_use, routed_experts
 from stages.residual.odds import odds_by_layer
-from tests.families import EXPERTS, FAMILIES, HIDDEN, ROUTED, VOCABULARY, forward, layers, load, make
+from tests.families import EXPERTS, FAMILIES, HIDDEN, ROUTED, VOCABULARY, forward, layers, load, make, manifest_of
+from tests.subjects import rules
 from tests.wrong_readers import orthogonal_readers, raw_readers
 
 WRITERS = ["attention", "mlp", "routed_experts", "shared_experts", "per_layer_input", "embedding"]
@@ -63,14 +63,7 @@ class Family:
         self.logits = forward(self.model, PROMPTS)
         self.checkpoint: Checkpoint = read_checkpoint(folder)
         self.config = read_config(folder)
-        self.manifest = ModelManifest(
-            source="folder",
-            model_type=self.config["model_type"],
-            dtype="float32",
-            layers=self.config["num_hidden_layers"],
-            hidden_size=self.config["hidden_size"],
-            files=[],
-        )
+        self.manifest = manifest_of(folder)
 
     def plan(self, ablate: Ablate) -> list[Edit]:
         return make_plan(ablate, self.manifest, self.config, self.checkpoint.tensors, [None] * (LAYERS + 1))
@@ -105,17 +98,6 @@ class Family:
 @pytest.fixture(scope="module", params=sorted(FAMILIES))
 def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Family:
     return Family(request.param, tmp_path_factory.mktemp(request.param))
-
-
-def rules(method: str = "project", through_norm: str = "orthogonal", **rule: Any) -> Ablate:
-    return Ablate.model_validate(
-        {
-            "method": method,
-            "through_norm": through_norm,
-            "allow_tied": True,
-            "rules": [{"layers": "all", "measurement": 2, **rule}],
-        }
-    )
 
 
 def stream_component(model: PreTrainedModel, direction: Tensor) -> float:
