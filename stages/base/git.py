@@ -1,0 +1,85 @@
+"""What git knows: commits, files of commits, and a temporary working tree of one."""
+
+import contextlib
+import os
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from stages.base.stage import StageError
+
+_WHOLE = re.compile(r"[0-9a-f]{40}")
+
+
+def answer(folder: Path, *arguments: str) -> str | None:
+    """What git prints; None where it fails, or is not there."""
+    try:
+        done = _run(folder, arguments)
+    except OSError:
+        return None
+    return done.stdout.decode(errors="replace") if done.returncode == 0 else None
+
+
+def git(folder: Path, *arguments: str) -> str:
+    """What git prints.
+
+    Raises:
+        StageError: it fails; with git's last line.
+    """
+    try:
+        done = _run(folder, arguments)
+    except FileNotFoundError:
+        raise StageError("git is not installed, or not in PATH") from None
+    if done.returncode != 0:
+        lines = done.stderr.decode(errors="replace").strip().splitlines()
+        reason = lines[-1] if lines else f"it exited with {done.returncode}"
+        raise StageError(f"`git {arguments[0]}` failed: {reason.removeprefix('fatal: ')}")
+    return done.stdout.decode(errors="replace")
+
+
+def commit_of(folder: Path, revision: str) -> str:
+    """The 40 digits of a commit that may be named otherwise: shortened, a branch, a tag.
+
+    Raises:
+        StageError: there is no such commit here.
+    """
+    found = (
+        answer(folder, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}") or ""
+    ).strip()
+    if not _WHOLE.fullmatch(found):
+        raise StageError(f"{revision} is no commit of this repository; `git fetch` brings those that others made")
+    return found
+
+
+def file_of(folder: Path, commit: str, path: str) -> str | None:
+    """The text of a project's file at a commit; None where it has none."""
+    return answer(folder, "show", f"{commit}:./{path}")
+
+
+@contextlib.contextmanager
+def worktree(folder: Path, commit: str) -> Iterator[Path]:
+    """A working tree of its own for a commit, for as long as the block runs; the folder's own is not touched.
+
+    Yields:
+        The project's folder in it, which is not its root where the project is a folder of its repository.
+    """
+    within = git(folder, "rev-parse", "--show-prefix").strip()
+    with tempfile.TemporaryDirectory(prefix="excise-") as temporary:
+        place = Path(temporary).resolve() / "tree"
+        git(folder, "worktree", "add", "--quiet", "--detach", str(place), commit)
+        try:
+            yield place / within
+        finally:
+            git(folder, "worktree", "remove", "--force", str(place))
+
+
+def _run(folder: Path, arguments: tuple[str, ...]) -> "subprocess.CompletedProcess[bytes]":
+    return subprocess.run(
+        ["git", *arguments],
+        cwd=folder,
+        env={**os.environ, "GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+    )
