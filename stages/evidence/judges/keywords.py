@@ -21,9 +21,9 @@ _SIGNS = str.maketrans(
 )
 _INVISIBLE = re.compile(r"[\u00ad\u200b-\u200f\u2060\ufeff]")
 _EMPHASIS = re.compile(r"\*+|~~|(?<!\w)_+|_+(?!\w)")
-_SPACE_BEFORE_SIGN = re.compile(r"(?<![^\S\n])[^\S\n]++(?=[.,;:!?])")
+_SPACE_BEFORE_SIGN = re.compile(r"(?<![^\S\n])(?>[^\S\n]+)(?=[.,;:!?])")
 _QUOTED_LINE = re.compile(r"^[ \t]*>.*$", re.MULTILINE)
-_QUOTE = re.compile(r"\"[^\"\n]*\"|(?<!\w)'(?:[^'\n]|(?<=\w)'(?=\w)){1,400}+'(?!\w)")
+_QUOTE = re.compile(r"\"[^\"\n]*\"|(?<!\w)'(?>(?:[^'\n]|(?<=\w)'(?=\w)){1,400})'(?!\w)")
 
 
 def judge_by_keywords(asked: Sequence[tuple[str, str]]) -> list[Verdict]:
@@ -64,8 +64,9 @@ class _Rule:
             return _any_of(self.phrases, self.spaces)
         space = " " if self.spaces else ""
         word = r"[^\s.,!?;:]+" if self.spaces else r"[^\s.,!?;:。、]"
-        # Possessive: what is passed over is never taken for the word that comes after it.
-        between = f"(?:,?{space}{_any_of(self.between, self.spaces)},?)*+" if self.between else ""
+        # Atomic: what is passed over is never taken for the word that comes after it. (`*+` would say the same, but
+        # Python 3.11.2, which Debian 12 has, forgets alternatives behind one.)
+        between = f"(?>(?:,?{space}{_any_of(self.between, self.spaces)},?)*)" if self.between else ""
         begin = _any_of(self.first, self.spaces) + between
         if self.unless:
             return rf"{begin}(?! {_any_of(self.unless, self.spaces)}) \w+\b"
