@@ -1,0 +1,52 @@
+"""What a pull request's comment is made from: everything that differs between a base commit and a head."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from schemas.artifacts import Document
+from schemas.evidence import Comparison, GateVerdicts, ParameterChange, TaskChanges
+
+
+class StageChange(Document):
+    """A stage whose entry in dvc.lock is another one, and why."""
+
+    stage: str
+    kind: Literal["new", "changed", "gone"]
+    command: bool = Field(description="whether its command is another one")
+    dependencies: list[str] = Field(description="the paths of those that are other ones, new or gone")
+    outputs: list[str] = Field(description="the same of what it made; empty where it made the same bytes again")
+
+
+class LockChanges(Document):
+    """Two versions of dvc.lock."""
+
+    stages: list[StageChange] = Field(description="in the head's order, those that are gone last")
+    same: int = Field(description="how many stages have the same entry in both")
+
+
+class Evidence(Document):
+    """What one side of the project has found."""
+
+    rows: list[Comparison]
+    gates: GateVerdicts
+
+
+class Difference(Document):
+    """Everything that differs between a base commit and a head."""
+
+    base: str = Field(description="a commit: where the head branched off, or the base as it was named")
+    base_name: str = Field(description="as it was named")
+    head: str = Field(description="a commit; of a working tree, the one that is checked out")
+    uncommitted: list[str] = Field(description="files that were read from the working tree and differ from the head's")
+    parameters: list[ParameterChange] | None = Field(description="null where the base has no params.yaml to compare")
+    lock: LockChanges
+    before: Evidence | None = Field(description="the base's; null where it has none that this version reads")
+    now: Evidence
+    pictures: list[str] = Field(description="the head's: names in report/pictures, without their ending")
+
+
+class SampleFile(Document):
+    """Answers on their way from the machine that has them to the one that shows them."""
+
+    tasks: list[TaskChanges]

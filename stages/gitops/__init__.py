@@ -1,0 +1,1 @@
+"""What two commits of a project have in common, and what not."""

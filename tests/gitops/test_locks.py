@@ -1,0 +1,98 @@
+"""Two versions of dvc.lock: which stages ran, and why."""
+
+import pytest
+
+from schemas.gitops import LockChanges, StageChange
+from stages.gitops.locks import LockError, lock_changes
+
+
+def stage(name: str, deps: dict[str, str], outs: dict[str, str], cmd: str = "exec python") -> str:
+    """One stage's entry, its files by path and digest."""
+    lines = [f"  {name}:", f"    cmd: {cmd}"]
+    for kind, files in (("deps", deps), ("outs", outs)):
+        lines.append(f"    {kind}:")
+        for path, md5 in files.items():
+            lines += [f"    - path: {path}", "      hash: md5", f"      md5: {md5 * 32}", "      size: 1"]
+    return "\n".join(lines) + "\n"
+
+
+def lock(*stages: str) -> str:
+    return "schema: '2.0'\nstages:\n" + "".join(stages)
+
+
+MEASURE = stage("measure", {"artifacts/prompts": "a"}, {"artifacts/directions.json": "b"})
+ABLATE = stage("ablate", {"artifacts/params/ablate.json": "c", "models/base": "d"}, {"models/ablated": "e"})
+
+
+def only(changes: LockChanges) -> StageChange:
+    (change,) = changes.stages
+    return change
+
+
+def test_the_same_lock_has_no_changes() -> None:
+    assert lock_changes(lock(MEASURE, ABLATE), lock(MEASURE, ABLATE)) == LockChanges(stages=[], same=2)
+
+
+def test_the_order_of_stages_and_files_is_no_change() -> None:
+    turned = stage("ablate", {"models/base": "d", "artifacts/params/ablate.json": "c"}, {"models/ablated": "e"})
+    assert lock_changes(lock(MEASURE, ABLATE), lock(turned, MEASURE)).stages == []
+
+
+def test_a_stage_is_named_with_the_inputs_and_outputs_that_changed() -> None:
+    other = stage("ablate", {"artifacts/params/ablate.json": "f", "models/base": "d"}, {"models/ablated": "f"})
+    changes = lock_changes(lock(MEASURE, ABLATE), lock(MEASURE, other))
+    assert changes.same == 1
+    assert only(changes) == StageChange(
+        stage="ablate",
+        kind="changed",
+        command=False,
+        dependencies=["artifacts/params/ablate.json"],
+        outputs=["models/ablated"],
+    )
+
+
+def test_inputs_that_are_new_or_gone_are_changed_inputs() -> None:
+    other = stage("ablate", {"models/base": "d", "stages/edit": "f"}, {"models/ablated": "e"})
+    change = only(lock_changes(lock(ABLATE), lock(other)))
+    assert change.dependencies == ["stages/edit", "artifacts/params/ablate.json"] and change.outputs == []
+
+
+def test_another_command_is_told() -> None:
+    other = stage("measure", {"artifacts/prompts": "a"}, {"artifacts/directions.json": "b"}, cmd="python -m x")
+    change = only(lock_changes(lock(MEASURE), lock(other)))
+    assert change.command and not change.dependencies and not change.outputs
+
+
+def test_other_bytes_from_the_same_inputs_are_told() -> None:
+    other = stage("measure", {"artifacts/prompts": "a"}, {"artifacts/directions.json": "f"})
+    change = only(lock_changes(lock(MEASURE), lock(other)))
+    assert change.outputs == ["artifacts/directions.json"] and not change.command and not change.dependencies
+
+
+def test_stages_that_are_new_or_gone_are_told_apart() -> None:
+    changes = lock_changes(lock(MEASURE), lock(ABLATE))
+    assert [(change.stage, change.kind) for change in changes.stages] == [("ablate", "new"), ("measure", "gone")]
+
+
+def test_without_an_earlier_lock_every_stage_is_new() -> None:
+    changes = lock_changes(None, lock(MEASURE, ABLATE))
+    assert [change.kind for change in changes.stages] == ["new", "new"] and changes.same == 0
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "- a list",
+        "{",
+        "stages: 1",
+        "stages: {measure: [1]}",
+        "stages: {measure: {deps: {path: x}}}",
+        "a: &a [*a]",
+        "report/other-file",
+    ],
+)
+def test_what_is_no_lock_is_one_line(text: str) -> None:
+    with pytest.raises(LockError, match=r"^dvc\.lock: ") as error:
+        lock_changes(lock(MEASURE), text)
+    assert "\n" not in str(error.value)
