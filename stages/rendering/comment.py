@@ -1,0 +1,255 @@
+"""A pull request's comment, from a template: what it would change in parameters, stages, metrics and gates.
+
+Whatever a model, a parameter file or a stranger wrote stands in it as `quoted.py` shows it. Where the whole would be
+longer than GitHub takes, whole rows are left out, those of least importance first.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import zip_longest
+from typing import Any
+
+from schemas.evidence import ChangedSample, Comparison, GateVerdict, GateVerdicts, Interval, TaskChanges
+from schemas.gitops import Difference, LockChanges, StageChange
+from stages.rendering.conclusions import Conclusion, conclude
+from stages.rendering.jinja import TEMPLATES
+from stages.rendering.markdown import say, why
+from stages.rendering.noise import change
+from stages.rendering.quoted import MOST_IN_BLOCK, block, metric, prose, span
+from stages.rendering.since import Since, since
+from stages.rendering.verdicts import VERDICTS, headline, measured
+from stages.rendering.words import number
+
+MARKER = "<!-- excise -->"
+"""The first line, by which the comment is found again."""
+
+MOST_BYTES = 60_000
+"""Of the whole, in UTF-8; GitHub takes 65,536 characters."""
+
+CUT_FIRST = ("samples", "pictures", "unmoved", "stages", "conclusions", "parameters", "moved", "gates")
+"""What is left out first where the whole would be too long."""
+
+MOST_ROWS = 100
+"""Of one kind."""
+
+MOST_PATHS = 6
+"""Named of one stage."""
+
+STILL: tuple[Since, ...] = ("within noise", "unchanged")
+URGENT: tuple[Since, ...] = ("worse", "better", "higher", "lower", "gone", "new", "no interval")
+
+BASE_MODEL = {"artifacts/model.json", "models/base"}
+
+
+@dataclass(frozen=True)
+class ShownMetric:
+    """A metric, and what became of it."""
+
+    row: Comparison
+    """The head's; the base commit's where the head has none."""
+    before: Comparison | None
+    now: Comparison | None
+    became: Since
+    """Since the base commit; against the base model where the base commit has no results."""
+
+    @property
+    def arrow(self) -> str:
+        """Where the value went."""
+        old = self.before.ablated if self.before else self.row.base
+        if old is None or self.now is None or self.became == "unchanged" or old == self.now.ablated:
+            return ""
+        return "↑ " if self.now.ablated > old else "↓ "
+
+
+@dataclass(frozen=True)
+class ShownGate:
+    """A gate, and what its verdict was at the base commit."""
+
+    gate: GateVerdict
+    before: str
+
+
+@dataclass(frozen=True)
+class ShownConclusion:
+    """One statement on what the edit does."""
+
+    conclusion: Conclusion
+
+    @cached_property
+    def words(self) -> str:
+        """As Markdown on one line."""
+        return say(_quoted(self.conclusion))
+
+
+@dataclass(frozen=True)
+class ShownSample:
+    """One changed sample, and how many of its task there are."""
+
+    task: TaskChanges
+    sample: ChangedSample
+
+
+@dataclass(frozen=True)
+class Part:
+    """What is shown of one kind."""
+
+    shown: list[Any]
+    left_out: int
+
+
+def render_comment(difference: Difference, samples: Sequence[TaskChanges] = (), pictures: str | None = None) -> str:
+    """The comment as GitHub's Markdown, at most `MOST_BYTES` long.
+
+    Args:
+        samples: what answers are to be shown of; none by default, as they need not be for the public.
+        pictures: the address of the folder of pictures, without a final slash; None to name the folder alone.
+    """
+    kinds: dict[str, Sequence[Any]] = {
+        "gates": _gates(difference),
+        "parameters": difference.parameters or [],
+        "conclusions": [ShownConclusion(one) for one in conclude(difference.now.rows, difference.now.gates)],
+        "stages": difference.lock.stages,
+        "pictures": difference.pictures if pictures else [],
+        "samples": _in_turns(samples),
+        **_metrics(difference),
+    }
+    always = {
+        "difference": difference,
+        "why": why(_quoted_gates(difference.now.gates)),
+        "address": pictures,
+        "other_base": _other_base(difference.lock),
+        "other_questions": _other_questions(difference.lock),
+    }
+    most = {kind: min(MOST_ROWS, len(rows)) for kind, rows in kinds.items()}
+    text = _render(kinds, most, always)
+    for kind in CUT_FIRST:
+        while len(text.encode()) > MOST_BYTES and most[kind]:
+            most[kind] //= 2
+            text = _render(kinds, most, always)
+    return text
+
+
+def _render(kinds: Mapping[str, Sequence[Any]], most: Mapping[str, int], always: Mapping[str, Any]) -> str:
+    parts = {kind: Part(list(rows[: most[kind]]), len(rows) - most[kind]) for kind, rows in kinds.items()}
+    return TEMPLATES.get_template("comment.md.j2").render(**WORDS, **parts, **always)
+
+
+def _metrics(difference: Difference) -> dict[str, list[ShownMetric]]:
+    """Those that moved, the worst first, and those that did not."""
+    now = {row.metric: row for row in difference.now.rows}
+    if difference.before is None:
+        rows = [ShownMetric(row, None, row, _against_base(row)) for row in now.values()]
+    else:
+        before = {row.metric: row for row in difference.before.rows}
+        sides = {name: (before.get(name), now.get(name)) for name in dict.fromkeys([*now, *before])}
+        rows = [ShownMetric(new or before[name], old, new, since(old, new)) for name, (old, new) in sides.items()]
+    moved = sorted((row for row in rows if row.became not in STILL), key=lambda row: URGENT.index(row.became))
+    return {"moved": moved, "unmoved": [row for row in rows if row.became in STILL]}
+
+
+def _against_base(row: Comparison) -> Since:
+    """What the edit did to a metric; drift has no value of the base's to be compared with."""
+    return "new" if row.base is None else change(row)
+
+
+def _gates(difference: Difference) -> list[ShownGate]:
+    """Those that do not pass first; beside each the base commit's verdict on the same limit of the same metric."""
+    earlier = difference.before.gates.gates if difference.before else []
+    before = {(gate.metric, gate.bound, gate.limit): VERDICTS[gate.verdict] for gate in earlier}
+    shown = [
+        ShownGate(gate, before.get((gate.metric, gate.bound, gate.limit), "new" if difference.before else "-"))
+        for gate in difference.now.gates.gates
+    ]
+    return sorted(shown, key=lambda one: ("fail", "warn", "pass").index(one.gate.verdict))
+
+
+def _in_turns(tasks: Sequence[TaskChanges]) -> list[ShownSample]:
+    """The sample of each task that changed most, then the second of each, so that no task crowds out the others."""
+    turns = zip_longest(*([ShownSample(task, sample) for sample in task.shown] for task in tasks))
+    return [one for turn in turns for one in turn if one is not None]
+
+
+def _other_base(lock: LockChanges) -> bool:
+    """Whether the two commits edit different base models."""
+    made = [path for change in lock.stages if change.stage == "prepare" for path in _made_anew(change)]
+    return bool(BASE_MODEL & {*made})
+
+
+def _other_questions(lock: LockChanges) -> list[str]:
+    """What else made evaluating the base give another result."""
+    asked = [change for change in lock.stages if change.stage == "evaluate@base" and _made_anew(change)]
+    return [path for change in asked for path in change.dependencies if path not in BASE_MODEL]
+
+
+def _made_anew(change: StageChange) -> list[str]:
+    return change.outputs if change.kind == "changed" else []
+
+
+def _quoted(said: Conclusion) -> Conclusion:
+    """The same, with names and reasons that may stand among our own words."""
+    rows = tuple(_quoted_row(row) for row in said.rows)
+    return replace(said, rows=rows, gate=None if said.gate is None else _quoted_gate(said.gate))
+
+
+def _quoted_row(row: Comparison) -> Comparison:
+    return row.model_copy(
+        update={"metric": metric(row.metric), "reason": None if row.reason is None else prose(row.reason)}
+    )
+
+
+def _quoted_gates(gates: GateVerdicts) -> GateVerdicts:
+    return gates.model_copy(update={"gates": [_quoted_gate(gate) for gate in gates.gates]})
+
+
+def _quoted_gate(gate: GateVerdict) -> GateVerdict:
+    return gate.model_copy(
+        update={"metric": metric(gate.metric), "words": prose(gate.words), "reason": prose(gate.reason)}
+    )
+
+
+def figure(value: float | None) -> str:
+    """Four decimals, as in the report; fewer digits of large numbers."""
+    if value is None:
+        return ""
+    return f"{value:.4f}" if abs(value) < 1000 else number(value) if abs(value) < 1e9 else f"{value:.3g}"
+
+
+def ends(interval: Interval | None) -> str:
+    """An interval."""
+    return "" if interval is None else f"{figure(interval.low)} to {figure(interval.high)}"
+
+
+def paths(names: Sequence[str]) -> str:
+    """The first of some paths, and how many more there are."""
+    more = f" and {len(names) - MOST_PATHS} more" if len(names) > MOST_PATHS else ""
+    return ", ".join(map(span, names[:MOST_PATHS])) + more
+
+
+def inputs(change: StageChange) -> str:
+    """Why a stage has another entry."""
+    if change.kind != "changed":
+        return {"new": "it is new", "gone": "it is no more"}[change.kind]
+    told = ["its command"] if change.command else []
+    if change.dependencies:
+        told.append(paths(change.dependencies))
+    return "; ".join(told) or "none: from the same inputs came other bytes"
+
+
+WORDS: dict[str, Any] = {
+    "MARKER": MARKER,
+    "STILL": STILL,
+    "block": block,
+    "ends": ends,
+    "figure": figure,
+    "headline": headline,
+    "inputs": inputs,
+    "measured": measured,
+    "metric": metric,
+    "most_in_block": MOST_IN_BLOCK,
+    "paths": paths,
+    "prose": prose,
+    "span": span,
+    "verdicts": VERDICTS,
+}
+"""What the template may call."""
