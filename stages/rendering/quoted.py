@@ -10,6 +10,7 @@ from schemas.wording import printable, shorten
 from stages.rendering.inert import inert
 
 MOST_IN_LINE = 120
+MOST_IN_SENTENCE = 240
 MOST_IN_BLOCK = 600
 """So many characters of a text are shown."""
 
@@ -17,7 +18,8 @@ _ENDS = str.maketrans({"`": r"\x60", "|": r"\x7c"})
 """What would end a code span, or the table cell that it stands in."""
 
 _PLAIN = re.compile(
-    r"(?:(?![0-9a-f]{7})[A-Za-z]{1,20}|-?(?:[0-9]{1,6}(?:\.[0-9]{1,8})?|nan|inf)(?:e[+-][0-9]{1,3})?)[,;:.]?", re.ASCII
+    r"(?:(?![0-9a-fA-F]{7})[A-Za-z]{1,20}|-?(?:[0-9]{1,6}(?:\.[0-9]{1,8})?|nan|inf)(?:e[+-][0-9]{1,3})?)[,;:.]?",
+    re.ASCII,
 )
 """A word or a number that means nothing to GitHub; a commit's name would."""
 
@@ -40,7 +42,8 @@ def metric(name: str) -> str:
 
 def prose(text: str) -> str:
     """A sentence of plain words and numbers as it is; anything else as a code span."""
-    return text if all(_PLAIN.fullmatch(word) for word in text.split(" ")) else span(text)
+    plain = len(text) <= MOST_IN_SENTENCE and all(_PLAIN.fullmatch(word) for word in text.split(" "))
+    return text if plain else span(text, MOST_IN_SENTENCE)
 
 
 def block(text: str, most: int = MOST_IN_BLOCK) -> str:

@@ -182,7 +182,7 @@ def test_a_file_of_absurd_size_is_not_read(
 
 def test_what_is_no_regular_file_is_not_opened(repository: Project) -> None:
     (repository.folder / "gates.json").unlink()
-    os.mkfifo(repository.folder / "gates.json")
+    (repository.folder / "gates.json").mkdir()
     with pytest.raises(StageError, match=r"gates\.json in \S+ is no regular file"):
         difference(repository.folder, "main")
 

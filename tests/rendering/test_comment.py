@@ -286,13 +286,17 @@ ATTACKS = [
     "`",
     "|",
     "x" * 300 + CANARY,
+    "plain words " * 100_000 + "end",
+    "see deadbeef and DEADBEEF",
 ]
 OURS = {MARKER, "</details>"}
 SUMMARY = re.compile(
     r"<details><summary>(Unchanged or within noise: [\d,]+|Pictures|Answers that changed most)</summary>"
 )
+NO_SIGNS = r"\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069"
 ACTS = re.compile(
-    rf"{CANARY}|@|#\d|GH-\d|://|www\.|\b(?=[0-9]*[a-f])[0-9a-f]{{7,40}}\b|[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069]|\$"
+    rf"{CANARY}|@|#\d|GH-\d|://|www\.|\$|[{NO_SIGNS}]"
+    r"|\b(?=[0-9]*[a-fA-F])[0-9a-fA-F]{7,40}\b"  # the name of a commit
 )
 """What GitHub would make something of, or would not show, where it stands outside of code."""
 

@@ -53,7 +53,7 @@ def test_what_nobody_calls_better_is_higher_or_lower(value: float, became: Since
 def test_a_model_like_its_base_may_have_moved_since_the_commit_before() -> None:
     like_base = row(CAPABILITY, 0.5, 0.5)
     assert like_base.rose == like_base.fell == 0
-    assert since(edited(0.51), like_base) == "within noise"
+    assert since(edited(0.5, 0.03), like_base) == since(edited(0.51), like_base) == "within noise"
     assert since(edited(0.8), like_base) == "worse"
 
 
