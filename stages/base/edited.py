@@ -1,0 +1,64 @@
+"""Whether a folder holds the edited model that its edit.json says: the same files, byte for byte."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import TypeAdapter
+
+from schemas.artifacts import FileDigest
+from stages.base.manifest import digests
+from stages.base.stage import StageError
+from stages.base.weights import EDIT_RECORD, regular_files
+
+_FILES = TypeAdapter(list[FileDigest])
+
+
+@dataclass(frozen=True)
+class WrongFile:
+    """A file of the folder, by its path in it, and what is wrong with it, as the rest of a sentence."""
+
+    path: str
+    what: str
+
+
+def recorded_files(folder: Path) -> list[FileDigest]:
+    """Every file that edit.json records. Nothing else of it is read, so that models of other versions can be checked.
+
+    Raises:
+        StageError: there is no edit.json, or none that lists files.
+    """
+    path = folder / EDIT_RECORD
+    try:
+        return _FILES.validate_python(json.loads(path.read_bytes())["files"])
+    except FileNotFoundError:
+        raise StageError(f"{path} is not there; name the folder of an edited model") from None
+    except (ValueError, KeyError, TypeError):
+        raise StageError(f"{path} lists no files with their digests; it is not what excise writes") from None
+
+
+def wrong_file(folder: Path, files: list[FileDigest]) -> WrongFile | None:
+    """The first file that is not as recorded, every digest computed anew; None where all are. A file beyond those
+    recorded is as wrong as one that changed."""
+    recorded = {file.path: file for file in files}
+    there = set(regular_files(folder)) - {EDIT_RECORD}
+    if missing := sorted(recorded.keys() - there):
+        return WrongFile(missing[0], "is missing")
+    if added := sorted(there - recorded.keys()):
+        return WrongFile(added[0], f"is not one of the files that {EDIT_RECORD} records")
+    for found in digests(folder, there):
+        if found != recorded[found.path]:
+            return WrongFile(found.path, f"is not what {EDIT_RECORD} records: its bytes changed")
+    return None
+
+
+def check_edited(folder: Path) -> list[FileDigest]:
+    """What edit.json records of a folder that is just that.
+
+    Raises:
+        StageError: it is not; with the first file that is wrong.
+    """
+    files = recorded_files(folder)
+    if wrong := wrong_file(folder, files):
+        raise StageError(f"{folder / wrong.path} {wrong.what}")
+    return files
