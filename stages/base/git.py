@@ -35,7 +35,8 @@ def git(folder: Path, *arguments: str) -> str:
     if done.returncode != 0:
         lines = done.stderr.decode(errors="replace").strip().splitlines()
         reason = lines[-1] if lines else f"it exited with {done.returncode}"
-        raise StageError(f"`git {arguments[0]}` failed: {reason.removeprefix('fatal: ')}")
+        command = arguments[2] if arguments[0] == "-c" else arguments[0]
+        raise StageError(f"`git {command}` failed: {reason.removeprefix('fatal: ')}")
     return done.stdout.decode(errors="replace")
 
 
@@ -59,20 +60,25 @@ def file_of(folder: Path, commit: str, path: str) -> str | None:
 
 
 @contextlib.contextmanager
-def worktree(folder: Path, commit: str) -> Iterator[Path]:
+def worktree(folder: Path, commit: str, inside: Path | None = None) -> Iterator[Path]:
     """A working tree of its own for a commit, for as long as the block runs; the folder's own is not touched.
+
+    Args:
+        inside: where to make it; by default where temporary files go.
 
     Yields:
         The project's folder in it, which is not its root where the project is a folder of its repository.
     """
     within = git(folder, "rev-parse", "--show-prefix").strip()
-    with tempfile.TemporaryDirectory(prefix="excise-") as temporary:
+    with tempfile.TemporaryDirectory(prefix="excise-", dir=inside) as temporary:
         place = Path(temporary).resolve() / "tree"
-        git(folder, "worktree", "add", "--quiet", "--detach", str(place), commit)
         try:
+            # Without hooks: that of `dvc install` would look for every output, in a cache that is not set up yet.
+            git(folder, "-c", "core.hooksPath=/dev/null", "worktree", "add", "--quiet", "--detach", str(place), commit)
             yield place / within
         finally:
-            git(folder, "worktree", "remove", "--force", str(place))
+            # Twice, as one that was interrupted while it was made is locked.
+            answer(folder, "worktree", "remove", "--force", "--force", str(place))
 
 
 def _run(folder: Path, arguments: tuple[str, ...]) -> "subprocess.CompletedProcess[bytes]":
