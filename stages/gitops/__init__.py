@@ -1,1 +1,1 @@
-"""What two commits of a project have in common, and what not."""
+"""GitOps: what happens to a run between a commit and a pull request."""

@@ -1,0 +1,167 @@
+"""The edited model of any commit again: out of the cache, from the remote, or made anew; always checked."""
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from schemas.release import Origin
+from stages.base.edited import recorded_files, wrong_file
+from stages.base.files import whole_folder
+from stages.base.stage import StageError
+from stages.gitops.environments import REQUIREMENTS, compare_requirements, locked_environment
+from stages.gitops.place import temporary_place
+from stages.gitops.processes import run
+from stages.gitops.recorded import LOCK, MODEL, difference, folder_md5, recorded_at, recorded_outputs
+from stages.gitops.tree import Tree, commit_tree, here
+
+ORIGINS: dict[Origin, str] = {"cache": "from the cache", "remote": "from the remote", "rebuilt": "made anew"}
+STAGE = "ablate"
+
+Say = Callable[[str], None]
+
+
+def bring_back(clone: Path, commit: str, out: Path, locked: bool, say: Say) -> Origin:
+    """Write the edited model that a commit recorded into a folder, every byte checked.
+
+    Args:
+        clone: the project; nothing of it is touched but DVC's cache, which keeps what was fetched or made.
+        commit: its 40 digits.
+        out: is not there, or an empty folder.
+        locked: whether to make the commit's own environment where the model must be made anew.
+        say: is told what happens, a line each.
+
+    Raises:
+        StageError: there is no such model, it cannot be had, or what can be had is not what was recorded.
+    """
+    out = out.resolve()
+    refuse_full(out)
+    recorded = recorded_at(clone, commit)
+    md5 = recorded[STAGE][MODEL]
+    with temporary_place(clone) as place, commit_tree(clone, commit, place) as tree:
+        tree.check_is_recorded(STAGE)
+        origin = _obtain(clone, tree, place, recorded, locked, say)
+        with whole_folder(out) as partial:
+            copy_folder(tree.folder / MODEL, partial)
+            check_recorded(partial, md5, commit, lambda path: _remedy(tree, md5, path))
+            if out.exists():
+                out.rmdir()  # which fails if somebody put something there meanwhile
+    return origin
+
+
+def refuse_full(out: Path) -> None:
+    """Raises `StageError` where a folder's place is taken."""
+    if out.is_dir() and not any(out.iterdir()):
+        return
+    if out.exists() or out.is_symlink():
+        raise StageError(f"{out} is there already; name a folder that is not, or an empty one")
+
+
+def check_recorded(folder: Path, md5: str, commit: str, remedy: Callable[[str], str] = lambda _: "") -> None:
+    """Whether a folder is the model that a commit recorded.
+
+    Raises:
+        StageError: it is not; with the first file that is wrong, and what `remedy` says of that.
+    """
+    if wrong := wrong_file(folder, recorded_files(folder)):
+        raise StageError(f"{wrong.path} of this model {wrong.what}{remedy(wrong.path)}")
+    if folder_md5(folder) != md5:
+        raise StageError(
+            f"this is not the model that {commit[:12]} recorded in {LOCK}, but another one, whole in itself"
+        )
+
+
+def copy_folder(source: Path, target: Path) -> None:
+    """Copy all of a folder into another one, as files of their own that may be changed; their blocks are shared where
+    the file system can do that, and no link leads back."""
+    shutil.copytree(source, target, copy_function=_copy_file, dirs_exist_ok=True)
+
+
+def _copy_file(source: str, target: str) -> None:
+    try:
+        _share_blocks(source, target)
+    except OSError:  # not on this file system, or not between these two
+        shutil.copyfile(source, target)
+
+
+def _share_blocks(source: str, target: str) -> None:
+    if sys.platform != "linux":
+        raise OSError
+    with open(source, "rb") as old, open(target, "wb") as new:
+        left = os.fstat(old.fileno()).st_size
+        while left:
+            copied = os.copy_file_range(old.fileno(), new.fileno(), left)
+            if not copied:  # some file systems answer 0 where they mean that they cannot
+                raise OSError
+            left -= copied
+
+
+def _obtain(
+    clone: Path, tree: Tree, place: Path, recorded: dict[str, dict[str, str]], locked: bool, say: Say
+) -> Origin:
+    """Put the model into the tree."""
+    if tree.dvc("checkout", MODEL).code == 0:
+        return "cache"
+    if not tree.has_remote:
+        say("The model is not in the cache, and there is no remote to ask: it is made anew")
+    else:
+        fetched = tree.dvc("fetch", MODEL)
+        if tree.dvc("checkout", MODEL).code == 0:
+            return "remote"
+        why = "" if fetched.code == 0 else f", which cannot be asked ({fetched.error})"
+        say(f"The model is neither in the cache nor in the remote{why}: it is made anew")
+    may_pull = tree.has_remote and fetched.code == 0
+    _rebuild(tree, recorded, may_pull, _environment(clone, tree, place, locked, say), say)
+    return "rebuilt"
+
+
+def _rebuild(
+    tree: Tree, recorded: dict[str, dict[str, str]], may_pull: bool, environment: dict[str, str], say: Say
+) -> None:
+    """Make the model with what cache and remote hold of what it is made from, and keep it in the cache once it proved
+    to be the one that was recorded: nothing else gets there, nor into DVC's memory of earlier runs."""
+    done = run(["dvc", "repro", *(["--pull"] if may_pull else []), "--no-commit", STAGE], tree.folder, environment, say)
+    if done.code != 0:
+        raise StageError(f"the model of {tree.commit[:12]} cannot be made anew: {done.error}")
+    made = recorded_outputs((tree.folder / LOCK).read_text(), LOCK)
+    if differs := difference(recorded, made):
+        raise StageError(
+            f"made anew, the model of {tree.commit[:12]} is not the one that was recorded; the first difference: "
+            f"{differs}. `dvc push` where it was made, and run again"
+        )
+    kept = run(["dvc", "commit", "--force", "--with-deps", STAGE], tree.folder, environment)
+    if kept.code != 0:
+        raise StageError(f"the model cannot be kept in DVC's cache: {kept.error}")
+
+
+def _environment(clone: Path, tree: Tree, place: Path, locked: bool, say: Say) -> dict[str, str]:
+    """What the model is made with."""
+    then = f"{REQUIREMENTS} of {tree.commit[:12]}"
+    found = compare_requirements(clone, tree.commit)
+    if found == "none" and locked:
+        raise StageError(f"there is no {then}, so nothing says what to install; run without --locked (ENV=locked)")
+    if found == "other" and locked:
+        return locked_environment(tree.folder, place, tree.commit, say)
+    if found != "same":
+        say(
+            f"There is no {then}: what is installed now is used"
+            if found == "none"
+            else f"{then} is not today's: what is installed now is used; ENV=locked (--locked) installs what was pinned"
+        )
+    return here()
+
+
+def _remedy(tree: Tree, md5: str, path: str) -> str:
+    """What to do about a model that was changed in DVC's cache, which takes its files as they are."""
+    try:
+        listed = json.loads(_cached(tree, md5).read_bytes())
+    except (OSError, ValueError):
+        return ""
+    spoiled = next((_cached(tree, file["md5"]) for file in listed if file["relpath"] == path), None)
+    return f"; in DVC's cache it was changed: delete {spoiled}, and run again" if spoiled and spoiled.is_file() else ""
+
+
+def _cached(tree: Tree, md5: str) -> Path:
+    return tree.cache / "files/md5" / md5[:2] / md5[2:]
