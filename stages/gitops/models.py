@@ -1,5 +1,6 @@
 """The edited model of any commit again: out of the cache, from the remote, or made anew; always checked."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -14,11 +15,12 @@ from stages.base.stage import StageError
 from stages.gitops.environments import REQUIREMENTS, compare_requirements, locked_environment
 from stages.gitops.place import temporary_place
 from stages.gitops.processes import run
-from stages.gitops.recorded import LOCK, MODEL, difference, folder_md5, recorded_at, recorded_outputs
+from stages.gitops.recorded import LOCK, MODEL, Recorded, folder_md5, parse_lock, recorded_at
 from stages.gitops.tree import Tree, commit_tree, here
 
 ORIGINS: dict[Origin, str] = {"cache": "from the cache", "remote": "from the remote", "rebuilt": "made anew"}
 STAGE = "ablate"
+REPORT = "report/report.html"
 
 Say = Callable[[str], None]
 
@@ -39,23 +41,45 @@ def bring_back(clone: Path, commit: str, out: Path, locked: bool, say: Say) -> O
     out = out.resolve()
     refuse_full(out)
     recorded = recorded_at(clone, commit)
-    md5 = recorded[STAGE][MODEL]
+    recorded.check_is_whole(commit)
     with temporary_place(clone) as place, commit_tree(clone, commit, place) as tree:
         tree.check_is_recorded(STAGE)
         origin = _obtain(clone, tree, place, recorded, locked, say)
         with whole_folder(out) as partial:
             copy_folder(tree.folder / MODEL, partial)
-            check_recorded(partial, md5, commit, lambda path: _remedy(tree, md5, path))
-            if out.exists():
-                out.rmdir()  # which fails if somebody put something there meanwhile
+            check_recorded(partial, recorded.model, commit, lambda path: _remedy(tree, recorded.model, path))
+            refuse_full(out)  # again: somebody may have put something there meanwhile
     return origin
+
+
+def bring_report(clone: Path, commit: str, recorded: Recorded) -> bytes | None:
+    """The report that a commit recorded, as a page; None where there was none, or neither cache nor remote has it.
+
+    Raises:
+        StageError: what the commit holds of its evidence is not of its model.
+    """
+    md5 = recorded.wrote.get("report", {}).get(REPORT)
+    if md5 is None:
+        return None
+    recorded.check_is_whole(commit, recorded.read)
+    with temporary_place(clone) as place, commit_tree(clone, commit, place) as tree:
+        tree.check_is_recorded("report")
+        if tree.dvc("checkout", REPORT).code != 0 and tree.has_remote:
+            tree.dvc("fetch", REPORT)
+            tree.dvc("checkout", REPORT)
+        found = tree.folder / REPORT
+        data = found.read_bytes() if found.is_file() else b""
+    return data if hashlib.md5(data, usedforsecurity=False).hexdigest() == md5 else None
+
+
+def is_free(out: Path) -> bool:
+    """Whether a folder can be put there: nothing is, or an empty folder."""
+    return not any(out.iterdir()) if out.is_dir() else not (out.exists() or out.is_symlink())
 
 
 def refuse_full(out: Path) -> None:
     """Raises `StageError` where a folder's place is taken."""
-    if out.is_dir() and not any(out.iterdir()):
-        return
-    if out.exists() or out.is_symlink():
+    if not is_free(out):
         raise StageError(f"{out} is there already; name a folder that is not, or an empty one")
 
 
@@ -98,9 +122,7 @@ def _share_blocks(source: str, target: str) -> None:
             left -= copied
 
 
-def _obtain(
-    clone: Path, tree: Tree, place: Path, recorded: dict[str, dict[str, str]], locked: bool, say: Say
-) -> Origin:
+def _obtain(clone: Path, tree: Tree, place: Path, recorded: Recorded, locked: bool, say: Say) -> Origin:
     """Put the model into the tree."""
     if tree.dvc("checkout", MODEL).code == 0:
         return "cache"
@@ -117,16 +139,14 @@ def _obtain(
     return "rebuilt"
 
 
-def _rebuild(
-    tree: Tree, recorded: dict[str, dict[str, str]], may_pull: bool, environment: dict[str, str], say: Say
-) -> None:
+def _rebuild(tree: Tree, recorded: Recorded, may_pull: bool, environment: dict[str, str], say: Say) -> None:
     """Make the model with what cache and remote hold of what it is made from, and keep it in the cache once it proved
     to be the one that was recorded: nothing else gets there, nor into DVC's memory of earlier runs."""
     done = run(["dvc", "repro", *(["--pull"] if may_pull else []), "--no-commit", STAGE], tree.folder, environment, say)
     if done.code != 0:
         raise StageError(f"the model of {tree.commit[:12]} cannot be made anew: {done.error}")
-    made = recorded_outputs((tree.folder / LOCK).read_text(), LOCK)
-    if differs := difference(recorded, made):
+    made = parse_lock((tree.folder / LOCK).read_text(), LOCK)
+    if differs := recorded.difference(made):
         raise StageError(
             f"made anew, the model of {tree.commit[:12]} is not the one that was recorded; the first difference: "
             f"{differs}. `dvc push` where it was made, and run again"

@@ -12,7 +12,8 @@ from types import FrameType
 from stages.base.stage import StageError
 
 _STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_SECONDS_TO_END = 10.0
+_SECONDS_TO_END = 5.0
+"""Whoever stops a run from outside, such as a runner of workflows, gives it ten or less before it kills."""
 
 
 @dataclass(frozen=True)

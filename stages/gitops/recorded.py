@@ -1,10 +1,11 @@
-"""What a commit's dvc.lock records: the MD5 of every output, and how one folder's is computed."""
+"""What a commit's dvc.lock records: the MD5 of all that its stages read and wrote, and how a folder's is computed."""
 
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 from schemas import plain_yaml
@@ -28,48 +29,79 @@ _WHY = {
 """The stages that make the model, in their order, and what makes an output of each differ when no input does."""
 
 
-def recorded_outputs(lock: str, where: str) -> dict[str, dict[str, str]]:
-    """Stage → path → MD5 (ending in `.dir` for folders), of the text of a dvc.lock; `where` is what errors call it.
+@dataclass(frozen=True)
+class Recorded:
+    """A dvc.lock: stage → path → MD5, which ends in `.dir` for folders."""
+
+    read: dict[str, dict[str, str]]
+    wrote: dict[str, dict[str, str]]
+
+    @property
+    def model(self) -> str:
+        """The MD5 of the edited model's folder."""
+        return self.wrote["ablate"][MODEL]
+
+    def check_is_whole(self, commit: str, stages: Iterable[str] = tuple(_WHY)) -> None:
+        """Whether each of these stages read what the ones before it wrote.
+
+        Raises:
+            StageError: one did not run again after its input had become another.
+        """
+        made = {path: md5 for stage in self.wrote.values() for path, md5 in stage.items()}
+        for stage in stages:
+            for path, md5 in self.read.get(stage, {}).items():
+                if made.get(path, md5) != md5:
+                    raise StageError(
+                        f"at {commit[:12]} {stage} had not run on the {path} that was recorded; name a commit at which "
+                        "`dvc repro` had run to its end"
+                    )
+
+    def difference(self, made: "Recorded") -> str | None:
+        """The first output, in the order of the stages that lead to the model, that came out otherwise than recorded
+        here, and why that may be; None where none did."""
+        for stage, why in _WHY.items():
+            for path, md5 in self.wrote.get(stage, {}).items():
+                if made.wrote.get(stage, {}).get(path) != md5:
+                    return f"{path} ({why})"
+        return None
+
+
+def parse_lock(text: str, where: str) -> Recorded:
+    """What the text of a dvc.lock records; `where` is what errors call it.
 
     Raises:
         StageError: it is no such file.
     """
     try:
-        stages = plain_yaml.parse_mapping(lock, where)["stages"]
-        return {
-            name: {output["path"]: output["md5"] for output in stage.get("outs", []) if "md5" in output}
-            for name, stage in stages.items()
-        }
+        stages = plain_yaml.parse_mapping(text, where)["stages"]
+        read, wrote = (
+            {
+                name: {entry["path"]: entry["md5"] for entry in stage.get(side, []) if "md5" in entry}
+                for name, stage in stages.items()
+            }
+            for side in ("deps", "outs")
+        )
+        return Recorded(read, wrote)
     except ParamsError as error:
         raise StageError(str(error)) from None
     except (KeyError, TypeError, AttributeError):
         raise StageError(f"{where} is not what DVC writes; name a commit at which `dvc repro` had run") from None
 
 
-def recorded_at(clone: Path, commit: str) -> dict[str, dict[str, str]]:
-    """The same of a commit.
+def recorded_at(clone: Path, commit: str) -> Recorded:
+    """What a commit's dvc.lock records.
 
     Raises:
-        StageError: it has no dvc.lock, or that one knows no edited model.
+        StageError: it has none, or one that knows no edited model.
     """
     where = f"{LOCK} of {commit[:12]}"
-    lock = file_of(clone, commit, LOCK)
-    if lock is None:
+    text = file_of(clone, commit, LOCK)
+    if text is None:
         raise StageError(f"{commit[:12]} has no {LOCK}, so no model was recorded there; name a later commit")
-    recorded = recorded_outputs(lock, where)
-    if MODEL not in recorded.get("ablate", {}):
+    recorded = parse_lock(text, where)
+    if MODEL not in recorded.wrote.get("ablate", {}):
         raise StageError(f"{where} records no {MODEL}; name a commit at which `dvc repro` had run to its end")
     return recorded
-
-
-def difference(recorded: Mapping[str, Mapping[str, str]], made: Mapping[str, Mapping[str, str]]) -> str | None:
-    """The first output, in the order of the stages that lead to the model, that came out otherwise than recorded, and
-    why that may be; None where none did."""
-    for stage, why in _WHY.items():
-        for path, md5 in recorded.get(stage, {}).items():
-            if made.get(stage, {}).get(path) != md5:
-                return f"{path} ({why})"
-    return None
 
 
 def folder_md5(folder: Path) -> str:

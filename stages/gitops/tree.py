@@ -62,9 +62,10 @@ def changed_since(status: str) -> str | None:
         for change in changes:
             if change == "changed command":
                 return f"command of {stage}"
-            for path, what in change.get("changed deps", {}).items() if isinstance(change, dict) else ():
-                if what != "deleted":
-                    return str(path)
+            for files in change.values() if isinstance(change, dict) else ():
+                for path, what in files.items():
+                    if what == "modified":
+                        return str(path)
     return None
 
 

@@ -1,0 +1,75 @@
+"""What a release tells of a model: gathered from its folder, and from the commit that recorded it."""
+
+import hashlib
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from schemas.artifacts import EditRecord, FileDigest
+from schemas.evidence import Comparisons, GateVerdicts
+from schemas.release import Origin, Release
+from stages.base.git import file_of
+from stages.base.manifest import sha256_of
+from stages.base.provenance import versions
+from stages.base.stage import StageError
+from stages.base.weights import EDIT_RECORD
+from stages.gitops.environments import compare_requirements
+
+Read = TypeVar("Read", bound=BaseModel)
+
+
+def gather(
+    clone: Path, commit: str, tag: str, folder: Path, md5: str, origin: Origin | None, locked: bool, report: bool
+) -> Release:
+    """All that the card tells.
+
+    Args:
+        folder: of the model, checked already; `md5` is what dvc.lock records of it.
+        origin: how it came back; None where it was there.
+        locked: whether the commit's own packages were asked for.
+        report: whether there is one to go with it.
+
+    Raises:
+        StageError: the commit's files are of another version of excise.
+    """
+    own = folder / EDIT_RECORD
+    record = _parsed(EditRecord, own.read_text(), EDIT_RECORD, commit)
+    comparisons = _at(Comparisons, clone, commit, "report/comparison.json")
+    lock = compare_requirements(clone, commit)
+    return Release(
+        tag=tag,
+        commit=commit,
+        origin=origin,
+        versions=versions(),
+        lock=lock,
+        locked=locked and origin == "rebuilt" and lock == "other",
+        base=record.base,
+        base_sha256=_sha256_as_written(record.base),
+        folder_md5=md5,
+        files=[FileDigest(path=EDIT_RECORD, size=own.stat().st_size, sha256=sha256_of(own)), *record.files],
+        rows=comparisons.rows if comparisons is not None else [],
+        gates=_at(GateVerdicts, clone, commit, "gates.json"),
+        report=report,
+    )
+
+
+def _at(schema: type[Read], clone: Path, commit: str, path: str) -> Read | None:
+    """A document as it was at a commit; None where there was none."""
+    text = file_of(clone, commit, path)
+    return None if text is None else _parsed(schema, text, path, commit)
+
+
+def _parsed(schema: type[Read], text: str, path: str, commit: str) -> Read:
+    try:
+        return schema.model_validate_json(text)
+    except ValidationError:
+        raise StageError(
+            f"{path} of {commit[:12]} is not what this version of excise writes; check that commit out, and make its "
+            "release there"
+        ) from None
+
+
+def _sha256_as_written(document: BaseModel) -> str:
+    """Of the file that `write_json` makes of it."""
+    return hashlib.sha256((document.model_dump_json(indent=2) + "\n").encode()).hexdigest()
