@@ -1,0 +1,57 @@
+"""Uploading an edited model to the Hub."""
+
+from pathlib import Path
+
+import httpx2
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+from schemas.artifacts import FileDigest
+from stages.base.stage import StageError
+from stages.base.weights import EDIT_RECORD
+
+_NOT_OF_THE_MODEL = [".git/*", ".cache/*"]
+_THE_HUBS_OWN = {".gitattributes"}
+_REFUSED = {
+    401: "HF_TOKEN is not valid there, or may not do this; make a token that may write to this repository",
+    403: "HF_TOKEN may not do this; make a token that may write to this repository",
+    404: "there is no such repository that HF_TOKEN may see; check the name",
+}
+
+
+def upload(folder: Path, files: list[FileDigest], name: str, token: str, public: bool) -> str:
+    """Make a repository hold an edited model, and nothing else, in one commit.
+
+    Args:
+        files: those that the folder's edit.json records, and that were checked against it.
+        name: `owner/name` on the Hub; the repository is made where there is none.
+        public: whether everybody may see it.
+
+    Returns:
+        The commit's address.
+
+    Raises:
+        StageError: the Hub refuses or cannot be reached, or the repository is seen by other people than was asked for,
+            or holds something else.
+    """
+    api = HfApi(token=token)
+    try:
+        api.create_repo(name, private=not public, exist_ok=True)
+        there = api.model_info(name)
+        if not there.private and not public:
+            raise StageError(f"{name} is public on the Hub; name another repository, or say --public")
+        expected = {EDIT_RECORD, *(file.path for file in files)} | _THE_HUBS_OWN
+        if others := sorted({file.rfilename for file in there.siblings or []} - expected):
+            raise StageError(f"{name} also holds {others[0]}, which is not of this model; name another repository")
+        done = api.upload_folder(
+            repo_id=name, folder_path=folder, commit_message="Upload edited model", ignore_patterns=_NOT_OF_THE_MODEL
+        )
+    except HfHubHTTPError as error:
+        code = error.response.status_code
+        why = _REFUSED.get(code) or error.server_message or f"it answered {code}"
+        raise StageError(f"the Hub refused {name}: {why}") from None
+    except (httpx2.TransportError, ConnectionError) as error:
+        raise StageError(f"the Hub cannot be reached ({error}); check the network, and HF_ENDPOINT if set") from None
+    except (HFValidationError, ValueError) as error:  # of the name, or of the card's head, which the Hub reads
+        raise StageError(f"the Hub does not take {name}: {error}") from None
+    return str(done.commit_url)
