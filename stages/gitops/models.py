@@ -64,9 +64,9 @@ def bring_report(clone: Path, commit: str, recorded: Recorded) -> bytes | None:
     recorded.check_is_whole(commit, recorded.read)
     with temporary_place(clone) as place, commit_tree(clone, commit, place) as tree:
         tree.check_is_recorded("report")
-        if tree.dvc("checkout", REPORT).code != 0 and tree.has_remote:
-            tree.dvc("fetch", REPORT)
-            tree.dvc("checkout", REPORT)
+        if not tree.check_out(REPORT) and tree.remote is not None:
+            tree.fetch(REPORT)
+            tree.check_out(REPORT)
         found = tree.folder / REPORT
         data = found.read_bytes() if found.is_file() else b""
     return data if hashlib.md5(data, usedforsecurity=False).hexdigest() == md5 else None
@@ -124,17 +124,18 @@ def _share_blocks(source: str, target: str) -> None:
 
 def _obtain(clone: Path, tree: Tree, place: Path, recorded: Recorded, locked: bool, say: Say) -> Origin:
     """Put the model into the tree."""
-    if tree.dvc("checkout", MODEL).code == 0:
+    if tree.check_out(MODEL):
         return "cache"
-    if not tree.has_remote:
+    why = None
+    if tree.remote is None:
         say("The model is not in the cache, and there is no remote to ask: it is made anew")
     else:
-        fetched = tree.dvc("fetch", MODEL)
-        if tree.dvc("checkout", MODEL).code == 0:
+        why = tree.fetch(MODEL)
+        if tree.check_out(MODEL):
             return "remote"
-        why = "" if fetched.code == 0 else f", which cannot be asked ({fetched.error})"
-        say(f"The model is neither in the cache nor in the remote{why}: it is made anew")
-    may_pull = tree.has_remote and fetched.code == 0
+        unasked = f", which cannot be asked ({why})" if why else ""
+        say(f"The model is neither in the cache nor in the remote{unasked}: it is made anew")
+    may_pull = tree.remote is not None and why is None
     _rebuild(tree, recorded, may_pull, _environment(clone, tree, place, locked, say), say)
     return "rebuilt"
 
@@ -142,7 +143,12 @@ def _obtain(clone: Path, tree: Tree, place: Path, recorded: Recorded, locked: bo
 def _rebuild(tree: Tree, recorded: Recorded, may_pull: bool, environment: dict[str, str], say: Say) -> None:
     """Make the model with what cache and remote hold of what it is made from, and keep it in the cache once it proved
     to be the one that was recorded: nothing else gets there, nor into DVC's memory of earlier runs."""
-    done = run(["dvc", "repro", *(["--pull"] if may_pull else []), "--no-commit", STAGE], tree.folder, environment, say)
+    # Whatever is there already: without it DVC would train again what is in the cache, as it keeps no run of `prepare`.
+    tree.dvc("checkout", "--with-deps", STAGE)
+    if may_pull:
+        tree.use_remote()
+    pull = ["--pull"] if may_pull else []
+    done = run(["dvc", "repro", *pull, "--no-commit", STAGE], tree.folder, environment, say)
     if done.code != 0:
         raise StageError(f"the model of {tree.commit[:12]} cannot be made anew: {done.error}")
     made = parse_lock((tree.folder / LOCK).read_text(), LOCK)

@@ -25,7 +25,25 @@ class Tree:
     commit: str
     cache: Path
     """DVC's, which all working trees of the clone share."""
-    has_remote: bool
+    remote: str | None
+    """The one to ask. DVC itself is not told of it at first: it would fail on one that it cannot use, even where it
+    needs nothing from there."""
+
+    def check_out(self, path: str) -> bool:
+        """Put what dvc.lock records into its place, out of the cache; whether that had the whole of it."""
+        return self.dvc("checkout", path).code == 0
+
+    def fetch(self, path: str) -> str | None:
+        """Bring into the cache what the remote has of it; why that cannot be asked, or None."""
+        assert self.remote is not None
+        done = self.dvc("fetch", "--remote", self.remote, path)
+        return None if done.code == 0 else done.error
+
+    def use_remote(self) -> None:
+        """Let DVC pull from the remote by itself."""
+        assert self.remote is not None
+        with Config(str(self.folder / _DVC), validate=False).edit("local", validate=False) as local:
+            local["core"]["remote"] = self.remote
 
     def dvc(self, *arguments: str) -> Done:
         """A command of the DVC that is installed here."""
@@ -51,8 +69,8 @@ class Tree:
 def commit_tree(clone: Path, commit: str, place: Path) -> Iterator[Tree]:
     """The working tree of a commit in a temporary place, gone when the block ends."""
     with worktree(clone, commit, inside=place) as folder:
-        cache, has_remote = _share(clone, folder, place)
-        yield Tree(folder, commit, cache, has_remote)
+        cache, remote = _share(clone, folder, place)
+        yield Tree(folder, commit, cache, remote)
 
 
 def changed_since(status: str) -> str | None:
@@ -74,24 +92,28 @@ def here() -> dict[str, str]:
     return {**os.environ, "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])}
 
 
-def _share(clone: Path, folder: Path, place: Path) -> tuple[Path, bool]:
+def _share(clone: Path, folder: Path, place: Path) -> tuple[Path, str | None]:
     """Lay DVC's settings of the clone, with absolute paths, over those of the commit, whose remotes may be gone. They
     may hold a secret: the place is the user's alone, and removed.
 
     Returns:
-        The folder of the cache, and whether there is a remote to ask.
+        The folder of the cache, and the name of the remote to ask.
     """
     of_clone = Config(str((clone / _DVC).resolve()), validate=False)
     cache = Path(of_clone.get("cache", {}).get("dir") or (clone / _DVC / "cache").resolve())
-    with Config(str(folder / _DVC), validate=False).edit("local", validate=False) as local:
+    of_tree = Config(str(folder / _DVC), validate=False)
+    with of_tree.edit("local", validate=False) as local:
         for level in ("repo", "local"):
             for section, settings in of_clone.read(level).items():
                 _merge(local.setdefault(section, {}), settings)
         local["cache"]["dir"] = str(cache)
         # Otherwise something of each of these trees would stay in the cache that all projects of the machine share.
         local["core"]["site_cache_dir"] = str(place / "site")
-    has_remote = bool(Config(str(folder / _DVC), validate=False).get("core", {}).get("remote"))
-    return cache, has_remote
+    remote = of_tree.get("core", {}).get("remote")
+    for level in ("repo", "local"):
+        with of_tree.edit(level, validate=False) as settings:
+            settings["core"].pop("remote", None)
+    return cache, remote
 
 
 def _merge(into: dict[str, object], settings: Mapping[str, object]) -> None:
