@@ -2,9 +2,6 @@
 
 import hashlib
 import json
-import os
-import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +9,7 @@ from schemas.release import Origin
 from stages.base.edited import recorded_files, wrong_file
 from stages.base.files import whole_folder
 from stages.base.stage import StageError
+from stages.gitops.copying import copy_folder
 from stages.gitops.environments import REQUIREMENTS, compare_requirements, locked_environment
 from stages.gitops.place import temporary_place
 from stages.gitops.processes import run
@@ -95,31 +93,6 @@ def check_recorded(folder: Path, md5: str, commit: str, remedy: Callable[[str], 
         raise StageError(
             f"this is not the model that {commit[:12]} recorded in {LOCK}, but another one, whole in itself"
         )
-
-
-def copy_folder(source: Path, target: Path) -> None:
-    """Copy all of a folder into another one, as files of their own that may be changed; their blocks are shared where
-    the file system can do that, and no link leads back."""
-    shutil.copytree(source, target, copy_function=_copy_file, dirs_exist_ok=True)
-
-
-def _copy_file(source: str, target: str) -> None:
-    try:
-        _share_blocks(source, target)
-    except OSError:  # not on this file system, or not between these two
-        shutil.copyfile(source, target)
-
-
-def _share_blocks(source: str, target: str) -> None:
-    if sys.platform != "linux":
-        raise OSError
-    with open(source, "rb") as old, open(target, "wb") as new:
-        left = os.fstat(old.fileno()).st_size
-        while left:
-            copied = os.copy_file_range(old.fileno(), new.fileno(), left)
-            if not copied:  # some file systems answer 0 where they mean that they cannot
-                raise OSError
-            left -= copied
 
 
 def _obtain(clone: Path, tree: Tree, place: Path, recorded: Recorded, locked: bool, say: Say) -> Origin:
