@@ -3,11 +3,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/requirements.lock
+# What is installed: all of it, or requirements-publish.lock, which is enough to publish a run.
+LOCK ?= requirements.lock
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 unexport PYTHONPATH PYTHONHOME
 
-.PHONY: help repro gate report verify plan experiments test test-slow lint types format schema lock environment
+.PHONY: help repro gate report verify plan experiments experiment collect model release upload pr-comment \
+	restore rerun push hand-over publish attach test test-slow lint types audit format schema lock environment
 
 help: ## List these targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -33,6 +36,39 @@ plan: environment ## Print what the rules would edit; measures first where that 
 experiments: environment ## Run FILE=experiments/moe.yaml, JOBS=1 at a time; write the tables of docs/moe.md
 	@python -m experiments.run "$(or $(FILE),experiments/moe.yaml)" --jobs "$(or $(JOBS),1)"
 
+# Values reach these commands through the environment, never as text of the command: some are chosen by strangers.
+
+pr-comment: environment ## Write report/comment.md: what this would change in BASE=origin/main
+	@python -m stages.comment --base "$${BASE:-origin/main}" --out "$${OUT:-report/comment.md}" \
+		$${SAMPLES:+--samples "$$SAMPLES"} $${WRITE_SAMPLES:+--write-samples "$$WRITE_SAMPLES"}
+
+model: environment ## Make the edited model of any commit: COMMIT=abc123 OUT=folder [ENV=locked]
+	@python -m stages.model "$$COMMIT" "$$OUT" $(if $(filter locked,$(ENV)),--locked)
+
+release: environment ## Make the model of TAG again; write its card, record and report to RELEASE=folder
+	@python -m stages.release "$$TAG" "$$RELEASE"
+
+upload: environment ## Make the model of TAG again, and upload it to the Hub as HUB=organisation/name
+	@python -m stages.upload "$$TAG" "$$HUB"
+
+restore: environment ## On a runner: use the cache CACHE=/folder, take what the remote has
+	@python -m stages.store restore
+
+rerun: environment ## On a runner: run every stage that is out of date, with what the remote has
+	@python -m stages.store repro
+
+push: environment ## On a runner: give the DVC remote what it lacks
+	@python -m stages.store push
+
+hand-over: environment ## On a runner: copy what is published to HANDOVER=folder
+	@python -m stages.hand_over "$$HANDOVER"
+
+publish: environment ## Commit HANDOVER=folder to a branch, keep the comment, set the status
+	@python -m stages.publish "$$HANDOVER"
+
+attach: environment ## Attach RELEASE=folder to the release of TAG
+	@python -m stages.attach "$$TAG" "$$RELEASE"
+
 test: environment ## The test suite
 	@python -m pytest -m "not slow"
 
@@ -45,6 +81,10 @@ lint: environment ## Style and formatting
 
 types: environment ## Static types
 	@mypy
+
+audit: environment ## Security and form of the workflows
+	@zizmor --offline --persona=pedantic --quiet .github
+	@check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 
 format: environment ## Mend style and formatting
 	@ruff check --fix .
@@ -59,18 +99,20 @@ CUDA_PACKAGES := cuda-bindings cuda-pathfinder cuda-toolkit nvidia-cublas nvidia
 	nvidia-cusparse nvidia-cusparselt-cu13 nvidia-nccl-cu13 nvidia-nvjitlink nvidia-nvshmem-cu13 nvidia-nvtx \
 	triton
 
-lock: ## Write requirements.lock anew from pyproject.toml
+lock: ## Write requirements.lock and requirements-publish.lock anew from pyproject.toml
 	@$(PYTHON) -m venv $(VENV)-lock
 	@$(VENV)-lock/bin/pip install --quiet uv
 	@$(VENV)-lock/bin/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --no-header --no-annotate \
 		--quiet --output-file requirements.lock $(CUDA_PACKAGES:%=--no-emit-package %)
+	@$(VENV)-lock/bin/uv pip compile --group publish --universal --python-version 3.11 --no-header --no-annotate \
+		--quiet --constraint requirements.lock --output-file requirements-publish.lock
 	@rm -rf $(VENV)-lock
 
 # The copy of the lock is made last: an installation that was cut short is started over.
 environment:
-	@cmp -s requirements.lock $(INSTALLED) || { \
+	@cmp -s $(LOCK) $(INSTALLED) || { \
 		$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")' && \
-		echo "Making $(VENV) from requirements.lock (about two minutes, 2 GB)" && \
+		echo "Making $(VENV) from $(LOCK) (the whole one takes about two minutes and 2 GB)" && \
 		$(PYTHON) -m venv --clear $(VENV) && \
-		$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock && \
-		cp requirements.lock $(INSTALLED); }
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check -r $(LOCK) && \
+		cp $(LOCK) $(INSTALLED); }

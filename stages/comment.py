@@ -68,12 +68,25 @@ def chosen_samples(given: argparse.Namespace) -> list[TaskChanges]:
     if not given.samples:
         return []
     if given.samples_from:
-        tasks = _from_file(given.samples_from)
-    elif given.head:
+        return written_samples(given.samples_from, given.samples)
+    if given.head:
         raise StageError("results/ holds the answers of what lies here, which need not be --head; use --samples-from")
-    else:
-        tasks = _from_results(given.folder / RESULTS)
-    return [task.model_copy(update={"shown": [_cut(one) for one in task.shown[: given.samples]]}) for task in tasks]
+    return _first(_from_results(given.folder / RESULTS), given.samples)
+
+
+def written_samples(path: Path, most: int) -> list[TaskChanges]:
+    """Of each task, at most so many of the samples that `--write-samples` wrote.
+
+    Raises:
+        StageError: it is no such file.
+    """
+    if path.is_symlink() or not path.is_file() or path.stat().st_size > LARGEST:
+        raise StageError(f"{path} is no file of less than {LARGEST // 2**20} MiB, as --write-samples writes it")
+    try:
+        return _first(SampleFile.model_validate_json(path.read_bytes()).tasks, most)
+    except ValidationError as error:
+        message = error.errors(include_url=False)[0]["msg"]
+        raise StageError(f"{path} is not what --write-samples writes: {message}") from None
 
 
 def _from_results(folder: Path) -> list[TaskChanges]:
@@ -86,14 +99,8 @@ def _from_results(folder: Path) -> list[TaskChanges]:
     return changes(read_side(folder / "base"), read_side(folder / "ablated"))
 
 
-def _from_file(path: Path) -> list[TaskChanges]:
-    if path.is_symlink() or not path.is_file() or path.stat().st_size > LARGEST:
-        raise StageError(f"{path} is no file of less than {LARGEST // 2**20} MiB, as --write-samples writes it")
-    try:
-        return SampleFile.model_validate_json(path.read_bytes()).tasks
-    except ValidationError as error:
-        message = error.errors(include_url=False)[0]["msg"]
-        raise StageError(f"{path} is not what --write-samples writes: {message}") from None
+def _first(tasks: list[TaskChanges], most: int) -> list[TaskChanges]:
+    return [task.model_copy(update={"shown": [_cut(one) for one in task.shown[:most]]}) for task in tasks]
 
 
 def _cut(sample: ChangedSample) -> ChangedSample:

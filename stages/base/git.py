@@ -5,7 +5,7 @@ import os
 import re
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from stages.base.stage import StageError
@@ -16,20 +16,23 @@ _WHOLE = re.compile(r"[0-9a-f]{40}")
 def answer(folder: Path, *arguments: str) -> str | None:
     """What git prints; None where it fails, or is not there."""
     try:
-        done = _run(folder, arguments)
+        done = _run(folder, arguments, {})
     except OSError:
         return None
     return done.stdout.decode(errors="replace") if done.returncode == 0 else None
 
 
-def git(folder: Path, *arguments: str) -> str:
+def git(folder: Path, *arguments: str, environment: Mapping[str, str] | None = None) -> str:
     """What git prints.
+
+    Args:
+        environment: variables beside those of this process. A token is given so: no other process sees it.
 
     Raises:
         StageError: it fails; with git's last line.
     """
     try:
-        done = _run(folder, arguments)
+        done = _run(folder, arguments, environment or {})
     except FileNotFoundError:
         raise StageError("git is not installed, or not in PATH") from None
     if done.returncode != 0:
@@ -81,11 +84,13 @@ def worktree(folder: Path, commit: str, inside: Path | None = None) -> Iterator[
             answer(folder, "worktree", "remove", "--force", "--force", str(place))
 
 
-def _run(folder: Path, arguments: tuple[str, ...]) -> "subprocess.CompletedProcess[bytes]":
+def _run(
+    folder: Path, arguments: tuple[str, ...], environment: Mapping[str, str]
+) -> "subprocess.CompletedProcess[bytes]":
     return subprocess.run(
         ["git", *arguments],
         cwd=folder,
-        env={**os.environ, "GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"},
+        env={**os.environ, "GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C", **environment},
         stdin=subprocess.DEVNULL,
         capture_output=True,
     )

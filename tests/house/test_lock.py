@@ -23,3 +23,9 @@ def test_no_index_and_no_local_build_is_named() -> None:
 
 def test_cuda_is_left_to_torch() -> None:
     assert not [line for line in LINES if line.startswith(("nvidia-", "cuda-", "triton"))]
+
+
+def test_publishing_has_the_same_versions() -> None:
+    light = {line for line in (ROOT / "requirements-publish.lock").read_text().splitlines() if line}
+    assert {"httpx2", "jinja2", "pydantic", "ruamel-yaml"} <= {line.partition("==")[0] for line in light}
+    assert light <= set(LINES)

@@ -1,0 +1,147 @@
+"""The few things that are asked of GitHub: one comment, a status, a release."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import httpx2
+
+from schemas.wording import printable, shorten
+from stages.base.stage import StageError
+
+State = Literal["success", "failure", "error", "pending"]
+CONTEXT = "excise/gates"
+"""The name of the check that gates decide."""
+
+_MOST_DESCRIPTION = 140
+_ATTEMPTS = 3
+_COMMENTS = """
+query($owner: String!, $name: String!, $number: Int!, $after: String) {
+  repository(owner: $owner, name: $name) {
+    pullRequest(number: $number) {
+      comments(first: 100, after: $after) {
+        nodes { databaseId viewerDidAuthor body }
+        pageInfo { hasNextPage endCursor }
+      }
+    }
+  }
+}
+"""
+
+
+class GitHub:
+    """One repository, for as long as a `with` block runs, by a token that is sent to the given addresses alone."""
+
+    def __init__(self, repository: str, token: str, api: str, graphql: str, timeout: float = 30.0) -> None:
+        self._repository = repository
+        self._api = api.rstrip("/")
+        self._graphql = graphql
+        self._client = httpx2.Client(
+            headers={
+                "Authorization": f"Bearer {token}",
+                "Accept": "application/vnd.github+json",
+                "X-GitHub-Api-Version": "2022-11-28",
+            },
+            timeout=timeout,
+            transport=httpx2.HTTPTransport(retries=_ATTEMPTS),
+            follow_redirects=False,  # which would lead the token elsewhere
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._client.close()
+
+    def keep_comment(self, number: int, marker: str, body: str) -> None:
+        """Write a comment to a pull request, or rewrite the one that is there.
+
+        Args:
+            marker: what the body begins with, by which it is found again. Another person's comment that begins so is
+                left alone.
+        """
+        for comment in self._comments(number):
+            if comment["viewerDidAuthor"] and str(comment["body"]).startswith(marker):
+                self._ask("PATCH", f"issues/comments/{comment['databaseId']}", {"body": body})
+                return
+        self._ask("POST", f"issues/{number}/comments", {"body": body})
+
+    def set_status(self, commit: str, state: State, description: str, link: str | None) -> None:
+        """Set the status of a commit; a description longer than GitHub takes is cut."""
+        status = {"state": state, "context": CONTEXT, "description": shorten(description, _MOST_DESCRIPTION)}
+        self._ask("POST", f"statuses/{commit}", status | ({"target_url": link} if link else {}))
+
+    def release(self, tag: str, body: str, files: list[Path]) -> str:
+        """Make or update the release of a tag, and attach files to it; its address.
+
+        A file of a name that is attached already replaces it.
+        """
+        found = self._ask("GET", f"releases/tags/{tag}", missing={})
+        content = {"tag_name": tag, "name": tag, "body": body}
+        if found:
+            found = self._ask("PATCH", f"releases/{found['id']}", content)
+        else:
+            found = self._ask("POST", "releases", content)
+        attached = {asset["name"]: asset["id"] for asset in found.get("assets", [])}
+        uploads = str(found["upload_url"]).partition("{")[0]
+        if httpx2.URL(uploads).host not in (httpx2.URL(self._api).host, "uploads.github.com"):
+            raise StageError(f"GitHub names {printable(uploads)} for uploads, which is not GitHub; nothing was sent")
+        for path in files:
+            if path.name in attached:
+                self._ask("DELETE", f"releases/assets/{attached[path.name]}")
+            self._send(
+                "POST",
+                uploads,
+                params={"name": path.name},
+                content=path.read_bytes(),
+                headers={"Content-Type": "application/octet-stream"},
+            )
+        return str(found["html_url"])
+
+    def _comments(self, number: int) -> list[dict[str, Any]]:
+        owner, _, name = self._repository.partition("/")
+        after: str | None = None
+        comments: list[dict[str, Any]] = []
+        while True:
+            variables = {"owner": owner, "name": name, "number": number, "after": after}
+            answered = self._send("POST", self._graphql, json={"query": _COMMENTS, "variables": variables})
+            found = ((answered.get("data") or {}).get("repository") or {}).get("pullRequest")
+            if not found:
+                raise StageError(f"{self._repository} has no pull request {number} that this token can read")
+            comments += found["comments"]["nodes"]
+            page = found["comments"]["pageInfo"]
+            if not page["hasNextPage"]:
+                return comments
+            after = page["endCursor"]
+
+    def _ask(
+        self, method: str, path: str, content: Mapping[str, Any] | None = None, missing: Any = None
+    ) -> dict[str, Any]:
+        address = f"{self._api}/repos/{self._repository}/{path}"
+        return self._send(method, address, missing=missing, **({"json": content} if content is not None else {}))
+
+    def _send(self, method: str, address: str, missing: Any = None, **given: Any) -> dict[str, Any]:
+        """What GitHub answers; `missing`, if there is one, where it knows no such thing."""
+        asked = f"{method} {httpx2.URL(address).path}"
+        try:
+            response = self._client.request(method, address, **given)
+        except httpx2.HTTPError as error:
+            raise StageError(f"GitHub did not answer {asked}: {printable(str(error))}; run the job again") from None
+        if response.status_code == 404 and missing is not None:
+            return dict(missing)
+        if response.is_error or response.is_redirect:
+            raise StageError(f"GitHub refused {asked}: {response.status_code} {_reason(response)}")
+        try:
+            return dict(response.json()) if response.content else {}
+        except ValueError:
+            raise StageError(f"GitHub answered {asked} with what is no JSON; run the job again") from None
+
+
+def _reason(response: "httpx2.Response") -> str:
+    """Why, in GitHub's words; what it takes to be allowed, where that is the reason."""
+    try:
+        said = str(response.json()["message"])
+    except (ValueError, KeyError, TypeError):
+        said = response.reason_phrase
+    hint = "; the token lacks a permission (docs/runner.md lists them)" if response.status_code in (401, 403) else ""
+    return printable(shorten(said, 200)) + hint

@@ -1,0 +1,104 @@
+"""What a run hands on: the files that are committed with it, checked before they are.
+
+They come from a job that ran a pull request's code. So nothing of them is trusted here but what its schema allows: no
+link is followed, no path leaves the folder, and no file is larger than such files are.
+"""
+
+import json
+import stat
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from schemas import plain_yaml
+from schemas.evidence import Comparisons, GateVerdicts
+from schemas.params import ParamsError
+from stages.base.files import write_bytes
+from stages.base.stage import StageError
+
+DOCUMENTS: dict[str, type[BaseModel] | None] = {
+    "dvc.lock": None,
+    "gates.json": GateVerdicts,
+    "metrics.json": None,
+    "report/comparison.json": Comparisons,
+    "report/report.md": None,
+}
+"""Files that are committed, and what they must hold. They are all that stages write outside DVC's cache."""
+
+PICTURES = "report/pictures"
+REPORT = "report/report.html"
+"""Handed on for people to read, but never committed: it shows answers."""
+SAMPLES = "samples.json"
+"""Those that the comment shows, if it shall; never committed, for the same reason."""
+
+MOST_BYTES = 8_000_000
+MOST_PICTURES = 100
+_SVG = (b"<?xml", b"<svg")
+
+
+def hand_over(project: Path, target: Path) -> list[str]:
+    """Copy what a run left to an empty folder; its paths.
+
+    Raises:
+        StageError: the run left something out.
+    """
+    pictures = sorted(f"{PICTURES}/{path.name}" for path in (project / PICTURES).glob("*.svg"))
+    paths = [*DOCUMENTS, *pictures, REPORT]
+    if missing := [path for path in paths if not (project / path).is_file()]:
+        raise StageError(f"{missing[0]} is not there; `make repro` makes it")
+    if target.exists() and any(target.iterdir()):
+        raise StageError(f"{target} is not empty; name a new folder")
+    for path in paths:
+        write_bytes(target / path, (project / path).read_bytes())
+    return paths
+
+
+def accept(handover: Path) -> dict[str, bytes]:
+    """The files to be committed, by their paths in the project.
+
+    Raises:
+        StageError: one is missing, is no plain file, is too large, or is not what it must be.
+    """
+    pictures = [f"{PICTURES}/{path.name}" for path in _plain_folder(handover / PICTURES)]
+    if len(pictures) > MOST_PICTURES:
+        raise StageError(f"{handover / PICTURES} holds {len(pictures)} files; {MOST_PICTURES} are accepted")
+    accepted = {path: _read(handover / path) for path in [*DOCUMENTS, *sorted(pictures)]}
+    for path in pictures:
+        if not path.endswith(".svg") or not accepted[path].startswith(_SVG):
+            raise StageError(f"{handover / path} is no SVG picture; nothing was accepted")
+    for path, schema in DOCUMENTS.items():
+        _check(handover / path, accepted[path], schema)
+    return accepted
+
+
+def _plain_folder(folder: Path) -> list[Path]:
+    """What lies in a folder that may not be there. The handover's own folders could be links, too."""
+    for part in (folder.parent, folder):
+        if part.is_symlink():
+            raise StageError(f"{part} is a link; nothing was accepted")
+    return sorted(folder.iterdir()) if folder.is_dir() else []
+
+
+def _read(path: Path) -> bytes:
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        raise StageError(f"{path} is missing; the run did not end well") from None
+    if not stat.S_ISREG(found.st_mode):
+        raise StageError(f"{path} is no plain file; nothing was accepted")
+    if found.st_size > MOST_BYTES:
+        raise StageError(f"{path} has {found.st_size:,} bytes, more than {MOST_BYTES:,}; nothing was accepted")
+    return path.read_bytes()
+
+
+def _check(path: Path, data: bytes, schema: type[BaseModel] | None) -> None:
+    try:
+        text = data.decode()
+        if schema is not None:
+            schema.model_validate_json(text)
+        elif path.suffix == ".lock":
+            plain_yaml.parse_mapping(text, str(path))
+        elif path.suffix == ".json" and not isinstance(json.loads(text), dict):
+            raise ValueError
+    except (ValueError, ParamsError):  # ValueError: also of decoding, of JSON and of schemas
+        raise StageError(f"{path} is not what a run writes; nothing was accepted") from None

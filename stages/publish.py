@@ -1,0 +1,108 @@
+"""What a run did, in its pull request: `python -m stages.publish HANDOVER`.
+
+Commits what was handed on to the branch, keeps one comment up to date, and sets the status that the gates decide.
+Nothing of the branch is executed or checked out. Where and as whom comes from the environment, as GitHub sets it.
+"""
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from schemas.evidence import GateVerdicts
+from stages.base.git import commit_of
+from stages.base.stage import StageError, run_stage
+from stages.comment import MOST_SAMPLES, written_samples
+from stages.gitops.difference import difference
+from stages.gitops.github import GitHub, State
+from stages.gitops.handover import PICTURES, SAMPLES, accept
+from stages.gitops.recording import fetch, header, push, record
+from stages.rendering.comment import MARKER, render_comment
+from stages.rendering.verdicts import headline
+
+PROJECT = Path()
+STATES: dict[str, State] = {"pass": "success", "warn": "success", "fail": "failure"}
+"""An inconclusive gate of which params.yaml says that it fails is among those that failed."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """The run that is published."""
+
+    repository: str
+    """`owner/name`."""
+    server: str
+    token: str
+    number: str | None
+    """Of the pull request; None for a branch that was run by hand."""
+    base: str
+    branch: str
+    commit: str
+    page: str
+    """Where GitHub shows the run."""
+
+
+def main() -> None:
+    """Accept, commit and push, comment, set the status; fails if a gate does."""
+    if len(sys.argv) != 2:
+        raise StageError("name one folder, the one that `make hand-over` wrote")
+    handover = Path(sys.argv[1])
+    run = the_run()
+    files = accept(handover)
+    gates = GateVerdicts.model_validate_json(files["gates.json"])
+
+    credentials = header(run.token, run.server)
+    fetch(PROJECT, run.commit, credentials)
+    parent = commit_of(PROJECT, run.commit)
+    recorded = record(PROJECT, parent, files, PICTURES, f"Record the results of {parent[:12]}")
+    if recorded != parent and not push(PROJECT, recorded, parent, run.branch, credentials):
+        raise StageError(f"{run.branch} moved on while {parent[:12]} ran; what came later is published by its own run")
+
+    with GitHub(run.repository, run.token, setting("GITHUB_API_URL"), setting("GITHUB_GRAPHQL_URL")) as github:
+        if run.number:
+            github.keep_comment(int(run.number), MARKER, comment(run, recorded, handover / SAMPLES))
+        for commit in dict.fromkeys([parent, recorded]):
+            github.set_status(commit, STATES[gates.verdict], headline(gates), run.page)
+    print(f"{headline(gates)}: {recorded}" + ("" if recorded == parent else f", upon {parent}"))
+    if gates.verdict == "fail":
+        raise StageError("a gate fails; the pull request's comment says which")
+
+
+def comment(run: Run, recorded: str, samples: Path) -> str:
+    """What the pull request would change, with the pictures of the commit that records it."""
+    shown = written_samples(samples, MOST_SAMPLES) if samples.is_file() else []
+    pictures = f"{run.server}/{run.repository}/raw/{recorded}/{PICTURES}"
+    return render_comment(difference(PROJECT, run.base, recorded), shown, pictures)
+
+
+def the_run() -> Run:
+    """What the environment says of it."""
+    server, repository = setting("GITHUB_SERVER_URL"), setting("GITHUB_REPOSITORY")
+    number = os.environ.get("PULL_REQUEST") or None
+    if number is not None and not number.isdecimal():
+        raise StageError("PULL_REQUEST must be the number of a pull request, or empty")
+    return Run(
+        repository=repository,
+        server=server,
+        token=setting("GITHUB_TOKEN"),
+        number=number,
+        base=setting("BASE"),
+        branch=setting("BRANCH"),
+        commit=setting("COMMIT"),
+        page=f"{server}/{repository}/actions/runs/{setting('GITHUB_RUN_ID')}",
+    )
+
+
+def setting(name: str) -> str:
+    """A variable of the environment.
+
+    Raises:
+        StageError: it is not set.
+    """
+    if value := os.environ.get(name):
+        return value
+    raise StageError(f"{name} is not set; .github/workflows/repro.yml sets what publishing needs")
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,164 @@
+"""Publishing a run: what the branch, the pull request and the status say afterwards, by its own command."""
+
+import json
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from schemas.evidence import ChangedSample, TaskChanges
+from schemas.gitops import SampleFile
+from tests.gitops.fake_github import OWN, FakeGitHub, fake_github
+from tests.projects import ROOT, Project, one_line
+
+DOCUMENTS = ("dvc.lock", "gates.json", "metrics.json", "report/comparison.json", "report/report.md")
+
+
+@dataclass(frozen=True)
+class Published:
+    """A run that was handed on, and where it goes."""
+
+    clone: Project
+    """Of the base branch."""
+    origin: Project
+    handover: Path
+    hub: FakeGitHub
+    base: str
+    head: str
+
+    def publish(self, **settings: str) -> "subprocess.CompletedProcess[str]":
+        """The command, as the workflow calls it."""
+        return self.clone.run(
+            "python",
+            "-m",
+            "stages.publish",
+            str(self.handover),
+            **{
+                "PYTHONPATH": str(ROOT),
+                **self.hub.environment,
+                "GITHUB_TOKEN": "ghs_secret",
+                "BASE": self.base,
+                "BRANCH": "topic",
+                "COMMIT": self.head,
+                "PULL_REQUEST": "12",
+                **settings,
+            },
+        )
+
+    @property
+    def comments(self) -> list[str]:
+        return [each["body"] for each in self.hub.comments if each["author"] == OWN]
+
+    @property
+    def tip(self) -> str:
+        return self.origin.check("git", "rev-parse", "topic").strip()
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[Published]:
+    """A branch that changes a scale, and a run of it whose results are the committed ones of this project."""
+    work = Project(tmp_path / "work")
+    for path in ("params.yaml", *DOCUMENTS):
+        (work.folder / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ROOT / path, work.folder / path)
+    work.replace('"verdict": "pass",\n  "gates"', '"verdict": "warn",\n  "gates"', "gates.json")
+    work.check("git", "init", "--quiet", "--initial-branch", "main")
+    base = work.commit("base")
+    work.check("git", "checkout", "--quiet", "-b", "topic")
+    work.replace("scale: 1.0", "scale: 0.5")
+    head = work.commit("head")
+    work.check("git", "clone", "--quiet", "--bare", ".", str(tmp_path / "origin.git"))
+    origin = Project(tmp_path / "origin.git")
+    origin.check("git", "clone", "--quiet", "--branch", "main", ".", str(tmp_path / "clone"))
+
+    handover = tmp_path / "handover"
+    for path in DOCUMENTS:
+        (handover / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ROOT / path, handover / path)
+    with fake_github() as hub:
+        yield Published(Project(tmp_path / "clone"), origin, handover, hub, base, head)
+
+
+def fail(run: Published) -> None:
+    """Have a gate of the run fail."""
+    gates = json.loads((ROOT / "gates.json").read_text())
+    gates["verdict"] = gates["gates"][0]["verdict"] = "fail"
+    (run.handover / "gates.json").write_text(json.dumps(gates))
+
+
+def test_results_are_recorded_shown_and_judged(run: Published) -> None:
+    done = run.publish()
+    assert done.returncode == 0, done.stderr
+    assert run.origin.check("git", "log", "-1", "--format=%P", "topic").strip() == run.head
+    assert run.origin.check("git", "show", "topic:gates.json") == (ROOT / "gates.json").read_text()
+    (comment,) = run.comments
+    assert "ablate.rules.0.scale" in comment and f"{run.tip[:12]}" in comment
+    assert [(commit, said["state"]) for commit, said in run.hub.statuses] == [
+        (run.head, "success"),
+        (run.tip, "success"),
+    ]
+    assert run.hub.statuses[0][1]["target_url"] == "https://github.example/team/models/actions/runs/7"
+    assert not run.clone.check("git", "status", "--porcelain")
+    assert "ghs_secret" not in done.stdout + done.stderr + comment
+
+
+def test_a_gate_that_fails_is_recorded_and_shown_and_fails_the_job(run: Published) -> None:
+    fail(run)
+    assert "a gate fails" in one_line(run.publish())
+    assert run.tip != run.head
+    assert "A gate fails" in run.comments[0]
+    assert {said["state"] for _, said in run.hub.statuses} == {"failure"}
+
+
+def test_a_branch_that_is_run_by_hand_has_no_comment(run: Published) -> None:
+    assert run.publish(PULL_REQUEST="").returncode == 0
+    assert run.tip != run.head and not run.comments
+
+
+@pytest.mark.parametrize("name", ["GITHUB_TOKEN", "BRANCH", "COMMIT", "BASE", "GITHUB_REPOSITORY"])
+def test_a_missing_setting_is_one_line_and_publishes_nothing(run: Published, name: str) -> None:
+    assert f"{name} is not set" in one_line(run.publish(**{name: ""}))
+    assert run.tip == run.head and not run.hub.asked
+
+
+def test_a_number_that_is_none_is_one_line_and_publishes_nothing(run: Published) -> None:
+    assert "PULL_REQUEST must be" in one_line(run.publish(PULL_REQUEST="../../releases/1"))
+    assert run.tip == run.head and not run.hub.asked
+
+
+def test_a_handover_that_is_not_accepted_publishes_nothing(run: Published) -> None:
+    (run.handover / "gates.json").write_text("{}")
+    assert "nothing was accepted" in one_line(run.publish())
+    assert run.tip == run.head and not run.hub.asked
+
+
+def test_a_token_that_may_not_comment_is_one_line_that_says_so(run: Published) -> None:
+    run.hub.fails["POST /repos/.*/comments"] = (403, '{"message": "Resource not accessible by integration"}')
+    error = one_line(run.publish())
+    assert "the token lacks a permission" in error and "ghs_secret" not in error
+
+
+def test_samples_are_shown_where_the_run_handed_them_on_and_act_on_nothing(run: Published) -> None:
+    hostile = "```\n</details><img src=x onerror=alert(1)> @somebody \u202eevil " + "x" * 1_000_000
+    sample = ChangedSample(
+        id="1",
+        prompt=hostile,
+        base=hostile,
+        ablated=hostile,
+        base_verdict="refusal",
+        ablated_verdict="compliance",
+        metrics={"refusal_rate": (1.0, 0.0)},
+    )
+    changes = TaskChanges(group="refusal", task="organism_harmful", samples=1, changed=1, shown=[sample])
+    (run.handover / "samples.json").write_text(SampleFile(tasks=[changes]).model_dump_json())
+    assert run.publish().returncode == 0
+    (comment,) = run.comments
+    assert "onerror" in comment and "\u202e" not in comment and len(comment.encode()) < 60_000
+    lines = comment.splitlines()
+    places = [number for number, line in enumerate(lines) if "onerror" in line]
+    for place in places:
+        fence = next(line for line in reversed(lines[:place]) if line.startswith("````"))
+        assert fence.strip("`") == "" or fence.startswith("````")

@@ -1,0 +1,177 @@
+"""What the workflows may do, and that they hold no logic of their own."""
+
+import json
+import os
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from stages.gitops.handover import DOCUMENTS, PICTURES, REPORT
+from tests.projects import ROOT, environment
+from tests.workflows import WORKFLOWS, allowed, filled, job, value, workflow
+
+NAMES = sorted(path.stem for path in WORKFLOWS.glob("*.yml"))
+JOBS = [(name, which) for name in NAMES for which in workflow(name)["jobs"]]
+STEPS = [(name, which, step) for name, which in JOBS for step in job(name, which)["steps"]]
+PLAIN = {
+    "git clean -ffd --quiet",
+    """[[ "$COMMIT" =~ ^[0-9a-f]{40}$ ]] || { echo "::error::name the commit by its 40 digits"; exit 1; }""",
+}
+"""Commands that are no target: both come before the code that they protect from is run."""
+
+OWN = {"github.event_name": "pull_request", "github.event.pull_request.head.repo.full_name": "team/models"}
+FORK = {**OWN, "github.event.pull_request.head.repo.full_name": "stranger/models"}
+BY_HAND = {"github.event_name": "workflow_dispatch"}
+REVIEWED = {**BY_HAND, "inputs.commit": "a" * 40}
+EVENTS = {
+    "own": {**OWN, "github.repository": "team/models"},
+    "fork": {**FORK, "github.repository": "team/models"},
+    "by hand": {**BY_HAND, "github.repository": "team/models"},
+    "reviewed": {**REVIEWED, "github.repository": "team/models"},
+}
+
+
+def test_the_audit_finds_nothing() -> None:
+    done = subprocess.run(["make", "audit"], cwd=ROOT, env=environment(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(("name", "which", "step"), [each for each in STEPS if "run" in each[2]])
+def test_a_step_is_a_target_that_is_there_and_no_logic(name: str, which: str, step: dict[str, Any]) -> None:
+    command = step["run"]
+    assert "${{" not in command
+    if command in PLAIN:
+        return
+    found = re.fullmatch(r'(?:OUT="\$GITHUB_STEP_SUMMARY" )?make ([a-z -]+)', command)
+    assert found, command
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+    assert set(found[1].split()) <= set(targets)
+
+
+@pytest.mark.parametrize(("name", "which", "step"), [each for each in STEPS if "uses" in each[2]])
+def test_an_action_is_pinned_by_its_commit_and_leaves_no_token_behind(
+    name: str, which: str, step: dict[str, Any]
+) -> None:
+    assert re.fullmatch(r"actions/[a-z-]+@[0-9a-f]{40}", step["uses"])
+    if step["uses"].startswith("actions/checkout@"):
+        assert step["with"]["persist-credentials"] is False
+
+
+@pytest.mark.parametrize(("name", "which"), JOBS)
+def test_a_job_may_only_what_it_says(name: str, which: str) -> None:
+    assert workflow(name)["permissions"] == {}
+    writes = {right for right, how in job(name, which)["permissions"].items() if how == "write"}
+    assert writes == {
+        ("repro", "publish"): {"contents", "pull-requests", "statuses"},
+        ("release", "attach"): {"contents"},
+    }.get((name, which), set())
+    if writes:
+        assert job(name, which)["runs-on"] == "ubuntu-24.04"
+
+
+@pytest.mark.parametrize(
+    ("event", "repro", "publish", "environment"),
+    [
+        ("own", True, True, "gpu"),
+        ("fork", False, True, "gpu"),  # publish needs repro: it is skipped with it
+        ("by hand", True, True, "gpu"),
+        ("reviewed", True, False, "gpu-reviewed"),
+    ],
+)
+def test_who_reaches_the_machine_and_who_may_publish(event: str, repro: bool, publish: bool, environment: str) -> None:
+    context = EVENTS[event]
+    assert allowed(job("repro", "repro"), context) is repro
+    assert allowed(job("repro", "publish"), context) is publish
+    assert job("repro", "publish")["needs"] == "repro"
+    assert filled(job("repro", "repro")["environment"], context) == environment
+
+
+def test_a_fork_cannot_cancel_a_branch_of_the_same_name() -> None:
+    group = job("repro", "repro")["concurrency"]["group"]
+    own, fork = (filled(group, {**EVENTS[event], "github.head_ref": "topic"}) for event in ("own", "fork"))
+    assert own == "repro-team/models-topic" != fork
+
+
+def test_a_reviewed_commit_is_named_by_forty_digits_and_pushes_nothing() -> None:
+    first, *others = job("repro", "repro")["steps"]
+    assert allowed(first, EVENTS["reviewed"]) and not allowed(first, EVENTS["own"])
+    for commit, code in (("a" * 40, 0), ("main", 1), ("A" * 40, 1), ("a" * 39, 1), ("$(touch here)", 1), ("", 1)):
+        done = subprocess.run(["bash", "-e", "-c", first["run"]], env={**os.environ, "COMMIT": commit})
+        assert done.returncode == code, commit
+    ran = [step["run"] for step in others if "run" in step and allowed(step, EVENTS["reviewed"])]
+    assert "make rerun" in ran and "make push" not in ran
+
+
+def test_publishing_runs_the_code_of_the_base() -> None:
+    (checkout,) = (step for step in job("repro", "publish")["steps"] if "checkout" in step.get("uses", ""))
+    context = {"github.event.pull_request.base.sha": "base", "github.event.pull_request.head.sha": "head"}
+    assert filled(checkout["with"]["ref"], context) == "base"
+
+
+def test_secrets_reach_the_steps_that_need_them_and_no_job() -> None:
+    for name, which in JOBS:
+        assert "secrets." not in str({**job(name, which), "steps": None})
+    remote = ["make restore", "make rerun", "make push", "make restore release", "make restore upload"]
+    for _, _, step in STEPS:
+        named = set(re.findall(r"secrets\.(\w+)", str(step)))
+        if step.get("run") in remote:
+            hub = {"HF_TOKEN"} if step["run"].endswith("upload") else set()
+            assert named == {"DVC_ACCESS_KEY_ID", "DVC_SECRET_ACCESS_KEY", *hub}
+        else:
+            assert named == ({"APP_PRIVATE_KEY"} if "create-github-app-token" in step.get("uses", "") else set())
+
+
+def test_a_run_hands_on_all_that_stages_write_outside_the_cache() -> None:
+    stages = YAML(typ="safe", pure=True).load((ROOT / "dvc.yaml").read_text())["stages"].values()
+    outputs = [out for stage in stages for kind in ("outs", "metrics") for out in stage.get("do", stage).get(kind, [])]
+    committed = {path for out in outputs if isinstance(out, dict) for path, how in out.items() if "cache" in how}
+    assert committed | {"dvc.lock"} == {*DOCUMENTS, PICTURES}
+    assert REPORT in outputs
+
+
+def test_every_file_that_stages_depend_on_starts_the_workflow() -> None:
+    stages = YAML(typ="safe", pure=True).load((ROOT / "dvc.yaml").read_text())["stages"].values()
+    made = ("artifacts", "models", "results", "${")
+    needed = {dep for stage in stages for dep in stage.get("do", stage)["deps"] if not dep.startswith(made)}
+    paths = [path.removesuffix("/**") for path in workflow("repro")["on"]["pull_request"]["paths"]]
+    assert {dep for dep in needed if not any(dep == path or dep.startswith(f"{path}/") for path in paths)} == set()
+    assert {"dvc.yaml", "dvc.lock", "requirements.lock"} <= set(paths)
+
+
+@pytest.mark.parametrize(
+    ("name", "event", "code"),
+    [
+        ("pull_request", {"pull_request": {"head": {"repo": {"full_name": "team/models"}}}}, 0),
+        ("pull_request", {"pull_request": {"head": {"repo": {"full_name": "stranger/models"}}}}, 1),
+        ("pull_request", {"pull_request": {"head": {"repo": None}}}, 1),
+        ("pull_request", {}, 1),
+        ("pull_request_target", {"pull_request": {"head": {"repo": {"full_name": "team/models"}}}}, 1),
+        ("issue_comment", {}, 1),
+        ("push", {}, 0),
+        ("workflow_dispatch", {}, 0),
+    ],
+)
+def test_the_machine_itself_refuses_forks(name: str, event: dict[str, Any], code: int, tmp_path: Path) -> None:
+    (tmp_path / "event.json").write_text(json.dumps(event))
+    settings = {"GITHUB_EVENT_PATH": str(tmp_path / "event.json"), "GITHUB_REPOSITORY": "team/models"}
+    script = ROOT / ".github/runner/job-started.sh"
+    done = subprocess.run(
+        ["bash", "-e", str(script)],
+        env={**os.environ, "GITHUB_EVENT_NAME": name, **settings},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == code, done.stderr
+
+
+def test_expressions_are_read_as_github_reads_them() -> None:
+    context = {"a": "x", "github.event_name": "push"}
+    assert value("a && 'yes' || 'no'", context) == "yes"
+    assert value("b && 'yes' || 'no'", context) == "no"
+    assert value("!b", context) and not value("!a", context)
+    assert value("github.event_name == 'push' || a == 'y'", context)
+    assert filled("${{ b || format('origin/{0}', a) }}-${{ a }}", context) == "origin/x-x"
