@@ -45,11 +45,11 @@ pr-comment: environment ## Write report/comment.md: what this would change in BA
 model: environment ## Make the edited model of any commit: COMMIT=abc123 OUT=folder [ENV=locked]
 	@python -m stages.model "$$COMMIT" "$$OUT" $(if $(filter locked,$(ENV)),--locked)
 
-release: environment ## Make the model of TAG again; write its card, record and report to RELEASE=folder
-	@python -m stages.release "$$TAG" "$$RELEASE"
+release: environment ## Make the model of TAG again in MODEL=folder; write its card, record and report to RELEASE=folder
+	@python -m stages.release "$$TAG" "$$RELEASE" --model "$$MODEL"
 
-upload: environment ## Make the model of TAG again, and upload it to the Hub as HUB=organisation/name
-	@python -m stages.upload "$$TAG" "$$HUB"
+upload: environment ## Upload MODEL=folder to the Hub as HUB=organisation/name, private; HF_TOKEN holds the token
+	@python -m stages.upload "$$MODEL" "$$HUB"
 
 restore: environment ## On a runner: use the cache CACHE=/folder, take what the remote has
 	@python -m stages.store restore

@@ -209,7 +209,7 @@ def test_what_was_pushed_meanwhile_is_not_overwritten(team: Team) -> None:
 
 def test_the_first_model_comes_back_from_the_cache_and_without_it(team: Team) -> None:
     machine = team.runner
-    for place, words in (("with", "cache"), ("without", "rebuil")):
+    for place, words in (("with", "from the cache"), ("without", "made anew")):
         out = team.folder / place
         made = machine.shell("make model", {"COMMIT": team.first, "OUT": str(out)})
         assert made.returncode == 0, made.stdout + made.stderr

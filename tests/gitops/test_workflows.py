@@ -115,7 +115,7 @@ def test_publishing_runs_the_code_of_the_base() -> None:
 def test_secrets_reach_the_steps_that_need_them_and_no_job() -> None:
     for name, which in JOBS:
         assert "secrets." not in str({**job(name, which), "steps": None})
-    remote = ["make restore", "make rerun", "make push", "make restore release", "make restore upload"]
+    remote = ["make restore", "make rerun", "make push", "make restore release", "make restore model upload"]
     for _, _, step in STEPS:
         named = set(re.findall(r"secrets\.(\w+)", str(step)))
         if step.get("run") in remote:
