@@ -8,14 +8,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from io import StringIO
 from itertools import groupby
+from pathlib import Path as FilePath
 from typing import Any
 
 import numpy as np
-from matplotlib import colormaps, style
+from matplotlib import colormaps, get_data_path, style
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Colormap, Normalize
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontEntry, fontManager
 from matplotlib.patches import PathPatch
 from matplotlib.path import Path
 from matplotlib.ticker import MaxNLocator
@@ -40,10 +42,16 @@ MOST_NUMBERS = 128
 MOST_NAMES = 16
 """Axes of heat maps with more rows or columns name only some; and their cells are too narrow for numbers."""
 
+FONT = "DejaVu Sans of matplotlib"
+"""A name of its own: a font of the same name that a machine has installed may draw other outlines."""
+
+_FILE = str(FilePath(get_data_path(), "fonts/ttf/DejaVuSans.ttf"))
+fontManager.ttflist.append(FontEntry(fname=_FILE, name=FONT, weight=400, size="scalable"))
+
 STYLE = {
     "axes.titlesize": 9.5,
     "figure.constrained_layout.use": True,
-    "font.family": "DejaVu Sans",  # the one that matplotlib brings along
+    "font.family": FONT,
     "font.size": 9.0,
     "savefig.facecolor": "white",
     "svg.fonttype": "path",

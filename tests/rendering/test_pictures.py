@@ -41,6 +41,23 @@ def test_a_picture_is_an_svg_on_white_with_no_date_and_no_version(name: str) -> 
     assert not [word for word in ("<metadata", "<dc:", "Matplotlib v", "<image", "<script") if word in svg]
 
 
+def test_fonts_of_the_machine_change_nothing() -> None:
+    install = (
+        "from matplotlib import get_data_path; from matplotlib.font_manager import FontEntry, fontManager; "
+        "serif = get_data_path() + '/fonts/ttf/DejaVuSerif.ttf'; "
+        "fontManager.ttflist.insert(0, FontEntry(fname=serif, name='DejaVu Sans', weight=400, size='scalable')); "
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", install + IN_A_PROCESS],
+        input=json.dumps(RECORDS),
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert json.loads(done.stdout) == draw(RECORDS)
+
+
 def test_pictures_are_the_same_bytes_in_every_process(tmp_path: Path) -> None:
     expected = draw(RECORDS)
     assert draw(RECORDS) == expected
