@@ -14,6 +14,7 @@ from pathlib import Path
 from dvc.exceptions import DvcException
 from dvc.repo import Repo
 
+from experiments.commands import first_error, output_of, overriding
 from stages.base.files import write_bytes
 from stages.base.stage import StageError
 
@@ -28,7 +29,7 @@ _DONE = ("Success", "Failed")
 
 def head() -> str:
     """The commit that experiments are derived from."""
-    return _run("git", "rev-parse", "HEAD").strip()
+    return output_of("git", "rev-parse", "HEAD").strip()
 
 
 def reference(baseline: str, name: str) -> str:
@@ -51,17 +52,16 @@ def make_room(names: Collection[str], baseline: str) -> None:
     while states := _states(names):
         if running := sorted(name for name, state in states.items() if state == "Running"):
             raise StageError(f"{running[0]} is still running; wait for it, or end it: `dvc queue kill {running[0]}`")
-        _run("dvc", "queue", "remove", *states)
+        output_of("dvc", "queue", "remove", *states)
     if earlier := [name for name in names if _exists(reference(baseline, name))]:
-        _run("dvc", "exp", "remove", *earlier)
+        output_of("dvc", "exp", "remove", *earlier)
 
 
 def queue(name: str, arguments: Iterable[str]) -> None:
     """Queue one experiment of the workspace as it is, with overrides."""
-    overrides = [part for argument in arguments for part in ("--set-param", argument)]
     for tries_left in reversed(range(_TRIES)):
         try:
-            _run("dvc", "exp", "run", "--queue", "--name", name, *overrides)
+            output_of("dvc", "exp", "run", "--queue", "--name", name, *overriding(arguments))
             return
         except StageError as error:
             # A worker that takes an experiment out of the queue locks it for a moment, and DVC does not wait.
@@ -94,7 +94,7 @@ def wait(names: Collection[str], jobs: int, finished: Callable[[str], None]) -> 
                 finished(name)
         idle = "Queued" in states.values() and "Running" not in states.values()
         if started == -math.inf or (idle and time.monotonic() - started > _SECONDS_TO_START):
-            _run("dvc", "queue", "start", "--jobs", str(jobs))
+            output_of("dvc", "queue", "start", "--jobs", str(jobs))
         if started == -math.inf or not idle:
             started = time.monotonic()
         time.sleep(_SECONDS_BETWEEN_LOOKS if waiting else 0)
@@ -112,7 +112,7 @@ def withdraw(names: Collection[str]) -> None:
 def failure(name: str) -> str:
     """Why an experiment failed: the first error that its log holds, the stage's own."""
     logged = subprocess.run(["dvc", "queue", "logs", name], capture_output=True, text=True)
-    return _first_error(logged.stdout) or _first_error(logged.stderr) or "its log holds no error: `dvc queue logs` it"
+    return first_error(logged.stdout) or first_error(logged.stderr) or "its log holds no error: `dvc queue logs` it"
 
 
 @contextlib.contextmanager
@@ -148,15 +148,3 @@ def _states(names: Collection[str]) -> dict[str, str]:
 
 def _exists(name: str) -> bool:
     return subprocess.run(["git", "rev-parse", "--quiet", "--verify", name], capture_output=True).returncode == 0
-
-
-def _run(*command: str) -> str:
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode == 0:
-        return done.stdout
-    reason = _first_error(done.stderr) or done.stderr.strip() or f"it exited with {done.returncode}"
-    raise StageError(f"`{' '.join(command[:3])}` failed: {reason}")
-
-
-def _first_error(text: str) -> str | None:
-    return next((line.removeprefix("ERROR: ") for line in text.splitlines() if line.startswith("ERROR: ")), None)
