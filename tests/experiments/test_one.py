@@ -1,0 +1,145 @@
+"""One experiment runs on one machine, and what many machines found meets at the origin."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from experiments.one import in_order
+from schemas.experiments import load
+from tests.experiments.clusters import FILE, clone, engines, pushed, with_origin
+from tests.projects import ROOT, Project, environment, one_line, stages_run
+
+
+def line(project: Project, commit: str, name: str) -> str:
+    """The row that an experiment's own metrics make."""
+    shown = project.check("git", "show", f"refs/exps/{commit[:2]}/{commit[2:]}/mine-half-{name}:metrics.json")
+    metrics = json.loads(shown)
+    values = [metrics["refusal"]["organism_harmful"]["refusal_rate"], metrics["drift"]["first_token_kl"]]
+    return f"| {name} | {' | '.join(f'{value:.4f}' for value in values)} | `dvc exp run -S ablate.rules.0.scale=0.5"
+
+
+def test_the_script_for_slurm_runs_every_experiment_on_nodes_that_share_a_cache(
+    project: Project, tmp_path: Path
+) -> None:
+    commit = with_origin(project, tmp_path)
+    settings = engines(tmp_path / "engines")
+    submitted = project.run("bash", "experiments/cluster/slurm.sh", "mine.yaml", "--partition=gpu", **settings)
+    assert submitted.returncode == 0, submitted.stderr
+    assert (tmp_path / "engines/sbatch.log").read_text().splitlines() == [
+        f"--parsable --array=1-1 --partition=gpu experiments/cluster/slurm.sh mine.yaml {commit}",
+        "--parsable --array=2-3 --dependency=afterany:1 --partition=gpu "
+        f"experiments/cluster/slurm.sh mine.yaml {commit}",
+    ]
+    first, strict, broken = (
+        (project.folder / f".excise/cluster/{task}.log").read_text() for task in ("1-1", "2-2", "2-3")
+    )
+    assert stages_run(first) == ["params", "ablate", "diagnose", "evaluate@ablated", "report"], first
+    assert stages_run(strict) == ["params", "report"], strict
+    assert broken.splitlines()[-1].startswith("ERROR: mine-half-broken: params.yaml: ablate.rules.0.layers: "), broken
+    assert [path.name for path in (project.folder / ".excise/cluster").iterdir() if path.is_dir()] == []
+    assert project.check("git", "status", "--porcelain") == ""
+
+    laptop = clone(tmp_path, "laptop")
+    collected = laptop.run("python", "-m", "experiments.collect", "mine.yaml")
+    assert collected.returncode == 1
+    (missing,) = collected.stderr.splitlines()
+    assert missing.startswith("ERROR: mine-half-broken: is not at origin: ")
+    document = (laptop.folder / "docs/mine.md").read_text()
+    assert line(laptop, commit, "first") in document
+    assert line(laptop, commit, "strict") in document
+    assert "| broken | failed |" in document
+
+    again = laptop.check("python", "-m", "experiments.one", "mine.yaml", "2")
+    assert again == "mine-half-strict: already at origin\n"
+
+
+@pytest.mark.slow
+def test_the_task_for_skypilot_runs_every_experiment_on_machines_that_share_nothing(
+    project: Project, tmp_path: Path
+) -> None:
+    commit = with_origin(project, tmp_path)
+    settings = engines(tmp_path / "engines")
+    project.run("bash", "experiments/cluster/sky.sh", "mine.yaml", "--use-spot", **settings)
+    launched = [launch.split() for launch in (tmp_path / "engines/sky.log").read_text().splitlines()]
+    logs = [(tmp_path / f"engines/machine{number}.log").read_text() for number in (1, 2, 3)]
+    assert launched == [["1", "False", "0"], ["2", "True", "0"], ["3", "True", "1"]], logs
+    assert all(log.startswith("make environment") for log in logs)
+    # Weights are not pushed: a machine that needs them makes the edit anew, and gets the same bytes.
+    assert stages_run(logs[1]) == ["params", "ablate", "report"], logs[1]
+    assert pushed(tmp_path) == ["mine-half-first", "mine-half-strict"]
+
+    laptop = clone(tmp_path, "laptop")
+    laptop.run("python", "-m", "experiments.collect", "mine.yaml")
+    assert line(laptop, commit, "strict") in (laptop.folder / "docs/mine.md").read_text()
+    # What was pushed is whole: all but the weights, which come out the same.
+    laptop.check("dvc", "exp", "branch", "mine-half-first", "kept")
+    laptop.check("git", "switch", "--quiet", "--discard-changes", "kept")
+    laptop.check("dvc", "pull", "--allow-missing")
+    assert laptop.repro() == ["ablate"]
+    assert laptop.check("git", "diff", "HEAD") == ""
+
+
+@pytest.mark.slow
+def test_a_machine_that_dies_leaves_nothing_at_the_origin_and_its_run_can_be_repeated(
+    project: Project, tmp_path: Path
+) -> None:
+    with_origin(project, tmp_path)
+    command = ["python", "-m", "experiments.one", "mine.yaml", "1"]
+    log = tmp_path / "log"
+    with open(log, "w") as output:
+        running = subprocess.Popen(
+            command, cwd=project.folder, env=environment(), stdout=output, stderr=output, start_new_session=True
+        )
+    while "Running stage 'diagnose'" not in log.read_text() and running.poll() is None:
+        time.sleep(0.1)
+    os.killpg(running.pid, signal.SIGKILL)
+    assert running.wait() == -signal.SIGKILL, log.read_text()
+    assert pushed(tmp_path) == []
+    again = project.check(*command)
+    # What was done before it died is in DVC's cache of runs.
+    assert stages_run(again) == ["params", "diagnose", "evaluate@ablated", "report"], again
+    assert pushed(tmp_path) == ["mine-half-first"]
+    assert project.check("git", "status", "--porcelain") == ""
+
+
+def test_the_first_of_each_group_runs_before_all_others(tmp_path: Path) -> None:
+    file = tmp_path / "two.yaml"
+    other = FILE.partition("groups:\n")[2].replace("name: half", "name: other")
+    file.write_text(FILE + other)
+    _, groups = load(file, ROOT / "params.yaml")
+    assert [(each.name, first.name) for each, first in in_order(groups)] == [
+        ("mine-half-first", "mine-half-first"),
+        ("mine-other-first", "mine-other-first"),
+        ("mine-half-strict", "mine-half-first"),
+        ("mine-half-broken", "mine-half-first"),
+        ("mine-other-strict", "mine-other-first"),
+        ("mine-other-broken", "mine-other-first"),
+    ]
+
+
+def test_the_sizes_of_job_arrays_are_printed(project: Project) -> None:
+    (project.folder / "mine.yaml").write_text(FILE)
+    assert project.check("python", "-m", "experiments.one", "mine.yaml", "--firsts") == "1\n"
+    assert project.check("python", "-m", "experiments.one", "mine.yaml", "--count") == "3\n"
+
+
+def test_what_cannot_be_run_elsewhere_is_refused_in_one_line(project: Project, tmp_path: Path) -> None:
+    (project.folder / "mine.yaml").write_text(FILE)
+
+    def error(module: str, *arguments: str) -> str:
+        return one_line(project.run("python", "-m", f"experiments.{module}", "mine.yaml", *arguments))
+
+    assert "no git remote called origin" in error("one", "1")
+    assert "no git remote called origin" in error("collect")
+    project.check("git", "remote", "add", "origin", str(tmp_path / "nowhere.git"))
+    assert "origin cannot be reached" in error("one", "1")
+    project.check("git", "init", "--quiet", "--bare", str(tmp_path / "nowhere.git"))
+    assert "no experiment of mine.yaml that started from" in error("collect")
+    assert "the experiments 1 to 3, and no number 4" in error("one", "4")
+    project.replace("# What is removed from which model", "# Mine: what is removed from which model")
+    assert "params.yaml has changes; commit them first" in error("one", "1")
