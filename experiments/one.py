@@ -40,6 +40,7 @@ def main() -> None:
     if experiment.name in there and is_of(there[experiment.name], experiment):
         print(f"{experiment.name}: already at {origin.ORIGIN}")
         return
+    origin.require_remote()
     # As Ctrl-C: what was changed for DVC's sake is put back.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if experiment is not first and first.name not in there:

@@ -32,9 +32,22 @@ def fetch(names: Collection[str], baseline: str) -> dict[str, str]:
     there = {line.partition("\t")[2] for line in listed.splitlines()}
     found = {name: reference(baseline, name) for name in names if reference(baseline, name) in there}
     if found:
-        # --force through the plus: two machines may have run one experiment, and what is at the origin counts.
+        # The plus replaces: two machines may have run one experiment, and what is at the origin counts.
         git(_HERE, "fetch", "--quiet", ORIGIN, *(f"+{name}:{name}" for name in found.values()))
     return found
+
+
+def require_remote() -> None:
+    """Find out before an experiment runs whether its data can be handed over.
+
+    Raises:
+        StageError: there is no DVC remote, or its plugin is not installed.
+    """
+    try:
+        with Repo() as repo:
+            repo.cloud.get_remote()
+    except DvcException as error:
+        raise StageError(f"a DVC remote is where machines hand over their data: {error}") from None
 
 
 def push(name: str, baseline: str) -> None:
@@ -46,7 +59,6 @@ def push(name: str, baseline: str) -> None:
     commit = git(_HERE, "rev-parse", reference(baseline, name)).strip()
     try:
         with Repo() as repo:
-            repo.cloud.get_remote()
             repo.push(revs=[commit], workspace=False)
     except (DvcException, OSError) as error:
         raise StageError(f"{name} ran, but the DVC remote does not take its files: {error}") from None

@@ -13,8 +13,8 @@ columns:
   - {title: refusal, metric: refusal.organism_harmful.refusal_rate}
   - {title: KL, metric: drift.first_token_kl}
 groups:
-  - name: half
-    set: {ablate.rules.0.scale: 0.5}
+  - name: other
+    set: {organism.seed: 77, organism.pretrain_steps: 3, organism.tune_steps: 2}
     experiments:
       - {name: first}
       - {name: strict, set: {gates.0.at_most: 0.01}}
@@ -87,13 +87,13 @@ def engines(folder: Path) -> dict[str, str]:
     return {"PATH": os.pathsep.join([str(folder), str(programs), os.environ["PATH"]]), "GIT_TOKEN": "none"}
 
 
-def with_origin(project: Project, folder: Path) -> str:
+def with_origin(project: Project, folder: Path, file: str = FILE) -> str:
     """Give a finished project an origin and a DVC remote that have everything, and a file of experiments.
 
     Returns:
         The commit.
     """
-    (project.folder / "mine.yaml").write_text(FILE)
+    (project.folder / "mine.yaml").write_text(file)
     project.check("dvc", "remote", "add", "--default", "storage", str(folder / "remote"))
     commit = project.commit("experiments")
     project.check("git", "init", "--quiet", "--bare", "--initial-branch=main", str(folder / "origin.git"))

@@ -17,10 +17,10 @@ from tests.projects import ROOT, Project, environment, one_line, stages_run
 
 def line(project: Project, commit: str, name: str) -> str:
     """The row that an experiment's own metrics make."""
-    shown = project.check("git", "show", f"refs/exps/{commit[:2]}/{commit[2:]}/mine-half-{name}:metrics.json")
+    shown = project.check("git", "show", f"refs/exps/{commit[:2]}/{commit[2:]}/mine-other-{name}:metrics.json")
     metrics = json.loads(shown)
     values = [metrics["refusal"]["organism_harmful"]["refusal_rate"], metrics["drift"]["first_token_kl"]]
-    return f"| {name} | {' | '.join(f'{value:.4f}' for value in values)} | `dvc exp run -S ablate.rules.0.scale=0.5"
+    return f"| {name} | {' | '.join(f'{value:.4f}' for value in values)} | `dvc exp run -S organism.seed=77 "
 
 
 def test_the_script_for_slurm_runs_every_experiment_on_nodes_that_share_a_cache(
@@ -38,9 +38,10 @@ def test_the_script_for_slurm_runs_every_experiment_on_nodes_that_share_a_cache(
     first, strict, broken = (
         (project.folder / f".excise/cluster/{task}.log").read_text() for task in ("1-1", "2-2", "2-3")
     )
-    assert stages_run(first) == ["params", "ablate", "diagnose", "evaluate@ablated", "report"], first
+    assert len(stages_run(first)) == 8, first
+    # DVC's cache of runs has all but a trained model: that it is not trained again is the first one's doing.
     assert stages_run(strict) == ["params", "report"], strict
-    assert broken.splitlines()[-1].startswith("ERROR: mine-half-broken: params.yaml: ablate.rules.0.layers: "), broken
+    assert broken.splitlines()[-1].startswith("ERROR: mine-other-broken: params.yaml: ablate.rules.0.layers: "), broken
     assert [path.name for path in (project.folder / ".excise/cluster").iterdir() if path.is_dir()] == []
     assert project.check("git", "status", "--porcelain") == ""
 
@@ -48,14 +49,14 @@ def test_the_script_for_slurm_runs_every_experiment_on_nodes_that_share_a_cache(
     collected = laptop.run("python", "-m", "experiments.collect", "mine.yaml")
     assert collected.returncode == 1
     (missing,) = collected.stderr.splitlines()
-    assert missing.startswith("ERROR: mine-half-broken: is not at origin: ")
+    assert missing.startswith("ERROR: mine-other-broken: is not at origin: ")
     document = (laptop.folder / "docs/mine.md").read_text()
     assert line(laptop, commit, "first") in document
     assert line(laptop, commit, "strict") in document
     assert "| broken | failed |" in document
 
     again = laptop.check("python", "-m", "experiments.one", "mine.yaml", "2")
-    assert again == "mine-half-strict: already at origin\n"
+    assert again == "mine-other-strict: already at origin\n"
 
 
 @pytest.mark.slow
@@ -71,13 +72,13 @@ def test_the_task_for_skypilot_runs_every_experiment_on_machines_that_share_noth
     assert all(log.startswith("make environment") for log in logs)
     # Weights are not pushed: a machine that needs them makes the edit anew, and gets the same bytes.
     assert stages_run(logs[1]) == ["params", "ablate", "report"], logs[1]
-    assert pushed(tmp_path) == ["mine-half-first", "mine-half-strict"]
+    assert pushed(tmp_path) == ["mine-other-first", "mine-other-strict"]
 
     laptop = clone(tmp_path, "laptop")
     laptop.run("python", "-m", "experiments.collect", "mine.yaml")
     assert line(laptop, commit, "strict") in (laptop.folder / "docs/mine.md").read_text()
     # What was pushed is whole: all but the weights, which come out the same.
-    laptop.check("dvc", "exp", "branch", "mine-half-first", "kept")
+    laptop.check("dvc", "exp", "branch", "mine-other-first", "kept")
     laptop.check("git", "switch", "--quiet", "--discard-changes", "kept")
     laptop.check("dvc", "pull", "--allow-missing")
     assert laptop.repro() == ["ablate"]
@@ -88,7 +89,7 @@ def test_the_task_for_skypilot_runs_every_experiment_on_machines_that_share_noth
 def test_a_machine_that_dies_leaves_nothing_at_the_origin_and_its_run_can_be_repeated(
     project: Project, tmp_path: Path
 ) -> None:
-    with_origin(project, tmp_path)
+    with_origin(project, tmp_path, FILE.replace("77", "78"))  # nothing of it is in the cache that tests share
     command = ["python", "-m", "experiments.one", "mine.yaml", "1"]
     log = tmp_path / "log"
     with open(log, "w") as output:
@@ -101,24 +102,24 @@ def test_a_machine_that_dies_leaves_nothing_at_the_origin_and_its_run_can_be_rep
     assert running.wait() == -signal.SIGKILL, log.read_text()
     assert pushed(tmp_path) == []
     again = project.check(*command)
-    # What was done before it died is in DVC's cache of runs.
-    assert stages_run(again) == ["params", "diagnose", "evaluate@ablated", "report"], again
-    assert pushed(tmp_path) == ["mine-half-first"]
+    # What was done before it died is in DVC's cache of runs, but for a trained model.
+    assert stages_run(again) == ["params", "prepare", "diagnose", "evaluate@base", "evaluate@ablated", "report"], again
+    assert pushed(tmp_path) == ["mine-other-first"]
     assert project.check("git", "status", "--porcelain") == ""
 
 
 def test_the_first_of_each_group_runs_before_all_others(tmp_path: Path) -> None:
     file = tmp_path / "two.yaml"
-    other = FILE.partition("groups:\n")[2].replace("name: half", "name: other")
+    other = FILE.partition("groups:\n")[2].replace("name: other", "name: half")
     file.write_text(FILE + other)
     _, groups = load(file, ROOT / "params.yaml")
     assert [(each.name, first.name) for each, first in in_order(groups)] == [
-        ("mine-half-first", "mine-half-first"),
         ("mine-other-first", "mine-other-first"),
-        ("mine-half-strict", "mine-half-first"),
-        ("mine-half-broken", "mine-half-first"),
+        ("mine-half-first", "mine-half-first"),
         ("mine-other-strict", "mine-other-first"),
         ("mine-other-broken", "mine-other-first"),
+        ("mine-half-strict", "mine-half-first"),
+        ("mine-half-broken", "mine-half-first"),
     ]
 
 
@@ -141,5 +142,6 @@ def test_what_cannot_be_run_elsewhere_is_refused_in_one_line(project: Project, t
     project.check("git", "init", "--quiet", "--bare", str(tmp_path / "nowhere.git"))
     assert "no experiment of mine.yaml that started from" in error("collect")
     assert "the experiments 1 to 3, and no number 4" in error("one", "4")
+    assert "dvc remote add" in error("one", "1")
     project.replace("# What is removed from which model", "# Mine: what is removed from which model")
     assert "params.yaml has changes; commit them first" in error("one", "1")
