@@ -36,6 +36,12 @@ plan: environment ## Print what the rules would edit; measures first where that 
 experiments: environment ## Run FILE=experiments/moe.yaml, JOBS=1 at a time; write the tables of docs/moe.md
 	@python -m experiments.run "$(or $(FILE),experiments/moe.yaml)" --jobs "$(or $(JOBS),1)"
 
+experiment: environment ## Run experiment NUMBER of FILE, and push it to the git origin and the DVC remote
+	@python -m experiments.one "$$FILE" "$$NUMBER"
+
+collect: environment ## Fetch the experiments of FILE that other machines ran; write their tables
+	@python -m experiments.collect "$$FILE"
+
 # Values reach these commands through the environment, never as text of the command: some are chosen by strangers.
 
 pr-comment: environment ## Write report/comment.md: what this would change in BASE=origin/main
