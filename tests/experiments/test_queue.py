@@ -17,6 +17,7 @@ stages:
 """
 
 
+@pytest.mark.slow
 def test_an_experiment_is_told_of_when_it_is_done_and_not_when_all_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

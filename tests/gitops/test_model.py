@@ -95,6 +95,7 @@ def test_what_comes_back_may_be_changed_without_spoiling_the_cache(clone: Projec
     assert files(tmp_path / "again") == files(clone.folder / "models/ablated")
 
 
+@pytest.mark.slow
 def test_a_team_that_pushes_its_models_gets_them_from_the_remote(clone: Project, tmp_path: Path) -> None:
     folder_remote(clone, tmp_path)
     clone.replace("models/ablated: {push: false}", "models/ablated", file="dvc.yaml")
@@ -106,6 +107,7 @@ def test_a_team_that_pushes_its_models_gets_them_from_the_remote(clone: Project,
     assert FROM_CACHE in model(clone, commit, tmp_path / "again")
 
 
+@pytest.mark.slow
 def test_without_the_cache_it_is_made_anew_from_what_was_pushed(clone: Project, tmp_path: Path) -> None:
     folder_remote(clone, tmp_path)
     clone.check("dvc", "push")
@@ -134,6 +136,7 @@ def test_a_remote_that_cannot_be_used_does_not_hide_the_cache(clone: Project, tm
     assert FROM_CACHE in model(clone, clone.commit("a remote"), tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_a_remote_that_cannot_be_asked_is_named_and_done_without(clone: Project, tmp_path: Path) -> None:
     clone.check("dvc", "remote", "add", "--local", "--default", "store", "ssh://nobody@localhost/store")
     forget_model(clone, tmp_path)
@@ -143,6 +146,7 @@ def test_a_remote_that_cannot_be_asked_is_named_and_done_without(clone: Project,
     assert stages_run(done.stdout) == ["ablate"]
 
 
+@pytest.mark.slow
 def test_the_clone_s_own_settings_reach_the_past_and_stay_nowhere(clone: Project, tmp_path: Path) -> None:
     store = folder_remote(clone, tmp_path)
     clone.check("dvc", "remote", "modify", "--local", "store", "url", os.path.relpath(store, clone.folder / ".dvc"))
@@ -157,6 +161,7 @@ def test_the_clone_s_own_settings_reach_the_past_and_stay_nowhere(clone: Project
     assert holding == [clone.folder / ".dvc/config.local"]
 
 
+@pytest.mark.slow
 def test_a_model_that_was_spoiled_in_the_cache_is_not_given_back(clone: Project, tmp_path: Path) -> None:
     md5 = clone.hashes()["models/ablated"]
     objects = tmp_path / "cache/files/md5"
@@ -172,6 +177,7 @@ def test_a_model_that_was_spoiled_in_the_cache_is_not_given_back(clone: Project,
     assert ANEW in model(clone, "HEAD", tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_another_model_than_the_recorded_one_is_not_given_back(clone: Project, tmp_path: Path) -> None:
     """As where hardware whose arithmetic differs measures it anew; here the commit records what never was."""
     empty_cache(clone, tmp_path)
@@ -189,6 +195,7 @@ def test_a_commit_whose_results_are_of_other_parameters_is_refused(clone: Projec
     assert "dvc.lock is not of its own params.yaml" in line
 
 
+@pytest.mark.slow
 def test_a_commit_at_which_the_model_did_not_follow_its_directions_is_refused(clone: Project, tmp_path: Path) -> None:
     clone.replace("estimator: mean", "estimator: median")
     clone.repro("measure")
@@ -219,6 +226,7 @@ def test_a_folder_that_holds_something_is_left_alone(clone: Project, tmp_path: P
     assert FROM_CACHE in model(clone, "HEAD", tmp_path / "empty")
 
 
+@pytest.mark.slow
 def test_other_requirements_are_named_where_the_model_is_made_anew(clone: Project, tmp_path: Path) -> None:
     first = clone.check("git", "rev-parse", "HEAD").strip()
     with open(clone.folder / "requirements.lock", "a") as lock:
@@ -230,6 +238,7 @@ def test_other_requirements_are_named_where_the_model_is_made_anew(clone: Projec
     assert f"requirements.lock of {first[:12]} is not today's" in said and "ENV=locked" in said
 
 
+@pytest.mark.slow
 def test_an_environment_that_cannot_be_installed_is_one_line(clone: Project, tmp_path: Path) -> None:
     lock = clone.folder / "requirements.lock"
     whole = lock.read_text()
@@ -290,6 +299,7 @@ def test_what_a_killed_run_left_is_swept_by_the_next(clone: Project, tmp_path: P
     assert not left.exists()
 
 
+@pytest.mark.slow
 def test_two_at_once_do_not_hinder_each_other(clone: Project, tmp_path: Path) -> None:
     forget_model(clone, tmp_path)
     both = [
@@ -317,6 +327,7 @@ def test_hooks_of_the_clone_do_not_run_in_the_past(clone: Project, tmp_path: Pat
     assert FROM_CACHE in model(clone, "HEAD", tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_a_local_base_model_must_be_there_as_it_was(local_model: tuple[Project, Path], tmp_path: Path) -> None:
     clone, folder = local_model
     clone.check("dvc", "config", "--local", "cache.dir", str(tmp_path / "cache"))

@@ -52,6 +52,7 @@ def test_a_release_holds_the_record_the_report_and_a_card_of_both(project: Proje
     assert str(tmp_path) not in card
 
 
+@pytest.mark.slow
 def test_a_model_that_was_brought_back_before_is_checked_against_the_commit(project: Project, tmp_path: Path) -> None:
     folder = tmp_path / "model"
     project.check("python", "-m", "stages.model", "HEAD", str(folder))
@@ -75,6 +76,7 @@ def test_a_report_that_cannot_be_had_is_said_to_be_missing(project: Project, tmp
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"card.md", "edit.json"}
 
 
+@pytest.mark.slow
 def test_metrics_of_another_model_are_not_released_with_it(project: Project, tmp_path: Path) -> None:
     project.replace("scale: 1.0", "scale: 0.5")
     project.repro("ablate", "diagnose")

@@ -3,9 +3,12 @@
 import shutil
 from pathlib import Path
 
+import pytest
+
 from tests.projects import Project, copy_project, quicken
 
 
+@pytest.mark.slow
 def test_two_fresh_clones_give_the_same_bytes(finished: Project, tmp_path: Path) -> None:
     other = copy_project(tmp_path / "somewhere/else")
     quicken(other)
@@ -28,6 +31,7 @@ def test_an_older_commit_gives_its_model_back_from_the_cache(project: Project) -
     assert project.repro() == []
 
 
+@pytest.mark.slow
 def test_an_older_commit_gives_its_model_back_without_the_cache(project: Project, tmp_path: Path) -> None:
     first, lock = model_bytes(project), (project.folder / "dvc.lock").read_text()
     project.replace("scale: 1.0", "scale: 0.5")
@@ -43,6 +47,7 @@ def test_an_older_commit_gives_its_model_back_without_the_cache(project: Project
     assert (project.folder / "dvc.lock").read_text() == lock
 
 
+@pytest.mark.slow
 def test_a_change_of_prompts_keeps_a_model_that_was_trained_elsewhere(project: Project) -> None:
     before = (project.folder / "models/base/model.safetensors").read_bytes()
     project.check("dvc", "unprotect", "models/base")
