@@ -1,7 +1,7 @@
 """DVC's cache and remote on a runner: `python -m stages.store restore|repro|push`.
 
-`restore` uses the shared cache that the environment variable CACHE names, and takes what the remote has; `repro` runs
-what is out of date; `push` gives the remote what it lacks. Without a remote the cache alone holds the results.
+`restore` uses the shared cache that the environment variable CACHE names, and takes what it or the remote has; `repro`
+runs what is out of date; `push` gives the remote what it lacks. Without a remote the cache alone holds the results.
 """
 
 import argparse
@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 
 from stages.base.stage import run_stage
-from stages.gitops.storage import has_remote, pull, push, repro, use_cache
+from stages.gitops.storage import checkout, has_remote, pull, push, repro, use_cache
 
 PROJECT = Path()
 NO_REMOTE = "No DVC remote is set (docs/runner.md): results stay in this machine's cache"
@@ -24,12 +24,12 @@ def main() -> None:
         use_cache(PROJECT, Path(cache))
     if action == "repro":
         repro(PROJECT)
-    elif not has_remote(PROJECT):
-        print(NO_REMOTE)
-    elif action == "restore":
-        pull(PROJECT)
+    elif has_remote(PROJECT):
+        (pull if action == "restore" else push)(PROJECT)
     else:
-        push(PROJECT)
+        print(NO_REMOTE)
+        if action == "restore":
+            checkout(PROJECT)
 
 
 if __name__ == "__main__":

@@ -31,6 +31,11 @@ def pull(folder: Path) -> None:
     _dvc(folder, "pull", "--allow-missing")
 
 
+def checkout(folder: Path) -> None:
+    """Take what the cache has of this commit's outputs. DVC itself looks there for most, but not for a base model."""
+    _dvc(folder, "checkout", "--allow-missing", "--force")
+
+
 def repro(folder: Path) -> None:
     """Run what is out of date. What is not, and is not here, is taken from the remote where there is one."""
     _dvc(folder, "repro", *(["--pull"] if has_remote(folder) else []))
