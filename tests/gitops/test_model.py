@@ -46,10 +46,11 @@ def refused(clone: Project, commit: str, out: Path, *options: str) -> str:
     return line
 
 
-def state(clone: Project) -> tuple[str, str, set[str]]:
-    """What a run could change in the project."""
+def state(clone: Project) -> tuple[list[str], str, set[str]]:
+    """What a run could change in the project; Python's own files apart."""
+    status = clone.check("git", "status", "--porcelain", "--ignored").splitlines()
     return (
-        clone.check("git", "status", "--porcelain", "--ignored"),
+        [line for line in status if "__pycache__" not in line],
         (clone.folder / "dvc.lock").read_text(),
         {str(path) for path in (clone.folder / "models").rglob("*")},
     )
