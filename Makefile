@@ -9,6 +9,9 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 unexport PYTHONPATH PYTHONHOME
 
+# Several targets on one line are steps, in their order.
+.NOTPARALLEL:
+
 .PHONY: help repro gate report verify plan experiments experiment collect model release upload pr-comment \
 	restore rerun push hand-over publish attach test test-slow lint types audit format schema lock environment
 

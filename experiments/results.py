@@ -69,7 +69,7 @@ def blank(columns: Sequence[Column], rows: Sequence[Row]) -> list[str]:
 def value_of(metrics: Any, name: str) -> float | None:
     """A metric by its dotted name; None where it was not measured."""
     for part in name.split("."):
-        metrics = metrics.get(part, {})
+        metrics = metrics.get(part) if isinstance(metrics, dict) else None
     return metrics if isinstance(metrics, float | int) else None
 
 

@@ -4,8 +4,7 @@ import sys
 from pathlib import Path
 
 from stages.base.stage import StageError, run_stage
-from stages.gitops.github import GitHub
-from stages.publish import setting
+from stages.gitops.github import GitHub, setting
 
 CARD = "card.md"
 

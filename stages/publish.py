@@ -14,7 +14,7 @@ from stages.base.git import commit_of
 from stages.base.stage import StageError, run_stage
 from stages.comment import MOST_SAMPLES, written_samples
 from stages.gitops.difference import difference
-from stages.gitops.github import GitHub, State
+from stages.gitops.github import GitHub, State, setting
 from stages.gitops.handover import PICTURES, SAMPLES, accept
 from stages.gitops.recording import fetch, header, push, record
 from stages.rendering.comment import MARKER, render_comment
@@ -40,6 +40,8 @@ class Run:
     commit: str
     page: str
     """Where GitHub shows the run."""
+    samples: int
+    """How many changed answers of each task are shown: the team's decision, not the branch's."""
 
 
 def main() -> None:
@@ -55,12 +57,14 @@ def main() -> None:
     fetch(PROJECT, run.commit, credentials)
     parent = commit_of(PROJECT, run.commit)
     recorded = record(PROJECT, parent, files, PICTURES, f"Record the results of {parent[:12]}")
+    # Before anything is pushed: what cannot be shown is not recorded either.
+    shown = comment(run, recorded, handover / SAMPLES) if run.number else ""
     if recorded != parent and not push(PROJECT, recorded, parent, run.branch, credentials):
         raise StageError(f"{run.branch} moved on while {parent[:12]} ran; what came later is published by its own run")
 
     with GitHub(run.repository, run.token, setting("GITHUB_API_URL"), setting("GITHUB_GRAPHQL_URL")) as github:
         if run.number:
-            github.keep_comment(int(run.number), MARKER, comment(run, recorded, handover / SAMPLES))
+            github.keep_comment(int(run.number), MARKER, shown)
         for commit in dict.fromkeys([parent, recorded]):
             github.set_status(commit, STATES[gates.verdict], headline(gates), run.page)
     print(f"{headline(gates)}: {recorded}" + ("" if recorded == parent else f", upon {parent}"))
@@ -70,7 +74,7 @@ def main() -> None:
 
 def comment(run: Run, recorded: str, samples: Path) -> str:
     """What the pull request would change, with the pictures of the commit that records it."""
-    shown = written_samples(samples, MOST_SAMPLES) if samples.is_file() else []
+    shown = written_samples(samples, run.samples) if run.samples and samples.is_file() else []
     pictures = f"{run.server}/{run.repository}/raw/{recorded}/{PICTURES}"
     return render_comment(difference(PROJECT, run.base, recorded), shown, pictures)
 
@@ -81,6 +85,9 @@ def the_run() -> Run:
     number = os.environ.get("PULL_REQUEST") or None
     if number is not None and not number.isdecimal():
         raise StageError("PULL_REQUEST must be the number of a pull request, or empty")
+    samples = os.environ.get("SAMPLES") or "0"
+    if not samples.isdecimal():
+        raise StageError("SAMPLES must be a number, or empty")
     return Run(
         repository=repository,
         server=server,
@@ -90,18 +97,8 @@ def the_run() -> Run:
         branch=setting("BRANCH"),
         commit=setting("COMMIT"),
         page=f"{server}/{repository}/actions/runs/{setting('GITHUB_RUN_ID')}",
+        samples=min(int(samples), MOST_SAMPLES),
     )
-
-
-def setting(name: str) -> str:
-    """A variable of the environment.
-
-    Raises:
-        StageError: it is not set.
-    """
-    if value := os.environ.get(name):
-        return value
-    raise StageError(f"{name} is not set; .github/workflows/repro.yml sets what publishing needs")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,9 @@
 # a fork may change the workflow. Install it on the machine, outside of any checkout, as docs/runner.md says
 # (ACTIONS_RUNNER_HOOK_JOB_STARTED).
 set -euo pipefail
-exec python3 - <<'PYTHON'
+# A fork's workflow also chooses the folder that this is started in; modules that lie there must not be ours.
+cd /
+exec python3 -I - <<'PYTHON'
 import json
 import os
 import sys

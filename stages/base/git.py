@@ -37,7 +37,9 @@ def git(folder: Path, *arguments: str, environment: Mapping[str, str] | None = N
         raise StageError("git is not installed, or not in PATH") from None
     if done.returncode != 0:
         lines = done.stderr.decode(errors="replace").strip().splitlines()
-        reason = lines[-1] if lines else f"it exited with {done.returncode}"
+        # Of a push that is refused, the last line says no more than that.
+        refusal = next((line for line in lines if line.startswith("remote: error:") or "rejected]" in line), None)
+        reason = refusal or (lines[-1] if lines else f"it exited with {done.returncode}")
         command = arguments[2] if arguments[0] == "-c" else arguments[0]
         raise StageError(f"`git {command}` failed: {reason.removeprefix('fatal: ')}")
     return done.stdout.decode(errors="replace")

@@ -1,8 +1,10 @@
 """The few things that are asked of GitHub: one comment, a status, a release."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
+from urllib.parse import quote
 
 import httpx2
 
@@ -74,14 +76,19 @@ class GitHub:
     def release(self, tag: str, body: str, files: list[Path]) -> str:
         """Make or update the release of a tag, and attach files to it; its address.
 
-        A file of a name that is attached already replaces it.
+        A file of a name that is attached already replaces it. A new release is a draft until all are: one that is
+        published may be immutable.
+
+        Raises:
+            StageError: there is no such tag, of which GitHub would make one, wherever its main branch is.
         """
-        found = self._ask("GET", f"releases/tags/{tag}", missing={})
+        named = quote(tag)
+        if not self._ask("GET", f"git/ref/tags/{named}", missing={}):
+            raise StageError(f"{printable(tag)} is no tag of {self._repository}; push it first")
         content = {"tag_name": tag, "name": tag, "body": body}
-        if found:
-            found = self._ask("PATCH", f"releases/{found['id']}", content)
-        else:
-            found = self._ask("POST", "releases", content)
+        found = self._ask("GET", f"releases/tags/{named}", missing={})
+        if not found:
+            found = self._ask("POST", "releases", content | {"draft": True})
         attached = {asset["name"]: asset["id"] for asset in found.get("assets", [])}
         uploads = str(found["upload_url"]).partition("{")[0]
         if httpx2.URL(uploads).host not in (httpx2.URL(self._api).host, "uploads.github.com"):
@@ -96,7 +103,8 @@ class GitHub:
                 content=path.read_bytes(),
                 headers={"Content-Type": "application/octet-stream"},
             )
-        return str(found["html_url"])
+        published = self._ask("PATCH", f"releases/{found['id']}", content | {"draft": False})
+        return str(published["html_url"])
 
     def _comments(self, number: int) -> list[dict[str, Any]]:
         owner, _, name = self._repository.partition("/")
@@ -135,6 +143,17 @@ class GitHub:
             return dict(response.json()) if response.content else {}
         except ValueError:
             raise StageError(f"GitHub answered {asked} with what is no JSON; run the job again") from None
+
+
+def setting(name: str) -> str:
+    """A variable of the environment, as GitHub's workflows set it.
+
+    Raises:
+        StageError: it is not set.
+    """
+    if value := os.environ.get(name):
+        return value
+    raise StageError(f"{name} is not set; the workflows in .github/workflows/ set what is needed")
 
 
 def _reason(response: "httpx2.Response") -> str:

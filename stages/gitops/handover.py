@@ -5,14 +5,16 @@ link is followed, no path leaves the folder, and no file is larger than such fil
 """
 
 import json
+import re
 import stat
 from pathlib import Path
 
 from pydantic import BaseModel
 
 from schemas import plain_yaml
-from schemas.evidence import Comparisons, GateVerdicts
+from schemas.evidence import Comparisons, GateVerdicts, Outcome
 from schemas.params import ParamsError
+from schemas.wording import printable
 from stages.base.files import write_bytes
 from stages.base.stage import StageError
 
@@ -34,6 +36,7 @@ SAMPLES = "samples.json"
 MOST_BYTES = 8_000_000
 MOST_PICTURES = 100
 _SVG = (b"<?xml", b"<svg")
+_PICTURE = re.compile(rf"{PICTURES}/[a-z0-9_-]{{1,40}}\.svg", re.ASCII)
 
 
 def hand_over(project: Path, target: Path) -> list[str]:
@@ -64,8 +67,8 @@ def accept(handover: Path) -> dict[str, bytes]:
         raise StageError(f"{handover / PICTURES} holds {len(pictures)} files; {MOST_PICTURES} are accepted")
     accepted = {path: _read(handover / path) for path in [*DOCUMENTS, *sorted(pictures)]}
     for path in pictures:
-        if not path.endswith(".svg") or not accepted[path].startswith(_SVG):
-            raise StageError(f"{handover / path} is no SVG picture; nothing was accepted")
+        if not _PICTURE.fullmatch(path) or not accepted[path].startswith(_SVG):
+            raise StageError(f"{printable(str(handover / path))} is no SVG picture; nothing was accepted")
     for path, schema in DOCUMENTS.items():
         _check(handover / path, accepted[path], schema)
     return accepted
@@ -95,10 +98,20 @@ def _check(path: Path, data: bytes, schema: type[BaseModel] | None) -> None:
     try:
         text = data.decode()
         if schema is not None:
-            schema.model_validate_json(text)
+            document = schema.model_validate_json(text)
+            if isinstance(document, GateVerdicts) and document.verdict != _worst(document):
+                raise ValueError
         elif path.suffix == ".lock":
             plain_yaml.parse_mapping(text, str(path))
         elif path.suffix == ".json" and not isinstance(json.loads(text), dict):
             raise ValueError
-    except (ValueError, ParamsError):  # ValueError: also of decoding, of JSON and of schemas
-        raise StageError(f"{path} is not what a run writes; nothing was accepted") from None
+    # ValueError is also that of decoding, of JSON and of schemas; RecursionError that of JSON nested without end.
+    except (ValueError, RecursionError, ParamsError):
+        raise StageError(
+            f"{path} is not what a run writes, as the main branch knows it; nothing was accepted"
+        ) from None
+
+
+def _worst(gates: GateVerdicts) -> Outcome:
+    found = {gate.verdict for gate in gates.gates}
+    return "fail" if "fail" in found else "warn" if "warn" in found else "pass"

@@ -67,7 +67,7 @@ def push(project: Path, commit: str, parent: str, branch: str, credentials: Mapp
 
     def stands() -> bool:
         listed = git(project, "ls-remote", "origin", reference, environment=credentials)
-        return listed.split()[:1] == [parent]
+        return f"{parent}\t{reference}" in listed.splitlines()  # also others that end alike are listed
 
     if not stands():
         return False

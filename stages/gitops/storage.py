@@ -27,8 +27,11 @@ def has_remote(folder: Path) -> bool:
 
 
 def pull(folder: Path) -> None:
-    """Take what the remote has of this commit's outputs; edited models are not pushed, and may be missing there."""
-    _dvc(folder, "pull", "--allow-missing")
+    """Take what the remote has of this commit's outputs; edited models are not pushed, and may be missing there.
+
+    Forced: what a run that was killed left is in no cache, and DVC would ask before it removes it.
+    """
+    _dvc(folder, "pull", "--allow-missing", "--force")
 
 
 def checkout(folder: Path) -> None:

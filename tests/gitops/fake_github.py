@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 OWN = "excise[bot]"
 
@@ -26,6 +26,9 @@ class FakeGitHub:
     asked: list[str] = field(default_factory=list)
     fails: dict[str, tuple[int, str]] = field(default_factory=dict)
     """Method and path, as a regular expression, to a status and a body."""
+    tags: set[str] = field(default_factory=lambda: {"model-1", "model-#2"})
+    immutable: bool = False
+    """Whether a release that is published takes no more files."""
     page: int = 2
     """Comments a page."""
 
@@ -95,8 +98,11 @@ def respond(hub: FakeGitHub, asked: str, body: bytes) -> tuple[int, Any]:
     if found := re.fullmatch(r"POST /repos/team/models/statuses/([0-9a-f]{40})", asked):
         hub.statuses.append((found[1], json.loads(body)))
         return 201, {}
+    if found := re.fullmatch(r"GET /repos/team/models/git/ref/tags/(.+)", asked):
+        return (200, {"ref": found[1]}) if unquote(found[1]) in hub.tags else (404, {"message": "Not Found"})
     if found := re.fullmatch(r"GET /repos/team/models/releases/tags/(.+)", asked):
-        return (200, hub.releases[found[1]]) if found[1] in hub.releases else (404, {"message": "Not Found"})
+        release = hub.releases.get(unquote(found[1]))  # GitHub finds no drafts by their tag
+        return (404, {"message": "Not Found"}) if release is None or release["draft"] else (200, release)
     if asked == "POST /repos/team/models/releases":
         given = json.loads(body)
         made = {"id": 1, "html_url": "https://github.example/release", "assets": [], **given}
@@ -109,7 +115,7 @@ def respond(hub: FakeGitHub, asked: str, body: bytes) -> tuple[int, Any]:
     if asked.startswith("POST /uploads"):
         (name,) = parse_qs(urlsplit(asked.partition(" ")[2]).query)["name"]
         (release,) = hub.releases.values()
-        if name in hub.assets:
+        if name in hub.assets or (hub.immutable and not release["draft"]):
             return 422, {"message": "Validation Failed"}
         hub.assets[name] = body
         release["assets"].append({"id": len(hub.asked), "name": name})

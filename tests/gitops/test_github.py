@@ -62,6 +62,19 @@ def test_a_release_is_made_once_and_its_files_are_replaced(hub: FakeGitHub, gith
     assert hub.assets == {"card.md": b"two", "edit.json": b"{}"}
 
 
+def test_a_release_may_be_immutable_once_it_is_published(hub: FakeGitHub, github: GitHub, tmp_path: Path) -> None:
+    hub.immutable = True
+    (tmp_path / "card.md").write_text("one")
+    github.release("model-#2", "one", [tmp_path / "card.md"])
+    assert hub.assets == {"card.md": b"one"} and hub.releases["model-#2"]["draft"] is False
+
+
+def test_what_is_no_tag_is_not_made_one(hub: FakeGitHub, github: GitHub) -> None:
+    with pytest.raises(StageError, match="main is no tag of team/models"):
+        github.release("main", "x", [])
+    assert not hub.releases
+
+
 def test_files_of_a_release_go_to_github_alone(hub: FakeGitHub, github: GitHub, tmp_path: Path) -> None:
     (tmp_path / "card.md").write_text("x")
     github.release("model-1", "x", [])

@@ -85,6 +85,8 @@ def test_a_huge_file_is_refused_and_not_read(handover: Path) -> None:
         ("report/comparison.json", b'{"rows": [{}]}'),
         ("metrics.json", b"[]"),
         ("metrics.json", b"["),
+        ("metrics.json", b"[" * 100_000),
+        ("gates.json", (ROOT / "gates.json").read_bytes().replace(b'"verdict": "pass",', b'"verdict": "fail",', 1)),
         ("dvc.lock", b"- a list"),
         ("dvc.lock", b"\xff"),
         ("report/report.md", b"\xff"),
@@ -96,8 +98,10 @@ def test_what_no_run_writes_is_refused(handover: Path, path: str, data: bytes) -
 
 
 def test_a_picture_that_is_none_is_refused(handover: Path) -> None:
-    (handover / "report/pictures/index.html").write_text("<svg/>")
-    refused(handover, "is no SVG picture")
+    for name in ("index.html", "a\nb.svg", "x" * 100 + ".svg"):
+        (handover / "report/pictures" / name).write_text("<svg/>")
+        refused(handover, "is no SVG picture")
+        (handover / "report/pictures" / name).unlink()
 
 
 def test_a_flood_of_pictures_is_refused(handover: Path) -> None:

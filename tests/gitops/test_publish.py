@@ -1,6 +1,7 @@
 """Publishing a run: what the branch, the pull request and the status say afterwards, by its own command."""
 
 import json
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -155,10 +156,24 @@ def test_samples_are_shown_where_the_run_handed_them_on_and_act_on_nothing(run: 
     changes = TaskChanges(group="refusal", task="organism_harmful", samples=1, changed=1, shown=[sample])
     (run.handover / "samples.json").write_text(SampleFile(tasks=[changes]).model_dump_json())
     assert run.publish().returncode == 0
+    assert "onerror" not in run.comments[0]  # the branch does not decide that
+    assert run.publish(SAMPLES="3", COMMIT=run.tip).returncode == 0
     (comment,) = run.comments
     assert "onerror" in comment and "\u202e" not in comment and len(comment.encode()) < 60_000
-    lines = comment.splitlines()
-    places = [number for number, line in enumerate(lines) if "onerror" in line]
-    for place in places:
-        fence = next(line for line in reversed(lines[:place]) if line.startswith("````"))
-        assert fence.strip("`") == "" or fence.startswith("````")
+    fence, inside = "", 0
+    for line in comment.splitlines():
+        if fence:
+            fence = "" if line.strip() == fence else fence
+            inside += "onerror" in line
+        elif opening := re.match(r"`{3,}", line):
+            fence = opening[0]
+        else:
+            assert "onerror" not in line and "@somebody" not in line
+    assert inside == 3 and not fence
+
+
+def test_what_cannot_be_shown_is_not_recorded(run: Published) -> None:
+    path = run.handover / "report/comparison.json"
+    path.write_text(path.read_text().replace("refusal.organism_harmful.refusal_rate", "nodot", 1))
+    assert "report/comparison.json" in one_line(run.publish())
+    assert run.tip == run.head and not run.hub.asked

@@ -127,11 +127,11 @@ def test_a_branch_that_moved_on_is_left_alone(origin: Project, clone: Project) -
 def test_a_push_that_is_refused_is_one_line(origin: Project, clone: Project) -> None:
     hook = origin.folder / "hooks/pre-receive"
     hook.parent.mkdir(exist_ok=True)
-    hook.write_text("#!/bin/sh\nexit 1\n")
+    hook.write_text("#!/bin/sh\necho 'error: GH006: Protected branch' >&2\nexit 1\n")
     hook.chmod(0o755)
     parent = git(clone.folder, "rev-parse", "HEAD").strip()
     made = record(clone.folder, parent, FILES, PICTURES, "Record")
-    with pytest.raises(StageError, match="`git push` failed"):
+    with pytest.raises(StageError, match="`git push` failed: remote: error: GH006: Protected branch"):
         push(clone.folder, made, parent, "main", {})
 
 

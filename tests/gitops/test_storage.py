@@ -1,5 +1,6 @@
 """A machine that runs what others pushed has a cache, a remote, both, or neither."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,17 @@ def test_with_the_shared_cache_alone_nothing_runs_again(finished: Project, clone
     assert "Running stage" not in store(clone, "repro")
     assert not clone.check("git", "status", "--porcelain")
     assert "No DVC remote is set" in store(clone, "push")
+
+
+def test_what_a_killed_run_left_does_not_stop_the_next(finished: Project, clone: Project, tmp_path: Path) -> None:
+    clone.check("dvc", "remote", "add", "--local", "--default", "storage", str(tmp_path / "storage"))
+    store(clone, "restore", CACHE=str(finished.folder.parent / "cache"))
+    store(clone, "push")
+    shutil.rmtree(clone.folder / "models/base")
+    (clone.folder / "models/base").mkdir()
+    (clone.folder / "models/base/half").write_text("written, and in no cache yet")
+    store(clone, "restore")
+    assert "Running stage" not in store(clone, "repro")
 
 
 def test_a_shared_cache_is_made_and_is_the_groups(clone: Project, tmp_path: Path) -> None:
