@@ -181,3 +181,61 @@ def test_expressions_are_read_as_github_reads_them() -> None:
     assert value("!b", context) and not value("!a", context)
     assert value("github.event_name == 'push' || a == 'y'", context)
     assert filled("${{ b || format('origin/{0}', a) }}-${{ a }}", context) == "origin/x-x"
+
+
+GPU = {"DVC_CACHE", "DVC_ACCESS_KEY_ID", "DVC_SECRET_ACCESS_KEY"}
+HELD = {
+    "gpu": GPU,
+    "gpu-reviewed": GPU,
+    "publish": {"APP_CLIENT_ID", "APP_PRIVATE_KEY"},
+    "hub": {*GPU, "HF_TOKEN"},
+    "": set(),
+}
+"""What each environment holds, as docs/runner.md says."""
+
+OF_THE_REPOSITORY = {"PIP_EXTRA_INDEX_URL", "COMMENT_SAMPLES", "REVIEWED_LABEL"}
+KNOWN = {
+    "github.event.pull_request.base.sha",
+    "github.event.pull_request.head.repo.full_name",
+    "github.event.pull_request.head.sha",
+    "github.event.pull_request.number",
+    "github.event.repository.default_branch",
+    "github.event_name",
+    "github.head_ref",
+    "github.ref",
+    "github.ref_name",
+    "github.repository",
+    "github.sha",
+    "github.token",
+    "inputs.commit",
+    "inputs.hub",
+    "inputs.tag",
+    "runner.temp",
+    "steps.app.outputs.token",
+}
+
+
+@pytest.mark.parametrize(("name", "which"), JOBS)
+@pytest.mark.parametrize("event", ["own", "reviewed"])
+def test_a_job_names_what_its_environment_holds(name: str, which: str, event: str) -> None:
+    part = job(name, which)
+    holds = HELD[filled(part.get("environment", ""), EVENTS[event])]
+    assert set(re.findall(r"\b(?:vars|secrets)\.(\w+)", str(part))) <= holds | OF_THE_REPOSITORY
+    guide = (ROOT / "docs/runner.md").read_text()
+    assert all(f"`{held}`" in guide for held in [*holds, *OF_THE_REPOSITORY])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_workflow_names_nothing_that_is_misspelt(name: str) -> None:
+    found = " ".join(expressions(workflow(name)))
+    named = set(re.findall(r"\b(?:github|inputs|runner|steps)\.[A-Za-z_][\w.]*", found))
+    assert named and named <= KNOWN
+
+
+def expressions(place: object) -> list[str]:
+    """What GitHub evaluates within a part of a workflow."""
+    if isinstance(place, str):
+        return re.findall(r"\$\{\{(.*?)\}\}", place)
+    children = place.items() if isinstance(place, dict) else enumerate(place) if isinstance(place, list) else ()
+    found = [part for _, child in children for part in expressions(child)]
+    return [*found, str(place["if"])] if isinstance(place, dict) and "if" in place else found
