@@ -16,9 +16,11 @@ from dvc.repo import Repo
 
 from experiments.commands import first_error, output_of, overriding
 from stages.base.files import write_bytes
+from stages.base.git import answer, file_of
 from stages.base.stage import StageError
 
 LOCK = Path("dvc.lock")
+_HERE = Path()
 _SECONDS_BETWEEN_LOOKS = 1.0
 _SECONDS_TO_START = 30.0
 _MOST_LOOKS_UNSEEN = 10
@@ -37,12 +39,6 @@ def reference(baseline: str, name: str) -> str:
     return f"refs/exps/{baseline[:2]}/{baseline[2:]}/{name}"
 
 
-def read_file(revision: str, path: str) -> str | None:
-    """A file of a commit, None where there is no such commit or file."""
-    shown = subprocess.run(["git", "show", f"{revision}:./{path}"], capture_output=True, text=True)
-    return shown.stdout if shown.returncode == 0 else None
-
-
 def make_room(names: Collection[str], baseline: str) -> None:
     """Remove what earlier runs of these names left in the queue and beside this commit.
 
@@ -53,7 +49,7 @@ def make_room(names: Collection[str], baseline: str) -> None:
         if running := sorted(name for name, state in states.items() if state == "Running"):
             raise StageError(f"{running[0]} is still running; wait for it, or end it: `dvc queue kill {running[0]}`")
         output_of("dvc", "queue", "remove", *states)
-    if earlier := [name for name in names if _exists(reference(baseline, name))]:
+    if earlier := [name for name in names if answer(_HERE, "rev-parse", "--verify", reference(baseline, name))]:
         output_of("dvc", "exp", "remove", *earlier)
 
 
@@ -122,7 +118,7 @@ def starting_from(revision: str) -> Iterator[None]:
     DVC's cache of runs does not serve `prepare`, whose model outlives a rerun; without this every experiment with
     another organism than the workspace's would train it for itself.
     """
-    theirs = read_file(revision, str(LOCK))
+    theirs = file_of(_HERE, revision, str(LOCK))
     ours = LOCK.read_bytes() if LOCK.is_file() else None
     if theirs is None or ours is None:
         yield
@@ -144,7 +140,3 @@ def _states(names: Collection[str]) -> dict[str, str]:
         if name in names:
             states[name] = state
     return states
-
-
-def _exists(name: str) -> bool:
-    return subprocess.run(["git", "rev-parse", "--quiet", "--verify", name], capture_output=True).returncode == 0

@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.queue import read_file
 from experiments.table import Row, empty_document, render, written_into
 from schemas.experiments import Column, Experiments, Planned
 from schemas.params import parse
 from schemas.plain_yaml import read_text
 from schemas.wording import printable
 from stages.base.files import write_text
+from stages.base.git import file_of
 
 PARAMS = Path("params.yaml")
 METRICS = "metrics.json"
@@ -52,7 +52,7 @@ def tabulate(
 
 def is_of(revision: str, planned: Planned) -> bool:
     """Whether a commit was made with the parameters that are planned for an experiment."""
-    params = read_file(revision, str(PARAMS))
+    params = file_of(Path(), revision, str(PARAMS))
     return params is not None and parse(params) == planned.params
 
 
@@ -80,7 +80,7 @@ def _row(
     reason: Callable[[str], str],
     failures: list[str],
 ) -> Row:
-    metrics = None if revision is None else read_file(revision, METRICS)
+    metrics = None if revision is None else file_of(Path(), revision, METRICS)
     if revision is None or metrics is None:
         failures.append(f"{planned.name}: {reason(planned.name)}")
         return Row(planned.title, planned.arguments, None)

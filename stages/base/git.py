@@ -11,6 +11,11 @@ from pathlib import Path
 from stages.base.stage import StageError
 
 _WHOLE = re.compile(r"[0-9a-f]{40}")
+_NO_HOOKS = {
+    "GIT_CONFIG_COUNT": "1",
+    "GIT_CONFIG_KEY_0": "core.hooksPath",
+    "GIT_CONFIG_VALUE_0": "/dev/null",
+}
 
 
 def answer(folder: Path, *arguments: str) -> str | None:
@@ -40,8 +45,7 @@ def git(folder: Path, *arguments: str, environment: Mapping[str, str] | None = N
         # Of a push that is refused, the last line says no more than that.
         refusal = next((line for line in lines if line.startswith("remote: error:") or "rejected]" in line), None)
         reason = refusal or (lines[-1] if lines else f"it exited with {done.returncode}")
-        command = arguments[2] if arguments[0] == "-c" else arguments[0]
-        raise StageError(f"`git {command}` failed: {reason.removeprefix('fatal: ')}")
+        raise StageError(f"`git {arguments[0]}` failed: {reason.removeprefix('fatal: ')}")
     return done.stdout.decode(errors="replace")
 
 
@@ -79,7 +83,7 @@ def worktree(folder: Path, commit: str, inside: Path | None = None) -> Iterator[
         place = Path(temporary).resolve() / "tree"
         try:
             # Without hooks: that of `dvc install` would look for every output, in a cache that is not set up yet.
-            git(folder, "-c", "core.hooksPath=/dev/null", "worktree", "add", "--quiet", "--detach", str(place), commit)
+            git(folder, "worktree", "add", "--quiet", "--detach", str(place), commit, environment=_NO_HOOKS)
             yield place / within
         finally:
             # Twice, as one that was interrupted while it was made is locked.

@@ -1,6 +1,5 @@
 """Everything that differs between a base commit and a head, which is a commit or a working tree."""
 
-import re
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,6 +12,7 @@ from schemas.wording import ParamsError, dotted, show
 from stages.base.changes import parameter_changes
 from stages.base.git import answer, commit_of
 from stages.base.stage import StageError
+from stages.gitops.handover import PICTURE, PICTURES
 from stages.gitops.locks import LockError, lock_changes
 from stages.gitops.sides import Commit, Side, WorkingTree
 
@@ -20,11 +20,8 @@ PARAMS = "params.yaml"
 LOCK = "dvc.lock"
 COMPARISON = "report/comparison.json"
 GATES = "gates.json"
-PICTURES = "report/pictures"
 
 MOST_PICTURES = 24
-
-_PICTURE = re.compile(r"([a-z0-9_-]{1,40})\.svg", re.ASCII)
 
 D = TypeVar("D", bound=BaseModel)
 
@@ -128,4 +125,4 @@ def _check(row: Comparison) -> None:
 
 
 def _pictures(side: Side) -> list[str]:
-    return [found[1] for name in side.names(PICTURES) if (found := _PICTURE.fullmatch(name))][:MOST_PICTURES]
+    return [found[1] for name in side.names(PICTURES) if (found := PICTURE.fullmatch(name))][:MOST_PICTURES]

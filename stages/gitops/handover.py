@@ -28,6 +28,8 @@ DOCUMENTS: dict[str, type[BaseModel] | None] = {
 """Files that are committed, and what they must hold. They are all that stages write outside DVC's cache."""
 
 PICTURES = "report/pictures"
+PICTURE = re.compile(r"([a-z0-9_-]{1,40})\.svg", re.ASCII)
+"""The name of a file in it; in brackets, the picture's own."""
 REPORT = "report/report.html"
 """Handed on for people to read, but never committed: it shows answers."""
 SAMPLES = "samples.json"
@@ -36,7 +38,6 @@ SAMPLES = "samples.json"
 MOST_BYTES = 8_000_000
 MOST_PICTURES = 100
 _SVG = (b"<?xml", b"<svg")
-_PICTURE = re.compile(rf"{PICTURES}/[a-z0-9_-]{{1,40}}\.svg", re.ASCII)
 
 
 def hand_over(project: Path, target: Path) -> list[str]:
@@ -67,7 +68,7 @@ def accept(handover: Path) -> dict[str, bytes]:
         raise StageError(f"{handover / PICTURES} holds {len(pictures)} files; {MOST_PICTURES} are accepted")
     accepted = {path: _read(handover / path) for path in [*DOCUMENTS, *sorted(pictures)]}
     for path in pictures:
-        if not _PICTURE.fullmatch(path) or not accepted[path].startswith(_SVG):
+        if not PICTURE.fullmatch(path.removeprefix(f"{PICTURES}/")) or not accepted[path].startswith(_SVG):
             raise StageError(f"{printable(str(handover / path))} is no SVG picture; nothing was accepted")
     for path, schema in DOCUMENTS.items():
         _check(handover / path, accepted[path], schema)

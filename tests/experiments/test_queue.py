@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from experiments import queue
+from stages.base.git import file_of
 from tests.projects import Project, environment
 
 GRAPH = """
@@ -44,4 +45,4 @@ def test_an_experiment_is_told_of_when_it_is_done_and_not_when_all_are(
     queue.wait(["quick", "slow"], 1, tell)
     assert finished == ["quick", "slow"]
     for name in finished:
-        assert queue.read_file(queue.reference(queue.head(), name), "dvc.lock") is not None, queue.failure(name)
+        assert file_of(Path(), queue.reference(queue.head(), name), "dvc.lock") is not None, queue.failure(name)
