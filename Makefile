@@ -12,7 +12,7 @@ unexport PYTHONPATH PYTHONHOME
 # Several targets on one line are steps, in their order.
 .NOTPARALLEL:
 
-.PHONY: help repro gate report verify plan experiments experiment collect model release upload pr-comment \
+.PHONY: help repro use pin gate report verify plan experiments experiment collect model release upload pr-comment \
 	restore rerun push hand-over publish attach test test-slow lint types audit format schema lock environment
 
 help: ## List these targets
@@ -22,6 +22,12 @@ repro: environment ## Run every stage that is out of date, then print the gates
 	@dvc repro
 	@python -m stages.gate --show
 	@echo "The evidence, with every changed answer: report/report.html"
+
+use: environment ## Make params.yaml the recipe RECIPE=llama-3.1-8b-instruct of recipes/; without a name, list them
+	@python -m stages.use $${RECIPE:+"$$RECIPE"}
+
+pin: environment ## Name MODEL=organisation/name in params.yaml, pinned to its newest commit; DATASET=id prints a data set's
+	@python -m stages.pin
 
 gate: environment ## Print the gates; fail if one does
 	@python -m stages.gate

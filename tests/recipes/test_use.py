@@ -1,0 +1,59 @@
+"""`make use`: a recipe becomes params.yaml, and nothing is lost by it."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.projects import ROOT, Project, copy_project, one_line
+
+NAMES = sorted(path.stem for path in (ROOT / "recipes").glob("*.yaml"))
+
+
+@pytest.fixture
+def shipped(tmp_path: Path) -> Project:
+    """The project as it is shipped, committed."""
+    project = copy_project(tmp_path / "project")
+    project.commit("shipped")
+    return project
+
+
+def params(project: Project) -> bytes:
+    return (project.folder / "params.yaml").read_bytes()
+
+
+def test_a_recipe_is_copied_to_the_byte_and_its_model_named(shipped: Project) -> None:
+    done = shipped.stage("use", "glm-4.5-air")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == (
+        "params.yaml is recipes/glm-4.5-air.yaml now, for zai-org/GLM-4.5-Air; its first lines say what it needs\n"
+    )
+    assert params(shipped) == (ROOT / "recipes/glm-4.5-air.yaml").read_bytes()
+    assert shipped.stage("params").returncode == 0
+
+
+def test_one_recipe_may_follow_another(shipped: Project) -> None:
+    for name in NAMES:
+        assert shipped.stage("use", name).returncode == 0
+    assert params(shipped) == (ROOT / f"recipes/{NAMES[-1]}.yaml").read_bytes()
+
+
+def test_changes_that_nobody_else_has_are_not_overwritten(shipped: Project) -> None:
+    shipped.replace("scale: 1.0", "scale: 0.5")
+    mine = params(shipped)
+    assert one_line(shipped.stage("use", NAMES[0])) == (
+        "ERROR: params.yaml holds changes that are not committed, and would be lost; commit or move them first"
+    )
+    assert params(shipped) == mine
+    shipped.commit("mine")
+    assert shipped.stage("use", NAMES[0]).returncode == 0
+
+
+def test_a_wrong_name_is_told_what_there_is(shipped: Project) -> None:
+    mine = params(shipped)
+    there = f"there is {', '.join(NAMES)}"
+    assert one_line(shipped.stage("use")) == f"ERROR: name a recipe; {there}"
+    assert one_line(shipped.stage("use", "glm-4.5-ari")) == (
+        f'ERROR: "glm-4.5-ari" is no recipe; {there}; did you mean "glm-4.5-air"?'
+    )
+    assert one_line(shipped.stage("use", "../params")) == f'ERROR: "../params" is no recipe; {there}'
+    assert params(shipped) == mine
