@@ -92,9 +92,17 @@ DeviceName = Annotated[
         r"auto|cpu|cuda(?::[0-9]{1,3})?|balanced", "auto, cpu, cuda, cuda:N or balanced", ("auto", "cuda", "balanced")
     ),
 ]
+HUB_ID = (
+    r"(?!.*(?:--|\.\.|\.git(?:/|$)))[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?"
+    r"/[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?"
+)
 ModelSource = Annotated[
     str,
-    Matches(r"organism|/[^\x00-\x1f\x7f]*", "organism or the absolute path of a local folder", ("organism",)),
+    Matches(
+        rf"organism|/[^\x00-\x1f\x7f]*|{HUB_ID}",
+        "organism, a Hub id such as organisation/name, or the absolute path of a local folder",
+        ("organism",),
+    ),
 ]
 DATA_FILE = r"data/(?:(?!\.{1,2}/)[^/\\\x00-\x1f\x7f]+/)*[^/\\\x00-\x1f\x7f]+\.(?:txt|jsonl)"
 DATA_FILE_WORDS = "a .txt or .jsonl file under data/ (such as data/harmful.jsonl, without . or ..)"
@@ -136,14 +144,28 @@ class Model(Section):
 
     source: ModelSource = Field(
         default="organism",
-        description="The base model: `organism`, the built-in model that is trained here, or the absolute path of a "
-        "local folder in Hugging Face format.",
+        description="The base model: `organism`, the built-in model that is trained here, a Hub id such as "
+        "`organisation/name` (docs/hub.md), or the absolute path of a local folder in Hugging Face format.",
+    )
+    revision: Commit | None = Field(
+        default=None,
+        description="For a Hub id alone, its commit of 40 digits, so that the model stays the same; `make pin "
+        "MODEL=organisation/name` writes the newest.",
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         default="auto",
         description="What the model is loaded in to be measured and evaluated; `auto` is what its `config.json` says. "
         "The edited model keeps the types of the base.",
     )
+
+    @model_validator(mode="after")
+    def _pin_what_is_of_the_hub(self) -> Self:
+        is_of_hub = self.source != "organism" and not self.source.startswith("/")
+        if is_of_hub and self.revision is None:
+            raise WrongValue(f"is missing; `make pin MODEL={self.source}` finds it", "revision")
+        if not is_of_hub and self.revision is not None:
+            raise WrongValue(f"is for a Hub id alone, got {show(self.revision)} for {show(self.source)}", "revision")
+        return self
 
 
 class Device(Section):
@@ -597,7 +619,7 @@ def parse(text: str, name: str = "params.yaml") -> Params:
 def sections(params: Params) -> dict[str, str]:
     """The canonical text of each `artifacts/params/<name>.json`: sorted keys, every default filled in."""
     documents: dict[str, BaseModel] = {name: getattr(params, name) for name in Params.model_fields}
-    documents["model"] = Model(source=params.model.source, dtype=params.model.dtype)
+    documents["model"] = Model(source=params.model.source, revision=params.model.revision, dtype=params.model.dtype)
     documents["device"] = Device(device=params.model.device)
     return {name: _canonical(document) for name, document in documents.items()}
 

@@ -10,10 +10,10 @@ from schemas.layout import layouts
 from schemas.params import Ablate, read_section
 from stages.base.device import chosen_device
 from stages.base.files import whole_folder, write_json, write_text
-from stages.base.manifest import base_folder, read_config, read_manifest, sha256_of, verify
+from stages.base.manifest import base_checkpoint, base_folder, read_config, read_manifest, sha256_of, verify
 from stages.base.progress import progress
 from stages.base.stage import StageError, run_stage
-from stages.base.weights import CARD, EDIT_RECORD, read_checkpoint
+from stages.base.weights import CARD, EDIT_RECORD
 from stages.edit.checkpoint import read_vector, write_edited
 from stages.edit.directions import Measured
 from stages.edit.pairing import make_pairs
@@ -34,7 +34,7 @@ def main() -> None:
         raise StageError(f"unknown arguments {' '.join(sys.argv[1:])}; there is --plan, which prints the plan only")
     params = read_section(Ablate, ARTIFACTS / "params/ablate.json")
     manifest, folder = read_manifest(), base_folder()
-    base = read_checkpoint(folder)
+    base = base_checkpoint(folder, manifest)
     statistics = DirectionStatistics.model_validate_json((ARTIFACTS / "directions.json").read_text())
     reasons = [row.reason for row in statistics.measurements]
     config = read_config(folder)

@@ -12,12 +12,11 @@ from schemas.artifacts import DirectionStatistics, ExpertUse
 from schemas.params import Ablate, read_section
 from stages.base.device import placement
 from stages.base.files import write_json, write_text
-from stages.base.manifest import base_folder, read_config, read_manifest, verify
+from stages.base.manifest import base_checkpoint, base_folder, read_config, read_manifest, verify
 from stages.base.models import load_model, load_tokenizer
 from stages.base.progress import progress
 from stages.base.prompts import read_format, read_prompts, tokenize
 from stages.base.stage import run_stage
-from stages.base.weights import read_checkpoint
 from stages.diagnosis.explanation import STEPS, explain
 from stages.diagnosis.plots import plots
 from stages.diagnosis.refusal import Questions
@@ -44,7 +43,7 @@ def main() -> None:
     bench = Bench(
         manifest=manifest,
         config=read_config(folder),
-        base=read_checkpoint(folder),
+        base=base_checkpoint(folder, manifest),
         reasons=[row.reason for row in statistics],
         measured=Measured(stored["directions"], stored["harmless_mean"]),
         log_odds=odds_by_layer(use),

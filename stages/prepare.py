@@ -12,10 +12,11 @@ from schemas.artifacts import ChatFormat, ModelManifest, Prompt
 from schemas.layout import layouts
 from schemas.params import Model, Organism, Prompts, PromptSource, read_section
 from stages.base.files import whole_folder, write_json, write_text
-from stages.base.manifest import MANIFEST, ORGANISM, base_folder, make_manifest
+from stages.base.manifest import MANIFEST, ORGANISM, base_folder, make_manifest, read_config, refuse_quantized
 from stages.base.progress import progress
 from stages.base.prompts import FOLDER, FORMAT, from_file, write_prompts
 from stages.base.stage import StageError, run_stage
+from stages.base.weights import INDEX, read_index
 from stages.organism import world
 
 PARAMS = Path("artifacts/params")
@@ -43,16 +44,37 @@ def main() -> None:
 
 
 def pin(model: Model) -> ModelManifest:
-    """The base model's manifest.
+    """The base model's manifest; a Hub model is fetched for it.
 
     Raises:
-        StageError: its layout is not known, so that it could be measured but not edited.
+        StageError: it cannot be had, is no such model as can be edited, or its layout is not known.
     """
-    manifest = make_manifest(base_folder(), "organism" if model.source == "organism" else "folder", model.dtype)
-    if manifest.model_type not in layouts():
+    if model.revision is not None:
+        return pin_of_hub(model, model.revision)
+    folder = base_folder()
+    check_layout(model.source, folder)
+    return make_manifest(folder, "organism" if model.source == "organism" else "folder", model.dtype)
+
+
+def pin_of_hub(model: Model, revision: str) -> ModelManifest:
+    """Fetch what describes the model, look at it before anything large is fetched in vain, then fetch the weights."""
+    # Slow to import, and needed only here.
+    from stages.base.snapshots import fetch_description, fetch_weights
+
+    folder = fetch_description(model.source, revision)
+    check_layout(model.source, folder)
+    index = folder / INDEX
+    refuse_quantized(folder, read_config(folder), read_index(index) if index.is_file() else [])
+    files = fetch_weights(model.source, revision, folder)
+    return make_manifest(folder, "hub", model.dtype, model, files)
+
+
+def check_layout(source: str, folder: Path) -> None:
+    """Raises `StageError` where a model's layout is not known, so that it could be measured but not edited."""
+    kind = read_config(folder).get("model_type")
+    if isinstance(kind, str) and kind not in layouts():
         known = ", ".join(sorted(layouts()))
-        raise StageError(f"{model.source}: the layout of model type {manifest.model_type!r} is unknown; known: {known}")
-    return manifest
+        raise StageError(f"{source}: the layout of model type {kind!r} is unknown; known: {known}")
 
 
 def train_unless_made(organism: Organism) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from schemas.artifacts import FileDigest
-from stages.base.manifest import digests
+from stages.base.digests import digests
 from stages.base.stage import StageError
 from stages.base.weights import EDIT_RECORD, regular_files
 

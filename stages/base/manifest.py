@@ -1,10 +1,7 @@
 """Pinning a model folder by the SHA-256 of its files, and checking it against what was pinned."""
 
-import hashlib
 import json
-import os
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -12,44 +9,58 @@ from pydantic import ValidationError
 
 from schemas.artifacts import FileDigest, ModelManifest
 from schemas.params import Model, read_section
-from stages.base.progress import progress
+from stages.base.digests import digests
+from stages.base.digests import sha256_of as sha256_of
 from stages.base.quantization import quantization
 from stages.base.stage import StageError
-from stages.base.weights import read_checkpoint
+from stages.base.weights import Checkpoint, read_checkpoint
 
 MANIFEST = Path("artifacts/model.json")
 ORGANISM = Path("models/base")
 _MODEL_PARAMS = Path("artifacts/params/model.json")
 _DTYPES = ("float32", "bfloat16", "float16")
-_CHUNK = 1 << 20
 
 
 def base_folder() -> Path:
-    """Where the base model lies on this machine; its manifest says what it is.
+    """Where the base model lies on this machine; its manifest says what it is. One of the Hub's is fetched if it is not
+    there yet, as after a run on another machine.
 
     Raises:
-        StageError: the folder that params.yaml names is not there.
+        StageError: the folder that params.yaml names is not there, or the model cannot be had from the Hub.
     """
-    source = read_section(Model, _MODEL_PARAMS).source
-    folder = ORGANISM if source == "organism" else Path(source)
+    model = read_section(Model, _MODEL_PARAMS)
+    if model.revision is not None:
+        # Slow to import, and needed only here.
+        from stages.base.snapshots import fetch
+
+        return fetch(model.source, model.revision, [file.path for file in read_manifest().files])
+    folder = ORGANISM if model.source == "organism" else Path(model.source)
     if not folder.is_dir():
         raise StageError(f"params.yaml: model.source: {folder} is not a folder; name one that holds a model")
     return folder
 
 
-def make_manifest(folder: Path, source: Literal["organism", "folder"], dtype: str) -> ModelManifest:
-    """Describe and pin the model in `folder`; `dtype` is a torch name or `auto`, which takes the config's.
+def make_manifest(
+    folder: Path,
+    source: Literal["organism", "folder", "hub"],
+    dtype: str,
+    model: Model | None = None,
+    files: Collection[str] | None = None,
+) -> ModelManifest:
+    """Describe and pin the model in `folder`.
+
+    Args:
+        dtype: a torch name or `auto`, which takes the config's.
+        model: of the Hub, its id and commit.
+        files: of the Hub, those of the snapshot that are the model's.
 
     Raises:
         StageError: it is not a whole model in Hugging Face format with safetensors weights that are plain floats.
     """
+    proven = _proven(folder, files) if files is not None else None
+    checkpoint = read_checkpoint(folder, files)
     config = read_config(folder)
-    checkpoint = read_checkpoint(folder)
-    if method := quantization(config, checkpoint.tensors):
-        raise StageError(
-            f"{folder} is quantised ({method}), and such weights cannot be edited; name a bfloat16 copy: the "
-            "publisher's, or one that transformers dequantised and saved"
-        )
+    refuse_quantized(folder, config, checkpoint.tensors)
     declared = config.get("dtype") or config.get("torch_dtype") or "float32"
     resolved = declared if dtype == "auto" else dtype
     if resolved not in _DTYPES:
@@ -57,16 +68,37 @@ def make_manifest(folder: Path, source: Literal["organism", "folder"], dtype: st
     try:
         return ModelManifest(
             source=source,
+            id=model.source if model else None,
+            revision=model.revision if model else None,
             model_type=config["model_type"],
             dtype=cast(Literal["float32", "bfloat16", "float16"], resolved),
             layers=config["num_hidden_layers"],
             hidden_size=config["hidden_size"],
-            files=digests(folder, checkpoint.files),
+            files=proven or digests(folder, checkpoint.files, remembered=True),
         )
     except (KeyError, ValidationError):
         raise StageError(
             f"{folder / 'config.json'} lacks model_type, num_hidden_layers or hidden_size; name a text model's folder"
         ) from None
+
+
+def refuse_quantized(folder: Path, config: Mapping[str, Any], tensors: Iterable[str]) -> None:
+    """Raises `StageError` unless the weights are plain floats, as far as config and names of tensors tell."""
+    if method := quantization(config, tensors):
+        raise StageError(
+            f"{folder} is quantised ({method}), and such weights cannot be edited; name a bfloat16 copy: the "
+            "publisher's, or one that transformers dequantised and saved"
+        )
+
+
+def base_checkpoint(folder: Path, manifest: ModelManifest) -> Checkpoint:
+    """The base model's weights and what belongs to them. Beside a Hub model's files the cache may hold others of its
+    repository, which are not read.
+
+    Raises:
+        StageError: a file is missing or malformed.
+    """
+    return read_checkpoint(folder, [file.path for file in manifest.files] if manifest.source == "hub" else None)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -98,30 +130,22 @@ def verify(folder: Path, manifest: ModelManifest) -> None:
     """
     if manifest.source == "organism":
         return  # DVC keeps it
-    found = {digest.path: digest for digest in digests(folder, read_checkpoint(folder).files)}
+    if manifest.source == "hub":
+        there = _proven(folder, [file.path for file in manifest.files])
+    else:
+        there = digests(folder, read_checkpoint(folder).files, remembered=True)
+    found = {digest.path: digest for digest in there}
     pinned = {digest.path: digest for digest in manifest.files}
     for path in sorted(found.keys() | pinned.keys()):
         if found.get(path) != pinned.get(path):
             raise StageError(f"{folder / path} is not what it was; run `dvc repro --force prepare` to pin it anew")
 
 
-def digests(folder: Path, files: Iterable[str]) -> list[FileDigest]:
-    """Size and SHA-256 of these files of a folder, sorted by path, several files at a time."""
-    paths = sorted(files)
-    sizes = [(folder / path).stat().st_size for path in paths]
-    with progress("Digests", sum(sizes), "B") as advance, ThreadPoolExecutor(os.cpu_count()) as pool:
-        found = pool.map(lambda path: sha256_of(folder / path, advance), paths)
-        return [
-            FileDigest(path=path, size=size, sha256=sha256)
-            for path, size, sha256 in zip(paths, sizes, found, strict=True)
-        ]
+def _proven(folder: Path, files: Collection[str]) -> list[FileDigest]:
+    """Digests of files of a Hub model's snapshot, which are those that the Hub gave."""
+    # Slow to import, and needed only here.
+    from stages.base.snapshots import refuse_spoiled
 
-
-def sha256_of(path: Path, advance: Callable[[int], None] = lambda _: None) -> str:
-    """SHA-256 of a file, read in pieces; `advance` is told the number of bytes read since."""
-    sha256 = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(_CHUNK):
-            sha256.update(chunk)
-            advance(len(chunk))
-    return sha256.hexdigest()
+    found = digests(folder, files, remembered=True)
+    refuse_spoiled(folder, found)
+    return found

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -49,17 +50,20 @@ class Checkpoint:
         return tuple(sorted(self.shards + self.companions))
 
 
-def read_checkpoint(folder: Path) -> Checkpoint:
+def read_checkpoint(folder: Path, only: Collection[str] | None = None) -> Checkpoint:
     """Read index and headers of the checkpoint in `folder` and check that they agree.
+
+    Args:
+        only: the files that belong to the model, where others may lie beside them; by default all that lie there.
 
     Raises:
         StageError: a file is missing, truncated, malformed, not safetensors, or named outside the folder.
     """
     index = folder / INDEX
-    named = _read_index(index) if index.is_file() else None
+    named = read_index(index) if index.is_file() else None
     shards = sorted(set(named.values())) if named is not None else [SINGLE]
     if named is None and not (folder / SINGLE).is_file():
-        raise StageError(_no_weights(folder))
+        raise StageError(no_weights(folder, (path.name for path in folder.glob("*"))))
 
     tensors: dict[str, Tensor] = {}
     for shard in shards:
@@ -75,7 +79,11 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     if named is not None and (missing := sorted(named.keys() - tensors.keys())):
         raise StageError(f"{index}: {named[missing[0]]} does not hold {missing[0]}; fetch the checkpoint again")
 
-    companions, left_out = _other_files(folder, set(shards))
+    others = sorted(set(regular_files(folder) if only is None else _regular(folder, only)) - set(shards))
+    others = [path for path in others if path not in (EDIT_RECORD, CARD)]
+    # Left beside an edited checkpoint, further copies of its weights would be the unedited model.
+    left_out = tuple(path for path in others if is_weights(path))
+    companions = tuple(path for path in others if not is_weights(path))
     return Checkpoint(folder, tensors, tuple(shards), companions, left_out)
 
 
@@ -131,7 +139,12 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _read_index(path: Path) -> dict[str, str]:
+def read_index(path: Path) -> dict[str, str]:
+    """The name of each tensor, and that of the file beside the index which holds it.
+
+    Raises:
+        StageError: it is no index of safetensors files, or names one elsewhere.
+    """
     try:
         index = json.loads(path.read_bytes(), object_pairs_hook=_without_duplicates)
         named = dict(index["weight_map"])
@@ -149,24 +162,27 @@ def _is_plain_name(file: str) -> bool:
     return file.endswith(".safetensors") and "\\" not in file and "\0" not in file and PurePosixPath(file).name == file
 
 
-def _other_files(folder: Path, shards: set[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Everything else below the folder: what belongs to the model, and further copies of its weights, which do not:
-    left beside an edited checkpoint they would be the unedited model."""
-    companions: list[str] = []
-    left_out: list[str] = []
-    for path in regular_files(folder):
-        if path not in shards and path not in (EDIT_RECORD, CARD):
-            (left_out if _is_weights(path) else companions).append(path)
-    return tuple(companions), tuple(left_out)
+def _regular(folder: Path, paths: Iterable[str]) -> Iterable[str]:
+    """These files of a folder, checked as `regular_files` checks all."""
+    for path in paths:
+        if not _lies_within(folder / path, folder):
+            raise StageError(f"{folder / path} leads outside the model's folder; fetch the model again")
+        if not (folder / path).is_file():
+            raise StageError(f"{folder / path} is missing; fetch the model again")
+        yield path
 
 
 def _leads_outside(path: Path, folder: Path) -> bool:
-    """Whether it is a link to something beyond the model's folder. The Hub's cache links its snapshots to `blobs`."""
-    if not path.is_symlink():
-        return False
-    blobs = folder.parent.parent / "blobs"
-    allowed = [folder, blobs] if folder.parent.name == "snapshots" else [folder]
-    return not any(path.resolve().is_relative_to(place.resolve()) for place in allowed)
+    """Whether it is a link to something beyond the model's folder."""
+    return path.is_symlink() and not _lies_within(path, folder)
+
+
+def _lies_within(path: Path, folder: Path) -> bool:
+    """Whether a file is the folder's, links followed. The Hub's cache links its snapshots to the `blobs` of their
+    repository, and these to the `blobs` that all repositories share."""
+    repository = folder.parent.parent
+    blobs = [repository / "blobs", repository.parent / "blobs"] if folder.parent.name == "snapshots" else []
+    return any(path.resolve().is_relative_to(place.resolve()) for place in (folder, *blobs))
 
 
 def regular_files(folder: Path) -> list[str]:
@@ -190,15 +206,17 @@ def regular_files(folder: Path) -> list[str]:
     return sorted(found)
 
 
-def _is_weights(path: str) -> bool:
+def is_weights(path: str) -> bool:
+    """Whether a file holds weights, or says which file does; the index that is read here is none such."""
     indexes = (".safetensors.index.json", ".bin.index.json")
     return path.endswith(_OTHER_WEIGHTS) or (path.endswith(indexes) and path != INDEX)
 
 
-def _no_weights(folder: Path) -> str:
-    if any(folder.glob("*.bin")) or any(folder.glob("*.pth")):
+def no_weights(where: Path | str, files: Iterable[str]) -> str:
+    """What is wrong with a folder or repository of these files, none of which holds weights that are read here."""
+    if any(file.endswith((".bin", ".pth", ".pt")) for file in files):
         return (
-            f"{folder} holds pickled weights alone, which can run code when they are read; "
+            f"{where} holds pickled weights alone, which can run code when they are read; "
             "save the model as safetensors and name that folder"
         )
-    return f"{folder} holds neither {SINGLE} nor {INDEX}; name the folder of a model in Hugging Face format"
+    return f"{where} holds neither {SINGLE} nor {INDEX}; name the folder of a model in Hugging Face format"

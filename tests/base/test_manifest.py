@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import save_file
 
 from schemas.artifacts import ModelManifest
-from stages.base.manifest import digests, make_manifest, read_config, verify
+from stages.base.digests import digests
+from stages.base.manifest import make_manifest, read_config, verify
 from stages.base.stage import StageError
 
 CONFIG = {"model_type": "llama", "num_hidden_layers": 2, "hidden_size": 4, "dtype": "bfloat16"}

@@ -73,7 +73,7 @@ BAD = [
     # a key that is not there, or is not one
     ("modle: {}", "modle", 'not a key; did you mean "model"?'),
     ("release: {}", "release", "known here: model, organism, prompts, measure, ablate, evaluate, gates"),
-    ("model: {revision: main}", "model.revision", "known here: source, dtype, device"),
+    ("model: {name: x}", "model.name", "known here: source, revision, dtype, device"),
     ("model: {sorce: organism}", "model.sorce", 'did you mean "source"?'),
     ("prompts: {harmful: {source: organism, splitt: harmful_train}}", "prompts.harmful.splitt", '"split"?'),
     (rule("layers: 1, measurement: 2, scal: 1"), "ablate.rules.0.scal", 'did you mean "scale"?'),
@@ -134,8 +134,18 @@ BAD = [
     ("model: {device: cuda:x}", "model.device", 'must be auto, cpu, cuda, cuda:N or balanced, got "cuda:x"'),
     ("model: {device: 0}", "model.device", "must be auto, cpu, cuda, cuda:N or balanced, got 0"),
     ("model: {source: organsim}", "model.source", 'did you mean "organism"?'),
-    ("model: {source: meta-llama/Llama-3}", "model.source", "the absolute path of a local folder"),
-    ("model: {source: models/mine}", "model.source", "the absolute path of a local folder"),
+    ("model: {source: meta-llama/Llama-3}", "model.revision", "`make pin MODEL=meta-llama/Llama-3` finds it"),
+    ("model: {source: a/b, revision: main}", "model.revision", 'a branch may move, got "main"'),
+    ("model: {source: a/b, revision: abc123}", "model.revision", "must be a commit of 40 hexadecimal digits"),
+    (f"model: {{source: a/b, revision: {40 * 'A'}}}", "model.revision", "must be a commit of 40 hexadecimal digits"),
+    (f"model: {{revision: {40 * 'a'}}}", "model.revision", 'is for a Hub id alone, got "aaaa'),
+    (f"model: {{source: /a/b, revision: {40 * 'a'}}}", "model.revision", 'for "/a/b"'),
+    ("model: {source: gpt2}", "model.source", "a Hub id such as organisation/name"),
+    ("model: {source: models/mine/glm}", "model.source", "the absolute path of a local folder"),
+    ("model: {source: ../mine}", "model.source", "the absolute path of a local folder"),
+    ("model: {source: a..b/c}", "model.source", "a Hub id such as organisation/name"),
+    ("model: {source: a/b--c}", "model.source", "a Hub id such as organisation/name"),
+    ("model: {source: a/b.git}", "model.source", "a Hub id such as organisation/name"),
     ("model: {source: ~/mine}", "model.source", "the absolute path of a local folder"),
     ('model: {source: "/a\\0b"}', "model.source", 'got "/a\\u0000b"'),
     ("organism: {architecture: gemma9}", "organism.architecture", "must be one of glm4_moe, llama"),
@@ -440,6 +450,16 @@ def test_the_sides_may_be_swapped() -> None:
 def test_models_and_devices(source: str, device: str) -> None:
     model = parse(f"model: {{source: {source}, device: '{device}'}}").model
     assert (model.source, model.device) == (source, device)
+
+
+def test_a_model_of_the_hub_is_its_id_and_its_commit() -> None:
+    params = parse(f"model: {{source: Some-Org/a_model-1.5, revision: {20 * '3a'}}}")
+    assert (params.model.source, params.model.revision) == ("Some-Org/a_model-1.5", 20 * "3a")
+    assert json.loads(sections(params)["model"]) == {
+        "source": "Some-Org/a_model-1.5",
+        "revision": 20 * "3a",
+        "dtype": "auto",
+    }
 
 
 def test_a_gate_gives_its_limit() -> None:

@@ -1,0 +1,106 @@
+"""Writing a Hub model's id and commit into the text of params.yaml, of which nothing else changes, not a space.
+
+The two values are put where YAML's own marks say that they stand, and the outcome is read again to prove that they, and
+nothing else, are other ones.
+"""
+
+import re
+
+from ruamel.yaml import YAML
+from ruamel.yaml.nodes import MappingNode, Node
+
+from schemas import plain_yaml
+from schemas.params import parse
+from schemas.wording import ParamsError
+
+_SECTION = "model"
+_LOOKS_LIKE_A_NUMBER = re.compile(r"[0-9]+(?:e[0-9]+)?")
+
+
+def pinned(text: str, source: str, revision: str, name: str = "params.yaml") -> str:
+    """The text with `model.source` and `model.revision`; a section or key that it lacks is added.
+
+    Raises:
+        ParamsError: it is no YAML, is written in a way that this cannot edit, or would not be valid.
+    """
+    values = {"source": source, "revision": revision}
+    document = plain_yaml.parse_mapping(text, name)
+    section = document.get(_SECTION)
+    if not isinstance(section, dict | None):
+        raise ParamsError(name, "must be a mapping of keys, so that it can be pinned", (_SECTION,))
+    expected = {**document, _SECTION: {**(section or {}), **values}}
+    changed = _edited(text, {key: _scalar(value) for key, value in values.items()})
+    if _read(changed, name) != expected:
+        raise ParamsError(
+            name, f"cannot be edited as it is written; set source: {source} and revision: {revision} there", (_SECTION,)
+        )
+    parse(changed, name)
+    return changed
+
+
+def _read(text: str, name: str) -> object:
+    try:
+        return plain_yaml.parse_mapping(text, name)
+    except ParamsError:
+        return None
+
+
+def _scalar(value: str) -> str:
+    return f'"{value}"' if _LOOKS_LIKE_A_NUMBER.fullmatch(value) else value
+
+
+def _edited(text: str, values: dict[str, str]) -> str:
+    newline = "\r\n" if "\r\n" in text else "\n"
+    root = YAML(typ="safe", pure=True).compose(text)
+    pairs = _pairs(root)
+    if _SECTION not in pairs:
+        end = "" if text.endswith("\n") else newline
+        return f"{text}{end}{_SECTION}:{newline}" + "".join(f"  {key}: {values[key]}{newline}" for key in values)
+    key, section = pairs[_SECTION]
+    start, stop = section.start_mark.index, section.end_mark.index
+    if isinstance(section, MappingNode) and section.value:
+        return _with_values(text, section, values, newline)
+    if start == stop or not text[start:stop].strip():
+        lines = "".join(f"{newline}  {name}: {value}" for name, value in values.items())
+        place = _end_of_line(text, key.end_mark.index)
+        return f"{text[:place]}{lines}{text[place:]}"
+    flow = ", ".join(f"{name}: {value}" for name, value in values.items())
+    return f"{text[:start]}{{{flow}}}{text[stop:]}"
+
+
+def _with_values(text: str, section: MappingNode, values: dict[str, str], newline: str) -> str:
+    """The text with these values in a section that holds something. Keys that it lacks stand together, first or behind
+    the one before them."""
+    there = _pairs(section)
+    first = section.value[0][0].start_mark
+    separator = ", " if section.flow_style else newline + " " * first.column
+    edits: list[tuple[int, int, str]] = []
+    before: int | None = None
+    lacking = ""
+    for key, value in values.items():
+        if key not in there:
+            lacking += f"{separator}{key}: {value}"
+            continue
+        start, stop = there[key][1].start_mark.index, there[key][1].end_mark.index
+        if not text[start:stop].strip():  # nothing stands there, and its marks are those of what follows
+            start = stop = text.index(":", there[key][0].end_mark.index) + 1
+            value = f" {value}"
+        edits.append((start, stop, value))
+        before = stop if section.flow_style else _end_of_line(text, stop)
+    if lacking and before is not None and "source" in there:
+        edits.append((before, before, lacking))
+    elif lacking:
+        edits.append((first.index, first.index, lacking.removeprefix(separator) + separator))
+    for start, stop, new in sorted(edits, reverse=True):
+        text = text[:start] + new + text[stop:]
+    return text
+
+
+def _pairs(node: object) -> dict[str, tuple[Node, Node]]:
+    return {key.value: (key, value) for key, value in node.value} if isinstance(node, MappingNode) else {}
+
+
+def _end_of_line(text: str, place: int) -> int:
+    found = re.compile(r"\r?\n|\Z").search(text, place)
+    assert found is not None
+    return found.start()

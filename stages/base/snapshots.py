@@ -1,0 +1,174 @@
+"""A model at one commit of the Hub: its files in the Hub's own cache, fetched where they are not there, never copied.
+
+First what describes the model, then, once the stage has looked at that, the weights. Where everything is there already
+nothing is asked of the network.
+"""
+
+import glob
+import hashlib
+import os
+import shutil
+from collections.abc import Collection, Iterable
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import HfApi, constants, get_cached_repo_tree, snapshot_download
+from huggingface_hub.errors import CachedRepoTreeNotFoundError, LocalEntryNotFoundError
+from huggingface_hub.utils.tqdm import tqdm
+
+from schemas.artifacts import FileDigest
+from stages.base.digests import digests
+from stages.base.hub import hub_errors
+from stages.base.progress import Advance, progress
+from stages.base.stage import StageError
+from stages.base.weights import CARD, EDIT_RECORD, INDEX, SINGLE, is_weights, no_weights, read_index
+
+WHERE = "params.yaml: model.source"
+_FOLDERS = ("", "additional_chat_templates")
+_DESCRIBES = (".json", ".txt", ".jinja", ".md", ".py", ".model", ".tiktoken")
+_TERMS = ("LICENSE", "LICENCE", "NOTICE", "COPYING", "USE_POLICY")
+
+
+def describes(path: str) -> bool:
+    """Whether a file of a repository is a text about the model, or data of its tokenizer: all that is fetched of it
+    beside the weights."""
+    folder, _, name = path.rpartition("/")
+    is_text = name.endswith(_DESCRIBES) or name.upper().startswith(_TERMS)
+    return folder in _FOLDERS and is_text and not is_weights(path) and path not in (CARD, EDIT_RECORD)
+
+
+def fetch_description(name: str, revision: str) -> Path:
+    """Fetch everything of a model but its weights.
+
+    Returns:
+        The folder of the snapshot.
+
+    Raises:
+        StageError: it cannot be had, or has no weights in safetensors.
+    """
+    listed = _listed(name, revision)
+    if SINGLE not in listed and INDEX not in listed:
+        raise StageError(f"{WHERE}: {no_weights(name, listed)}")
+    return fetch(name, revision, list(filter(describes, listed)))
+
+
+def fetch_weights(name: str, revision: str, folder: Path) -> list[str]:
+    """Fetch the weights of a model whose description lies in `folder`.
+
+    Returns:
+        The paths of all files of the model.
+
+    Raises:
+        StageError: they cannot be had, or the disk has no room for them.
+    """
+    listed = _listed(name, revision)
+    weights = set(read_index(folder / INDEX).values()) if INDEX in listed else {SINGLE}
+    files = sorted({*filter(describes, listed), *weights})
+    fetch(name, revision, files)
+    return files
+
+
+def fetch(name: str, revision: str, files: Collection[str]) -> Path:
+    """Have these files of a model in the Hub's cache.
+
+    Returns:
+        The folder of the snapshot, which may hold other files, too.
+
+    Raises:
+        StageError: they cannot be had, or the disk has no room for them.
+    """
+    if (folder := _cached(name, revision, files)) is not None:
+        return folder
+    asked: dict[str, Any] = {"revision": revision, "allow_patterns": [glob.escape(path) for path in files]}
+    with hub_errors(WHERE, name):
+        missing = snapshot_download(name, dry_run=True, **asked)
+        size = sum(file.file_size or 0 for file in missing if file.will_download)
+        _require_space(name, size)
+        with progress(f"Fetch {name}", size, "B") as advance:
+            snapshot_download(name, tqdm_class=_bar(advance), **asked)
+    if (folder := _cached(name, revision, files)) is None:
+        raise StageError(f"{WHERE}: {name} lacks a file that it needs at {revision[:12]}; name a whole model")
+    refuse_spoiled(folder, digests(folder, files, remembered=True))
+    return folder
+
+
+def refuse_spoiled(folder: Path, found: Iterable[FileDigest]) -> None:
+    """Compare files of a snapshot with the digests that the Hub gave, by which its cache names them.
+
+    Raises:
+        StageError: a file has other bytes. It is gone from the cache then, so that the next run fetches it anew.
+    """
+    spoiled = [file.path for file in found if not _is_as_named(folder / file.path, file)]
+    for path in spoiled:
+        _drop(folder / path)
+    if spoiled:
+        raise StageError(
+            f"{WHERE}: {folder / spoiled[0]} was not what the Hub says that it is, and was removed; run again to fetch "
+            "it anew"
+        )
+
+
+def _listed(name: str, revision: str) -> list[str]:
+    """The path of every file of the repository, from the cache where it has been asked for before."""
+    with hub_errors(WHERE, name):
+        try:
+            return [file.path for file in get_cached_repo_tree(name, revision=revision)]
+        except CachedRepoTreeNotFoundError:
+            return HfApi().list_repo_files(name, revision=revision)
+
+
+def _cached(name: str, revision: str, files: Collection[str]) -> Path | None:
+    """The snapshot's folder, if all these files are there."""
+    try:
+        folder = Path(snapshot_download(name, revision=revision, allow_patterns=[], local_files_only=True))
+    except LocalEntryNotFoundError:
+        return None
+    return folder if all((folder / path).is_file() for path in files) else None
+
+
+def _require_space(name: str, size: int) -> None:
+    place = Path(constants.HF_HUB_CACHE).absolute()
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    if size > free:
+        raise StageError(
+            f"{WHERE}: {size / 1e9:,.1f} GB of {name} are still to be fetched, and {place} has {free / 1e9:,.1f} GB "
+            "free; free some space, or set HF_HOME to a larger disk"
+        )
+
+
+def _bar(advance: Advance) -> type[tqdm]:
+    """The library's progress bars, which show nothing and tell `advance` the bytes written since."""
+
+    class Bar(tqdm):
+        def __init__(self, *arguments: Any, name: str | None = None, **settings: Any) -> None:
+            super().__init__(*arguments, **{**settings, "disable": True})
+            self.counts = name == "huggingface_hub.snapshot_download"
+
+        def update(self, n: float | None = 1) -> None:
+            if self.counts:
+                advance(int(n or 0))
+
+    return Bar
+
+
+def _is_as_named(link: Path, file: FileDigest) -> bool:
+    """Whether a snapshot's file has the digest that is the name of what it links to: SHA-256 for large files, git's own
+    for the others. In a cache without links there is no such name."""
+    if not link.is_symlink():
+        return True
+    named = os.path.basename(os.readlink(link))
+    if len(named) == 64:
+        return named == file.sha256
+    if len(named) == 40:
+        data = link.read_bytes()
+        return named == hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
+    return True
+
+
+def _drop(link: Path) -> None:
+    """Remove a file of a snapshot, and what it links to."""
+    blob = link.parent / os.readlink(link)
+    for path in (blob.resolve(), blob, link):
+        path.unlink(missing_ok=True)
