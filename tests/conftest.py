@@ -5,10 +5,12 @@ defaults' quality is asked in `pipeline/test_defaults.py`.
 """
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.hub import Hub, serve
 from tests.projects import FirstRun, Project, copy_project, first_run, quicken
 
 
@@ -48,6 +50,13 @@ def local_model(finished: Project, project: Project, tmp_path: Path) -> tuple[Pr
     project.replace("source: organism          #", f"source: {folder}  #")
     assert project.stage("params").returncode == 0
     return project, folder
+
+
+@pytest.fixture
+def local_hub() -> Iterator[Hub]:
+    """A Hub on this machine, with nothing in it."""
+    with serve() as hub:
+        yield hub
 
 
 @pytest.fixture(scope="session")
