@@ -8,6 +8,7 @@ STARTED_BY = os.getppid()
 # Keeps `dvc repro` readable; the libraries read these when they are imported, so they are set here. The user's own win.
 for _name, _value in {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_VERBOSITY": "error",  # its warnings hold addresses, which may be signed
     "TOKENIZERS_PARALLELISM": "false",
     "TQDM_DISABLE": "1",
     "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
