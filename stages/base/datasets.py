@@ -1,8 +1,12 @@
 """The rows of a data set of the Hub, pinned by its commit."""
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import RemoteEntryNotFoundError
 
 from schemas.params import RowsSource
 from schemas.wording import printable, shorten
@@ -53,17 +57,19 @@ def _split(source: RowsSource) -> Any:
 
 
 def _told(error: Exception, source: RowsSource) -> StageError:
-    from datasets.exceptions import DatasetNotFoundError
-    from huggingface_hub import hf_hub_download
-
     try:
         with hub_errors("params.yaml", source.source, "dataset"):
-            if isinstance(error, DatasetNotFoundError | ConnectionError):
-                # It does not say why; what it asked for first is refused again, with the reason.
-                hf_hub_download(source.source, CARD, repo_type="dataset", revision=source.revision)
+            if isinstance(error, OSError):
+                _ask_again(source)
             raise error
     except StageError as told:
         return told
     except Exception:
         what = shorten(printable(" ".join(str(error).split())), 200)
         return StageError(f"params.yaml: {source.source} could not be loaded: {what or type(error).__name__}")
+
+
+def _ask_again(source: RowsSource) -> None:
+    """`datasets` forgets why the Hub refused; what it asks for first is refused again, with the reason."""
+    with contextlib.suppress(RemoteEntryNotFoundError):  # a data set need not have a card
+        hf_hub_download(source.source, CARD, repo_type="dataset", revision=source.revision)
