@@ -45,6 +45,9 @@ class Results(Document):
     metrics: Metrics
     described: dict[str, dict[str, Metric]] = Field(description="task → metric → what is known of it")
     samples: dict[str, int] = Field(description="task → number of samples")
+    left_out: dict[str, int] = Field(
+        default={}, description="judged task → samples not asked, as the direction was measured on their prompts"
+    )
     batch_size: int = Field(description="that memory allowed; the edited model begins with the base's")
     drift: dict[str, float] = Field(description="against the base; empty for the base itself")
 

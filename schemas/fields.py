@@ -1,9 +1,11 @@
 """Kinds of value that Pydantic has no word for: how each is read, what its error says, and its JSON Schema."""
 
+import contextlib
 import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import date
 from typing import Any
 
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
@@ -159,6 +161,24 @@ class PositiveZero:
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_after_validator_function(lambda number: number + 0.0, handler(source))
+
+
+class RealDate:
+    """A day as ISO 8601 writes it, kept as text."""
+
+    _PATTERN = r"[0-9]{4}-[0-9]{2}-[0-9]{2}"
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(self._read)
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"type": "string", "pattern": f"^{self._PATTERN}$"}
+
+    def _read(self, given: object) -> str:
+        if isinstance(given, str) and re.fullmatch(self._PATTERN, given):
+            with contextlib.suppress(ValueError):
+                return date.fromisoformat(given).isoformat()
+        raise WrongValue(f'must be a day such as "2025-01-01", got {show(given)}')
 
 
 class MayBeEmpty:

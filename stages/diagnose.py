@@ -36,7 +36,7 @@ def main() -> None:
     use = ExpertUse.model_validate_json((ARTIFACTS / "expert_use.json").read_text())
     stored = load_file(ARTIFACTS / "directions.safetensors")
     verify(folder, manifest)
-    tokenizer, model = load_tokenizer(folder), load_model(folder, manifest.dtype, placement())
+    tokenizer, model = load_tokenizer(folder, chat.date), load_model(folder, manifest.dtype, placement())
     harmful, harmless = (
         tokenize(tokenizer, read_prompts(f"{side}_held_out"), chat) for side in ("harmful", "harmless")
     )

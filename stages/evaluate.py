@@ -10,7 +10,7 @@ from lm_eval.api.model import LM
 from safetensors.torch import load_file, save
 from transformers import PreTrainedModel
 
-from schemas.artifacts import ChatFormat, ModelManifest
+from schemas.artifacts import ChatFormat, ModelManifest, PromptsManifest
 from schemas.evidence import Results, Sample
 from schemas.params import Evaluate, read_section
 from stages.base.device import placement
@@ -19,7 +19,7 @@ from stages.base.forward import FIRST_BATCH
 from stages.base.manifest import base_folder, read_config, read_manifest, sha256_of, verify
 from stages.base.models import load_model, load_tokenizer
 from stages.base.progress import progress
-from stages.base.prompts import read_format, read_prompts, tokenize
+from stages.base.prompts import PROMPTS_MANIFEST, read_format, read_prompts, tokenize
 from stages.base.stage import StageError, run_stage
 from stages.evidence.backends import require_vllm, with_transformers, with_vllm
 from stages.evidence.catalogue import load_tasks
@@ -27,6 +27,7 @@ from stages.evidence.drift import DESCRIBED, Predictions, drift_samples, drift_v
 from stages.evidence.harness import ask_all
 from stages.evidence.judges.choice import chosen_judge
 from stages.evidence.judging import judged, opens_reasoning
+from stages.evidence.overlap import Measured, leave_out, measured_prompts
 from stages.evidence.resume import Finished
 
 RESULTS = Path("results")
@@ -47,7 +48,8 @@ def main() -> None:
     if params.backend == "vllm":
         require_vllm()
     tasks = load_tasks(params, read_config(folder).get("max_position_embeddings"))
-    judge, tokenizer = chosen_judge(params), load_tokenizer(folder)
+    left_out = leave_out(tasks, measured(), params.overlap)
+    judge, tokenizer = chosen_judge(params), load_tokenizer(folder, chat.date)
     batch_size = first_batch(side, params)
 
     finished = Finished(side, what_answers_depend_on(side, params, manifest, chat, batch_size))
@@ -73,11 +75,23 @@ def main() -> None:
         metrics={group: {name: answered[name].values for name in names} for group, names in params.tasks().items()},
         described={**{name: found.described for name, found in answered.items()}, "drift": DESCRIBED},
         samples={task: len(found.samples) for task, found in answered.items()},
+        left_out=left_out,
         batch_size=min([batch_size, *(found.batch_size or batch_size for found in answered.values())]),
         drift=drift_values(drift),
     )
     write_json(RESULTS / side / "results.json", results)
     finished.sweep(tasks)
+
+
+def measured() -> Measured:
+    """What must not be judged: the prompts that the direction was measured on, and those that edits were tried on."""
+    manifest = PromptsManifest.model_validate_json(PROMPTS_MANIFEST.read_text())
+    return measured_prompts(
+        {
+            f"prompts.{side}: {origin.source}": [*read_prompts(side), *read_prompts(f"{side}_held_out")]
+            for side, origin in (("harmful", manifest.harmful), ("harmless", manifest.harmless))
+        }
+    )
 
 
 def what_answers_depend_on(

@@ -26,7 +26,7 @@ def main() -> None:
     params = read_section(Measure, ARTIFACTS / "params/measure.json")
     manifest, folder, chat = read_manifest(), base_folder(), read_format()
     verify(folder, manifest)
-    tokenizer, model = load_tokenizer(folder), load_model(folder, manifest.dtype, placement())
+    tokenizer, model = load_tokenizer(folder, chat.date), load_model(folder, manifest.dtype, placement())
 
     harmful = tokenize(tokenizer, read_prompts("harmful"), chat)
     harmless = tokenize(tokenizer, read_prompts("harmless"), chat)

@@ -6,15 +6,25 @@ model trained elsewhere stays the same bytes, and a change of prompts costs no t
 
 import hashlib
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
-from schemas.artifacts import ChatFormat, ModelManifest, Prompt
+from schemas.artifacts import ChatFormat, ModelManifest, Prompt, PromptList, PromptOrigin, PromptsManifest
 from schemas.layout import layouts
 from schemas.params import Model, Organism, Prompts, PromptSource, read_section
 from stages.base.files import whole_folder, write_json, write_text
-from stages.base.manifest import MANIFEST, ORGANISM, base_folder, make_manifest, read_config, refuse_quantized
+from stages.base.manifest import (
+    MANIFEST,
+    ORGANISM,
+    base_folder,
+    make_manifest,
+    read_config,
+    refuse_quantized,
+    sha256_of,
+)
 from stages.base.progress import progress
-from stages.base.prompts import FOLDER, FORMAT, from_file, write_prompts
+from stages.base.prompts import FOLDER, FORMAT, PROMPTS_MANIFEST, identity, write_prompts
+from stages.base.sources import Gathered, gather, in_order
 from stages.base.stage import StageError, run_stage
 from stages.base.weights import INDEX, read_index
 from stages.organism import world
@@ -31,16 +41,23 @@ def main() -> None:
     organism = read_section(Organism, PARAMS / "organism.json")
     prompts = read_section(Prompts, PARAMS / "prompts.json")
 
+    # First, as training takes longer than to find a mistake in a file.
+    made = organism_lists(organism)
+    harmful, harmless = (side(source, made, prompts.seed) for source in (prompts.harmful, prompts.harmless))
+    lists = prompt_lists(harmful.prompts, harmless.prompts, prompts, made)
+
     if model.source == "organism":
         train_unless_made(organism)
     else:
         empty(ORGANISM)
     write_json(MANIFEST, pin(model))
 
-    lists = prompt_lists(organism, prompts)
     for name, listed in lists.items():
         write_prompts(FOLDER / f"{name}.jsonl", listed)
-    write_json(FORMAT, ChatFormat(system=prompts.system, chat_template_kwargs=prompts.chat_template_kwargs))
+    chat = ChatFormat(system=prompts.system, chat_template_kwargs=prompts.chat_template_kwargs, date=prompts.date)
+    write_json(FORMAT, chat)
+    origins = {"harmful": harmful.origin, "harmless": harmless.origin}
+    write_json(PROMPTS_MANIFEST, PromptsManifest(**origins, seed=prompts.seed, lists=digests_of(lists)))
 
 
 def pin(model: Model) -> ModelManifest:
@@ -111,23 +128,45 @@ def empty(folder: Path) -> None:
     folder.mkdir(parents=True)
 
 
-def prompt_lists(organism: Organism, prompts: Prompts) -> dict[str, list[Prompt]]:
-    """Both sides to measure, prompts of both to try edits on, harmless ones for drift, and the organism's tasks.
-
-    Raises:
-        StageError: a prompt stands in two lists, or a list is too short.
-    """
-    world_lists = {
+def organism_lists(organism: Organism) -> dict[str, list[Prompt]]:
+    """The lists of the organism's world: both sides', that of drift, and those of its tasks."""
+    return {
         name: [Prompt(id=item.id, prompt=item.prompt, answer=item.answer, item=item.fact) for item in items]
         for name, items in world.splits(world.make_world(organism.seed)).items()
     }
 
-    def side(source: PromptSource) -> list[Prompt]:
-        return world_lists[source.split] if source.split is not None else from_file(source)
 
-    harmful, harmless = side(prompts.harmful), side(prompts.harmless)
-    if prompts.harmless.source == "organism":
-        drift = world_lists["harmless_test"]
+def side(source: PromptSource, made: Mapping[str, list[Prompt]], seed: int) -> Gathered:
+    """One side's prompts, in the order of which every fifth is held out; the organism's are in its own.
+
+    Raises:
+        StageError: the source cannot be read, or holds no prompt.
+    """
+    if source.kind != "organism":
+        gathered = gather(source)
+        return Gathered(in_order(gathered.prompts, seed), gathered.origin)
+    assert source.split is not None  # params.yaml was refused otherwise
+    prompts = made[source.split]
+    given = source.model_dump(include={"source", "revision", "config", "split", "slice", "column"})
+    return Gathered(
+        prompts, PromptOrigin(kind="organism", **given, sha256=None, rows=len(prompts), empty=0, duplicates=0)
+    )
+
+
+def prompt_lists(
+    harmful: list[Prompt], harmless: list[Prompt], prompts: Prompts, made: Mapping[str, list[Prompt]]
+) -> dict[str, list[Prompt]]:
+    """Both sides to measure, prompts of both to try edits on, harmless ones for drift, and the organism's tasks.
+
+    Args:
+        made: the organism's lists.
+
+    Raises:
+        StageError: a prompt stands in two lists, or a list is too short. Whether judged prompts are measured ones is
+            seen where they are judged.
+    """
+    if prompts.harmless.kind == "organism":
+        drift = made["harmless_test"]
     else:
         # So that drift is judged on prompts of the user's kind.
         drift, harmless = hold_out(harmless)
@@ -139,16 +178,24 @@ def prompt_lists(organism: Organism, prompts: Prompts) -> dict[str, list[Prompt]
         "harmful_held_out": harmful_held_out[: prompts.limit][:MOST_HELD_OUT],
         "harmless_held_out": harmless_held_out[: prompts.limit][:MOST_HELD_OUT],
         "drift": drift,
-        **{name: listed for name, listed in world_lists.items() if name.startswith("organism_")},
     }
-    seen: dict[str, str] = {}
+    seen: dict[tuple[str, ...], str] = {}
     for name, listed in lists.items():
         if not listed:
             raise StageError(f"params.yaml: prompts: there is no {name} prompt; name a source with more")
         for prompt in listed:
-            if seen.setdefault(prompt.prompt, name) != name:
-                raise StageError(f"params.yaml: prompts: prompt {prompt.id} is both {seen[prompt.prompt]} and {name}")
-    return lists
+            first = seen.setdefault(identity(prompt), name)
+            if first != name:
+                raise StageError(f"params.yaml: prompts: prompt {prompt.id} is both {first} and {name}")
+    return lists | {name: listed for name, listed in made.items() if name.startswith("organism_")}
+
+
+def digests_of(lists: Mapping[str, list[Prompt]]) -> dict[str, PromptList]:
+    """Of each list as it was written, how many prompts it has and its SHA-256."""
+    return {
+        name: PromptList(prompts=len(listed), sha256=sha256_of(FOLDER / f"{name}.jsonl"))
+        for name, listed in lists.items()
+    }
 
 
 def hold_out(listed: list[Prompt]) -> tuple[list[Prompt], list[Prompt]]:

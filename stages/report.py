@@ -34,6 +34,7 @@ class Report:
     rows: list[Comparison]
     gates: GateVerdicts
     changes: list[TaskChanges]
+    left_out: dict[str, int]
     diagnosis: Diagnosis
     ablate: Ablate
     manifest: ModelManifest
@@ -52,7 +53,9 @@ def main() -> None:
     for path in PICTURES.glob("*.svg"):  # those of a model that had more to draw; DVC would have removed them
         if path.stem not in report.pictures:
             path.unlink()
-    text = render_report(report.rows, report.gates, report.diagnosis, report.ablate, report.pictures.keys())
+    text = render_report(
+        report.rows, report.gates, report.left_out, report.diagnosis, report.ablate, report.pictures.keys()
+    )
     write_text(REPORT / "report.md", text)
     write_text(REPORT / "report.html", render_page(**vars(report), provenance=None))
 
@@ -67,6 +70,7 @@ def read_report() -> Report:
         rows=compare(measured),
         gates=judge_gates(gates.root, measured),
         changes=changes(base, ablated),
+        left_out=base.results.left_out,
         diagnosis=Diagnosis.model_validate_json((ARTIFACTS / "diagnosis.json").read_text()),
         ablate=read_section(Ablate, ARTIFACTS / "params/ablate.json"),
         manifest=read_manifest(),

@@ -125,7 +125,7 @@ def read_trained(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, see
         name: tokenize(
             tokenizer,
             [Prompt(id=item.id, prompt=item.prompt, answer=item.answer, item=item.fact) for item in items],
-            ChatFormat(system=None, chat_template_kwargs={}),
+            ChatFormat(system=None, chat_template_kwargs={}, date="2025-01-01"),
         )
         for name, items in splits(make_world(seed)).items()
     }

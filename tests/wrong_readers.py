@@ -100,7 +100,7 @@ def main() -> None:
     """Print one row a way, with the columns of docs/moe.md."""
     evaluate = read_section(Evaluate, ARTIFACTS / "params/evaluate.json")
     manifest, chat, folder = read_manifest(), read_format(), base_folder()
-    tokenizer, model = load_tokenizer(folder), load_model(folder, manifest.dtype, placement())
+    tokenizer, model = load_tokenizer(folder, chat.date), load_model(folder, manifest.dtype, placement())
     tasks = load_tasks(evaluate)
     prompts = tokenize(tokenizer, read_prompts("drift"), chat)
 

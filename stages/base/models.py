@@ -8,6 +8,7 @@ import transformers
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
+from stages.base.day import dated
 from stages.base.stage import StageError
 
 
@@ -51,8 +52,8 @@ def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
     return layers
 
 
-def load_tokenizer(folder: Path) -> Any:
-    """The tokenizer in `folder`.
+def load_tokenizer(folder: Path, date: str) -> Any:
+    """The tokenizer in `folder`, whose chat template knows no other day than `date`.
 
     Raises:
         StageError: there is none, or it has no chat template.
@@ -63,4 +64,10 @@ def load_tokenizer(folder: Path) -> Any:
         raise StageError(f"the tokenizer in {folder} could not be loaded: {error}") from None
     if tokenizer.chat_template is None:
         raise StageError(f"the tokenizer in {folder} has no chat template; refusal is measured on chat models")
+    named = tokenizer.chat_template  # one, or several by name
+    tokenizer.chat_template = (
+        {name: dated(template, date) for name, template in named.items()}
+        if isinstance(named, dict)
+        else dated(named, date)
+    )
     return tokenizer

@@ -1,18 +1,16 @@
 """Prompts on their way from a source to a model."""
 
-import hashlib
-import json
+import unicodedata
 from pathlib import Path
 from typing import Any
 
-from schemas.artifacts import ChatFormat, Prompt
-from schemas.params import CustomPrompts, PromptSource
+from schemas.artifacts import ChatFormat, Prompt, Turn
 from stages.base.files import write_text
 from stages.base.stage import StageError
 
 FOLDER = Path("artifacts/prompts")
 FORMAT = FOLDER / "format.json"
-DATA = Path("data")
+PROMPTS_MANIFEST = FOLDER / "manifest.json"
 
 
 def write_prompts(path: Path, prompts: list[Prompt]) -> None:
@@ -32,47 +30,21 @@ def read_format() -> ChatFormat:
     return ChatFormat.model_validate_json(FORMAT.read_text())
 
 
-def from_file(source: PromptSource | CustomPrompts) -> list[Prompt]:
-    """The prompts of a file below `data/`, each once, in the order of the file.
+def identity(prompt: Prompt) -> tuple[str, ...]:
+    """What two prompts share that are the same one: what user and assistant say, line ends and spaces apart.
 
-    Raises:
-        StageError: the file is missing, leads outside `data/`, or a line of it holds no prompt.
+    Not their case, which tells a name from a word, and which models read as other tokens. A system message is none of
+    it: the same question under another one is no other question.
     """
-    path = Path(source.source)
-    if not path.is_file():
-        raise StageError(f"params.yaml names {path}, which is missing; put the file there")
-    if not path.resolve().is_relative_to(DATA.resolve()):
-        raise StageError(f"params.yaml names {path}, which leads outside {DATA}/; copy the file there")
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except UnicodeDecodeError:
-        raise StageError(f"{path} is not UTF-8 text; convert it") from None
-    rows = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
-    if path.suffix == ".jsonl":
-        column, item = source.column or "prompt", source.item if isinstance(source, CustomPrompts) else None
-        found = {
-            _column(path, number, line, column): None if item is None else _column(path, number, line, item)
-            for number, line in rows
-        }
-    else:
-        found = {line.strip(): None for _, line in rows}
-    if not found:
-        raise StageError(f"{path} holds no prompt; write one a line")
-    return [
-        Prompt(id=hashlib.sha256(text.encode()).hexdigest()[:16], prompt=text, item=item)
-        for text, item in found.items()
-    ]
+    said = [turn.content for turn in prompt.turns if turn.role != "system"]
+    return tuple(" ".join(unicodedata.normalize("NFC", text).split()) for text in (*said, prompt.prompt))
 
 
-def _column(path: Path, number: int, line: str, column: str) -> str:
-    try:
-        text = json.loads(line)[column]
-        text.encode()  # half of a surrogate pair is no text
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        text = None
-    if not isinstance(text, str) or not text.strip():
-        raise StageError(f"{path}: line {number} holds no text under {column!r}; mend it or name another key")
-    return text.strip()
+def chat_of(prompt: Prompt, system: str | None) -> list[dict[str, str]]:
+    """The messages that a model is given; a system message of the prompt's own stands in the place of `system`."""
+    own = any(turn.role == "system" for turn in prompt.turns)
+    before = [] if system is None or own else [Turn(role="system", content=system)]
+    return [turn.model_dump() for turn in (*before, *prompt.turns, Turn(role="user", content=prompt.prompt))]
 
 
 def tokenize(tokenizer: Any, prompts: list[Prompt], chat: ChatFormat) -> list[list[int]]:
@@ -81,9 +53,8 @@ def tokenize(tokenizer: Any, prompts: list[Prompt], chat: ChatFormat) -> list[li
     Raises:
         StageError: the tokenizer has no chat template, or the template refuses the chat.
     """
-    system = [{"role": "system", "content": chat.system}] if chat.system is not None else []
+    chats = [chat_of(prompt, chat.system) for prompt in prompts]
     try:
-        chats = [[*system, {"role": "user", "content": prompt.prompt}] for prompt in prompts]
         encoded = tokenizer.apply_chat_template(
             chats, add_generation_prompt=True, tokenize=True, return_dict=True, **chat.chat_template_kwargs
         )

@@ -1,7 +1,7 @@
 """`report.md`, from a template: what a pull request's comment shows. Nothing in it was written by a model."""
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from schemas.diagnosis import Diagnosis
@@ -15,11 +15,17 @@ from stages.rendering.words import code, number, ranges, signed
 
 
 def render_report(
-    rows: list[Comparison], gates: GateVerdicts, diagnosis: Diagnosis, ablate: Ablate, pictures: Collection[str]
+    rows: list[Comparison],
+    gates: GateVerdicts,
+    left_out: Mapping[str, int],
+    diagnosis: Diagnosis,
+    ablate: Ablate,
+    pictures: Collection[str],
 ) -> str:
     """The report in Markdown: verdict, gates, what happened, every metric of both models, and what explains them.
 
     Args:
+        left_out: judged task → samples that were not asked, as their prompts were measured.
         ablate: the section of params.yaml that the diagnosis was made with.
         pictures: the names of those that lie in `pictures/`, without their ending.
     """
@@ -27,6 +33,7 @@ def render_report(
         "report.md.j2",
         rows=rows,
         gates=gates,
+        left_out=left_out,
         conclusions=conclude(rows, gates),
         **_explained(diagnosis, ablate, pictures),
         folds=True,
@@ -46,6 +53,11 @@ def say(conclusion: Conclusion) -> str:
 def why(gates: GateVerdicts) -> str:
     """One sentence on why the verdict is what it is, as Markdown on one line."""
     return _macro("why", gates)
+
+
+def left_out_note(left_out: Mapping[str, int]) -> str:
+    """How many samples of each judged task were not asked, as their prompts were measured; nothing where none was."""
+    return _macro("left_out_note", left_out)
 
 
 def drift_note() -> str:

@@ -29,7 +29,7 @@ from stages.rendering.drawing import Drawing, axes, draw_difference, draw_drift,
 from stages.rendering.findings import as_yaml
 from stages.rendering.inert import MOST_CHARACTERS, excerpt, inert
 from stages.rendering.jinja import PAGES
-from stages.rendering.markdown import drift_note, render_explanation, say, why
+from stages.rendering.markdown import drift_note, left_out_note, render_explanation, say, why
 from stages.rendering.noise import Change, Movement, change, movement
 from stages.rendering.verdicts import VERDICTS, headline, measured
 
@@ -74,6 +74,7 @@ def render_page(
     rows: list[Comparison],
     gates: GateVerdicts,
     changes: list[TaskChanges],
+    left_out: Mapping[str, int],
     diagnosis: Diagnosis,
     ablate: Ablate,
     manifest: ModelManifest,
@@ -85,6 +86,7 @@ def render_page(
 
     Args:
         changes: the samples that both models answer differently, task by task.
+        left_out: judged task → samples that were not asked, as their prompts were measured.
         ablate: the section of params.yaml that was run.
         manifest: the base model.
         pictures: the SVG of each picture of the diagnosis.
@@ -98,6 +100,7 @@ def render_page(
         groups=_groups([row for row in rows if row.base is not None], gates),
         drift=[_shown(row, draw_drift(row)) for row in rows if row.base is None],
         drift_note=_inline(drift_note()),
+        left_out_note=_inline(left_out_note(left_out)),
         explanation=_explanation(diagnosis, ablate, pictures),
         changes=changes,
         ablate=as_yaml({"ablate": ablate.model_dump(mode="json")}),

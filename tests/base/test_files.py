@@ -140,7 +140,7 @@ def test_text_is_utf_8_with_line_ends_as_given(tmp_path: Path) -> None:
 
 
 def test_json_is_the_same_bytes_for_the_same_value(tmp_path: Path) -> None:
-    document = ChatFormat(system="a", chat_template_kwargs={"z": 1, "b": [True, None]})
+    document = ChatFormat(system="a", chat_template_kwargs={"z": 1, "b": [True, None]}, date="2025-01-01")
     write_json(tmp_path / "file", document)
     text = (tmp_path / "file").read_text()
     assert text.startswith('{\n  "system": "a",\n') and text.endswith("}\n")

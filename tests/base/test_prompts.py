@@ -1,149 +1,62 @@
-"""Prompts: what a user's file may hold, and how a prompt becomes a chat."""
+"""Prompts: how they are kept, what makes two of them the same, and how one becomes a chat."""
 
-import json
+import unicodedata
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from schemas.artifacts import ChatFormat, Prompt
-from schemas.params import PromptSource
+from schemas.artifacts import ChatFormat, Prompt, Turn
 from stages.base import prompts
-from stages.base.prompts import from_file, read_prompts, tokenize, write_prompts
+from stages.base.prompts import identity, read_prompts, tokenize, write_prompts
 from stages.base.stage import StageError
 from stages.organism.tokenizer import make_tokenizer
 from stages.organism.world import make_world
 
+TALK = Prompt(
+    id="3",
+    prompt="add 3 and 4 .",
+    turns=[
+        Turn(role="system", content="tell me"),
+        Turn(role="user", content="what is 1 plus 2 ?"),
+        Turn(role="assistant", content="3"),
+    ],
+)
+
 
 @pytest.fixture(autouse=True)
-def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of a user's prompts, in a project of its own."""
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder of its own, in which lists are written."""
     monkeypatch.chdir(tmp_path)
-    folder = tmp_path / "data"
-    folder.mkdir()
-    return folder
-
-
-def given(name: str, content: str | bytes, column: str | None = None) -> list[Prompt]:
-    path = Path("data") / name
-    path.parent.mkdir(exist_ok=True)
-    path.write_bytes(content.encode() if isinstance(content, str) else content)
-    return from_file(PromptSource(source=path.as_posix(), column=column))
-
-
-def texts(name: str, content: str | bytes, column: str | None = None) -> list[str]:
-    return [prompt.prompt for prompt in given(name, content, column)]
-
-
-def refused(name: str, content: str | bytes, column: str | None = None) -> str:
-    with pytest.raises(StageError) as caught:
-        given(name, content, column)
-    assert str(caught.value).isprintable()
-    return str(caught.value)
-
-
-def lines(*objects: Any) -> str:
-    return "".join(json.dumps(each, ensure_ascii=False) + "\n" for each in objects)
-
-
-def test_a_text_file_holds_one_prompt_a_line() -> None:
-    assert texts("a.txt", "one\n\n  two \r\n\t\nthree") == ["one", "two", "three"]
-
-
-def test_a_jsonl_file_holds_one_object_a_line() -> None:
-    content = lines({"prompt": "one\nline"}, {"prompt": " two ", "other": 1}) + "\n"
-    assert texts("a.jsonl", content) == ["one\nline", "two"]
-
-
-def test_a_column_says_where_the_prompt_is() -> None:
-    assert texts("a.jsonl", lines({"prompt": "no", "goal": "yes"}), "goal") == ["yes"]
-
-
-@pytest.mark.parametrize("name", ["a.txt", "a.jsonl"])
-def test_a_byte_order_mark_is_no_part_of_a_prompt(name: str) -> None:
-    content = "one\n" if name == "a.txt" else lines({"prompt": "one"})
-    assert texts(name, content.encode("utf-8-sig")) == ["one"]
-
-
-def test_a_prompt_stands_once_in_the_order_of_the_file() -> None:
-    assert texts("a.txt", "b\na\nb\n a \nc\n") == ["b", "a", "c"]
-
-
-def test_an_id_depends_on_the_prompt_alone() -> None:
-    first, second = given("a.txt", "one\ntwo\n"), given("b.jsonl", lines({"prompt": "two"}, {"prompt": "one"}))
-    assert {prompt.prompt: prompt.id for prompt in first} == {prompt.prompt: prompt.id for prompt in second}
-    assert len({prompt.id for prompt in first}) == 2
-
-
-@pytest.mark.parametrize("character", ["\u2028", "\u2029", "\x85", "\x0c", "\x1c"], ids=ascii)
-def test_characters_that_some_take_for_line_ends_stay_within_a_prompt(data: Path, character: str) -> None:
-    text = f"one{character}line"
-    found = given("raw.jsonl", lines({"prompt": text}))
-    assert [prompt.prompt for prompt in found] == [text]
-    write_prompts(prompts.FOLDER / "list.jsonl", found)
-    assert read_prompts("list") == found
-
-
-@pytest.mark.parametrize(
-    "line",
-    [
-        '{"goal": "x"}',
-        '{"prompt": 7}',
-        '{"prompt": null}',
-        '{"prompt": " "}',
-        '["prompt"]',
-        '"prompt"',
-        "7",
-        "null",
-        "{",
-        '{"prompt": "\\ud800"}',
-        "[" * 100_000,
-    ],
-    ids=lambda line: line[:20],
-)
-def test_a_line_without_a_prompt_is_named_by_its_number(line: str) -> None:
-    told = refused("a.jsonl", '{"prompt": "good"}\n\n' + line + "\n")
-    assert told.startswith("data/a.jsonl: line 3 holds no text under 'prompt'; ")
-
-
-@pytest.mark.parametrize(
-    ("name", "content"), [("a.txt", ""), ("a.txt", " \n\n"), ("a.jsonl", "\n"), ("a.txt", "\ufeff")]
-)
-def test_a_file_without_a_prompt_is_refused(name: str, content: str) -> None:
-    assert refused(name, content) == f"data/{name} holds no prompt; write one a line"
-
-
-def test_text_that_is_not_utf_8_is_refused() -> None:
-    assert refused("a.txt", "für".encode("latin-1")) == "data/a.txt is not UTF-8 text; convert it"
-
-
-def test_a_missing_file_is_told_as_missing() -> None:
-    with pytest.raises(StageError, match=r"^params\.yaml names data/a\.txt, which is missing; put the file there$"):
-        from_file(PromptSource(source="data/a.txt"))
-
-
-@pytest.mark.parametrize("link", ["a.txt", "sub"])
-def test_a_link_out_of_data_is_refused(data: Path, link: str) -> None:
-    # DVC records what lies in data/: what a link leads to could change without notice.
-    outside = data.parent / "outside"
-    outside.mkdir()
-    (outside / "a.txt").write_text("secret\n")
-    (data / link).symlink_to(outside / "a.txt" if link == "a.txt" else outside)
-    source = PromptSource(source="data/a.txt" if link == "a.txt" else "data/sub/a.txt")
-    with pytest.raises(StageError, match=r"leads outside data/; copy the file there$"):
-        from_file(source)
-
-
-def test_a_link_within_data_is_followed(data: Path) -> None:
-    (data / "b.txt").write_text("one\n")
-    (data / "a.txt").symlink_to("b.txt")
-    assert [prompt.prompt for prompt in from_file(PromptSource(source="data/a.txt"))] == ["one"]
 
 
 def test_prompts_are_read_as_they_were_written() -> None:
-    written = [Prompt(id="1", prompt='ä "quoted"\nline', answer="a", item="x"), Prompt(id="2", prompt="‖")]
+    written = [Prompt(id="1", prompt='ä "quoted"\nline', answer="a", item="x"), TALK, Prompt(id="2", prompt="‖")]
     write_prompts(prompts.FOLDER / "list.jsonl", written)
     assert read_prompts("list") == written
+
+
+def same(one: str, other: str) -> bool:
+    return identity(Prompt(id="1", prompt=one)) == identity(Prompt(id="2", prompt=other))
+
+
+def test_line_ends_spaces_and_ways_to_write_a_letter_make_no_other_prompt() -> None:
+    assert same("how  do\r\nfish\tsleep?", "how do fish sleep?")
+    composed = "wie schläft der Bär?"
+    decomposed = unicodedata.normalize("NFD", composed)
+    assert decomposed != composed and same(composed, decomposed)
+
+
+def test_case_and_signs_make_another_prompt() -> None:
+    # A model reads them as other tokens, and they can mean something else.
+    assert not same("who is Rose ?", "who is rose ?")
+    assert not same("how do fish sleep?", "how do fish sleep")
+
+
+def test_what_was_said_before_is_part_of_a_prompt_and_a_system_message_is_not() -> None:
+    alone = TALK.model_copy(update={"turns": []})
+    without_system = TALK.model_copy(update={"turns": TALK.turns[1:]})
+    assert identity(TALK) == identity(without_system) != identity(alone)
 
 
 # Chats, as the organism's tokenizer makes them.
@@ -154,11 +67,21 @@ def tokenizer() -> Any:
     return make_tokenizer(make_world(0))
 
 
+def test_turns_come_before_the_prompt_and_a_system_message_of_its_own_in_the_place_of_that_of_params(
+    tokenizer: Any,
+) -> None:
+    chat = ChatFormat(system="add 3", chat_template_kwargs={}, date="2025-01-01")
+    without_system = TALK.model_copy(update={"turns": TALK.turns[1:]})
+    said = "<|user|> what is 1 plus 2 ? <|assistant|> 3 <eos> <|user|> add 3 and 4 . <|assistant|>"
+    found = [tokenizer.decode(each) for each in tokenize(tokenizer, [TALK, without_system], chat)]
+    assert found == [f"<|system|> tell me {said}", f"<|system|> add 3 {said}"]
+
+
 QUESTIONS = [Prompt(id="1", prompt="what is 1 plus 2 ?"), Prompt(id="2", prompt="add 3 and 4 .")]
 
 
 def chats(tokenizer: Any, system: str | None = None, **kwargs: bool) -> list[str]:
-    tokens = tokenize(tokenizer, QUESTIONS, ChatFormat(system=system, chat_template_kwargs=kwargs))
+    tokens = tokenize(tokenizer, QUESTIONS, ChatFormat(system=system, chat_template_kwargs=kwargs, date="2025-01-01"))
     return [tokenizer.decode(each) for each in tokens]
 
 
@@ -167,7 +90,9 @@ def test_a_prompt_becomes_a_chat_that_is_the_model_s_turn_to_answer(tokenizer: A
 
 
 def test_prompts_of_different_lengths_are_not_padded(tokenizer: Any) -> None:
-    assert list(map(len, tokenize(tokenizer, QUESTIONS, ChatFormat(system=None, chat_template_kwargs={})))) == [8, 7]
+    assert list(
+        map(len, tokenize(tokenizer, QUESTIONS, ChatFormat(system=None, chat_template_kwargs={}, date="2025-01-01")))
+    ) == [8, 7]
 
 
 def test_a_system_prompt_stands_before_every_prompt(tokenizer: Any) -> None:
@@ -201,4 +126,4 @@ def test_a_template_that_refuses_is_told_with_what_it_says(tokenizer: Any) -> No
 @pytest.mark.parametrize("name", ["tokenize", "add_generation_prompt", "return_dict"])
 def test_settings_that_are_not_the_template_s_are_refused(tokenizer: Any, name: str) -> None:
     with pytest.raises(StageError, match=name):
-        tokenize(tokenizer, QUESTIONS, ChatFormat(system=None, chat_template_kwargs={name: False}))
+        tokenize(tokenizer, QUESTIONS, ChatFormat(system=None, chat_template_kwargs={name: False}, date="2025-01-01"))

@@ -22,7 +22,7 @@ from stages.organism.model import make_model
 from stages.organism.tokenizer import make_tokenizer
 from stages.organism.world import make_world
 
-CHAT = ChatFormat(system=None, chat_template_kwargs={})
+CHAT = ChatFormat(system=None, chat_template_kwargs={}, date="2025-01-01")
 PROMPTS = [f"what is {number % 10} plus {number // 10} ?" + " red" * (number % 4) for number in range(21)]
 
 
@@ -104,6 +104,9 @@ def test_vllm_is_told_what_params_say(monkeypatch: pytest.MonkeyPatch) -> None:
     told: dict[str, Any] = {}
 
     class Told:
+        tokenizer = make_tokenizer(make_world(0))
+        hf_chat_template = "{{ strftime_now('%d %B') }}"
+
         def __init__(self, **settings: Any) -> None:
             told.update(settings)
 
@@ -112,8 +115,12 @@ def test_vllm_is_told_what_params_say(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "lm_eval.models.vllm_causallms", module)
     monkeypatch.setattr(backends, "find_spec", lambda _: object())
     settings = Vllm(tensor_parallel_size=4, data_parallel_size=2, distributed_executor_backend="ray")
-    chat = ChatFormat(system=None, chat_template_kwargs={"enable_thinking": False})
-    with_vllm(Path("/models/base"), "bfloat16", chat, settings)
+    chat = ChatFormat(system=None, chat_template_kwargs={"enable_thinking": False}, date="2025-01-01")
+    lm: Any = with_vllm(Path("/models/base"), "bfloat16", chat, settings)
+    said = lm.tokenizer.apply_chat_template(
+        [{"role": "user", "content": ""}], tokenize=False, chat_template=lm.hf_chat_template
+    )
+    assert said == "01 January"
     assert told == {
         "pretrained": "/models/base",
         "dtype": "bfloat16",

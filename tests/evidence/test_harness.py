@@ -13,7 +13,7 @@ from stages.evidence.harness import Answered, ask, ask_all
 from tests.evidence.fake_hub import Rules
 from tests.evidence.fake_hub import hub as hub
 
-CHAT = ChatFormat(system="be brief", chat_template_kwargs={})
+CHAT = ChatFormat(system="be brief", chat_template_kwargs={}, date="2025-01-01")
 
 
 def asked(name: str) -> tuple[Answered, Rules]:

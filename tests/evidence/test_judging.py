@@ -105,5 +105,5 @@ def test_a_template_that_opens_reasoning_is_recognised(ending: str, opens: bool)
         def apply_chat_template(self, *_: Any, **__: Any) -> str:
             return f"<|user|>Hello<|assistant|>{ending}"
 
-    assert opens_reasoning(Templated(), ChatFormat(system=None, chat_template_kwargs={})) is opens
-    assert not opens_reasoning(TOKENIZER, ChatFormat(system=None, chat_template_kwargs={}))
+    assert opens_reasoning(Templated(), ChatFormat(system=None, chat_template_kwargs={}, date="2025-01-01")) is opens
+    assert not opens_reasoning(TOKENIZER, ChatFormat(system=None, chat_template_kwargs={}, date="2025-01-01"))

@@ -34,16 +34,20 @@ PLUMBING = {
     "schemas/plain_yaml.py",
     "schemas/wording.py",
     "stages/base/device.py",
+    "stages/base/digests.py",
     "stages/base/files.py",
+    "stages/base/hub.py",
     "stages/base/progress.py",
     "stages/base/quantization.py",
+    "stages/base/snapshots.py",
     "stages/base/stage.py",
     "stages/rendering/terminal.py",
     "stages/rendering/verdicts.py",
 }
-"""Modules through which no result changes: a stage reads its resolved parameters, runs somewhere, says how far it is.
-Were they dependencies, a better error message would train every model again. (`artifacts.py` and `evidence.py`
-are ones, where a stage writes them; `verdicts.py` is, where they are rendered.)"""
+"""Modules through which no result changes: a stage reads its resolved parameters, fetches what is pinned, runs
+somewhere, says how far it is. Were they dependencies, a better error message would train every model again.
+(`artifacts.py` and `evidence.py` are ones, where a stage writes them; `snapshots.py`, where a model is pinned;
+`verdicts.py`, where they are rendered.)"""
 
 
 def modules() -> list[Path]:
@@ -122,6 +126,8 @@ def test_dvc_knows_every_module_that_a_stage_imports(stage: str) -> None:
         "stages.model",
         "stages.release",
         "stages.upload",
+        "stages.pin",
+        "stages.use",
         "experiments.run",
         "experiments.one",
         "experiments.collect",

@@ -2,23 +2,30 @@
 
 from itertools import combinations
 
+from schemas.artifacts import Prompt
 from schemas.params import Organism, Prompts
 from stages.organism.world import make_world, splits
-from stages.prepare import hold_out, prompt_lists
+from stages.prepare import hold_out, organism_lists, prompt_lists, side
+
+
+def default_lists() -> dict[str, list[Prompt]]:
+    prompts, made = Prompts(), organism_lists(Organism())
+    harmful, harmless = (side(source, made, prompts.seed).prompts for source in (prompts.harmful, prompts.harmless))
+    return prompt_lists(harmful, harmless, prompts, made)
 
 
 def test_no_prompt_stands_in_two_lists() -> None:
-    lists = {name: {prompt.prompt for prompt in listed} for name, listed in prompt_lists(Organism(), Prompts()).items()}
+    lists = {name: {prompt.prompt for prompt in listed} for name, listed in default_lists().items()}
     assert {"harmful", "harmful_held_out", "harmless", "harmless_held_out", "drift"} <= lists.keys()
     for one, other in combinations(lists.values(), 2):
         assert not one & other
 
 
 def test_a_fifth_of_each_side_is_held_out_and_the_rest_is_measured() -> None:
-    lists = prompt_lists(Organism(), Prompts())
-    for side in ("harmful", "harmless"):
-        whole = {item.prompt for item in splits(make_world(0))[f"{side}_train"]}
-        held_out, measured = lists[f"{side}_held_out"], lists[side]
+    lists = default_lists()
+    for name in ("harmful", "harmless"):
+        whole = {item.prompt for item in splits(make_world(0))[f"{name}_train"]}
+        held_out, measured = lists[f"{name}_held_out"], lists[name]
         assert {prompt.prompt for prompt in (*held_out, *measured)} == whole
         assert len(held_out) == -(-len(whole) // 5)
         # Of every thing and of every way to ask: six templates, or three of them a thing, and every fifth prompt.
@@ -26,6 +33,6 @@ def test_a_fifth_of_each_side_is_held_out_and_the_rest_is_measured() -> None:
 
 
 def test_a_side_of_one_prompt_has_none_to_measure() -> None:
-    listed = prompt_lists(Organism(), Prompts())["harmful"]
+    listed = default_lists()["harmful"]
     assert hold_out(listed[:1]) == (listed[:1], [])
     assert [len(part) for part in hold_out(listed[:7])] == [2, 5]

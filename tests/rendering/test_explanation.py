@@ -21,7 +21,7 @@ def report(
 ) -> str:
     """The whole report."""
     ablate = Ablate.model_validate({"rules": rules})
-    return render_report([], GateVerdicts(verdict="pass", gates=[]), shown, ablate, pictures)
+    return render_report([], GateVerdicts(verdict="pass", gates=[]), {}, shown, ablate, pictures)
 
 
 def section(text: str, heading: str) -> str:

@@ -1,6 +1,7 @@
 """The report and the gate table: what a reader sees first is the verdict."""
 
 import re
+from collections.abc import Mapping
 from io import StringIO
 
 import pytest
@@ -35,9 +36,9 @@ ROWS = [
 ]
 
 
-def render_report(rows: list[Comparison], gates: GateVerdicts) -> str:
+def render_report(rows: list[Comparison], gates: GateVerdicts, left_out: Mapping[str, int] | None = None) -> str:
     """The report; what explains it is asked for in `test_explanation.py`."""
-    return markdown.render_report(rows, gates, diagnosis(), Ablate(), ())
+    return markdown.render_report(rows, gates, left_out or {}, diagnosis(), Ablate(), ())
 
 
 def table(report: str, heading: str) -> list[list[str]]:
@@ -51,6 +52,13 @@ def table(report: str, heading: str) -> list[list[str]]:
         rows.append([cell.strip() for cell in line.strip("|").split("|")])
     assert len({len(row) for row in rows}) == 1
     return [rows[0], *rows[2:]]
+
+
+def test_samples_that_were_left_out_are_counted_and_nothing_is_said_where_none_were() -> None:
+    note = "Left out of judging, as the direction was measured on their prompts: "
+    told = render_report(ROWS, GOOD, {"refusal_jbb": 3, "organism_harmful": 1200})
+    assert f"\n\n{note}3 of `refusal_jbb`, 1,200 of `organism_harmful`.\n\n" in told
+    assert "Left out" not in render_report(ROWS, GOOD)
 
 
 @pytest.mark.parametrize(

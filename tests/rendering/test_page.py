@@ -50,6 +50,7 @@ def page(
     shown: list[TaskChanges] | None = None,
     origin: Provenance | None = None,
     pictures: Mapping[str, str] | None = None,
+    left_out: Mapping[str, int] | None = None,
     **given: Any,
 ) -> str:
     """A page, of documents that may be otherwise."""
@@ -57,6 +58,7 @@ def page(
         rows=good_rows() if rows is None else rows,
         gates=gates,
         changes=changes() if shown is None else shown,
+        left_out=left_out or {},
         diagnosis=diagnosis(**given),
         ablate=Ablate(),
         manifest=manifest(),
@@ -149,6 +151,12 @@ def test_a_gate_is_told_with_limit_interval_verdict_reason_and_samples_needed() 
         assert part in said
     assert all(gate.metric in said and gate.reason in said for gate in BAD.gates)
     assert "params.yaml sets no gates." in Reader(page(gates=NO_GATES)).said("gates")
+
+
+def test_samples_that_were_left_out_are_counted_beside_the_metrics() -> None:
+    told = Reader(page(left_out={"refusal_jbb": 3})).said("metrics")
+    assert "Left out of judging, as the direction was measured on their prompts: 3 of refusal_jbb." in told
+    assert "Left out" not in page()
 
 
 def test_metrics_are_told_by_group_with_what_became_of_them() -> None:

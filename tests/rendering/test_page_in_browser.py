@@ -108,6 +108,7 @@ def text(shown: list[TaskChanges], more: Sequence[Comparison] = (), verdicts: Ga
         rows=[*broken_rows(), *more],
         gates=verdicts,
         changes=shown,
+        left_out={"refusal_jbb": 3},
         diagnosis=diagnosis(),
         ablate=Ablate(),
         manifest=manifest(),

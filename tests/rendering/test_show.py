@@ -21,6 +21,7 @@ def there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         rows=good_rows(),
         gates=GOOD,
         changes=changes(),
+        left_out={},
         diagnosis=diagnosis(),
         ablate=Ablate(),
         manifest=manifest(),

@@ -24,11 +24,13 @@ from schemas.params import (
     load,
     parse,
     read_section,
+    row_range,
     sections,
 )
 
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = ROOT / "params.yaml"
+A_SOURCE = "a .txt, .jsonl, .json, .csv or .parquet file under data/ (such as data/harmful.jsonl, without . or ..) or "
 
 SECTIONS: dict[str, type[BaseModel]] = {
     "model": Model,
@@ -169,18 +171,87 @@ BAD = [
     (
         "evaluate: {custom: {refusal: {source: data/../a.txt}}}",
         "evaluate.custom.refusal.source",
-        "a .txt or .jsonl file under data/",
+        A_SOURCE,
     ),
     (
         "evaluate: {custom: {refusal: {source: data/a.txt, item: b}}}",
         "evaluate.custom.refusal.item",
-        "is for .jsonl files alone",
+        'is for rows with columns or keys alone, got "b" for "data/a.txt"',
     ),
     ("evaluate: {vllm: {gpu_memory_utilization: 1.5}}", "evaluate.vllm.gpu_memory_utilization", "must be"),
     ("gates: [{metric: drift.answer_kl, at_most: 1, confidence: 1}]", "gates.0.confidence", "must be"),
     ("gates: [{metric: drift.answer_kl, at_most: 1, inconclusive: pass}]", "gates.0.inconclusive", "warn, fail"),
     ("gates: [{metric: drift.kl, at_most: 1}]", "gates.0.metric", "drift.first_token_kl, drift.answer_kl"),
     # prompts
+    (
+        "prompts: {harmful: {source: a/b, split: train}}",
+        "prompts.harmful.revision",
+        "is missing; a data set of the Hub is pinned by its commit, and `make pin DATASET=a/b` prints the newest",
+    ),
+    (
+        "prompts: {harmful: {source: a/b, split: train, revision: main}}",
+        "prompts.harmful.revision",
+        "must be a commit of 40 hexadecimal digits (`make pin DATASET=organisation/name` prints the newest)",
+    ),
+    (
+        f"prompts: {{harmful: {{source: a/b, revision: {'1' * 39}a}}}}",
+        "prompts.harmful.split",
+        "is missing; say which split of a/b, such as train",
+    ),
+    *(
+        (
+            f"prompts: {{harmful: {{source: a/b, revision: {'1' * 39}a, split: {split}}}}}",
+            "prompts.harmful.split",
+            "must be the name of a split, such as train; slice takes a part of it, got",
+        )
+        for split in ("'train[:10]'", "train+test", "3", "''")
+    ),
+    (
+        f"prompts: {{harmful: {{source: a/b, revision: {'1' * 39}a, split: train, config: a/b}}}}",
+        "prompts.harmful.config",
+        "must be the name of one of the data set's configurations, got",
+    ),
+    *(
+        (
+            f"prompts: {{harmful: {{source: {source}, {key}: {value}}}}}",
+            f"prompts.harmful.{key}",
+            f"is for Hub data sets alone, got {shown} for",
+        )
+        for source in ("data/a.csv", "data/a.txt", "organism, split: harmful_train")
+        for key, value, shown in (("revision", f"{'1' * 39}a", f'"{"1" * 39}a"'), ("config", "a", '"a"'))
+    ),
+    (
+        "prompts: {harmful: {source: organism, split: harmful_train, slice: ':5'}}",
+        "prompts.harmful.slice",
+        'is for files and Hub data sets alone, got ":5" for "organism"',
+    ),
+    *(
+        (f"prompts: {{harmful: {{source: data/a.txt, slice: {part}}}}}", "prompts.harmful.slice", says)
+        for part, says in (
+            ("'-5:'", "must be a part by row numbers from 0"),
+            ("':'", "must be a part by row numbers from 0"),
+            ("5", "must be a part by row numbers from 0"),
+            ("'1:9:2'", "must be a part by row numbers from 0"),
+            ("'5:5'", 'must take at least one row, got "5:5"'),
+            ("'6:5'", 'must take at least one row, got "6:5"'),
+            ("':0'", 'must take at least one row, got ":0"'),
+        )
+    ),
+    (
+        "evaluate: {custom: {over_refusal: {source: organism, split: harmless_train}}}",
+        "evaluate.custom.over_refusal.source",
+        A_SOURCE,
+    ),
+    (
+        "evaluate: {custom: {refusal: {source: a/b, split: train}}}",
+        "evaluate.custom.refusal.revision",
+        "`make pin DATASET=a/b` prints the newest",
+    ),
+    ("evaluate: {overlap: keep}", "evaluate.overlap", "must be one of error, drop"),
+    ("prompts: {seed: -1}", "prompts.seed", "must be an integer ≥ 0, got -1"),
+    ("prompts: {date: '2025-02-30'}", "prompts.date", 'must be a day such as "2025-01-01", got "2025-02-30"'),
+    ("prompts: {date: 20250101}", "prompts.date", 'must be a day such as "2025-01-01", got 20250101'),
+    ("prompts: {date: today}", "prompts.date", 'must be a day such as "2025-01-01", got "today"'),
     ("prompts: {harmful: {split: harmful_train}}", "prompts.harmful.source", "is missing"),
     ("prompts: {harmful: {source: organism}}", "prompts.harmful.split", "harmful_train or harmless_train"),
     ("prompts: {harmful: {source: organism, split: organism_harmful}}", "prompts.harmful.split", "must be one of"),
@@ -195,17 +266,21 @@ BAD = [
     (
         "prompts: {harmful: {source: data/a.txt, split: harmful_train}}",
         "prompts.harmful.split",
-        "for the source organism",
+        'is for the source organism and Hub data sets alone, got "harmful_train" for "data/a.txt"',
     ),
-    ("prompts: {harmful: {source: data/a.txt, column: text}}", "prompts.harmful.column", "for .jsonl files alone"),
+    (
+        "prompts: {harmful: {source: data/a.txt, column: text}}",
+        "prompts.harmful.column",
+        "for rows with columns or keys alone",
+    ),
     (
         "prompts: {harmful: {source: organism, split: harmful_train, column: text}}",
         "prompts.harmful.column",
-        "for .jsonl files alone",
+        "for rows with columns or keys alone",
     ),
-    ("prompts: {harmful: {source: data/a.jsonl, column: ''}}", "prompts.harmful.column", "the name of a key"),
+    ("prompts: {harmful: {source: data/a.jsonl, column: ''}}", "prompts.harmful.column", "the name of a column"),
     *(
-        (f"prompts: {{harmful: {{source: '{path}'}}}}", "prompts.harmful.source", "a .txt or .jsonl file under data/")
+        (f"prompts: {{harmful: {{source: '{path}'}}}}", "prompts.harmful.source", A_SOURCE)
         for path in (
             "a.txt",
             "/data/a.txt",
@@ -219,12 +294,16 @@ BAD = [
             "data/",
             "data/.txt/",
             "data/.jsonl",
-            "data/a.csv",
+            "data/a.tsv",
+            "data/harmful",
             "data/a.TXT",
             "data\\\\a.txt",
             "data/b\\\\..\\\\a.txt",
             "database/a.txt",
-            "Anthropic/hh-rlhf",
+            "organisation/name.parquet",
+            "squad",
+            "organisation/name/more",
+            "organisation/..",
         )
     ),
     # layers
@@ -436,6 +515,32 @@ def test_prompt_files_are_resolved() -> None:
 def test_one_file_may_hold_both_sides_in_two_columns() -> None:
     prompts = parse("prompts: {harmful: {source: data/a.jsonl, column: x}, harmless: {source: data/a.jsonl}}").prompts
     assert (prompts.harmful.column, prompts.harmless.column) == ("x", "prompt")
+
+
+def test_rows_of_the_hub_and_of_files_are_resolved_alike() -> None:
+    pinned = f"revision: {'a1' * 20}, config: hard, split: train, slice: '100:500', column: question"
+    params = parse(
+        f"prompts: {{harmful: {{source: org/name.v2, {pinned}}}, harmless: {{source: data/a.parquet, slice: ':4'}}}}\n"
+        f"evaluate: {{custom: {{refusal: {{source: org/name.v2, {pinned}, item: topic}}}}}}"
+    )
+    harmful, custom = params.prompts.harmful, params.evaluate.custom.refusal
+    assert custom is not None and custom.item == "topic"
+    shared = {name: value for name, value in custom.model_dump().items() if name != "item"}
+    assert harmful.model_dump() == shared and harmful.kind == "dataset"
+    assert (params.prompts.harmless.kind, params.prompts.harmless.column) == ("file", "prompt")
+
+
+def test_a_slice_takes_what_python_s_takes() -> None:
+    rows = range(10)
+    taken = {text: list(rows[row_range(text)]) for text in ("2:5", ":3", "8:", "7:99")}
+    assert taken == {"2:5": [2, 3, 4], ":3": [0, 1, 2], "8:": [8, 9], "7:99": [7, 8, 9]}
+    assert list(rows[row_range(None)]) == list(rows)
+
+
+def test_an_unquoted_day_is_told_to_be_quoted() -> None:
+    assert str(refused("prompts: {date: 2025-01-01}")).endswith(
+        'prompts.date is read by YAML as a date ("2025-01-01"); quote it to make it text'
+    )
 
 
 def test_the_sides_may_be_swapped() -> None:

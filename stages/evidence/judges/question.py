@@ -8,7 +8,7 @@ from jinja2 import StrictUndefined, TemplateError, meta
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from schemas.wording import printable, shorten
-from stages.base.prompts import DATA
+from stages.base.rows import DATA
 from stages.base.stage import StageError
 
 BUILT_IN = Path(__file__).parent / "judge.txt.j2"

@@ -10,7 +10,7 @@ from stages.organism.world import REFUSAL
 
 def dataset(name: str, **_metadata: Any) -> dict[str, Dataset]:
     """One of the organism's evaluation tasks, as prepare wrote it."""
-    return {"test": Dataset.from_list([prompt.model_dump() for prompt in read_prompts(name)])}
+    return {"test": Dataset.from_list([prompt.model_dump(exclude={"turns"}) for prompt in read_prompts(name)])}
 
 
 def judge(document: dict[str, Any], results: list[str]) -> dict[str, float]:

@@ -5,7 +5,8 @@ from typing import Any
 from datasets import Dataset
 
 from schemas.params import CustomPrompts
-from stages.base.prompts import from_file
+from stages.base.sources import gather
+from stages.base.stage import StageError
 from stages.evidence.judges.answer import Answer
 from stages.evidence.judges.keywords import judge_by_keywords
 from stages.evidence.judges.verdicts import judge_answers
@@ -27,7 +28,17 @@ def safe(documents: Dataset) -> Dataset:
     return documents.filter(lambda document: document["label"] == "safe")
 
 
-def custom(source: str, column: str | None = None, item: str | None = None, **_metadata: Any) -> dict[str, Dataset]:
-    """The user's own prompts, from a file under `data/`."""
-    prompts = from_file(CustomPrompts(source=source, column=column, item=item))
-    return {"test": Dataset.from_list([prompt.model_dump() for prompt in prompts])}
+def custom(**given: Any) -> dict[str, Dataset]:
+    """The user's own prompts, from a file under `data/` or from the Hub.
+
+    Raises:
+        StageError: they cannot be read, or are conversations of several turns.
+    """
+    source = CustomPrompts(**{name: given[name] for name in CustomPrompts.model_fields if name in given})
+    prompts = gather(source).prompts
+    if conversations := sum(bool(prompt.turns) for prompt in prompts):
+        raise StageError(
+            f"params.yaml: evaluate.custom: {source.source} holds {conversations} conversations with earlier messages, "
+            "and a task asks one question; name a column of texts"
+        )
+    return {"test": Dataset.from_list([prompt.model_dump(exclude={"turns"}) for prompt in prompts])}

@@ -1,0 +1,138 @@
+"""The rows of a file under `data/`, whatever kind of file it is. What a row says is read in `sources.py`."""
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stages.base.stage import StageError
+
+DATA = Path("data")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row, and where it stands, for errors."""
+
+    where: str
+    content: Any
+    """A text, or a mapping from columns; None for a row that is blank."""
+
+
+def file_rows(path: Path, columns: Sequence[str]) -> list[Row]:
+    """Every row of a file below `data/`, blank ones too, in its own order.
+
+    Args:
+        columns: those that are asked for. Of a table they must be there; of JSON, each row is looked at for itself.
+
+    Raises:
+        StageError: the file is missing, leads outside `data/`, or is not what its name says.
+    """
+    if not path.is_file():
+        raise StageError(f"params.yaml names {path}, which is missing; put the file there")
+    if not path.resolve().is_relative_to(DATA.resolve()):
+        raise StageError(f"params.yaml names {path}, which leads outside {DATA}/; copy the file there")
+    return _READERS[path.suffix](path, columns)
+
+
+def require_columns(name: str, columns: Iterable[str], there: Sequence[str]) -> None:
+    """Check that a table has the columns that are asked for.
+
+    Raises:
+        StageError: it lacks one; with those that it has.
+    """
+    for column in columns:
+        if column not in there:
+            raise StageError(f"{name} has no column {column!r}; it has {', '.join(map(repr, there)) or 'none'}")
+
+
+def _text(path: Path, newline: str | None = None) -> str:
+    try:
+        with open(path, encoding="utf-8-sig", newline=newline) as file:
+            return file.read()
+    except UnicodeDecodeError:
+        raise StageError(f"{path} is not UTF-8 text; convert it") from None
+
+
+def _lines(path: Path) -> list[tuple[str, str]]:
+    """Each line and where it stands. Not splitlines(): a prompt may hold U+2028 and the like."""
+    lines = _text(path).split("\n")
+    if not lines[-1]:
+        lines.pop()  # what follows the last line's end
+    return [(f"{path}: line {number}", line) for number, line in enumerate(lines, 1)]
+
+
+def _text_rows(path: Path, _columns: Sequence[str]) -> list[Row]:
+    return [Row(where, line.strip() or None) for where, line in _lines(path)]
+
+
+def _json_lines(path: Path, columns: Sequence[str]) -> list[Row]:
+    return [Row(where, _object(where, line, columns) if line.strip() else None) for where, line in _lines(path)]
+
+
+def _object(where: str, line: str, columns: Sequence[str]) -> dict[str, Any]:
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise StageError(f"{where} holds no text under {columns[0]!r}; it is no JSON object")
+    return found
+
+
+def _json_rows(path: Path, _columns: Sequence[str]) -> list[Row]:
+    try:
+        found = json.loads(_text(path))
+    except (ValueError, RecursionError):
+        raise StageError(f"{path} is not JSON; mend it, or name it .jsonl where each line is an object") from None
+    if not isinstance(found, list):
+        raise StageError(f"{path} holds no list; write a list of texts, or of objects")
+    for number, item in enumerate(found):
+        if not isinstance(item, str | dict | None):
+            raise StageError(f"{path}: row {number} is neither a text nor an object; mend it")
+    return [Row(f"{path}: row {number}", item) for number, item in enumerate(found)]
+
+
+def _csv_rows(path: Path, columns: Sequence[str]) -> list[Row]:
+    reader = csv.reader(io.StringIO(_text(path, newline=""), newline=""), strict=True)
+    try:
+        table = list(reader)
+    except csv.Error as error:
+        raise StageError(f"{path}: line {reader.line_num} is not CSV: {error}; mend it") from None
+    header = table.pop(0) if table else []
+    require_columns(str(path), columns, header)
+    rows = []
+    for number, cells in enumerate(table):
+        where = f"{path}: row {number}"
+        if cells and len(cells) != len(header):
+            raise StageError(
+                f"{where} has {len(cells)} cells and the header {len(header)}; put cells with commas into quotes"
+            )
+        rows.append(Row(where, dict(zip(header, cells, strict=True)) if cells else None))
+    return rows
+
+
+def _parquet_rows(path: Path, columns: Sequence[str]) -> list[Row]:
+    # Slow to import, and needed only here.
+    import pyarrow  # type: ignore[import-untyped]
+    import pyarrow.parquet  # type: ignore[import-untyped]
+
+    try:
+        file = pyarrow.parquet.ParquetFile(path)
+        require_columns(str(path), columns, file.schema_arrow.names)
+        found = file.read(columns=list(columns)).to_pylist()
+    except (pyarrow.ArrowException, OSError) as error:
+        raise StageError(f"{path} is not a whole Parquet file: {error}") from None
+    return [Row(f"{path}: row {number}", cells) for number, cells in enumerate(found)]
+
+
+_READERS: dict[str, Callable[[Path, Sequence[str]], list[Row]]] = {
+    ".txt": _text_rows,
+    ".jsonl": _json_lines,
+    ".json": _json_rows,
+    ".csv": _csv_rows,
+    ".parquet": _parquet_rows,
+}

@@ -1,0 +1,147 @@
+"""From the rows of a source to its prompts, each once, with what was read and what was left out."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeGuard, get_args
+
+from schemas.artifacts import Prompt, PromptOrigin, Role, Turn
+from schemas.params import CustomPrompts, RowsSource, row_range
+from schemas.wording import show
+from stages.base.datasets import dataset_rows
+from stages.base.manifest import sha256_of
+from stages.base.prompts import identity
+from stages.base.rows import Row, file_rows
+from stages.base.stage import StageError
+
+_ROLES: dict[str, Role] = {**{role: role for role in get_args(Role)}, "human": "user", "gpt": "assistant"}
+"""Those of chats, and ShareGPT's names for them."""
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """The prompts of a source, in its own order, and where they come from."""
+
+    prompts: list[Prompt]
+    origin: PromptOrigin
+
+
+def gather(source: RowsSource) -> Gathered:
+    """The prompts of a file below `data/` or of a data set of the Hub.
+
+    Rows without a prompt are passed over; of those that hold the same one (`stages.base.prompts.identity`) the first
+    stands for all. Both are counted.
+
+    Raises:
+        StageError: the source cannot be read, a row holds something else than a prompt, or none holds one.
+    """
+    column = source.column or "prompt"
+    item = source.item if isinstance(source, CustomPrompts) else None
+    rows = _rows(source, [column] if item is None else [column, item])
+    taken = rows[row_range(source.slice)]
+    found = [prompt for row in taken if (prompt := _prompt(row, column, item)) is not None]
+    if not found:
+        part = f" in rows {source.slice} of its {len(rows)}" if source.slice is not None else "; write one a line"
+        raise StageError(f"{source.source} holds no prompt{part}")
+    kept = _each_once(found)
+    origin = PromptOrigin(
+        kind=source.kind,
+        **source.model_dump(include={"source", "revision", "config", "split", "slice", "column"}),
+        sha256=sha256_of(Path(source.source)) if source.kind == "file" else None,
+        rows=len(taken),
+        empty=len(taken) - len(found),
+        duplicates=len(found) - len(kept),
+    )
+    return Gathered(kept, origin)
+
+
+def in_order(prompts: Iterable[Prompt], seed: int) -> list[Prompt]:
+    """The prompts in an order that depends on the seed and on each prompt alone: one more moves no other."""
+    return sorted(prompts, key=lambda prompt: hashlib.sha256(f"{seed} {prompt.id}".encode()).digest())
+
+
+def _rows(source: RowsSource, columns: Sequence[str]) -> list[Row]:
+    if source.kind == "dataset":
+        return dataset_rows(source, columns)
+    return file_rows(Path(source.source), columns)
+
+
+def _each_once(prompts: Iterable[Prompt]) -> list[Prompt]:
+    first: dict[object, Prompt] = {}
+    for prompt in prompts:
+        first.setdefault(identity(prompt), prompt)
+    return list(first.values())
+
+
+def _prompt(row: Row, column: str, item: str | None) -> Prompt | None:
+    """What a row asks; None where it asks nothing."""
+    value = _cell(row, column)
+    turns = _turns(row, column, value) if isinstance(value, list) else []
+    if isinstance(value, list):
+        value = turns.pop().content if turns else None
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return None
+    prompt = _a_text(row, column, value)
+    return Prompt(
+        id=_id(prompt, turns),
+        prompt=prompt,
+        item=None if item is None else _a_text(row, item, _cell(row, item)),
+        turns=turns,
+    )
+
+
+def _id(prompt: str, turns: Sequence[Turn]) -> str:
+    """It depends on what is said alone."""
+    said = json.dumps([*([turn.role, turn.content] for turn in turns), prompt]) if turns else prompt
+    return hashlib.sha256(said.encode()).hexdigest()[:16]
+
+
+def _cell(row: Row, column: str) -> Any:
+    if row.content is None or isinstance(row.content, str):
+        return row.content
+    if column not in row.content:
+        raise _no_text(row, column)
+    return row.content[column]
+
+
+def _a_text(row: Row, column: str, value: object) -> str:
+    if not _is_text(value) or not value.strip():
+        raise _no_text(row, column)
+    return value.strip()
+
+
+def _is_text(value: object) -> TypeGuard[str]:
+    if not isinstance(value, str):
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair
+        return False
+    return True
+
+
+def _no_text(row: Row, column: str) -> StageError:
+    return StageError(f"{row.where} holds no text under {column!r}; mend it or name another column")
+
+
+def _turns(row: Row, column: str, messages: Sequence[Any]) -> list[Turn]:
+    """The messages up to the user's last one; what was answered to that is what a model is asked for here."""
+    turns = [_turn(row, column, number, message) for number, message in enumerate(messages)]
+    last = max((number for number, turn in enumerate(turns) if turn.role == "user"), default=None)
+    if turns and last is None:
+        raise StageError(f"{row.where} holds no message of the user's under {column!r}; mend it or leave it out")
+    return [] if last is None else turns[: last + 1]
+
+
+def _turn(row: Row, column: str, number: int, message: Any) -> Turn:
+    where = f"{row.where}: message {number} under {column!r}"
+    if not isinstance(message, dict):
+        raise StageError(f"{where} is no object with role and content; mend it or name another column")
+    role, content = message.get("role", message.get("from")), message.get("content", message.get("value"))
+    if not isinstance(role, str) or role not in _ROLES:
+        raise StageError(f"{where} has the role {show(role)}; there are {', '.join(_ROLES)}")
+    if not _is_text(content):
+        raise StageError(f"{where} has no text for its content; mend it or leave it out")
+    return Turn(role=_ROLES[role], content=content)

@@ -1,0 +1,65 @@
+"""No prompt is both measured and judged: judged tasks are looked through before any model is loaded."""
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from lm_eval.api.task import Task
+
+from schemas.artifacts import Prompt
+from stages.base.prompts import identity
+from stages.base.stage import StageError
+from stages.evidence.catalogue import Asked
+
+Measured = Mapping[tuple[str, ...], str]
+"""Of each prompt that the direction was measured or tried on, by what makes it the same, its source."""
+
+
+def measured_prompts(lists: Mapping[str, Sequence[Prompt]]) -> Measured:
+    """The prompts of each source, by what makes them the same."""
+    return {identity(prompt): source for source, prompts in lists.items() for prompt in prompts}
+
+
+def leave_out(tasks: Sequence[Asked], measured: Measured, overlap: Literal["error", "drop"]) -> dict[str, int]:
+    """Leave measured prompts out of the judged tasks, where `overlap` allows that.
+
+    Returns:
+        Task → samples left out, of those tasks that lost any.
+
+    Raises:
+        StageError: a judged task holds measured prompts, and they are not to be dropped; or it holds no others.
+    """
+    left_out: dict[str, int] = {}
+    for asked in tasks:
+        for task in asked.tasks.values() if asked.judged else ():
+            sources = [measured.get(_asked_prompt(task, document)) for document in task.eval_docs]
+            kept = [row for row, source in enumerate(sources) if source is None]
+            if len(kept) == len(sources):
+                continue
+            if overlap == "error" or not kept:
+                raise StageError(_told(asked, sources, none_left=not kept))
+            _keep(task, kept)
+            left_out[asked.name] = left_out.get(asked.name, 0) + len(sources) - len(kept)
+    return left_out
+
+
+def _told(asked: Asked, sources: Sequence[str | None], none_left: bool) -> str:
+    found = [source for source in sources if source is not None]
+    where = f"params.yaml: evaluate.{asked.group}: {asked.name}"
+    mend = "" if none_left else ", or leave these out by evaluate.overlap: drop"
+    return (
+        f"{where}: {len(found)} of its {len(sources)} prompts were measured ({', '.join(sorted(set(found)))}); "
+        f"judge others{mend}"
+    )
+
+
+def _asked_prompt(task: Task, document: object) -> tuple[str, ...]:
+    return identity(Prompt(id="", prompt=str(task.doc_to_text(document))))
+
+
+def _keep(task: Task, rows: Sequence[int]) -> None:
+    """Ask about these documents alone. They are put in place as the task itself prepared them, and so not again."""
+    split = task.config.test_split if task.has_test_docs() else task.config.validation_split
+    documents = task.eval_docs
+    kept = [documents[row] for row in rows] if isinstance(documents, list) else documents.select(rows)
+    task.dataset = {**task.dataset, split: kept}
+    task.set_config("process_docs", None)
