@@ -203,7 +203,7 @@ class Device(Section):
 
 
 class ModelAndDevice(Device, Model):
-    """The section `model` as the user writes it; stages read `Model` and `Device` apart."""
+    """The section `model` as the user writes it; stages read `Model` and `Place` apart."""
 
 
 class Organism(Section):
@@ -402,6 +402,25 @@ class Measure(Section):
     position: Annotated[int, Field(le=-1)] = Field(
         default=-1, description="Which token of the formatted prompt is measured, counted from its end: -1 is the last."
     )
+
+
+class Stream(Section):
+    """How much of the model is in memory while it is measured, which is no part of the result either."""
+
+    stream: Literal["auto", "on", "off"] = Field(
+        default="auto",
+        description="Whether one decoder layer at a time is read from the files, for models larger than memory; "
+        "`auto`: where the model does not fit. The result is the same: changing it reruns nothing. Of several GPUs it "
+        "takes the first.",
+    )
+
+
+class MeasureAndStream(Stream, Measure):
+    """The section `measure` as the user writes it; stages read `Measure` and `Place` apart."""
+
+
+class Place(Stream, Device):
+    """`artifacts/params/device.json`: where and how it runs, on which no stage depends."""
 
 
 class Rule(Section):
@@ -691,7 +710,9 @@ class Params(BaseModel):
     prompts: Annotated[Prompts, MayBeEmpty()] = Field(
         default=Prompts(), description="What the refusal direction is measured on."
     )
-    measure: Annotated[Measure, MayBeEmpty()] = Field(default=Measure(), description="How activations are taken.")
+    measure: Annotated[MeasureAndStream, MayBeEmpty()] = Field(
+        default=MeasureAndStream(), description="How activations are taken."
+    )
     ablate: Annotated[Ablate, MayBeEmpty()] = Field(
         default=Ablate(), description="What is removed from which tensors of which layers."
     )
@@ -738,7 +759,8 @@ def sections(params: Params) -> dict[str, str]:
     """The canonical text of each `artifacts/params/<name>.json`: sorted keys, every default filled in."""
     documents: dict[str, BaseModel] = {name: getattr(params, name) for name in Params.model_fields}
     documents["model"] = Model(source=params.model.source, revision=params.model.revision, dtype=params.model.dtype)
-    documents["device"] = Device(device=params.model.device)
+    documents["measure"] = Measure(**params.measure.model_dump(include=set(Measure.model_fields)))
+    documents["device"] = Place(device=params.model.device, stream=params.measure.stream)
     return {name: _canonical(document) for name, document in documents.items()}
 
 

@@ -6,10 +6,11 @@ from safetensors.torch import save
 
 from schemas.layout import layouts
 from schemas.params import Measure, read_section
-from stages.base.device import placement
+from stages.base.device import placement, streaming
 from stages.base.files import write_bytes, write_json
 from stages.base.manifest import base_folder, read_manifest, verify
-from stages.base.models import load_model, load_tokenizer
+from stages.base.models import load_tokenizer
+from stages.base.passes import open_model
 from stages.base.progress import progress
 from stages.base.prompts import read_format, read_prompts, tokenize
 from stages.base.stage import run_stage
@@ -26,13 +27,15 @@ def main() -> None:
     params = read_section(Measure, ARTIFACTS / "params/measure.json")
     manifest, folder, chat = read_manifest(), base_folder(), read_format()
     verify(folder, manifest)
-    tokenizer, model = load_tokenizer(folder, chat.date), load_model(folder, manifest.dtype, placement())
+    tokenizer = load_tokenizer(folder, chat.date)
 
     harmful = tokenize(tokenizer, read_prompts("harmful"), chat)
     harmless = tokenize(tokenizer, read_prompts("harmless"), chat)
-    experts = routed_experts(model, layouts()[manifest.model_type])
-    with progress("Measure", len(harmful) + len(harmless), "prompts") as advance:
-        seen = look(model, experts, [*harmful, *harmless], params.position, params.batch_size, advance)
+    prompts = [*harmful, *harmless]
+    passes = open_model(folder, manifest.dtype, placement(), streaming(), prompts, params.batch_size)
+    experts = routed_experts(passes.model, layouts()[manifest.model_type])
+    with progress("Measure", passes.steps(len(prompts)), passes.unit) as advance:
+        seen = look(passes, experts, prompts, params.position, params.batch_size, advance)
     taken = seen.stream
     if params.winsorize is not None:
         taken = winsorize(taken, params.winsorize)

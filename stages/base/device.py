@@ -5,10 +5,10 @@ from typing import Literal
 
 import torch
 
-from schemas.params import Device, read_section
+from schemas.params import Place, read_section
 from stages.base.stage import StageError
 
-_DEVICE_PARAMS = Path("artifacts/params/device.json")
+_PLACE_PARAMS = Path("artifacts/params/device.json")
 
 
 def chosen_device() -> torch.device:
@@ -17,7 +17,7 @@ def chosen_device() -> torch.device:
     Raises:
         StageError: it names a GPU that is not there.
     """
-    name = read_section(Device, _DEVICE_PARAMS).device
+    name = read_section(Place, _PLACE_PARAMS).device
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device("cuda" if name == "balanced" else name)
@@ -33,4 +33,9 @@ def placement() -> torch.device | Literal["balanced"]:
         StageError: params.yaml names a GPU that is not there.
     """
     device = chosen_device()
-    return "balanced" if read_section(Device, _DEVICE_PARAMS).device == "balanced" else device
+    return "balanced" if read_section(Place, _PLACE_PARAMS).device == "balanced" else device
+
+
+def streaming() -> Literal["auto", "on", "off"]:
+    """Whether params.yaml has a model measured layer by layer."""
+    return read_section(Place, _PLACE_PARAMS).stream

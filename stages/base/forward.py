@@ -73,23 +73,57 @@ def in_batches(
     Raises:
         StageError: memory is too small for a single prompt.
     """
-    by_length = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
-    size = FIRST_BATCH if batch_size == "auto" else batch_size
+    by_length = _by_length(prompts)
+    size = first_size(batch_size)
     start = 0
     while start < len(by_length):
-        shortest = len(prompts[by_length[start]])
-        longest = max(shortest + MOST_PADDING[0], shortest * MOST_PADDING[1])
-        rows = [row for row in by_length[start : start + size] if len(prompts[row]) <= longest]
+        rows = _next_rows(prompts, by_length, start, size)
         try:
             compute(_batch(prompts, rows, position))
         except torch.OutOfMemoryError:
-            if size == 1:
-                raise StageError(OUT_OF_MEMORY) from None
-            size = (min(size, len(rows)) + 1) // 2
+            size = smaller(min(size, len(rows)))
             print(f"Out of memory: going on with {size} prompts a batch", file=sys.stderr)
             continue
         start += len(rows)
         advance(len(rows))
+
+
+def all_batches(prompts: Sequence[Sequence[int]], size: int, position: int = -1) -> list[Batch]:
+    """The batches that `in_batches` makes where memory does not run out."""
+    by_length = _by_length(prompts)
+    made: list[Batch] = []
+    start = 0
+    while start < len(by_length):
+        rows = _next_rows(prompts, by_length, start, size)
+        made.append(_batch(prompts, rows, position))
+        start += len(rows)
+    return made
+
+
+def first_size(batch_size: int | Literal["auto"]) -> int:
+    """Prompts in a batch, before memory ran out."""
+    return FIRST_BATCH if batch_size == "auto" else batch_size
+
+
+def smaller(size: int) -> int:
+    """Prompts in a batch, after memory ran out with `size` of them.
+
+    Raises:
+        StageError: it was one.
+    """
+    if size == 1:
+        raise StageError(OUT_OF_MEMORY) from None
+    return (size + 1) // 2
+
+
+def _by_length(prompts: Sequence[Sequence[int]]) -> list[int]:
+    return sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
+
+
+def _next_rows(prompts: Sequence[Sequence[int]], by_length: list[int], start: int, size: int) -> list[int]:
+    shortest = len(prompts[by_length[start]])
+    longest = max(shortest + MOST_PADDING[0], shortest * MOST_PADDING[1])
+    return [row for row in by_length[start : start + size] if len(prompts[row]) <= longest]
 
 
 def _batch(prompts: Sequence[Sequence[int]], rows: list[int], position: int) -> Batch:
@@ -100,9 +134,14 @@ def _batch(prompts: Sequence[Sequence[int]], rows: list[int], position: int) -> 
     return Batch(rows, ids, (torch.arange(ids.shape[1]) < lengths[:, None]).long(), lengths + position)
 
 
-def run_decoder(model: PreTrainedModel, batch: Batch) -> None:
-    """One pass through the decoder layers, without the output head: for what hooks see."""
-    decoder(model)(input_ids=batch.ids.to(model.device), attention_mask=batch.mask.to(model.device), use_cache=False)
+def run_decoder(model: PreTrainedModel, batch: Batch, device: torch.device | None = None) -> None:
+    """One pass through the decoder layers, without the output head: for what hooks see.
+
+    Args:
+        device: where tokens go; None where the model knows.
+    """
+    place = device or model.device
+    decoder(model)(input_ids=batch.ids.to(place), attention_mask=batch.mask.to(place), use_cache=False)
 
 
 @torch.inference_mode()

@@ -6,10 +6,12 @@ from typing import Any, Literal
 import torch
 import transformers
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from stages.base.day import dated
+from stages.base.memory import GIB, Need, impossible, limits
 from stages.base.stage import StageError
+from stages.base.weights import read_checkpoint
 
 
 def load_model(folder: Path, dtype: str, place: torch.device | Literal["balanced"]) -> PreTrainedModel:
@@ -19,6 +21,7 @@ def load_model(folder: Path, dtype: str, place: torch.device | Literal["balanced
         StageError: transformers cannot load it.
     """
     transformers.utils.logging.disable_progress_bar()
+    _refuse_what_cannot_fit(folder, dtype, place)
     try:
         model: Any = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -36,6 +39,41 @@ def load_model(folder: Path, dtype: str, place: torch.device | Literal["balanced
             "larger ones, or a smaller model.dtype"
         )
     return model.eval()
+
+
+def _refuse_what_cannot_fit(folder: Path, dtype: str, place: torch.device | Literal["balanced"]) -> None:
+    """Before the system ends the process, which would leave nothing said."""
+    need = weights_need(folder, without_weights(folder, dtype))
+    if place != "balanced" and place.type == "cpu" and (limit := impossible(need, limits(place))):
+        raise StageError(
+            f"{folder} takes {need.of(limit) / GIB:,.1f} GiB of memory, and {limit.name} has "
+            f"{limit.total / GIB:,.1f} GiB; use a larger machine, or GPUs that hold it (model.device: balanced). "
+            "To measure it layer by layer (measure.stream) and to ablate it takes less"
+        )
+
+
+def without_weights(folder: Path, dtype: str) -> PreTrainedModel:
+    """The same model with every parameter and buffer on the meta device, which takes no memory.
+
+    Raises:
+        StageError: transformers knows no such model.
+    """
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        with torch.device("meta"):
+            model: Any = AutoModelForCausalLM.from_config(
+                config, dtype=config.dtype if dtype == "auto" else dtype, trust_remote_code=False
+            )
+    except (ValueError, KeyError, OSError, RuntimeError) as error:
+        raise StageError(f"{folder} could not be loaded: {error}") from None
+    return model.eval()
+
+
+def weights_need(folder: Path, model: PreTrainedModel) -> Need:
+    """What the weights in `folder` take once they are loaded as those of `model`, which may be one without weights."""
+    once = {id(tensor): tensor.nbytes for tensor in (*model.parameters(), *model.buffers())}
+    files = sum((folder / shard).stat().st_size for shard in read_checkpoint(folder).shards)
+    return Need(sum(once.values()), mapped=files)
 
 
 def decoder(model: PreTrainedModel) -> nn.Module:

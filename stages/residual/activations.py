@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from stages.base.forward import Batch, in_batches, run_decoder
+from stages.base.forward import Batch
 from stages.base.models import decoder_layers
+from stages.base.passes import Passes, Resident
 from stages.base.stage import StageError
 from stages.residual.experts import RoutedExperts, count, watch_experts
 
@@ -37,12 +38,12 @@ def activations(
     advance: Callable[[int], None],
 ) -> Tensor:
     """The stream alone; see `look`."""
-    return look(model, {}, prompts, position, batch_size, advance).stream
+    return look(Resident(model), {}, prompts, position, batch_size, advance).stream
 
 
 @torch.inference_mode()
 def look(
-    model: PreTrainedModel,
+    passes: Passes,
     experts: RoutedExperts,
     prompts: Sequence[Sequence[int]],
     position: int,
@@ -52,11 +53,12 @@ def look(
     """Measure the stream, and which experts are used.
 
     Args:
+        passes: the model, in memory or not.
         experts: where to look for the latter.
         prompts: the tokens of each.
         position: which token, counted from the end of the prompt: -1 is the last.
         batch_size: prompts in one forward pass at most; halved where memory runs out, and that is said.
-        advance: told the number of prompts done since.
+        advance: told the number of steps done since, of which there are `passes.steps`.
 
     Raises:
         StageError: a prompt is shorter than `position` asks.
@@ -65,23 +67,22 @@ def look(
         raise StageError(
             f"params.yaml: measure.position: {position} is before the start of a prompt of {shortest} tokens"
         )
-    taken = torch.empty(len(prompts), len(decoder_layers(model)) + 1, model.config.get_text_config().hidden_size)
+    layers, hidden = len(decoder_layers(passes.model)), passes.model.config.get_text_config().hidden_size
+    taken = torch.empty(len(prompts), layers + 1, hidden)
     used = {layer: torch.zeros(len(prompts), count(module), dtype=torch.bool) for layer, (_, module) in experts.items()}
 
     # Both fill the batch's own rows, so that a batch that ran out of memory and comes again is seen once.
-    def compute(batch: Batch) -> None:
+    def watch(batch: Batch, undo: ExitStack) -> None:
         def keep(measurement: int, stream: Tensor) -> None:
             taken[batch.rows, measurement] = batch.at_end(stream).float().cpu()
 
         def note(layer: int, chosen: Tensor) -> None:
             used[layer][batch.rows] = chosen
 
-        with ExitStack() as undo:
-            watch_stream(model, keep, undo)
-            watch_experts(experts, batch, note, undo)
-            run_decoder(model, batch)
+        watch_stream(passes.model, keep, undo)
+        watch_experts(experts, batch, note, undo)
 
-    in_batches(prompts, batch_size, advance, compute, position)
+    passes.run(prompts, batch_size, position, watch, advance)
     return Seen(taken, used)
 
 

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from schemas.layout import Layout, Reader, Variant, Writer, layouts
 from schemas.params import Ablate, RouterBias
 from stages.base.manifest import read_config
+from stages.base.passes import Resident
 from stages.base.stage import StageError
 from stages.base.weights import Checkpoint, read_checkpoint
 from stages.edit.checkpoint import read_vector, write_edited
@@ -74,7 +75,7 @@ class Family:
     def used(self, prompts: list[list[int]]) -> dict[int, Tensor]:
         """By layer, which experts each prompt's last token is given to."""
         experts = routed_experts(self.model, layouts()[self.manifest.model_type])
-        return look(self.model, experts, prompts, -1, 64, lambda _: None).used
+        return look(Resident(self.model), experts, prompts, -1, 64, lambda _: None).used
 
     def shifts(self, ablate: Ablate) -> list[Shift]:
         use = count_use(self.used([*HARMFUL, *HARMLESS]), len(HARMFUL), len(HARMLESS))

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from schemas.artifacts import ExpertUse, LayerExpertUse
 from schemas.layout import layouts
 from stages.base.models import decoder_layers
+from stages.base.passes import Resident
 from stages.organism.model import make_model, vary_norms
 from stages.organism.tokenizer import make_tokenizer
 from stages.organism.world import make_world
@@ -58,7 +59,7 @@ def some_prompts(count: int) -> list[list[int]]:
 def used(
     model: PreTrainedModel, prompts: list[list[int]], position: int = -1, batch_size: int = 4
 ) -> dict[int, Tensor]:
-    return look(model, experts_of(model), prompts, position, batch_size, lambda _: None).used
+    return look(Resident(model), experts_of(model), prompts, position, batch_size, lambda _: None).used
 
 
 def after(model: PreTrainedModel, layer: int, prompt: list[int], position: int) -> Tensor:
@@ -112,7 +113,7 @@ def test_counts_are_those_of_each_prompt_by_itself(model: PreTrainedModel) -> No
 
 def test_the_stream_is_what_it_is_without_a_look_at_the_experts(model: PreTrainedModel) -> None:
     prompts = some_prompts(6)
-    seen = look(model, experts_of(model), prompts, -1, 4, lambda _: None)
+    seen = look(Resident(model), experts_of(model), prompts, -1, 4, lambda _: None)
     assert torch.equal(seen.stream, activations(model, prompts, -1, 4, lambda _: None))
 
 
@@ -133,7 +134,7 @@ def test_a_batch_that_ran_out_of_memory_is_counted_once(
 
     monkeypatch.setattr(last, "forward", small)
     counts: list[int] = []
-    seen = look(model, experts_of(model), prompts, -1, 12, counts.append)
+    seen = look(Resident(model), experts_of(model), prompts, -1, 12, counts.append)
     assert max(counts) <= 3 and sum(counts) == 12
     assert all(torch.equal(seen.used[layer], table) for layer, table in expected.items())
 

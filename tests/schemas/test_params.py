@@ -11,14 +11,15 @@ from pydantic import BaseModel, ValidationError
 
 from schemas.params import (
     Ablate,
-    Device,
     Evaluate,
     Gates,
     Measure,
+    MeasureAndStream,
     Model,
     Organism,
     Params,
     ParamsError,
+    Place,
     Prompts,
     PromptSource,
     load,
@@ -34,7 +35,7 @@ A_SOURCE = "a .txt, .jsonl, .json, .csv or .parquet file under data/ (such as da
 
 SECTIONS: dict[str, type[BaseModel]] = {
     "model": Model,
-    "device": Device,
+    "device": Place,
     "organism": Organism,
     "prompts": Prompts,
     "measure": Measure,
@@ -450,7 +451,7 @@ def test_a_long_value_is_cut_off() -> None:
 def test_an_empty_or_missing_section_takes_its_defaults() -> None:
     assert parse("model:\norganism:\nprompts:\nmeasure:\nablate:\nevaluate:\n") == Params()
     assert parse("{}") == Params()
-    assert parse("measure: {batch_size: 8}").measure == Measure(batch_size=8)
+    assert parse("measure: {batch_size: 8}").measure == MeasureAndStream(batch_size=8)
     assert parse("gates: []").gates.root == ()
 
 
@@ -589,14 +590,15 @@ def test_sections_are_canonical_and_can_be_read_back(tmp_path: Path) -> None:
         path.write_text(text, encoding="utf-8")
         document = read_section(SECTIONS[name], path)
         assert text == json.dumps(document.model_dump(mode="json"), indent=2, sort_keys=True) + "\n"
-        if name not in ("model", "device"):
+        if name not in ("model", "measure", "device"):
             assert document == getattr(params, name)
 
 
 def test_where_it_runs_is_no_part_of_what_it_is() -> None:
-    here, there = sections(parse("model: {device: cpu}")), sections(parse("model: {device: cuda}"))
-    assert json.loads(there["device"]) == {"device": "cuda"}
-    assert "device" not in json.loads(there["model"])
+    here = sections(parse("{model: {device: cpu}, measure: {stream: off}}"))
+    there = sections(parse("{model: {device: cuda}, measure: {stream: on}}"))
+    assert json.loads(there["device"]) == {"device": "cuda", "stream": "on"}
+    assert "device" not in json.loads(there["model"]) and "stream" not in json.loads(there["measure"])
     assert {name for name in here if here[name] != there[name]} == {"device"}
 
 

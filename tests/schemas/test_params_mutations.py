@@ -46,7 +46,8 @@ def answer(text: str) -> ParamsError | None:
         return error
     texts = sections(params)
     documents = {name: json.loads(document) for name, document in texts.items()}
-    documents["model"] |= documents.pop("device")
+    place = documents.pop("device")
+    documents["model"]["device"], documents["measure"]["stream"] = place["device"], place["stream"]
     again = json.dumps(documents)
     assert sections(parse(again)) == texts
     Draft202012Validator(SCHEMA).validate(documents)

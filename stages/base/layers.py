@@ -1,0 +1,239 @@
+"""A model whose weights stay in their files: a part at a time, such as one decoder layer, is loaded and freed again.
+
+transformers' own code names, converts and casts the tensors, so that whatever it loads whole is loaded here in parts:
+experts of which the file holds one tensor each and memory one for all, other names, types that it keeps.
+"""
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import (
+    Concatenate,
+    ConversionOps,
+    MergeModulelist,
+    WeightConverter,
+    WeightRenaming,
+    WeightTransform,
+    convert_and_load_state_dict_in_model,
+    dot_natural_key,
+    rename_source_key,
+)
+from transformers.modeling_utils import LoadStateDictConfig
+
+from stages.base.models import decoder, decoder_layers, without_weights
+from stages.base.stage import StageError
+from stages.base.weights import Checkpoint, read_checkpoint
+
+_READ_AT_ONCE = 128 << 10
+"""Bytes that the system is asked to read at a time: it cuts longer wishes short, to what it would read ahead itself."""
+
+
+class LayeredModel:
+    """A model without weights, parts of which can be loaded. A part is a decoder layer, by its number, or the frame:
+    what the decoder has outside its layers, embeddings and final norm. The output head, vision towers and layers that
+    are not in use (multi-token prediction) are in no part."""
+
+    def __init__(self, folder: Path, dtype: str, device: torch.device) -> None:
+        """Build the model, and read from the files what is where.
+
+        Args:
+            dtype: a torch name: what parameters are loaded in, but for some that transformers keeps in float32.
+            device: where they are loaded.
+
+        Raises:
+            StageError: the folder holds no model that transformers knows, or no whole checkpoint.
+        """
+        self.model = without_weights(folder, dtype)
+        self.device = device
+        self._checkpoint = read_checkpoint(folder)
+        self._empty: dict[str, Any] = self.model.state_dict(keep_vars=True)
+        self._settings = LoadStateDictConfig(
+            device_map={"": device},
+            dtype=getattr(torch, dtype),
+            dtype_plan=self.model._get_dtype_plan(getattr(torch, dtype)),
+            weight_mapping=[_without_copies(transform) for transform in get_model_conversion_mapping(self.model)],
+        )
+        in_memory = _names_in_memory(self.model, self._checkpoint, self._settings.weight_mapping or [])
+        self.frame = len(decoder_layers(self.model))
+        """The number of the frame; those of layers are below it."""
+        self._wanted = [_inside(self.model, self._empty, part) for part in range(self.frame + 1)]
+        self._stored = [_stored(self.model, wanted, in_memory) for wanted in self._wanted]
+        _make_buffers(self.model, device)
+
+    @property
+    def largest_part(self) -> int:
+        """Bytes that the largest part takes in memory, once it is loaded."""
+        return max(sum(self._empty[name].nbytes for name in part) for part in self._wanted)
+
+    @contextmanager
+    def loaded(self, part: int) -> Iterator[None]:
+        """Have a part in memory until the block ends.
+
+        Raises:
+            StageError: one of its parameters is not in the files, or has another shape there.
+        """
+        try:
+            self._load(part)
+            yield
+        finally:
+            self._free()
+
+    @contextmanager
+    def reading_ahead(self) -> Iterator[Callable[[int], None]]:
+        """Yields a function that has the system read the bytes of a part into its cache of files, while others compute.
+        The cache is not this process's memory; what was not read when the block ends is not read."""
+        stop = threading.Event()
+        with ThreadPoolExecutor(1) as reader:
+            try:
+
+                def read(part: int) -> None:
+                    reader.submit(_advise, self._checkpoint, self._stored[part], stop)
+
+                yield read
+            finally:
+                stop.set()
+
+    def _load(self, part: int) -> None:
+        names = self._stored[part]
+        try:
+            with ExitStack() as opened:
+                files = {
+                    file: opened.enter_context(safe_open(self._checkpoint.folder / file, framework="pt"))
+                    for file in {self._checkpoint.tensors[name].file for name in names}
+                }
+                slices = {name: files[self._checkpoint.tensors[name].file].get_slice(name) for name in names}
+                found, _ = convert_and_load_state_dict_in_model(self.model, slices, self._settings)
+        except torch.OutOfMemoryError:
+            raise
+        except (ValueError, KeyError, OSError, RuntimeError, SafetensorError) as error:
+            raise StageError(f"{self._checkpoint.folder} could not be loaded: {error}") from None
+        for name, in_file, in_memory in found.mismatched_keys:
+            raise StageError(
+                f"{self._checkpoint.folder}: {name} has the shape {list(in_file)}, where its config.json says "
+                f"{list(in_memory)}; fetch the checkpoint again"
+            )
+        self._tie(part)
+        if missing := [name for name in self._wanted[part] if self.model.get_parameter_or_buffer(name).is_meta]:
+            raise StageError(
+                f"{self._checkpoint.folder} does not hold {missing[0]}, or not in a form that transformers knows; "
+                "fetch the checkpoint again"
+            )
+
+    def _tie(self, part: int) -> None:
+        """Where the file names one of two parameters that are the same, and the part has the other."""
+        for name, other in _partners(self.model):
+            tensor = self.model.get_parameter_or_buffer(other)
+            if name in self._wanted[part] and self.model.get_parameter_or_buffer(name).is_meta and not tensor.is_meta:
+                _put(self.model, name, tensor)
+
+    def _free(self) -> None:
+        for name, tensor in self._empty.items():
+            _put(self.model, name, tensor)
+
+
+class _Fuse(ConversionOps):
+    """transformers' `MergeModulelist` and `Concatenate` in one, without copies between: each expert's matrices go
+    straight to their place in the tensor of all."""
+
+    def convert(
+        self, input_dict: dict[str, Any], source_patterns: list[str], target_patterns: list[str], **_: Any
+    ) -> dict[str, Any]:
+        """Per pattern, the matrices ``[rows, columns]`` of all experts → ``[experts, rows of all, columns]``."""
+        lists = [input_dict.pop(pattern) for pattern in source_patterns]
+        rows = [matrices[0].shape[0] for matrices in lists]
+        first = lists[0][0]
+        fused = first.new_empty(len(lists[0]), sum(rows), first.shape[1])
+        start = 0
+        for matrices, height in zip(lists, rows, strict=True):
+            for expert, matrix in enumerate(matrices):
+                fused[expert, start : start + height].copy_(matrix)
+            start += height
+        return {target_patterns[0]: fused}
+
+
+def _without_copies(transform: Any) -> Any:
+    """The same conversion with `_Fuse` where it does that."""
+    if isinstance(transform, WeightConverter):
+        kinds = [(type(operation), getattr(operation, "dim", None)) for operation in transform.operations]
+        if kinds == [(MergeModulelist, 0), (Concatenate, 1)]:
+            transform.operations = [_Fuse()]
+    return transform
+
+
+def _names_in_memory(
+    model: PreTrainedModel, checkpoint: Checkpoint, transforms: Sequence[WeightTransform]
+) -> dict[str, str]:
+    """By its name in the files, what a tensor becomes, or becomes a part of, in memory. Of several targets, the first.
+    Tensors that the model has no place for are left out."""
+    renamings = [each for each in transforms if isinstance(each, WeightRenaming)]
+    converters = [each for each in transforms if isinstance(each, WeightConverter)]
+    there = model.state_dict()
+    found = {}
+    for name in sorted(checkpoint.tensors, key=dot_natural_key):
+        renamed, _ = rename_source_key(name, renamings, converters, model.base_model_prefix, there)
+        if renamed not in there and name in there:
+            renamed, _ = rename_source_key(name, [], [], model.base_model_prefix, there)
+        if renamed in there:
+            found[name] = renamed
+    return found
+
+
+def _inside(model: PreTrainedModel, names: dict[str, Any], part: int) -> list[str]:
+    """Which parameters and persistent buffers of the model a part has."""
+    stack = decoder(model)
+    (prefix,) = (f"{path}." for path, module in model.named_modules() if module is stack)
+    layers = f"{prefix}layers."
+    if part == len(decoder_layers(model)):
+        return [name for name in names if name.startswith(prefix) and not name.startswith(layers)]
+    return [name for name in names if name.startswith(f"{layers}{part}.")]
+
+
+def _stored(model: PreTrainedModel, wanted: list[str], in_memory: dict[str, str]) -> list[str]:
+    """Which tensors of the files these are made of; where one is not there, what the model ties it to."""
+    missing = set(wanted) - set(in_memory.values())
+    needed = {*wanted, *(other for name, other in _partners(model) if name in missing)}
+    return [name for name, target in in_memory.items() if target in needed]
+
+
+def _partners(model: PreTrainedModel) -> list[tuple[str, str]]:
+    """Pairs of parameters that are the same, either way round."""
+    tied = list(model.all_tied_weights_keys.items())
+    return [*tied, *((other, name) for name, other in tied)]
+
+
+def _make_buffers(model: PreTrainedModel, device: torch.device) -> None:
+    """Give the buffers that no file holds their values, such as the frequencies of rotary embeddings."""
+    for name, buffer in list(model.named_non_persistent_buffers()):
+        _put(model, name, torch.empty_like(buffer, device=device))
+    # On the meta device, where the parameters are, it does nothing.
+    model.initialize_weights()
+
+
+def _put(model: PreTrainedModel, name: str, tensor: Tensor) -> None:
+    module, _, own = name.rpartition(".")
+    setattr(model.get_submodule(module), own, tensor)
+
+
+def _advise(checkpoint: Checkpoint, names: Sequence[str], stop: threading.Event) -> None:
+    """Ask the system for the bytes of these tensors, in the order of the files."""
+    tensors = sorted((checkpoint.tensors[name] for name in names), key=lambda tensor: (tensor.file, tensor.start))
+    with ExitStack() as opened:
+        files = {
+            file: opened.enter_context(open(checkpoint.folder / file, "rb")) for file in {each.file for each in tensors}
+        }
+        for tensor in tensors:
+            for start in range(tensor.start, tensor.stop, _READ_AT_ONCE):
+                if stop.is_set():
+                    return
+                length = min(_READ_AT_ONCE, tensor.stop - start)
+                os.posix_fadvise(files[tensor.file].fileno(), start, length, os.POSIX_FADV_WILLNEED)

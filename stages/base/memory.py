@@ -1,0 +1,214 @@
+"""How much memory there is, and how much a measurement takes. Apart from readers of limits, pure numbers."""
+
+import resource
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import psutil
+import torch
+
+GIB = 2**30
+_CGROUPS = Path("/sys/fs/cgroup")
+_OWN_CGROUPS = Path("/proc/self/cgroup")
+_NO_LIMIT = 2**60
+"""Version 1 of cgroups writes a number of about this size where there is no limit."""
+
+MARGIN = 1.1
+"""What is asked for is this much more than what was reckoned: reckoning is not exact, and others use memory too."""
+
+
+@dataclass(frozen=True)
+class Limit:
+    """One of the bounds on this process's memory, in bytes."""
+
+    name: str
+    free: int
+    total: int
+    counts_files: bool = False
+    """Whether files that are mapped count as well. The system can drop those from memory when it needs room."""
+
+
+@dataclass(frozen=True)
+class Need:
+    """What something takes, in bytes."""
+
+    memory: int
+    mapped: int
+    """Files mapped at the same time, as weights are while they are read."""
+
+    def of(self, limit: Limit) -> int:
+        """What of it counts for a limit."""
+        return self.memory + (self.mapped if limit.counts_files else 0)
+
+
+def too_small(need: Need, limits: Iterable[Limit]) -> Limit | None:
+    """The limit with the least room of those whose free memory is too little; None where it fits."""
+    return min(
+        (each for each in limits if MARGIN * need.of(each) > each.free), key=lambda each: each.free, default=None
+    )
+
+
+def impossible(need: Need, limits: Iterable[Limit]) -> Limit | None:
+    """The least of the limits that is too little even were nothing else in memory; None where there is none."""
+    return min((each for each in limits if need.of(each) > each.total), key=lambda each: each.total, default=None)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a measurement passes through a model. A token counts where it is padding, too."""
+
+    prompts: int
+    tokens: int
+    pairs: int
+    """Tokens times the width of their batch: what an attention mask has."""
+    batch_tokens: int
+    """Of the largest batch."""
+    batch_pairs: int
+
+    @classmethod
+    def of(cls, batches: Iterable[tuple[int, int]]) -> "Work":
+        """From each batch's number of prompts and its width in tokens."""
+        sizes = list(batches)
+        return cls(
+            prompts=sum(prompts for prompts, _ in sizes),
+            tokens=sum(prompts * width for prompts, width in sizes),
+            pairs=sum(prompts * width**2 for prompts, width in sizes),
+            batch_tokens=max(prompts * width for prompts, width in sizes),
+            batch_pairs=max(prompts * width**2 for prompts, width in sizes),
+        )
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Of a model, in numbers a token."""
+
+    hidden: int
+    layers: int
+    widest: int
+    """What the widest of a layer's parts computes: attention, or an MLP with all experts that a token is given to."""
+    bytes: int
+    """Of one number, as the model computes."""
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any], bytes_: int) -> "Sizes":
+        """From a text model's config."""
+        hidden = int(config["hidden_size"])
+        heads = int(config.get("num_attention_heads") or 1)
+        attention = heads * int(config.get("v_head_dim") or config.get("head_dim") or hidden // heads)
+        chosen = int(config.get("num_experts_per_tok") or config.get("top_k_experts") or 0)
+        expert = int(config.get("moe_intermediate_size") or config.get("intermediate_size") or 0)
+        dense = int(config.get("intermediate_size") or 0)
+        return cls(
+            hidden=hidden,
+            layers=int(config["num_hidden_layers"]),
+            widest=max(6 * attention, 4 * dense, chosen * (4 * hidden + 4 * expert)),
+            bytes=bytes_,
+        )
+
+
+def taken_bytes(sizes: Sizes, work: Work) -> int:
+    """The activations that are kept, in float32, and what the statistics make of them in float64."""
+    return work.prompts * (sizes.layers + 1) * sizes.hidden * (4 + 8 * 2)
+
+
+def batch_bytes(sizes: Sizes, work: Work) -> int:
+    """What one layer computes for the largest batch: the stream with its norms in float32, the layer's widest part, and
+    a mask for attention, in float32 too."""
+    return work.batch_tokens * (8 * sizes.hidden * 4 + sizes.widest * sizes.bytes) + 4 * work.batch_pairs
+
+
+def held_bytes(sizes: Sizes, work: Work) -> int:
+    """What all batches keep between two layers: the stream, and masks of one byte a pair, of two kinds at most."""
+    return work.tokens * sizes.hidden * sizes.bytes + 2 * work.pairs
+
+
+def resident_bytes(weights: int, sizes: Sizes, work: Work) -> int:
+    """A measurement's peak where the model is in memory as a whole."""
+    return weights + taken_bytes(sizes, work) + batch_bytes(sizes, work)
+
+
+def streamed_bytes(largest_part: int, sizes: Sizes, work: Work) -> int:
+    """A measurement's peak where one part of the model at a time is in memory."""
+    return max(
+        largest_part
+        + work.prompts * (sizes.layers + 1) * sizes.hidden * 4
+        + held_bytes(sizes, work)
+        + batch_bytes(sizes, work),
+        taken_bytes(sizes, work),
+    )
+
+
+def limits(place: torch.device | Literal["balanced"]) -> list[Limit]:
+    """What bounds the memory of what runs there: on the CPU, on a GPU, or on all GPUs together."""
+    if place == "balanced":
+        found = [torch.cuda.mem_get_info(index) for index in range(torch.cuda.device_count())]
+        return [Limit("the GPUs", sum(free for free, _ in found), sum(total for _, total in found))]
+    if place.type == "cuda":
+        return [Limit("the GPU", *torch.cuda.mem_get_info(place))]
+    return _cpu_limits()
+
+
+def _cpu_limits() -> list[Limit]:
+    """What bounds this process: the machine's memory, those of its control groups, and its own resource limits."""
+    machine = psutil.virtual_memory()
+    found = [Limit("this machine", machine.available, machine.total + psutil.swap_memory().total)]
+    found += _cgroup_limits()
+    own = psutil.Process().memory_info()
+    for name, kind, used in (
+        ("RLIMIT_AS", resource.RLIMIT_AS, own.vms),
+        ("RLIMIT_DATA", resource.RLIMIT_DATA, own.data),
+    ):
+        soft = resource.getrlimit(kind)[0]
+        if soft != resource.RLIM_INFINITY:
+            found.append(Limit(f"its limit {name}", max(0, soft - used), soft, counts_files=True))
+    return found
+
+
+def _cgroup_limits() -> list[Limit]:
+    """Of each control group that this process is in, of both versions, and of the groups around it."""
+    try:
+        lines = _OWN_CGROUPS.read_text().splitlines()
+    except OSError:
+        return []
+    found = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            found += _limits_above(_CGROUPS, path, "memory.max", "memory.current", ("inactive_file", "active_file"))
+        elif "memory" in controllers.split(","):
+            files = ("total_inactive_file", "total_active_file")
+            found += _limits_above(_CGROUPS / "memory", path, "memory.limit_in_bytes", "memory.usage_in_bytes", files)
+    return found
+
+
+def _limits_above(mount: Path, path: str, limit: str, usage: str, files: tuple[str, ...]) -> list[Limit]:
+    # In a container the path may be the host's, and what is mounted is the container's own group.
+    inside = mount / path.strip("/")
+    groups = [inside, *inside.parents] if inside.is_dir() else [mount]
+    found = []
+    for group in groups:
+        if not group.is_relative_to(mount):
+            break
+        total, used = _number(group / limit), _number(group / usage)
+        if total is not None and used is not None and total < _NO_LIMIT:
+            # What the system keeps of files it gives up when it needs room.
+            cached = sum(_statistics(group / "memory.stat").get(name, 0) for name in files)
+            found.append(Limit("this control group", max(0, total - used + cached), total))
+    return found
+
+
+def _number(path: Path) -> int | None:
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def _statistics(path: Path) -> dict[str, int]:
+    try:
+        pairs = [line.split() for line in path.read_text().splitlines()]
+    except OSError:
+        return {}
+    return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2}

@@ -1,0 +1,247 @@
+"""Passing prompts through a model that is in memory as a whole, or of which one layer at a time is."""
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from stages.base.forward import Batch, Watch, all_batches, first_size, in_batches, run_decoder, smaller
+from stages.base.layers import LayeredModel
+from stages.base.memory import GIB, Need, Sizes, Work, batch_bytes, held_bytes, limits, resident_bytes, too_small
+from stages.base.models import decoder_layers, load_model, weights_need, without_weights
+from stages.base.stage import StageError
+
+
+class Passes(Protocol):
+    """A model that prompts can be passed through, with hooks on its modules."""
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """What hooks are set on. Its parameters may be in memory only while prompts pass."""
+
+    @property
+    def unit(self) -> str:
+        """What `steps` counts."""
+
+    def steps(self, prompts: int) -> int:
+        """How far `run` is when it is done with this many prompts, in what it tells `advance`."""
+
+    def run(
+        self,
+        prompts: Sequence[Sequence[int]],
+        batch_size: int | Literal["auto"],
+        position: int,
+        watch: Watch,
+        advance: Callable[[int], None],
+    ) -> None:
+        """Pass all prompts through the decoder layers, a batch at a time.
+
+        Args:
+            prompts: the tokens of each.
+            batch_size: prompts in a batch at most; halved where memory runs out, and that is said.
+            position: which token of each is asked about, counted from its end.
+            watch: sets hooks on the layers and on what is in them. Each layer is called once for each batch, and again
+                where memory ran out.
+            advance: told the number of steps done since; it may be negative.
+
+        Raises:
+            StageError: memory is too small for a single prompt.
+        """
+
+
+@dataclass(frozen=True)
+class Resident:
+    """A model that is in memory as a whole."""
+
+    model: PreTrainedModel
+    unit: str = "prompts"
+
+    def steps(self, prompts: int) -> int:
+        """One a prompt."""
+        return prompts
+
+    def run(
+        self,
+        prompts: Sequence[Sequence[int]],
+        batch_size: int | Literal["auto"],
+        position: int,
+        watch: Watch,
+        advance: Callable[[int], None],
+    ) -> None:
+        """Batch by batch; see `Passes`."""
+
+        def compute(batch: Batch) -> None:
+            with ExitStack() as undo:
+                watch(batch, undo)
+                run_decoder(self.model, batch)
+
+        in_batches(prompts, batch_size, advance, compute, position)
+
+
+@dataclass(frozen=True)
+class Streamed:
+    """A model of which one layer at a time is in memory: all batches pass through it before the next one is loaded."""
+
+    layered: LayeredModel
+    rest: torch.device
+    """Where the stream of a batch is while others pass."""
+    unit: str = "layers of prompts"
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """The model without weights."""
+        return self.layered.model
+
+    def steps(self, prompts: int) -> int:
+        """One a prompt and layer."""
+        return prompts * len(decoder_layers(self.model))
+
+    def run(
+        self,
+        prompts: Sequence[Sequence[int]],
+        batch_size: int | Literal["auto"],
+        position: int,
+        watch: Watch,
+        advance: Callable[[int], None],
+    ) -> None:
+        """Layer by layer, and in it batch by batch; see `Passes`. Where memory runs out, it begins anew."""
+        size = first_size(batch_size)
+        while True:
+            batches = all_batches(prompts, size, position)
+            done = 0
+            try:
+                for steps in self._through_layers(batches, watch):
+                    done += steps
+                    advance(steps)
+                return
+            except torch.OutOfMemoryError:
+                size = smaller(max(len(batch.rows) for batch in batches))
+                print(f"Out of memory: beginning anew with {size} prompts a batch", file=sys.stderr)
+                advance(-done)
+
+    def _through_layers(self, batches: list[Batch], watch: Watch) -> Iterator[int]:
+        """Yields the number of prompts that passed through a layer, each time that a batch did."""
+        with self.layered.reading_ahead() as read:
+            read(0)
+            with self.layered.loaded(self.layered.frame):
+                entered = [self._enter(batch) for batch in batches]
+            for number, layer in enumerate(decoder_layers(self.model)):
+                with self.layered.loaded(number):
+                    if number + 1 < self.layered.frame:
+                        read(number + 1)
+                    for batch, passing in zip(batches, entered, strict=True):
+                        with ExitStack() as undo:
+                            watch(batch, undo)
+                            passing.through(layer, number, self.layered.device)
+                        yield len(batch.rows)
+
+    def _enter(self, batch: Batch) -> "_Entered":
+        """What the decoder calls its layers with: it runs with layers that give back what they are given."""
+        streams: list[Tensor] = []
+        calls: list[_Call] = []
+
+        def note(*args: Any, **kwargs: Any) -> Tensor:
+            stream: Tensor = args[0] if args else kwargs.pop("hidden_states")
+            if not streams:
+                # A copy, so that a change in place is seen too.
+                streams.append(stream.clone())
+            elif not _same(stream, streams[0]):
+                raise StageError(
+                    f"{type(self.model).__name__} does more between its layers than to hand on the stream: it cannot "
+                    "be run layer by layer; set measure.stream to off"
+                )
+            calls.append((args[1:], kwargs))
+            return stream
+
+        with ExitStack() as undo:
+            for layer in decoder_layers(self.model):
+                layer.forward = note
+                undo.callback(layer.__dict__.pop, "forward")
+            run_decoder(self.model, batch, self.layered.device)
+        return _Entered(streams[0].to(self.rest), calls)
+
+
+_Call = tuple[tuple[Any, ...], dict[str, Any]]
+"""What a layer is called with beside the stream: masks, positions, what layers share."""
+
+
+@dataclass
+class _Entered:
+    """A batch on its way through the layers."""
+
+    stream: Tensor
+    calls: list[_Call]
+
+    def through(self, layer: nn.Module, number: int, device: torch.device) -> None:
+        args, kwargs = self.calls[number]
+        output = layer(self.stream.to(device), *args, **kwargs)
+        self.stream = (output[0] if isinstance(output, tuple) else output).to(self.stream.device)
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors hold the same numbers; what is no number is the same as itself."""
+    return torch.equal(one, other) or (
+        one.shape == other.shape and torch.allclose(one, other, rtol=0, atol=0, equal_nan=True)
+    )
+
+
+def open_model(
+    folder: Path,
+    dtype: str,
+    place: torch.device | Literal["balanced"],
+    stream: Literal["auto", "on", "off"],
+    prompts: Sequence[Sequence[int]],
+    batch_size: int | Literal["auto"],
+) -> Passes:
+    """Load the model, or make ready to load it layer by layer: with `auto` where it does not fit, which is said.
+
+    Args:
+        place: where the layers run; for one layer at a time, of several GPUs the first.
+        prompts: what will pass through it.
+
+    Raises:
+        StageError: transformers cannot load it.
+    """
+    batches = all_batches(prompts, first_size(batch_size))
+    work = Work.of((len(batch.rows), batch.ids.shape[1]) for batch in batches)
+    if stream == "off" or (stream == "auto" and _fits(folder, dtype, place, work)):
+        return Resident(load_model(folder, dtype, place))
+    device = torch.device("cuda", 0) if place == "balanced" else place
+    layered = LayeredModel(folder, dtype, device)
+    return Streamed(layered, _resting_place(layered, work))
+
+
+def _fits(folder: Path, dtype: str, place: torch.device | Literal["balanced"], work: Work) -> bool:
+    """Whether the model fits as a whole; where it does not, that is said."""
+    model = without_weights(folder, dtype)
+    weights, sizes = weights_need(folder, model), _sizes(model)
+    on_cpu = place != "balanced" and place.type == "cpu"
+    memory = resident_bytes(weights.memory, sizes, work) if on_cpu else weights.memory + batch_bytes(sizes, work)
+    limit = too_small(need := Need(memory, weights.mapped), limits(place))
+    if limit is not None:
+        print(
+            f"Measure: to hold the whole model takes {need.of(limit) / GIB:,.1f} GiB, and {limit.name} has "
+            f"{limit.free / GIB:,.1f} GiB free: one layer at a time is read",
+            file=sys.stderr,
+        )
+    return limit is None
+
+
+def _resting_place(layered: LayeredModel, work: Work) -> torch.device:
+    """Where the streams of batches are between two layers: beside the layers, if there is room."""
+    cpu = torch.device("cpu")
+    if layered.device.type == "cpu":
+        return cpu
+    sizes = _sizes(layered.model)
+    memory = layered.largest_part + held_bytes(sizes, work) + batch_bytes(sizes, work)
+    return cpu if too_small(Need(memory, mapped=0), limits(layered.device)) else layered.device
+
+
+def _sizes(model: PreTrainedModel) -> Sizes:
+    return Sizes.of(model.config.get_text_config().to_dict(), model.dtype.itemsize)
