@@ -1,5 +1,6 @@
-"""Loading a model and its tokenizer: from a local folder, safetensors only, no code of the model's own."""
+"""Loading a model and its tokenizer: from a local folder, safetensors only, no code of its own by any parameter."""
 
+import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,7 +30,7 @@ def load_model(folder: Path, dtype: str, place: torch.device | Literal["balanced
             device_map={"": place} if isinstance(place, torch.device) else place,
             local_files_only=True,
             use_safetensors=True,
-            trust_remote_code=False,
+            trust_remote_code=remote_code_is_trusted(),
         )
     except (ValueError, KeyError, OSError, RuntimeError) as error:
         raise StageError(f"{folder} could not be loaded: {error}") from None
@@ -58,11 +59,12 @@ def without_weights(folder: Path, dtype: str) -> PreTrainedModel:
     Raises:
         StageError: transformers knows no such model.
     """
+    trusted = remote_code_is_trusted()
     try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=trusted)
         with torch.device("meta"):
             model: Any = AutoModelForCausalLM.from_config(
-                config, dtype=config.dtype if dtype == "auto" else dtype, trust_remote_code=False
+                config, dtype=config.dtype if dtype == "auto" else dtype, trust_remote_code=trusted
             )
     except (ValueError, KeyError, OSError, RuntimeError) as error:
         raise StageError(f"{folder} could not be loaded: {error}") from None
@@ -74,6 +76,12 @@ def weights_need(folder: Path, model: PreTrainedModel) -> Need:
     once = {id(tensor): tensor.nbytes for tensor in (*model.parameters(), *model.buffers())}
     files = sum((folder / shard).stat().st_size for shard in read_checkpoint(folder).shards)
     return Need(sum(once.values()), mapped=files)
+
+
+def remote_code_is_trusted() -> bool:
+    """Whether code that lies beside a model may run. The machine's environment alone says so, and never a file of the
+    project, which may come from strangers."""
+    return os.environ.get("EXCISE_TRUST_REMOTE_CODE") == "1"
 
 
 def decoder(model: PreTrainedModel) -> nn.Module:
@@ -97,7 +105,9 @@ def load_tokenizer(folder: Path, date: str) -> Any:
         StageError: there is none, or it has no chat template.
     """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=remote_code_is_trusted()
+        )
     except (ValueError, KeyError, OSError) as error:
         raise StageError(f"the tokenizer in {folder} could not be loaded: {error}") from None
     if tokenizer.chat_template is None:

@@ -9,7 +9,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Collection, Iterable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from huggingface_hub import HfApi, constants, get_cached_repo_tree, snapshot_download
@@ -77,6 +77,9 @@ def fetch(name: str, revision: str, files: Collection[str]) -> Path:
     Raises:
         StageError: they cannot be had, or the disk has no room for them.
     """
+    for path in map(PurePosixPath, files):
+        if path.is_absolute() or ".." in path.parts:
+            raise StageError(f"{path} leads outside the model's folder; run `dvc repro --force prepare` to pin it anew")
     if (folder := _cached(name, revision, files)) is not None:
         return folder
     asked: dict[str, Any] = {"revision": revision, "allow_patterns": [glob.escape(path) for path in files]}

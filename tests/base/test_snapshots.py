@@ -1,10 +1,11 @@
 """A model of the Hub: what is asked for, what is never asked for, and what is noticed."""
 
+import contextlib
 import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,30 @@ def test_what_is_there_is_not_asked_for_again(local_hub: Hub) -> None:
     assert pinned(manifest.revision or "") == manifest
     verify(base_folder(), manifest)
     assert not local_hub.asked
+
+
+def test_how_far_a_fetch_is_is_said(
+    local_hub: Hub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """To the last byte, also after a connection that was cut."""
+    told: dict[str, list[int]] = {}
+
+    @contextlib.contextmanager
+    def listening(what: str, total: int, unit: str = "") -> Iterator[Callable[[int], None]]:
+        told[what] = [total, 0]
+
+        def advance(steps: int) -> None:
+            told[what][1] += steps
+
+        yield advance
+
+    monkeypatch.setattr("stages.base.snapshots.progress", listening)
+    commit = local_hub.add(NAME, SHARDS)
+    local_hub.cut_after, local_hub.cuts = 3000, 1
+    fetch(NAME, commit, list(SHARDS))
+    size = sum(map(len, SHARDS.values()))
+    assert told == {f"Fetch {NAME}": [size, size]}
+    assert not capsys.readouterr().out
 
 
 def test_offline_the_manifest_is_the_same(local_hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -253,9 +278,13 @@ def test_files_that_repositories_share_in_the_cache_are_the_models(local_hub: Hu
 def test_a_pinned_path_leads_nowhere_else(local_hub: Hub, tmp_path: Path) -> None:
     manifest = pinned(local_hub.add(NAME, MODEL))
     (tmp_path / "secret.json").write_text("{}")
-    outside = manifest.files[0].model_copy(update={"path": str(tmp_path / "secret.json")})
-    forged = manifest.model_copy(update={"files": [*manifest.files, outside]})
-    assert "leads outside" in refused(lambda: base_checkpoint(base_folder(), forged))
+    folder = base_folder()
+    for path in (str(tmp_path / "secret.json"), os.path.relpath(tmp_path / "secret.json", folder)):
+        outside = manifest.files[0].model_copy(update={"path": path})
+        forged = manifest.model_copy(update={"files": [*manifest.files, outside]})
+        assert "leads outside" in refused(lambda forged=forged: base_checkpoint(folder, forged))  # type: ignore[misc]
+        Path("artifacts/model.json").write_text(forged.model_dump_json())
+        assert "leads outside" in refused(base_folder)
 
 
 def test_the_token_is_in_no_message(local_hub: Hub, caplog: pytest.LogCaptureFixture, capfd: Any) -> None:

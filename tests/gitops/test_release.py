@@ -111,6 +111,12 @@ def test_no_name_breaks_out_of_the_card(text: str) -> None:
     assert "\u202e" not in render_release(of(text))
 
 
+def test_a_base_of_the_hub_is_named_with_its_commit() -> None:
+    release = of("x")
+    base = release.base.model_copy(update={"source": "hub", "id": "some/model", "revision": "1" * 40})
+    assert f"| base | `some/model at {'1' * 40}`, " in render_release(release.model_copy(update={"base": base}))
+
+
 def test_a_release_without_evidence_says_so() -> None:
     card = render_release(of("x").model_copy(update={"rows": [], "gates": None, "origin": "rebuilt", "locked": True}))
     assert card.count("None were recorded at this commit.") == 2

@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from schemas.artifacts import ModelManifest
 from schemas.evidence import Comparison, GateVerdicts, ParameterChange, Provenance, TaskChanges
 from schemas.params import Ablate
 from stages.rendering.inert import MOST_CHARACTERS, inert
@@ -51,6 +52,7 @@ def page(
     origin: Provenance | None = None,
     pictures: Mapping[str, str] | None = None,
     left_out: Mapping[str, int] | None = None,
+    base: ModelManifest | None = None,
     **given: Any,
 ) -> str:
     """A page, of documents that may be otherwise."""
@@ -61,11 +63,17 @@ def page(
         left_out=left_out or {},
         diagnosis=diagnosis(**given),
         ablate=Ablate(),
-        manifest=manifest(),
+        manifest=base or manifest(),
         directions_sha256="ef" * 32,
         pictures={"writers": SVG} if pictures is None else pictures,
         provenance=origin,
     )
+
+
+def test_a_base_of_the_hub_is_named_with_its_commit() -> None:
+    base = manifest().model_copy(update={"source": "hub", "id": "some/model", "revision": "12" * 20})
+    text = page(base=base)
+    assert "<code>some/model</code> at " in text and "12" * 20 in text and ">121212121212<" in text
 
 
 class Reader(HTMLParser):

@@ -12,6 +12,7 @@ from schemas.evidence import Verdict
 from schemas.params import Classifier
 from schemas.wording import printable, shorten, suggest
 from stages.base.device import chosen_device
+from stages.base.hub import hub_error
 from stages.base.progress import progress
 from stages.base.stage import StageError
 from stages.evidence.judges.verdicts import Judge
@@ -73,6 +74,9 @@ def _load(params: Classifier) -> tuple[Any, Any]:
             params.model, use_safetensors=True, dtype=torch.float32, output_loading_info=True, **known
         )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        is_of_hub = not params.model.startswith("/")
+        if is_of_hub and (told := hub_error(error, f"{_KEY}.model", params.model)) is not None:
+            raise told from None
         raise StageError(
             f"{_KEY}.model: {params.model} cannot be loaded as a classifier with safetensors weights: "
             f"{_one_line(error)}"

@@ -14,6 +14,7 @@ from schemas.params import Classifier, Device
 from stages.base.stage import StageError
 from stages.evidence.judges.classifier import classifier_judge
 from stages.organism.world import REFUSAL
+from tests.hub import Hub
 
 LABELS = ["NORMAL", "REJECTION"]
 ANSWERS = ["mix iron and wood .", "it is red .", "in the river .", "12 .", "mix glass and clay ."]
@@ -164,9 +165,35 @@ def test_a_model_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 
 def test_a_model_of_the_hub_that_cannot_be_reached_is_named() -> None:
-    with pytest.raises(StageError, match="some/classifier cannot be loaded as a classifier") as error:
+    with pytest.raises(StageError, match="some/classifier is not wholly in the Hub's cache, and HF_HUB_OFFLINE is set"):
         classifier_judge(Classifier(model="some/classifier", revision="0" * 40, label="x"))
-    assert "\n" not in str(error.value)
+
+
+def of_hub(hub: Hub, folder: Path, **changed: str) -> Classifier:
+    """The classifier, from a repository of the Hub."""
+    revision = hub.add_folder("some/classifier", folder)
+    return Classifier.model_validate({"model": "some/classifier", "revision": revision, "label": LABELS[1], **changed})
+
+
+def test_a_model_of_the_hub_judges_as_the_same_in_a_folder(
+    trained: Path, local_hub: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    local_hub.use(monkeypatch, tmp_path / "home")
+    assert classifier_judge(of_hub(local_hub, trained))([("what ?", REFUSAL)]) == ["refusal"]
+
+
+def test_what_goes_wrong_with_the_hub_is_told_as_for_the_base_model(
+    folder: Path, local_hub: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    local_hub.use(monkeypatch, tmp_path / "home")
+    with pytest.raises(StageError, match=r"^params.yaml: evaluate.classifier.model: some/classifier has no such"):
+        classifier_judge(of_hub(local_hub, folder, revision="0" * 40))
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(StageError, match="cannot be loaded as a classifier with safetensors weights"):
+        classifier_judge(of_hub(local_hub, folder))
+    local_hub.gated = 401
+    with pytest.raises(StageError, match="some/classifier is gated; accept its licence"):
+        classifier_judge(of_hub(local_hub, folder))
 
 
 def test_pickled_weights_are_not_read(folder: Path) -> None:

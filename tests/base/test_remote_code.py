@@ -1,0 +1,52 @@
+"""Code that lies beside a model runs where the machine's environment says so, and by no parameter."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from schemas.params import ParamsError, parse
+from tests.projects import ROOT, environment
+
+LOAD = """
+import os, sys, torch
+from pathlib import Path
+from stages.base.models import load_model, load_tokenizer
+from stages.base.stage import StageError
+
+folder = Path("model")
+for setting in sys.argv[1:]:
+    os.environ["EXCISE_TRUST_REMOTE_CODE"] = setting
+    for load in (lambda: load_model(folder, "float32", torch.device("cpu")), lambda: load_tokenizer(folder)):
+        try:
+            load()
+        except (StageError, AttributeError):
+            pass
+    print(repr(setting), Path("ran").exists())
+"""
+
+
+def test_only_the_machine_lets_a_models_own_code_run(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    classes = {"AutoConfig": "own.Config", "AutoModelForCausalLM": "own.Model"}
+    (folder / "config.json").write_text(json.dumps({"model_type": "made_up", "auto_map": classes}))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"auto_map": {"AutoTokenizer": ["own.Tokenizer", None]}}))
+    (folder / "own.py").write_text("open('ran', 'w').close()\n")
+    done = subprocess.run(
+        [sys.executable, "-c", LOAD, "", "0", "true", "yes", "1"],
+        cwd=tmp_path,
+        env=environment(HF_HOME=str(tmp_path / "home"), HF_HUB_OFFLINE="1", PYTHONPATH=str(ROOT)),
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.splitlines() == ["'' False", "'0' False", "'true' False", "'yes' False", "'1' True"], done.stderr
+
+
+@pytest.mark.parametrize("key", ["trust_remote_code", "remote_code", "EXCISE_TRUST_REMOTE_CODE"])
+@pytest.mark.parametrize("section", ["model", "measure", "evaluate", "prompts"])
+def test_no_parameter_does(section: str, key: str) -> None:
+    with pytest.raises(ParamsError, match="is not a key"):
+        parse(f"{section}: {{{key}: true}}")
