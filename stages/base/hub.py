@@ -82,7 +82,7 @@ def _words(error: BaseException, name: str, kind: Kind) -> str | None:
             return f"HF_TOKEN may not read {name}; accept its licence on its page ({page}), or let the token read it"
         case HfHubHTTPError():
             return f"the Hub answered {error.response.status_code} for {name}; later, {_AGAIN}"
-        case OfflineModeIsEnabled():
+        case OfflineModeIsEnabled() | LocalEntryNotFoundError() if constants.is_offline_mode():
             return f"{name} is not wholly in the Hub's cache, and HF_HUB_OFFLINE is set; unset it to fetch the rest"
         case httpx2.RemoteProtocolError() | httpx2.ReadError() | httpx2.ReadTimeout() | XetDownloadError():
             return f"the connection to the Hub broke off while {name} was fetched; {_AGAIN}"
