@@ -1,5 +1,6 @@
 """Which tasks can be listed: ours, lm-eval's, and the user's own prompts; what is wrong with one is one line."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from schemas.params import TASKS, Evaluate
 from stages.base.stage import StageError
 from stages.evidence.catalogue import FOLDER, load_tasks
 from tests.evidence.fake_hub import hub as hub
+from tests.hub import Hub
 
 
 def evaluate(**listed: Any) -> Evaluate:
@@ -73,6 +75,39 @@ def test_prompts_of_the_user_s_own_are_loaded_from_data(monkeypatch: pytest.Monk
         [("a ?", "a"), ("b ?", "a")],
         [("c ?", None), ("d ?", None)],
     ]
+
+
+def test_prompts_of_the_user_s_own_may_be_a_data_set_of_the_hub(
+    local_hub: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    rows = '{"ask": "a ?", "about": "a"}\n{"ask": "b ?", "about": "b"}\n{"ask": "c ?", "about": "b"}\n'
+    commit = local_hub.add("some/questions", {"train.jsonl": rows.encode()}, "datasets")
+    local_hub.use(monkeypatch, tmp_path)
+    monkeypatch.setattr("datasets.config.HF_ENDPOINT", local_hub.address)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "datasets")
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", False)
+    source = {"source": "some/questions", "revision": commit, "split": "train", "slice": "1:"}
+    columns = {"column": "ask", "item": "about"}
+    (asked,) = load_tasks(evaluate(refusal=["refusal_custom"], custom={"refusal": {**source, **columns}}))
+    assert [(one["prompt"], one["item"]) for one in asked.tasks["refusal_custom"].eval_docs] == [
+        ("b ?", "b"),
+        ("c ?", "b"),
+    ]
+
+
+def test_conversations_of_several_turns_cannot_be_judged(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    talks = [
+        [{"role": "user", "content": "a ?"}],
+        [{"role": "system", "content": "x"}, {"role": "user", "content": "b"}],
+    ]
+    (tmp_path / "data/mine.json").write_text(json.dumps([{"prompt": talk} for talk in talks]))
+    told = refused(evaluate(refusal=["refusal_custom"], custom={"refusal": {"source": "data/mine.json"}}))
+    assert told == (
+        "params.yaml: evaluate.custom: 1 of 2 prompts in data/mine.json have earlier messages, and a task asks a "
+        "single one; name a column of texts"
+    )
 
 
 def test_a_file_of_the_user_s_that_is_not_there_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ REPORT = ["params", "report"]
 CHANGES = {
     "model.device": ("device: auto ", "device: cpu  ", ["params"]),
     "model.dtype": ("dtype: auto   ", "dtype: float32", ["params", "prepare"]),
-    "organism.seed": ("seed: 0", "seed: 1", PREPARE),
+    "organism.seed": ("seed: 0\n", "seed: 1\n", PREPARE),
     "prompts.limit": ("limit: null               # prompts", "limit: 40  # prompts", PREPARE),
     "measure.position": ("position: -1", "position: -2", MEASURE),
     "ablate.rules": ("scale: 1.0", "scale: 0.55", ABLATE),
@@ -32,7 +32,7 @@ DVC would find the outcome in the shared cache and run nothing."""
 
 MISTAKES = {
     "model.device": ("device: auto", "device: gpu"),
-    "organism.seed": ("seed: 0", "seed: zero"),
+    "organism.seed": ("seed: 0\n", "seed: zero\n"),
     "prompts.harmful.split": ("split: harmful_train", "split: harmful"),
     "measure.postion": ("position: -1", "postion: -1"),
     "ablate.rules.0.layers": ("layers: 1-4", "layers: 4-1"),

@@ -38,7 +38,7 @@ def custom(**given: Any) -> dict[str, Dataset]:
     prompts = gather(source).prompts
     if conversations := sum(bool(prompt.turns) for prompt in prompts):
         raise StageError(
-            f"params.yaml: evaluate.custom: {source.source} holds {conversations} conversations with earlier messages, "
-            "and a task asks one question; name a column of texts"
+            f"params.yaml: evaluate.custom: {conversations} of {len(prompts)} prompts in {source.source} have earlier "
+            "messages, and a task asks a single one; name a column of texts"
         )
     return {"test": Dataset.from_list([prompt.model_dump(exclude={"turns"}) for prompt in prompts])}
