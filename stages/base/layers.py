@@ -146,18 +146,25 @@ class _Fuse(ConversionOps):
     straight to their place in the tensor of all."""
 
     def convert(
-        self, input_dict: dict[str, Any], source_patterns: list[str], target_patterns: list[str], **_: Any
+        self, input_dict: dict[str, Any], source_patterns: list[str], target_patterns: list[str], **_given: Any
     ) -> dict[str, Any]:
-        """Per pattern, the matrices ``[rows, columns]`` of all experts → ``[experts, rows of all, columns]``."""
+        """Per pattern, the matrices ``[rows, columns]`` of all experts → ``[experts, rows of all, columns]``.
+
+        Raises:
+            ValueError: an expert lacks a matrix, or has one of another shape.
+        """
         lists = [input_dict.pop(pattern) for pattern in source_patterns]
-        rows = [matrices[0].shape[0] for matrices in lists]
-        first = lists[0][0]
-        fused = first.new_empty(len(lists[0]), sum(rows), first.shape[1])
+        shapes = [matrices[0].shape for matrices in lists]
+        if {len(matrices) for matrices in lists} != {len(lists[0])} or any(
+            matrix.shape != shape for matrices, shape in zip(lists, shapes, strict=True) for matrix in matrices
+        ):
+            raise ValueError(f"the experts of {target_patterns[0]} are not all alike")
+        fused = lists[0][0].new_empty(len(lists[0]), sum(rows for rows, _ in shapes), shapes[0][1])
         start = 0
-        for matrices, height in zip(lists, rows, strict=True):
+        for matrices, (rows, _) in zip(lists, shapes, strict=True):
             for expert, matrix in enumerate(matrices):
-                fused[expert, start : start + height].copy_(matrix)
-            start += height
+                fused[expert, start : start + rows].copy_(matrix)
+            start += rows
         return {target_patterns[0]: fused}
 
 

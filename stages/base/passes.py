@@ -154,7 +154,7 @@ class Streamed:
             elif not _same(stream, streams[0]):
                 raise StageError(
                     f"{type(self.model).__name__} does more between its layers than to hand on the stream: it cannot "
-                    "be run layer by layer; set measure.stream to off"
+                    "be run layer by layer; set measure.stream: off"
                 )
             calls.append((args[1:], kwargs))
             return stream
