@@ -87,10 +87,9 @@ class Memory:
             advance(known.size)
             return known.sha256
         sha256 = sha256_of(real, advance)
-        read = _read(before, sha256)
-        settled = max(before.st_mtime_ns, before.st_ctime_ns) + SETTLED_NS < began
-        if settled and read == _read(real.stat(), sha256):
-            self._new[str(real)] = read
+        if max(before.st_mtime_ns, before.st_ctime_ns) + SETTLED_NS < began:
+            # As it was before: if it changed while it was read, it is not that file any more.
+            self._new[str(real)] = _read(before, sha256)
         return sha256
 
     def keep(self) -> None:

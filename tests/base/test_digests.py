@@ -85,7 +85,7 @@ def test_a_file_that_changed_a_moment_ago_is_not_remembered(
     assert read == [file, file] and not MEMORY.exists()
 
 
-def test_a_file_that_changes_while_it_is_read_is_not_remembered(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_changes_while_it_is_read_is_read_again(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def change(path: Path, advance: object = None) -> str:
         path.write_bytes(b"other")
         return "0" * 64

@@ -269,9 +269,12 @@ def test_files_that_repositories_share_in_the_cache_are_the_models(local_hub: Hu
         blob.rename(shared)
         blob.symlink_to(os.path.relpath(shared, blob.parent))
     verify(base_folder(), manifest)
-    shard = base_folder() / "model-00001-of-00002.safetensors"
-    shard.resolve().write_bytes(bytes(shard.stat().st_size))
+    assert set(base_checkpoint(base_folder(), manifest).shards) == set(SHARDS)
+    shard = (base_folder() / "model-00001-of-00002.safetensors").resolve()
+    assert shard.suffix == ".shared"
+    shard.write_bytes(bytes(shard.stat().st_size))
     assert "was removed" in refused(lambda: verify(base_folder(), manifest))
+    assert not shard.exists()
     verify(base_folder(), manifest)
 
 

@@ -8,7 +8,7 @@ from subprocess import CompletedProcess
 import pytest
 
 from tests.hub import TOKEN, Hub
-from tests.projects import Project
+from tests.projects import Project, one_line
 
 NAME = "some/model"
 WEIGHTS = "models/ablated/model.safetensors"
@@ -62,6 +62,23 @@ def test_it_is_edited_as_the_same_model_elsewhere_is(
     local_hub.broken = None
     assert run(project, local_hub, tmp_path / "another machine", "ablate").returncode == 0
     assert (project.folder / WEIGHTS).read_bytes() == (finished.folder / WEIGHTS).read_bytes()
+
+
+def test_what_goes_wrong_on_the_way_is_one_line_and_the_next_run_goes_on(
+    local_hub: Hub, hub_model: tuple[Project, Path]
+) -> None:
+    """Also where the library would warn, with addresses in it: a connection breaks, and then the bytes are wrong."""
+    project, home = hub_model
+    manifest = project.folder / "artifacts/model.json"
+    before = manifest.read_bytes()
+    local_hub.cut_after, local_hub.cuts = 100_000, 1
+    local_hub.spoiled.add("model.safetensors")
+    line = one_line(run(project, local_hub, home, "prepare"))
+    assert "model.safetensors was not what the Hub says that it is, and was removed; run again" in line
+    assert local_hub.cuts == 0 and manifest.read_bytes() == before
+    local_hub.spoiled.clear()
+    assert run(project, local_hub, home, "prepare").returncode == 0
+    assert json.loads(manifest.read_text())["id"] == NAME
 
 
 @pytest.mark.slow
