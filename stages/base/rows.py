@@ -42,9 +42,11 @@ def require_columns(name: str, columns: Iterable[str], there: Sequence[str]) -> 
     """Check that a table has the columns that are asked for.
 
     Raises:
-        StageError: it lacks one; with those that it has.
+        StageError: it lacks one, with those that it has; or it has several of the same name.
     """
     for column in columns:
+        if there.count(column) > 1:
+            raise StageError(f"{name} has {there.count(column)} columns {column!r}; rename the others")
         if column not in there:
             raise StageError(f"{name} has no column {column!r}; it has {', '.join(map(repr, there)) or 'none'}")
 
