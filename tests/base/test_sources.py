@@ -300,6 +300,27 @@ def test_parquet_cells_that_are_no_text_are_named(data: Path) -> None:
         gather(PromptSource(source="data/a.parquet", column="ask"))
 
 
+def test_parquet_texts_that_are_not_utf_8_are_named_by_their_row(data: Path) -> None:
+    cells = pyarrow.array([b"one", "für".encode("latin-1")]).cast(pyarrow.binary())
+    texts = pyarrow.Array.from_buffers(pyarrow.string(), 2, cells.buffers())
+    pyarrow.parquet.write_table(pyarrow.table({"prompt": texts}), data / "a.parquet")
+    with pytest.raises(StageError, match=r"^data/a\.parquet: row 1 holds no text under 'prompt'; mend it or name "):
+        gather(PromptSource(source="data/a.parquet"))
+
+
+def test_parquet_with_any_byte_wrong_is_prompts_or_one_line(data: Path) -> None:
+    whole = (data.parent / write("parquet", ROWS)).read_bytes()
+    chance = random.Random(0)
+    for _ in range(300):
+        spoiled = bytearray(whole)
+        spoiled[chance.randrange(len(whole))] = chance.randrange(256)
+        (data / "a.parquet").write_bytes(spoiled)
+        try:
+            assert gather(PromptSource(source="data/a.parquet")).prompts
+        except StageError as error:
+            assert "\n" not in str(error)
+
+
 def test_of_parquet_the_named_columns_alone_are_read(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write("parquet", [{"prompt": "one", "topic": "a", "other": "b"}])
     read: list[Any] = []
