@@ -28,7 +28,10 @@ def dataset_rows(source: RowsSource, columns: Sequence[str]) -> list[Row]:
     """
     found = _split(source)
     require_columns(f"{source.source} ({source.split})", columns, found.column_names)
-    rows = found.select_columns(list(columns))
+    try:
+        rows = list(found.select_columns(list(columns)))
+    except (ValueError, OSError) as error:  # a text that is not UTF-8, a cache that was spoiled
+        raise _told(error, source) from None
     return [Row(f"{source.source} ({source.split}): row {number}", cells) for number, cells in enumerate(rows)]
 
 

@@ -42,9 +42,11 @@ def require_columns(name: str, columns: Iterable[str], there: Sequence[str]) -> 
     """Check that a table has the columns that are asked for.
 
     Raises:
-        StageError: it lacks one; with those that it has.
+        StageError: it lacks one, with those that it has; or it has several of the same name.
     """
     for column in columns:
+        if there.count(column) > 1:
+            raise StageError(f"{name} has {there.count(column)} columns {column!r}; rename the others")
         if column not in there:
             raise StageError(f"{name} has no column {column!r}; it has {', '.join(map(repr, there)) or 'none'}")
 
@@ -123,10 +125,22 @@ def _parquet_rows(path: Path, columns: Sequence[str]) -> list[Row]:
     try:
         file = pyarrow.parquet.ParquetFile(path)
         require_columns(str(path), columns, file.schema_arrow.names)
-        found = file.read(columns=list(columns)).to_pylist()
-    except (pyarrow.ArrowException, OSError) as error:
-        raise StageError(f"{path} is not a whole Parquet file: {error}") from None
-    return [Row(f"{path}: row {number}", cells) for number, cells in enumerate(found)]
+        table = file.read(columns=list(columns))
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise StageError(f"{path} is not a whole Parquet file: {' '.join(str(error).split())}") from None
+    cells = [[_plain(value) for value in table[column]] for column in columns]
+    return [
+        Row(f"{path}: row {number}", dict(zip(columns, row, strict=True)))
+        for number, row in enumerate(zip(*cells, strict=True))
+    ]
+
+
+def _plain(value: Any) -> Any:
+    """What a cell of a table holds; bytes, which are no text, where a text is not UTF-8."""
+    try:
+        return value.as_py()
+    except UnicodeDecodeError:
+        return b""
 
 
 _READERS: dict[str, Callable[[Path, Sequence[str]], list[Row]]] = {

@@ -235,6 +235,7 @@ def test_json_may_be_a_list_of_texts() -> None:
         ),
         ("a.json", '[{"a": 1}]', "data/a.json: row 0 holds no text under 'prompt'; mend it or name another column"),
         ("a.csv", "a,b\n1,2\n", "data/a.csv has no column 'prompt'; it has 'a', 'b'"),
+        ("a.csv", "prompt,prompt\none,two\n", "data/a.csv has 2 columns 'prompt'; rename the others"),
         ("a.csv", "", "data/a.csv has no column 'prompt'; it has none"),
         (
             "a.csv",
@@ -250,6 +251,40 @@ def test_a_file_that_is_not_what_its_name_says_is_one_line(name: str, content: s
     assert refused(name, content) == says
 
 
+SCRAPS = st.sampled_from(
+    [
+        b"prompt",
+        b"\n",
+        b"\r\n",
+        b'"',
+        b",",
+        b"{",
+        b"}",
+        b"[",
+        b"]",
+        b":",
+        b"\xef\xbb\xbf",
+        b"\x00",
+        b"\xff",
+        b"null",
+        b"9" * 5000,
+    ]
+)
+
+
+@hypothesis_given(
+    st.sampled_from(["txt", *KINDS]), st.lists(st.one_of(SCRAPS, st.binary(max_size=6)), max_size=12).map(b"".join)
+)
+def test_whatever_the_bytes_are_there_are_prompts_or_one_line(kind: str, content: bytes) -> None:
+    Path(f"data/any.{kind}").write_bytes(content)
+    try:
+        found = gather(PromptSource(source=f"data/any.{kind}")).prompts
+    except StageError as error:
+        assert str(error).startswith("data/any.") and "\n" not in str(error)
+    else:
+        assert found and all(prompt.prompt.strip() for prompt in found)
+
+
 def test_parquet_that_is_none_or_was_cut_is_one_line(data: Path) -> None:
     write("parquet", ROWS)
     whole = (data / "rows.parquet").read_bytes()
@@ -263,6 +298,27 @@ def test_parquet_cells_that_are_no_text_are_named(data: Path) -> None:
         gather(PromptSource(source="data/a.parquet"))
     with pytest.raises(StageError, match=r"^data/a\.parquet has no column 'ask'; it has 'prompt'$"):
         gather(PromptSource(source="data/a.parquet", column="ask"))
+
+
+def test_parquet_texts_that_are_not_utf_8_are_named_by_their_row(data: Path) -> None:
+    cells = pyarrow.array([b"one", "für".encode("latin-1")]).cast(pyarrow.binary())
+    texts = pyarrow.Array.from_buffers(pyarrow.string(), 2, cells.buffers())
+    pyarrow.parquet.write_table(pyarrow.table({"prompt": texts}), data / "a.parquet")
+    with pytest.raises(StageError, match=r"^data/a\.parquet: row 1 holds no text under 'prompt'; mend it or name "):
+        gather(PromptSource(source="data/a.parquet"))
+
+
+def test_parquet_with_any_byte_wrong_is_prompts_or_one_line(data: Path) -> None:
+    whole = (data.parent / write("parquet", ROWS)).read_bytes()
+    chance = random.Random(0)
+    for _ in range(300):
+        spoiled = bytearray(whole)
+        spoiled[chance.randrange(len(whole))] = chance.randrange(256)
+        (data / "a.parquet").write_bytes(spoiled)
+        try:
+            assert gather(PromptSource(source="data/a.parquet")).prompts
+        except StageError as error:
+            assert "\n" not in str(error)
 
 
 def test_of_parquet_the_named_columns_alone_are_read(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
