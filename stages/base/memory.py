@@ -103,20 +103,20 @@ class Sizes:
         return cls(
             hidden=hidden,
             layers=int(config["num_hidden_layers"]),
-            widest=max(6 * attention, 4 * dense, chosen * (4 * hidden + 4 * expert)),
+            widest=max(6 * attention, 4 * dense, chosen * (8 * hidden + 4 * expert)),
             bytes=bytes_,
         )
 
 
-def taken_bytes(sizes: Sizes, work: Work) -> int:
-    """The activations that are kept, in float32, and what the statistics make of them in float64."""
-    return work.prompts * (sizes.layers + 1) * sizes.hidden * (4 + 8 * 2)
+def kept_bytes(sizes: Sizes, work: Work) -> int:
+    """The activations that are kept, in float32."""
+    return 4 * work.prompts * (sizes.layers + 1) * sizes.hidden
 
 
 def batch_bytes(sizes: Sizes, work: Work) -> int:
-    """What one layer computes for the largest batch: the stream with its norms in float32, the layer's widest part, and
+    """What one layer computes for the largest batch: the stream and its norms in float32, the layer's widest part, and
     a mask for attention, in float32 too."""
-    return work.batch_tokens * (8 * sizes.hidden * 4 + sizes.widest * sizes.bytes) + 4 * work.batch_pairs
+    return work.batch_tokens * (32 * sizes.hidden + sizes.widest * sizes.bytes) + 4 * work.batch_pairs
 
 
 def held_bytes(sizes: Sizes, work: Work) -> int:
@@ -125,19 +125,21 @@ def held_bytes(sizes: Sizes, work: Work) -> int:
 
 
 def resident_bytes(weights: int, sizes: Sizes, work: Work) -> int:
-    """A measurement's peak where the model is in memory as a whole."""
-    return weights + taken_bytes(sizes, work) + batch_bytes(sizes, work)
+    """A measurement's peak where the model is in memory as a whole, beside 0.5 GiB of libraries: the weights, and then
+    either a batch in a layer or the statistics, which take the activations five times."""
+    kept = kept_bytes(sizes, work)
+    return weights + max(kept + batch_bytes(sizes, work), 5 * kept)
 
 
 def streamed_bytes(largest_part: int, sizes: Sizes, work: Work) -> int:
-    """A measurement's peak where one part of the model at a time is in memory."""
-    return max(
-        largest_part
-        + work.prompts * (sizes.layers + 1) * sizes.hidden * 4
-        + held_bytes(sizes, work)
-        + batch_bytes(sizes, work),
-        taken_bytes(sizes, work),
-    )
+    """The same where one part of the model at a time is in memory, which is freed before the statistics.
+
+    Args:
+        largest_part: bytes of a layer, or of the embeddings. Where the files hold another type than is computed in, or
+            where it goes to a GPU, experts take 5/3 of it for as long as they are made one tensor.
+    """
+    kept = kept_bytes(sizes, work)
+    return max(largest_part + kept + held_bytes(sizes, work) + batch_bytes(sizes, work), 5 * kept)
 
 
 def limits(place: torch.device | Literal["balanced"]) -> list[Limit]:

@@ -13,7 +13,19 @@ from transformers import PreTrainedModel
 
 from stages.base.forward import Batch, Watch, all_batches, first_size, in_batches, run_decoder, smaller
 from stages.base.layers import LayeredModel
-from stages.base.memory import GIB, Need, Sizes, Work, batch_bytes, held_bytes, limits, resident_bytes, too_small
+from stages.base.memory import (
+    GIB,
+    Need,
+    Sizes,
+    Work,
+    batch_bytes,
+    held_bytes,
+    impossible,
+    limits,
+    resident_bytes,
+    streamed_bytes,
+    too_small,
+)
 from stages.base.models import decoder_layers, load_model, weights_need, without_weights
 from stages.base.stage import StageError
 
@@ -214,6 +226,7 @@ def open_model(
         return Resident(load_model(folder, dtype, place))
     device = torch.device("cuda", 0) if place == "balanced" else place
     layered = LayeredModel(folder, dtype, device)
+    _refuse_what_cannot_fit(folder, layered, work)
     return Streamed(layered, _resting_place(layered, work))
 
 
@@ -231,6 +244,16 @@ def _fits(folder: Path, dtype: str, place: torch.device | Literal["balanced"], w
             file=sys.stderr,
         )
     return limit is None
+
+
+def _refuse_what_cannot_fit(folder: Path, layered: LayeredModel, work: Work) -> None:
+    """Before the system ends the process, which would leave nothing said."""
+    need = Need(streamed_bytes(layered.largest_part, _sizes(layered.model), work), mapped=0)
+    if layered.device.type == "cpu" and (limit := impossible(need, limits(layered.device))):
+        raise StageError(
+            f"{folder} takes {need.memory / GIB:,.1f} GiB of memory even layer by layer, and {limit.name} has "
+            f"{limit.total / GIB:,.1f} GiB; use a larger machine, a smaller measure.batch_size or fewer prompts"
+        )
 
 
 def _resting_place(layered: LayeredModel, work: Work) -> torch.device:

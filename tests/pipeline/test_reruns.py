@@ -21,6 +21,7 @@ CHANGES = {
     "organism.seed": ("seed: 0\n", "seed: 1\n", PREPARE),
     "prompts.limit": ("limit: null               # prompts", "limit: 40  # prompts", PREPARE),
     "measure.position": ("position: -1", "position: -2", MEASURE),
+    "measure.stream": ("stream: auto", "stream: on  ", ["params"]),
     "ablate.rules": ("scale: 1.0", "scale: 0.55", ABLATE),
     "ablate.router_bias": ("router_bias: null ", "router_bias: {strength: 0.35} ", ABLATE),
     "evaluate.limit": ("limit: 16", "limit: 8", EVALUATE),

@@ -1,0 +1,75 @@
+"""A model larger than the memory that a stage may take is measured, edited and loaded again, layer by layer."""
+
+import hashlib
+import resource
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from benchmarks.air import Shape, write_checkpoint
+from tests.projects import Project, copy_project, environment
+
+LIMIT = 5 << 28
+"""Of RLIMIT_DATA: 1.25 GiB, of which libraries take half."""
+SHAPE = Shape(layers=7, hidden=1024, heads=8, experts=64, expert_size=512, shard_bytes=1 << 26)
+"""1.4 GiB, of which a layer has 0.2."""
+
+MEASURED = ("activations.safetensors", "directions.safetensors", "directions.json", "expert_use.json")
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project whose base is such a model, prepared."""
+    folder: Path = tmp_path_factory.mktemp("larger")
+    (folder / "model").mkdir()
+    write_checkpoint(folder / "model", SHAPE)
+    made = copy_project(folder / "project")
+    made.replace("source: organism          #", f"source: {folder / 'model'}  #")
+    made.replace("limit: null               # prompts", "limit: 40  # prompts")
+    for stage in ("params", "prepare"):
+        assert made.stage(stage).returncode == 0
+    return made
+
+
+def limited(project: Project, stage: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """One stage that may not take more memory."""
+    return subprocess.run(
+        ["python", "-m", f"stages.{stage}", *arguments],
+        cwd=project.folder,
+        env=environment(OMP_NUM_THREADS="2"),
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_DATA, (LIMIT, LIMIT)),
+    )
+
+
+def measured(project: Project) -> list[str]:
+    return [hashlib.sha256((project.folder / "artifacts" / name).read_bytes()).hexdigest() for name in MEASURED]
+
+
+@pytest.mark.slow
+def test_it_is_measured_as_with_memory_enough_edited_and_loaded(project: Project) -> None:
+    size = sum(path.stat().st_size for path in (project.folder.parent / "model").glob("*.safetensors"))
+    assert size > LIMIT
+    done = limited(project, "measure")
+    assert done.returncode == 0, done.stderr
+    assert "its limit RLIMIT_DATA has" in done.stderr and "one layer at a time is read" in done.stderr
+    layer_by_layer = measured(project)
+    for arguments in (["--plan"], []):
+        done = limited(project, "ablate", *arguments)
+        assert done.returncode == 0, done.stderr
+
+    project.replace("stream: auto", "stream: off ")
+    assert project.stage("params").returncode == 0
+    done = project.run("python", "-m", "stages.measure", OMP_NUM_THREADS="2")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert measured(project) == layer_by_layer
+
+
+@pytest.mark.slow
+def test_what_needs_the_whole_model_says_so_in_one_line(project: Project) -> None:
+    done = limited(project, "diagnose")
+    (line,) = done.stderr.splitlines()
+    assert done.returncode == 1
+    assert line.startswith("ERROR: ") and "its limit RLIMIT_DATA has 1.2 GiB; use a larger machine" in line
