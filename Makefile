@@ -23,12 +23,6 @@ repro: environment ## Run every stage that is out of date, then print the gates
 	@python -m stages.gate --show
 	@echo "The evidence, with every changed answer: report/report.html"
 
-use: environment ## Make params.yaml the recipe RECIPE=llama-3.1-8b-instruct of recipes/; without a name, list them
-	@python -m stages.use $${RECIPE:+"$$RECIPE"}
-
-pin: environment ## Name MODEL=organisation/name in params.yaml, pinned to its newest commit; DATASET=id prints a data set's
-	@python -m stages.pin
-
 gate: environment ## Print the gates; fail if one does
 	@python -m stages.gate
 
@@ -52,6 +46,12 @@ collect: environment ## Fetch the experiments of FILE that other machines ran; w
 	@python -m experiments.collect "$$FILE"
 
 # Values reach these commands through the environment, never as text of the command: some are chosen by strangers.
+
+use: environment ## Make params.yaml the recipe RECIPE=llama-3.1-8b-instruct of recipes/; without a name, list them
+	@python -m stages.use $${RECIPE:+"$$RECIPE"}
+
+pin: environment ## Pin the base to the newest commit of MODEL=organisation/name; DATASET=id prints that of a data set
+	@python -m stages.pin "$$MODEL" $${DATASET:+--dataset "$$DATASET"}
 
 pr-comment: environment ## Write report/comment.md: what this would change in BASE=origin/main
 	@python -m stages.comment --base "$${BASE:-origin/main}" --out "$${OUT:-report/comment.md}" \

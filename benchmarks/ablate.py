@@ -89,7 +89,8 @@ def edit(source: Path, target: Path) -> None:
     """Edit as the stage does, from plan to written folder, in a process of its own, which prints its peak in GiB."""
     from schemas.artifacts import ModelManifest
     from schemas.params import Ablate
-    from stages.base.manifest import read_config, sha256_of
+    from stages.base.digests import sha256_of
+    from stages.base.manifest import read_config
     from stages.base.weights import read_checkpoint
     from stages.edit import checkpoint
     from stages.edit.directions import Measured

@@ -9,8 +9,9 @@ from schemas.artifacts import DirectionStatistics, EditRecord, ExpertUse, FileDi
 from schemas.layout import layouts
 from schemas.params import Ablate, read_section
 from stages.base.device import chosen_device
+from stages.base.digests import sha256_of
 from stages.base.files import whole_folder, write_json, write_text
-from stages.base.manifest import base_checkpoint, base_folder, read_config, read_manifest, sha256_of, verify
+from stages.base.manifest import base_checkpoint, base_folder, read_config, read_manifest, verify
 from stages.base.progress import progress
 from stages.base.stage import StageError, run_stage
 from stages.base.weights import CARD, EDIT_RECORD

@@ -14,9 +14,10 @@ from schemas.artifacts import ChatFormat, ModelManifest, PromptsManifest
 from schemas.evidence import Results, Sample
 from schemas.params import Evaluate, read_section
 from stages.base.device import placement
+from stages.base.digests import sha256_of
 from stages.base.files import write_bytes, write_json, write_text
 from stages.base.forward import FIRST_BATCH
-from stages.base.manifest import base_folder, read_config, read_manifest, sha256_of, verify
+from stages.base.manifest import base_folder, read_config, read_manifest, verify
 from stages.base.models import load_model, load_tokenizer
 from stages.base.progress import progress
 from stages.base.prompts import PROMPTS_MANIFEST, read_format, read_prompts, tokenize

@@ -12,16 +12,9 @@ from pathlib import Path
 from schemas.artifacts import ChatFormat, ModelManifest, Prompt, PromptList, PromptOrigin, PromptsManifest
 from schemas.layout import layouts
 from schemas.params import Model, Organism, Prompts, PromptSource, read_section
+from stages.base.digests import sha256_of
 from stages.base.files import whole_folder, write_json, write_text
-from stages.base.manifest import (
-    MANIFEST,
-    ORGANISM,
-    base_folder,
-    make_manifest,
-    read_config,
-    refuse_quantized,
-    sha256_of,
-)
+from stages.base.manifest import MANIFEST, ORGANISM, base_folder, make_manifest, read_config, refuse_quantized
 from stages.base.progress import progress
 from stages.base.prompts import FOLDER, FORMAT, PROMPTS_MANIFEST, identity, write_prompts
 from stages.base.sources import Gathered, gather, in_order

@@ -11,8 +11,9 @@ from schemas.artifacts import ModelManifest
 from schemas.diagnosis import Diagnosis
 from schemas.evidence import Comparison, Comparisons, GateVerdicts, TaskChanges
 from schemas.params import Ablate, Gates, read_section
+from stages.base.digests import sha256_of
 from stages.base.files import write_json, write_text
-from stages.base.manifest import read_manifest, sha256_of
+from stages.base.manifest import read_manifest
 from stages.base.stage import run_stage
 from stages.evidence.comparison import changes, compare, measure_both, metric_tree
 from stages.evidence.gates import judge_gates

@@ -10,7 +10,6 @@ from pydantic import ValidationError
 from schemas.artifacts import FileDigest, ModelManifest
 from schemas.params import Model, read_section
 from stages.base.digests import digests
-from stages.base.digests import sha256_of as sha256_of
 from stages.base.quantization import quantization
 from stages.base.stage import StageError
 from stages.base.weights import Checkpoint, read_checkpoint

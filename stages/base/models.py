@@ -59,12 +59,11 @@ def without_weights(folder: Path, dtype: str) -> PreTrainedModel:
     Raises:
         StageError: transformers knows no such model.
     """
-    trusted = remote_code_is_trusted()
     try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=trusted)
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=remote_code_is_trusted())
         with torch.device("meta"):
             model: Any = AutoModelForCausalLM.from_config(
-                config, dtype=config.dtype if dtype == "auto" else dtype, trust_remote_code=trusted
+                config, dtype=config.dtype if dtype == "auto" else dtype, trust_remote_code=remote_code_is_trusted()
             )
     except (ValueError, KeyError, OSError, RuntimeError) as error:
         raise StageError(f"{folder} could not be loaded: {error}") from None

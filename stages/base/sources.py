@@ -11,7 +11,7 @@ from schemas.artifacts import Prompt, PromptOrigin, Role, Turn
 from schemas.params import CustomPrompts, RowsSource, row_range
 from schemas.wording import show
 from stages.base.datasets import dataset_rows
-from stages.base.manifest import sha256_of
+from stages.base.digests import sha256_of
 from stages.base.prompts import identity
 from stages.base.rows import Row, file_rows
 from stages.base.stage import StageError

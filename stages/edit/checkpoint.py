@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from stages.base.manifest import sha256_of
+from stages.base.digests import sha256_of
 from stages.base.progress import Advance
 from stages.base.stage import StageError
 from stages.base.weights import Checkpoint, Tensor

@@ -9,8 +9,8 @@ from pydantic import BaseModel, ValidationError
 from schemas.artifacts import EditRecord, FileDigest
 from schemas.evidence import Comparisons, GateVerdicts
 from schemas.release import Origin, Release
+from stages.base.digests import sha256_of
 from stages.base.git import file_of
-from stages.base.manifest import sha256_of
 from stages.base.provenance import versions
 from stages.base.stage import StageError
 from stages.base.weights import EDIT_RECORD
