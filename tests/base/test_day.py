@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
@@ -59,6 +59,7 @@ TEMPLATE_PARTS = st.lists(
 )
 
 
+@settings(max_examples=30)  # each template is compiled anew
 @given(TEMPLATE_PARTS)
 def test_the_rest_of_a_template_is_read_as_it_was(parts: list[str]) -> None:
     text = "".join(parts) + "{% endif %}" * sum("if" in part for part in parts)
