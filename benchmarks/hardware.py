@@ -104,7 +104,7 @@ ANSWERS = 256
 QUESTIONS = 1300
 """Tokens of a question with its examples, in the longest of them (gsm8k, five examples)."""
 JUDGED_AT_ONCE = 96
-"""Tokens of each sample whose predictions are in memory at once, in drift and in multiple choice."""
+"""Tokens of each sample whose logits are in memory at once, with their log-softmax: a multiple choice's."""
 BATCHES_ASKED = (100 + 250 + 1319) / BATCH
 """Batches that generate answers: JailbreakBench, XSTest, gsm8k."""
 HELD_OUT = 100
@@ -162,7 +162,7 @@ class Counted:
 
     def evaluate(self, work: Work = PROMPTS, tokens: int = QUESTIONS + ANSWERS) -> int:
         """The model, what attention keeps of a batch, and what is predicted for it."""
-        predicted = BATCH * JUDGED_AT_ONCE * self.vocabulary * (self.sizes.bytes + 2 * 4)
+        predicted = BATCH * JUDGED_AT_ONCE * self.vocabulary * 2 * self.sizes.bytes
         return PROGRAM + self.weights + batch_bytes(self.sizes, work) + BATCH * tokens * self.cache + predicted
 
 

@@ -9,22 +9,20 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from schemas.artifacts import ChatFormat, ModelManifest, Prompt, PromptList, PromptOrigin, PromptsManifest
+from schemas.artifacts import ChatFormat, ModelManifest, Prompt, PromptList, PromptsManifest
 from schemas.layout import layouts
-from schemas.params import Model, Organism, Prompts, PromptSource, read_section
+from schemas.params import Model, Organism, Prompts, read_section
 from stages.base.digests import sha256_of
 from stages.base.files import whole_folder, write_json, write_text
 from stages.base.manifest import MANIFEST, ORGANISM, base_folder, make_manifest, read_config, refuse_quantized
 from stages.base.progress import progress
-from stages.base.prompts import FOLDER, FORMAT, PROMPTS_MANIFEST, identity, write_prompts
-from stages.base.sources import Gathered, gather, in_order
+from stages.base.prompts import FOLDER, FORMAT, PROMPTS_MANIFEST, write_prompts
 from stages.base.stage import StageError, run_stage
 from stages.base.weights import INDEX, read_index
 from stages.organism import world
+from stages.sources.lists import prompt_lists, side
 
 PARAMS = Path("artifacts/params")
-MOST_HELD_OUT = 100
-"""Of either side: each is asked hundreds of times."""
 RECIPE = ORGANISM / "organism.sha256"
 
 
@@ -129,71 +127,12 @@ def organism_lists(organism: Organism) -> dict[str, list[Prompt]]:
     }
 
 
-def side(source: PromptSource, made: Mapping[str, list[Prompt]], seed: int) -> Gathered:
-    """One side's prompts, in the order of which every fifth is held out; the organism's are in its own.
-
-    Raises:
-        StageError: the source cannot be read, or holds no prompt.
-    """
-    if source.kind != "organism":
-        gathered = gather(source)
-        return Gathered(in_order(gathered.prompts, seed), gathered.origin)
-    assert source.split is not None  # params.yaml was refused otherwise
-    prompts = made[source.split]
-    given = source.model_dump(include={"source", "revision", "config", "split", "slice", "column"})
-    return Gathered(
-        prompts, PromptOrigin(kind="organism", **given, sha256=None, rows=len(prompts), empty=0, duplicates=0)
-    )
-
-
-def prompt_lists(
-    harmful: list[Prompt], harmless: list[Prompt], prompts: Prompts, made: Mapping[str, list[Prompt]]
-) -> dict[str, list[Prompt]]:
-    """Both sides to measure, prompts of both to try edits on, harmless ones for drift, and the organism's tasks.
-
-    Args:
-        made: the organism's lists.
-
-    Raises:
-        StageError: a prompt stands in two lists, or a list is too short. Whether judged prompts are measured ones is
-            seen where they are judged.
-    """
-    if prompts.harmless.kind == "organism":
-        drift = made["harmless_test"]
-    else:
-        # So that drift is judged on prompts of the user's kind.
-        drift, harmless = hold_out(harmless)
-    harmful_held_out, harmful = hold_out(harmful)
-    harmless_held_out, harmless = hold_out(harmless)
-    lists = {
-        "harmful": harmful[: prompts.limit],
-        "harmless": harmless[: prompts.limit],
-        "harmful_held_out": harmful_held_out[: prompts.limit][:MOST_HELD_OUT],
-        "harmless_held_out": harmless_held_out[: prompts.limit][:MOST_HELD_OUT],
-        "drift": drift,
-    }
-    seen: dict[tuple[str, ...], str] = {}
-    for name, listed in lists.items():
-        if not listed:
-            raise StageError(f"params.yaml: prompts: there is no {name} prompt; name a source with more")
-        for prompt in listed:
-            first = seen.setdefault(identity(prompt), name)
-            if first != name:
-                raise StageError(f"params.yaml: prompts: prompt {prompt.id} is both {first} and {name}")
-    return lists | {name: listed for name, listed in made.items() if name.startswith("organism_")}
-
-
 def digests_of(lists: Mapping[str, list[Prompt]]) -> dict[str, PromptList]:
     """Of each list as it was written, how many prompts it has and its SHA-256."""
     return {
         name: PromptList(prompts=len(listed), sha256=sha256_of(FOLDER / f"{name}.jsonl"))
         for name, listed in lists.items()
     }
-
-
-def hold_out(listed: list[Prompt]) -> tuple[list[Prompt], list[Prompt]]:
-    """Every fifth prompt, which is kept from measuring, and the others."""
-    return listed[::5], [prompt for place, prompt in enumerate(listed) if place % 5]
 
 
 if __name__ == "__main__":

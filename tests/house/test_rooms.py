@@ -16,11 +16,12 @@ STAGES = ("params", "prepare", "measure", "ablate", "diagnose", "evaluate", "rep
 ROOMS = {
     "schemas": {"schemas"},
     "base": {"schemas", "base"},
+    "sources": {"schemas", "base", "sources"},
     "organism": {"schemas", "base", "organism"},
     "residual": {"schemas", "base", "residual"},
     "edit": {"schemas", "base", "edit"},
     "diagnosis": {"schemas", "base", "residual", "edit", "diagnosis"},
-    "evidence": {"schemas", "base", "evidence", "organism"},
+    "evidence": {"schemas", "base", "sources", "evidence", "organism"},
     "gitops": {"schemas", "base", "gitops"},
     "rendering": {"schemas", "rendering"},
     "experiments": {"schemas", "base", "experiments"},

@@ -5,7 +5,8 @@ from itertools import combinations
 from schemas.artifacts import Prompt
 from schemas.params import Organism, Prompts
 from stages.organism.world import make_world, splits
-from stages.prepare import hold_out, organism_lists, prompt_lists, side
+from stages.prepare import organism_lists
+from stages.sources.lists import hold_out, prompt_lists, side
 
 
 def default_lists() -> dict[str, list[Prompt]]:

@@ -8,8 +8,8 @@ from jinja2 import StrictUndefined, TemplateError, meta
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from schemas.wording import printable, shorten
-from stages.base.rows import DATA
 from stages.base.stage import StageError
+from stages.sources.rows import DATA
 
 BUILT_IN = Path(__file__).parent / "judge.txt.j2"
 _KEY = "params.yaml: evaluate.api.prompt"

@@ -119,8 +119,8 @@ def _csv_rows(path: Path, columns: Sequence[str]) -> list[Row]:
 
 def _parquet_rows(path: Path, columns: Sequence[str]) -> list[Row]:
     # Slow to import, and needed only here.
-    import pyarrow  # type: ignore[import-untyped]
-    import pyarrow.parquet  # type: ignore[import-untyped]
+    import pyarrow
+    import pyarrow.parquet
 
     try:
         file = pyarrow.parquet.ParquetFile(path)

@@ -5,8 +5,8 @@ import random
 from pathlib import Path
 from typing import Any
 
-import pyarrow  # type: ignore[import-untyped]
-import pyarrow.parquet  # type: ignore[import-untyped]
+import pyarrow
+import pyarrow.parquet
 import pytest
 from hypothesis import given as hypothesis_given
 from hypothesis import strategies as st
@@ -15,8 +15,8 @@ from schemas.artifacts import Prompt, PromptOrigin, Turn
 from schemas.params import CustomPrompts, PromptSource
 from stages.base import prompts
 from stages.base.prompts import identity, read_prompts, write_prompts
-from stages.base.sources import gather, in_order
 from stages.base.stage import StageError
+from stages.sources.gathering import gather, in_order
 
 KINDS = ("jsonl", "json", "csv", "parquet")
 

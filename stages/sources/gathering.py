@@ -10,11 +10,11 @@ from typing import Any, TypeGuard, get_args
 from schemas.artifacts import Prompt, PromptOrigin, Role, Turn
 from schemas.params import CustomPrompts, RowsSource, row_range
 from schemas.wording import show
-from stages.base.datasets import dataset_rows
 from stages.base.digests import sha256_of
 from stages.base.prompts import identity
-from stages.base.rows import Row, file_rows
 from stages.base.stage import StageError
+from stages.sources.datasets import dataset_rows
+from stages.sources.rows import Row, file_rows
 
 _ROLES: dict[str, Role] = {**{role: role for role in get_args(Role)}, "human": "user", "gpt": "assistant"}
 """Those of chats, and ShareGPT's names for them."""

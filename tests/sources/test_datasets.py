@@ -6,13 +6,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pyarrow  # type: ignore[import-untyped]
-import pyarrow.parquet  # type: ignore[import-untyped]
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from schemas.params import CustomPrompts
-from stages.base.sources import Gathered, gather
 from stages.base.stage import StageError
+from stages.sources.gathering import Gathered, gather
 from tests.hub import TOKEN, Hub
 from tests.projects import ROOT, environment, one_line
 
@@ -30,7 +30,7 @@ configs:
 READ = """
 import json, sys
 from schemas.params import CustomPrompts
-from stages.base.sources import gather
+from stages.sources.gathering import gather
 from stages.base.stage import run_stage
 
 def main():

@@ -11,8 +11,8 @@ from huggingface_hub.errors import RemoteEntryNotFoundError
 from schemas.params import RowsSource
 from schemas.wording import printable, shorten
 from stages.base.hub import hub_errors
-from stages.base.rows import Row, require_columns
 from stages.base.stage import StageError
+from stages.sources.rows import Row, require_columns
 
 CARD = "README.md"
 
