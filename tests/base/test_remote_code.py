@@ -19,7 +19,10 @@ from stages.base.stage import StageError
 folder = Path("model")
 for setting in sys.argv[1:]:
     os.environ["EXCISE_TRUST_REMOTE_CODE"] = setting
-    for load in (lambda: load_model(folder, "float32", torch.device("cpu")), lambda: load_tokenizer(folder, "2025-01-01")):
+    for load in (
+        lambda: load_model(folder, "float32", torch.device("cpu")),
+        lambda: load_tokenizer(folder, "2025-01-01"),
+    ):
         try:
             load()
         except (StageError, AttributeError):
