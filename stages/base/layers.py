@@ -118,6 +118,9 @@ class LayeredModel:
             raise
         except (ValueError, KeyError, OSError, RuntimeError, SafetensorError) as error:
             raise StageError(f"{self._checkpoint.folder} could not be loaded: {error}") from None
+        for name, report in found.conversion_errors.items():
+            # A traceback, what was raised in its last line but one, and a line of what was converted.
+            raise StageError(f"{self._checkpoint.folder}: {name} could not be loaded: {report.splitlines()[-2]}")
         for name, in_file, in_memory in found.mismatched_keys:
             raise StageError(
                 f"{self._checkpoint.folder}: {name} has the shape {list(in_file)}, where its config.json says "

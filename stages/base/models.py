@@ -21,7 +21,6 @@ def load_model(folder: Path, dtype: str, place: torch.device | Literal["balanced
     Raises:
         StageError: transformers cannot load it.
     """
-    transformers.utils.logging.disable_progress_bar()
     _refuse_what_cannot_fit(folder, dtype, place)
     try:
         model: Any = AutoModelForCausalLM.from_pretrained(
@@ -59,6 +58,8 @@ def without_weights(folder: Path, dtype: str) -> PreTrainedModel:
     Raises:
         StageError: transformers knows no such model.
     """
+    # Here, where every way of loading begins.
+    transformers.utils.logging.disable_progress_bar()
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=remote_code_is_trusted())
         with torch.device("meta"):

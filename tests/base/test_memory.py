@@ -238,7 +238,7 @@ def test_what_is_reckoned_is_what_is_taken(tmp_path: Path, stream: str) -> None:
     write_checkpoint(tmp_path, Shape(layers=4, shard_bytes=1 << 26))
     command = [sys.executable, "-m", "benchmarks.stream", "--run", str(tmp_path), stream, "64"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    taken = float(done.stdout.split()[1]) * GIB
+    taken = float(done.stdout.split()[2]) * GIB
     passes = open_model(tmp_path, "bfloat16", CPU, "on", make_prompts(64), "auto")
     assert isinstance(passes, Streamed)
     sizes = Sizes.of(passes.model.config.to_dict(), 2)

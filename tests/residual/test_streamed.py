@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -109,6 +110,15 @@ def test_one_layer_at_a_time_is_in_memory_and_none_afterwards(glm: Path) -> None
 
 def parameters(passes: Streamed) -> Iterator[tuple[str, torch.Tensor]]:
     return ((name, tensor) for name, tensor in passes.model.state_dict().items())
+
+
+def test_nothing_is_said_while_layers_are_loaded(
+    glm: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """transformers would show a bar for each. Where no model was loaded before, so that nobody has silenced it."""
+    monkeypatch.setattr(transformers.utils.logging, "_tqdm_active", True)
+    see(streamed(glm), glm)
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_second_pass_sees_the_same(glm: Path) -> None:
