@@ -39,6 +39,7 @@ PLUMBING = {
     "stages/base/digests.py",
     "stages/base/files.py",
     "stages/base/hub.py",
+    "stages/base/memory.py",
     "stages/base/progress.py",
     "stages/base/quantization.py",
     "stages/base/snapshots.py",
