@@ -18,7 +18,7 @@ from stages.base.digests import sha256_of
 from stages.base.files import write_bytes, write_json, write_text
 from stages.base.forward import FIRST_BATCH
 from stages.base.manifest import base_folder, read_config, read_manifest, verify
-from stages.base.models import load_model, load_tokenizer
+from stages.base.models import load_model, load_tokenizer, remote_code_is_trusted
 from stages.base.progress import progress
 from stages.base.prompts import PROMPTS_MANIFEST, read_format, read_prompts, tokenize
 from stages.base.stage import StageError, run_stage
@@ -53,7 +53,7 @@ def main() -> None:
     judge, tokenizer = chosen_judge(params), load_tokenizer(folder, chat.date)
     batch_size = first_batch(side, params)
 
-    finished = Finished(side, what_answers_depend_on(side, params, manifest, chat, batch_size))
+    finished = Finished(side, what_answers_depend_on(side, folder, params, manifest, chat, batch_size))
     if params.backend == "vllm":
         open_model: Callable[[], LM] = partial(with_vllm, folder, manifest.dtype, chat, params.vllm)
         answered = ask_all(tasks, finished, chat, params.limit, open_model)
@@ -96,7 +96,7 @@ def measured() -> Measured:
 
 
 def what_answers_depend_on(
-    side: str, params: Evaluate, manifest: ModelManifest, chat: ChatFormat, batch_size: int
+    side: str, folder: Path, params: Evaluate, manifest: ModelManifest, chat: ChatFormat, batch_size: int
 ) -> dict[str, Any]:
     """Everything but the task: where one of these differs, a task that was finished before is asked again."""
     weights = sha256_of(ABLATED / "edit.json") if side == "ablated" else manifest.model_dump()
@@ -109,6 +109,7 @@ def what_answers_depend_on(
         "backend": params.backend,
         "vllm": params.vllm.model_dump(),
         "place": str(placement()),
+        "remote_code": remote_code_is_trusted(folder),
     }
 
 

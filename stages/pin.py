@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 
 from huggingface_hub import HfApi
+from huggingface_hub.errors import FileMetadataError
 
 from schemas import plain_yaml
 from schemas.params import HUB_ID
@@ -31,7 +32,7 @@ def main() -> None:
         return
     model = asked.model or chosen(read())
     revision = newest(model, "model")
-    write_text(PARAMS, pinned(read(), model, revision))  # read again: somebody may have edited it meanwhile
+    write_text(PARAMS.resolve(), pinned(read(), model, revision))  # read again: somebody may have edited it meanwhile
     print(f"{PARAMS}: model.source is {model}, model.revision {revision}")
 
 
@@ -62,7 +63,10 @@ def newest(name: str, kind: Kind) -> str:
     if not re.fullmatch(HUB_ID, name):
         raise StageError(f"make pin: {name} is no Hub id; it is written organisation/name")
     with hub_errors("make pin", name, kind):
-        return str(HfApi().repo_info(name, repo_type=kind).sha)
+        try:
+            return str(HfApi().repo_info(name, repo_type=kind).sha)
+        except KeyError:  # JSON, but of no Hub
+            raise FileMetadataError from None
 
 
 if __name__ == "__main__":

@@ -16,14 +16,16 @@ PARAMS = Path("params.yaml")
 def main() -> None:
     """Copy it, if nothing is lost with what stands there now."""
     names = {path.stem: path for path in sorted(RECIPES.glob("*.yaml"))}
-    if len(sys.argv) != 2 or sys.argv[1] not in names:
-        asked = " ".join(sys.argv[1:])
-        wrong = f"{show(asked)} is no recipe" if asked else "name a recipe"
-        raise StageError(f"{wrong}; there is {', '.join(names)}{suggest(asked, names)}")
-    recipe = names[sys.argv[1]]
+    if not sys.argv[1:]:
+        print("\n".join(names))
+        return
+    asked = " ".join(sys.argv[1:])
+    if asked not in names:
+        raise StageError(f"{show(asked)} is no recipe; there is {', '.join(names)}{suggest(asked, names)}")
+    recipe = names[asked]
     params = load(recipe)
     refuse_to_lose([path.read_bytes() for path in names.values()])
-    write_text(PARAMS, recipe.read_text(encoding="utf-8"))
+    write_text(PARAMS.resolve(), recipe.read_text(encoding="utf-8"))
     print(f"{PARAMS} is {recipe} now, for {params.model.source}; its first lines say what it needs")
 
 

@@ -10,6 +10,13 @@ _SECONDS_SINCE_1970 = "s"
 """The one code of strftime that depends on the machine's time zone."""
 
 
+def all_dated(templates: str | dict[str, str], date: str) -> str | dict[str, str]:
+    """One template, or several by name, each as `dated` gives it."""
+    if isinstance(templates, dict):
+        return {name: dated(template, date) for name, template in templates.items()}
+    return dated(templates, date)
+
+
 def dated(template: str, date: str) -> str:
     """The template with a macro that stands before the library's function; as it is where it does not ask.
 

@@ -2,6 +2,8 @@
 
 import contextlib
 import errno
+import json
+import re
 from collections.abc import Iterator
 from typing import Literal
 
@@ -17,7 +19,6 @@ from huggingface_hub.errors import (
     RemoteEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
-    XetDownloadError,
 )
 
 from stages.base.stage import StageError
@@ -25,6 +26,9 @@ from stages.base.stage import StageError
 Kind = Literal["model", "dataset"]
 
 _AGAIN = "run again: what was fetched whole is kept"
+
+# hf_xet, by which large files come, raises plain RuntimeErrors, and two classes that only some machines have.
+_OF_XET = re.compile(r"\bCAS\b|\bxet\b|reconstruction", re.IGNORECASE)
 
 
 @contextlib.contextmanager
@@ -84,12 +88,18 @@ def _words(error: BaseException, name: str, kind: Kind) -> str | None:
             return f"the Hub answered {error.response.status_code} for {name}; later, {_AGAIN}"
         case OfflineModeIsEnabled() | LocalEntryNotFoundError() if constants.is_offline_mode():
             return f"{name} is not wholly in the Hub's cache, and HF_HUB_OFFLINE is set; unset it to fetch the rest"
-        case httpx2.RemoteProtocolError() | httpx2.ReadError() | httpx2.ReadTimeout() | XetDownloadError():
+        case httpx2.RemoteProtocolError() | httpx2.ReadError() | httpx2.ReadTimeout():
+            return f"the connection to the Hub broke off while {name} was fetched; {_AGAIN}"
+        case Exception() if type(error).__name__.startswith("Xet"):
+            return f"the connection to the Hub broke off while {name} was fetched; {_AGAIN}"
+        case RuntimeError() if _OF_XET.search(str(error)):
             return f"the connection to the Hub broke off while {name} was fetched; {_AGAIN}"
         case httpx2.TransportError():
             return f"the Hub cannot be reached for {name}; check the network, and HF_ENDPOINT if set, then {_AGAIN}"
-        case FileMetadataError():
+        case FileMetadataError() | json.JSONDecodeError() | httpx2.TooManyRedirects() | httpx2.DecodingError():
             return f"what answered for {name} is no Hub; check HF_ENDPOINT, and the network's proxy"
+        case UnicodeEncodeError():
+            return "HF_TOKEN holds a character that no token has; set it again"
         case HFValidationError():
             return f"{name} is no name on the Hub"
         case LocalEntryNotFoundError():

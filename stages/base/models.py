@@ -1,6 +1,7 @@
 """Loading a model and its tokenizer: from a local folder, safetensors only, no code of its own by any parameter."""
 
 import os
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,7 +10,7 @@ import transformers
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from stages.base.day import dated
+from stages.base.day import all_dated
 from stages.base.memory import GIB, Need, impossible, limits
 from stages.base.stage import StageError
 from stages.base.weights import read_checkpoint
@@ -29,7 +30,7 @@ def load_model(folder: Path, dtype: str, place: torch.device | Literal["balanced
             device_map={"": place} if isinstance(place, torch.device) else place,
             local_files_only=True,
             use_safetensors=True,
-            trust_remote_code=remote_code_is_trusted(),
+            trust_remote_code=remote_code_is_trusted(folder),
         )
     except (ValueError, KeyError, OSError, RuntimeError) as error:
         raise StageError(f"{folder} could not be loaded: {error}") from None
@@ -61,10 +62,14 @@ def without_weights(folder: Path, dtype: str) -> PreTrainedModel:
     # Here, where every way of loading begins.
     transformers.utils.logging.disable_progress_bar()
     try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=remote_code_is_trusted())
+        config = AutoConfig.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=remote_code_is_trusted(folder)
+        )
         with torch.device("meta"):
             model: Any = AutoModelForCausalLM.from_config(
-                config, dtype=config.dtype if dtype == "auto" else dtype, trust_remote_code=remote_code_is_trusted()
+                config,
+                dtype=config.dtype if dtype == "auto" else dtype,
+                trust_remote_code=remote_code_is_trusted(folder),
             )
     except (ValueError, KeyError, OSError, RuntimeError) as error:
         raise StageError(f"{folder} could not be loaded: {error}") from None
@@ -78,10 +83,22 @@ def weights_need(folder: Path, model: PreTrainedModel) -> Need:
     return Need(sum(once.values()), mapped=files)
 
 
-def remote_code_is_trusted() -> bool:
-    """Whether code that lies beside a model may run. The machine's environment alone says so, and never a file of the
-    project, which may come from strangers."""
-    return os.environ.get("EXCISE_TRUST_REMOTE_CODE") == "1"
+def remote_code_is_trusted(folder: Path) -> bool:
+    """Whether code that lies beside the model in `folder` may run. The machine's environment alone says so, and never a
+    file of the project, which may come from strangers.
+
+    Raises:
+        StageError: it may, and the model names code of another repository, which nothing pins.
+    """
+    if os.environ.get("EXCISE_TRUST_REMOTE_CODE") != "1":
+        return False
+    for path in (folder / "config.json", folder / "tokenizer_config.json"):
+        if path.is_file() and (named := re.search(r'"[^"\s]+--[\w.]+"', path.read_text(errors="replace"))):
+            raise StageError(
+                f"{path} names code of another repository, {named[0]}, which nothing pins; copy it into the model's "
+                "folder, or unset EXCISE_TRUST_REMOTE_CODE"
+            )
+    return True
 
 
 def decoder(model: PreTrainedModel) -> nn.Module:
@@ -106,16 +123,11 @@ def load_tokenizer(folder: Path, date: str) -> Any:
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=remote_code_is_trusted()
+            folder, local_files_only=True, trust_remote_code=remote_code_is_trusted(folder)
         )
     except (ValueError, KeyError, OSError) as error:
         raise StageError(f"the tokenizer in {folder} could not be loaded: {error}") from None
     if tokenizer.chat_template is None:
         raise StageError(f"the tokenizer in {folder} has no chat template; refusal is measured on chat models")
-    named = tokenizer.chat_template  # one, or several by name
-    tokenizer.chat_template = (
-        {name: dated(template, date) for name, template in named.items()}
-        if isinstance(named, dict)
-        else dated(named, date)
-    )
+    tokenizer.chat_template = all_dated(tokenizer.chat_template, date)
     return tokenizer

@@ -7,6 +7,7 @@ nothing is asked of the network.
 import glob
 import hashlib
 import os
+import re
 import shutil
 from collections.abc import Collection, Iterable
 from pathlib import Path, PurePosixPath
@@ -159,12 +160,12 @@ def _bar(advance: Advance) -> type[tqdm]:
 def _is_as_named(link: Path, file: FileDigest) -> bool:
     """Whether a snapshot's file has the digest that is the name of what it links to: SHA-256 for large files, git's own
     for the others. In a cache without links there is no such name."""
-    if not link.is_symlink():
+    if not link.is_symlink() or not link.resolve().is_relative_to(Path(constants.HF_HUB_CACHE).resolve()):
         return True
     named = os.path.basename(os.readlink(link))
-    if len(named) == 64:
+    if re.fullmatch(r"[0-9a-f]{64}", named):
         return named == file.sha256
-    if len(named) == 40:
+    if re.fullmatch(r"[0-9a-f]{40}", named):
         data = link.read_bytes()
         return named == hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
     return True

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from schemas.artifacts import ChatFormat
 from schemas.params import Vllm
-from stages.base.day import dated
+from stages.base.day import all_dated
 from stages.base.forward import OUT_OF_MEMORY
 from stages.base.progress import progress
 from stages.base.stage import StageError
@@ -97,5 +97,5 @@ def with_vllm(folder: Path, dtype: str, chat: ChatFormat, settings: Vllm) -> LM:
     except (ValueError, RuntimeError, OSError, ModuleNotFoundError) as error:
         raise StageError(f"vLLM cannot load {folder}: {error}") from None
     # It has a tokenizer of its own.
-    lm.hf_chat_template = dated(lm.hf_chat_template or lm.tokenizer.chat_template, chat.date)
+    lm.hf_chat_template = all_dated(lm.hf_chat_template or lm.tokenizer.chat_template, chat.date)
     return lm

@@ -1,7 +1,7 @@
 """No prompt is both measured and judged: judged tasks are looked through before any model is loaded."""
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from lm_eval.api.task import Task
 
@@ -31,7 +31,7 @@ def leave_out(tasks: Sequence[Asked], measured: Measured, overlap: Literal["erro
     left_out: dict[str, int] = {}
     for asked in tasks:
         for task in asked.tasks.values() if asked.judged else ():
-            sources = [measured.get(_asked_prompt(task, document)) for document in task.eval_docs]
+            sources = [_source(task, document, measured) for document in task.eval_docs]
             kept = [row for row, source in enumerate(sources) if source is None]
             if len(kept) == len(sources):
                 continue
@@ -52,8 +52,12 @@ def _told(asked: Asked, sources: Sequence[str | None], none_left: bool) -> str:
     )
 
 
-def _asked_prompt(task: Task, document: object) -> tuple[str, ...]:
-    return identity(Prompt(id="", prompt=str(task.doc_to_text(document))))
+def _source(task: Task, document: Any, measured: Measured) -> str | None:
+    """Where what a document asks was measured; None where it was not. A task may set its text in words of its own, so
+    each of its texts is looked at."""
+    texts = [str(task.doc_to_text(document)), *(text for text in dict(document).values() if isinstance(text, str))]
+    found = (measured.get(identity(Prompt(id="", prompt=text))) for text in texts)
+    return next((source for source in found if source is not None), None)
 
 
 def _keep(task: Task, rows: Sequence[int]) -> None:

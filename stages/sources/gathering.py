@@ -43,7 +43,7 @@ def gather(source: RowsSource) -> Gathered:
     taken = rows[row_range(source.slice)]
     found = [prompt for row in taken if (prompt := _prompt(row, column, item)) is not None]
     if not found:
-        part = f" in rows {source.slice} of its {len(rows)}" if source.slice is not None else "; write one a line"
+        part = "; write some" if source.slice is None else f" in rows {source.slice} of its {len(rows)}"
         raise StageError(f"{source.source} holds no prompt{part}")
     kept = _each_once(found)
     origin = PromptOrigin(

@@ -1,4 +1,4 @@
-"""The rows of a file under `data/`, whatever kind of file it is. What a row says is read in `sources.py`."""
+"""The rows of a file under `data/`, whatever kind of file it is. What a row says is read in `gathering.py`."""
 
 import csv
 import io
@@ -33,9 +33,14 @@ def file_rows(path: Path, columns: Sequence[str]) -> list[Row]:
     """
     if not path.is_file():
         raise StageError(f"params.yaml names {path}, which is missing; put the file there")
-    if not path.resolve().is_relative_to(DATA.resolve()):
+    if not lies_in_data(path):
         raise StageError(f"params.yaml names {path}, which leads outside {DATA}/; copy the file there")
     return _READERS[path.suffix](path, columns)
+
+
+def lies_in_data(path: Path) -> bool:
+    """Whether a file is in the project's folder `data/` indeed: neither it nor the folder is a link to elsewhere."""
+    return path.resolve().is_relative_to(Path.cwd().resolve() / DATA)
 
 
 def require_columns(name: str, columns: Iterable[str], there: Sequence[str]) -> None:
@@ -136,10 +141,12 @@ def _parquet_rows(path: Path, columns: Sequence[str]) -> list[Row]:
 
 
 def _plain(value: Any) -> Any:
-    """What a cell of a table holds; bytes, which are no text, where a text is not UTF-8."""
+    """What a cell of a table holds; bytes, which are no text, where Python has no word for it."""
     try:
         return value.as_py()
-    except UnicodeDecodeError:
+    except (
+        Exception
+    ):  # of texts that are not UTF-8, dates beyond Python's, time zones that nobody knows: no text at all
         return b""
 
 

@@ -1,9 +1,11 @@
 """What goes wrong with the Hub is one line that says what to do, and holds no secret."""
 
 import errno
+import json
 from collections.abc import Callable
 from pathlib import Path
 
+import httpx2
 import pytest
 from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError
@@ -83,6 +85,26 @@ def test_a_connection_that_breaks_off_for_good_says_that_running_again_goes_on(l
     assert "broke off" in line(lambda: hf_hub_download(NAME, "model.safetensors", revision=commit))
 
 
+@pytest.mark.parametrize("text", ["Task error: CAS Client Error: 403", "File reconstruction error", "xet: no route"])
+def test_what_xet_raises_is_a_connection_that_broke(text: str) -> None:
+    """It fetches large files, and has no class of error for that."""
+
+    def fetch() -> None:
+        raise RuntimeError(text)
+
+    assert "broke off" in line(fetch) and text not in line(fetch)
+
+
+@pytest.mark.parametrize(
+    "error", [json.JSONDecodeError("x", "<html>", 0), httpx2.TooManyRedirects("x"), httpx2.DecodingError("x")]
+)
+def test_what_answers_and_is_no_hub_is_called_that(error: Exception) -> None:
+    def fetch() -> None:
+        raise error
+
+    assert "is no Hub; check HF_ENDPOINT" in line(fetch)
+
+
 def test_a_full_disk_says_where_the_cache_may_be() -> None:
     def fill() -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -103,7 +125,7 @@ def test_what_another_library_says_of_it_is_put_into_the_same_words() -> None:
 
 
 def test_what_is_not_of_the_hub_stays_what_it_is() -> None:
-    for error in (KeyError("x"), StageError("one line"), OSError("not found")):
+    for error in (KeyError("x"), RuntimeError("size mismatch"), StageError("one line"), OSError("not found")):
         with pytest.raises(type(error)) as caught, hub_errors(WHERE, NAME):
             raise error
         assert caught.value is error

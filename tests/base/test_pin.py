@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from huggingface_hub import HfApi
 
 from schemas.pinning import pinned
 from stages import pin
@@ -64,6 +65,11 @@ def test_of_a_data_set_the_commit_is_printed(
     assert capsys.readouterr().out == f"{newest}\n" and PARAMS.read_bytes() == SHIPPED
 
 
+def no_repository(*_arguments: object, **_settings: object) -> None:
+    """As the library does with JSON that is not the Hub's."""
+    raise KeyError("id")
+
+
 def test_what_goes_wrong_leaves_the_file_as_it_is(
     local_hub: Hub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -73,5 +79,8 @@ def test_what_goes_wrong_leaves_the_file_as_it_is(
     local_hub.add(NAME, {})
     PARAMS.write_text("model: {dtype: x}\n")
     assert "model.dtype must be one of" in refused(monkeypatch, capsys, BAD_PARAMS, NAME)
+    with monkeypatch.context() as other:
+        other.setattr(HfApi, "repo_info", no_repository)
+        assert f"what answered for {NAME} is no Hub" in refused(monkeypatch, capsys, FAILED, NAME)
     local_hub.broken = 503
     assert "the Hub answered 503" in refused(monkeypatch, capsys, FAILED, NAME)

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from schemas.params import ParamsError, parse
+from stages.base.models import remote_code_is_trusted
+from stages.base.stage import StageError
 from tests.projects import ROOT, environment
 
 LOAD = """
@@ -46,6 +48,19 @@ def test_only_the_machine_lets_a_models_own_code_run(tmp_path: Path) -> None:
         text=True,
     )
     assert done.stdout.splitlines() == ["'' False", "'0' False", "'true' False", "'yes' False", "'1' True"], done.stderr
+
+
+@pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
+def test_code_of_another_repository_is_refused_also_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str
+) -> None:
+    (tmp_path / file).write_text(json.dumps({"auto_map": {"AutoModelForCausalLM": "other/one--own.Model"}}))
+    assert not remote_code_is_trusted(tmp_path)
+    monkeypatch.setenv("EXCISE_TRUST_REMOTE_CODE", "1")
+    with pytest.raises(StageError, match=r'names code of another repository, "other/one--own.Model", which nothing'):
+        remote_code_is_trusted(tmp_path)
+    (tmp_path / file).write_text(json.dumps({"auto_map": {"AutoModelForCausalLM": "own.Model"}, "pad": "--"}))
+    assert remote_code_is_trusted(tmp_path)
 
 
 @pytest.mark.parametrize("key", ["trust_remote_code", "remote_code", "EXCISE_TRUST_REMOTE_CODE"])

@@ -224,6 +224,20 @@ def test_bytes_that_change_in_the_cache_are_found_by_the_next_stage(local_hub: H
     verify(base_folder(), manifest)
 
 
+@pytest.mark.parametrize("name", ["a" * 64, "b" * 40, "notes of forty characters, none of the Hub"])
+def test_a_file_that_a_snapshot_borrows_from_elsewhere_is_never_removed(
+    local_hub: Hub, tmp_path: Path, name: str
+) -> None:
+    manifest = pinned(local_hub.add(NAME, MODEL))
+    mine = tmp_path / name
+    mine.write_bytes(b"mine")
+    shard = base_folder() / "model-00001-of-00002.safetensors"
+    shard.unlink()
+    shard.symlink_to(mine)
+    refused(lambda: verify(base_folder(), manifest))
+    assert mine.read_bytes() == b"mine"
+
+
 def test_nothing_large_is_fetched_of_what_cannot_be_edited(local_hub: Hub) -> None:
     quantised = json.dumps(CONFIG | {"quantization_config": {"quant_method": "fp8"}}).encode()
     unknown = json.dumps(CONFIG | {"model_type": "made_up"}).encode()

@@ -67,6 +67,12 @@ def test_a_task_that_prepares_its_documents_does_so_once(hub: list[dict[str, Any
     assert asked_of(model) == ["goal 0!", "goal 2!", "goal 3!"]
 
 
+def test_a_task_that_sets_the_prompt_in_words_of_its_own_is_seen_through(hub: list[dict[str, Any]]) -> None:
+    (jbb,) = listed = tasks(refusal=["refusal_jbb"])
+    jbb.tasks["refusal_jbb"].set_config("doc_to_text", "Question: {{Goal}}\nAnswer:")
+    assert leave_out(listed, measured("goal 1"), "drop") == {"refusal_jbb": 1}
+
+
 def test_a_task_that_chooses_its_documents_counts_those(hub: list[dict[str, Any]]) -> None:
     # XSTest's even prompts are the safe ones, which alone are judged.
     (xstest,) = listed = tasks(over_refusal=["over_refusal_xstest"])

@@ -37,6 +37,7 @@ def without_token(*folders: Path) -> None:
             assert path.is_symlink() or not path.is_file() or TOKEN.encode() not in path.read_bytes(), path
 
 
+@pytest.mark.slow
 def test_it_is_edited_as_the_same_model_elsewhere_is(
     finished: Project, local_hub: Hub, hub_model: tuple[Project, Path], tmp_path: Path
 ) -> None:

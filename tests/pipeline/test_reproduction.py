@@ -18,6 +18,7 @@ def test_two_fresh_clones_give_the_same_bytes(finished: Project, tmp_path: Path)
     assert hashes == finished.hashes()
 
 
+@pytest.mark.slow
 def test_an_older_commit_gives_its_model_back_from_the_cache(project: Project) -> None:
     first = model_bytes(project)
     project.replace("scale: 1.0", "scale: 0.5")

@@ -49,7 +49,13 @@ def contents(folder: Path) -> dict[str, tuple[int, int]]:
     return {str(path): (path.stat().st_ino, path.stat().st_mtime_ns) for path in paths}
 
 
-@pytest.mark.parametrize("key", CHANGES)
+EVERYTHING = ("organism.seed", "prompts.limit")
+"""After these all stages run."""
+
+
+@pytest.mark.parametrize(
+    "key", [pytest.param(key, marks=pytest.mark.slow) if key in EVERYTHING else key for key in CHANGES]
+)
 def test_a_changed_key_runs_exactly_the_stages_that_it_touches(project: Project, key: str) -> None:
     old, new, expected = CHANGES[key]
     project.replace(old, new)

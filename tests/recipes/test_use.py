@@ -48,10 +48,21 @@ def test_changes_that_nobody_else_has_are_not_overwritten(shipped: Project) -> N
     assert shipped.stage("use", NAMES[0]).returncode == 0
 
 
+def test_without_a_name_all_are_listed(shipped: Project) -> None:
+    assert shipped.stage("use").stdout.split() == NAMES
+
+
+def test_a_params_yaml_that_is_a_link_stays_one(shipped: Project, tmp_path: Path) -> None:
+    mine = shipped.folder / "params.yaml"
+    mine.rename(tmp_path / "elsewhere.yaml")
+    mine.symlink_to(tmp_path / "elsewhere.yaml")
+    assert shipped.stage("use", NAMES[0]).returncode == 0
+    assert mine.is_symlink() and params(shipped) == (ROOT / f"recipes/{NAMES[0]}.yaml").read_bytes()
+
+
 def test_a_wrong_name_is_told_what_there_is(shipped: Project) -> None:
     mine = params(shipped)
     there = f"there is {', '.join(NAMES)}"
-    assert one_line(shipped.stage("use")) == f"ERROR: name a recipe; {there}"
     assert one_line(shipped.stage("use", "glm-4.5-ari")) == (
         f'ERROR: "glm-4.5-ari" is no recipe; {there}; did you mean "glm-4.5-air"?'
     )

@@ -119,7 +119,7 @@ def test_a_line_without_a_prompt_is_named_by_its_number(line: str) -> None:
     ("name", "content"), [("a.txt", ""), ("a.txt", " \n\n"), ("a.jsonl", "\n"), ("a.txt", "\ufeff")]
 )
 def test_a_file_without_a_prompt_is_refused(name: str, content: str) -> None:
-    assert refused(name, content) == f"data/{name} holds no prompt; write one a line"
+    assert refused(name, content) == f"data/{name} holds no prompt; write some"
 
 
 def test_text_that_is_not_utf_8_is_refused() -> None:
@@ -141,6 +141,15 @@ def test_a_link_out_of_data_is_refused(data: Path, link: str) -> None:
     source = PromptSource(source="data/a.txt" if link == "a.txt" else "data/sub/a.txt")
     with pytest.raises(StageError, match=r"leads outside data/; copy the file there$"):
         gather(source)
+
+
+def test_a_folder_data_that_is_a_link_is_refused(data: Path) -> None:
+    data.rmdir()
+    (data.parent / "outside").mkdir()
+    (data.parent / "outside/a.txt").write_text("secret\n")
+    data.symlink_to("outside")
+    with pytest.raises(StageError, match=r"leads outside data/; copy the file there$"):
+        gather(PromptSource(source="data/a.txt"))
 
 
 def test_a_link_within_data_is_followed(data: Path) -> None:

@@ -9,7 +9,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from schemas.wording import printable, shorten
 from stages.base.stage import StageError
-from stages.sources.rows import DATA
+from stages.sources.rows import DATA, lies_in_data
 
 BUILT_IN = Path(__file__).parent / "judge.txt.j2"
 _KEY = "params.yaml: evaluate.api.prompt"
@@ -61,7 +61,7 @@ def mark(prompt: str, response: str) -> str:
 def _under_data(path: Path) -> Path:
     if not path.is_file():
         raise StageError(f"{_KEY}: {path} is missing; put the file there")
-    if not path.resolve().is_relative_to(DATA.resolve()):
+    if not lies_in_data(path):
         raise StageError(f"{_KEY}: {path} leads outside {DATA}/; copy the file there")
     return path
 
