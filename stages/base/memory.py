@@ -1,5 +1,6 @@
-"""How much memory there is, and how much a measurement takes. Apart from readers of limits, pure numbers."""
+"""How much memory there is, how much a measurement takes, and what is given back. Numbers are pure but for limits."""
 
+import ctypes
 import resource
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -150,6 +151,17 @@ def limits(place: torch.device | Literal["balanced"]) -> list[Limit]:
     if place.type == "cuda":
         return [Limit("the GPU", *torch.cuda.mem_get_info(place))]
     return _cpu_limits()
+
+
+def give_back() -> None:
+    """Give memory that was freed back to the system, where the C library can (glibc's `malloc_trim`).
+
+    Where small results that are kept lie between large ones that are not, the heap of a long computation grows without
+    bound: what is freed has room for a little less than what is needed next.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def _cpu_limits() -> list[Limit]:

@@ -8,6 +8,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from stages.base.forward import Watch, first_token_log_probabilities, kl
+from stages.base.memory import give_back
 
 LEAST_RISE = 0.01
 """A token begins refusals when the base says it first on harmful prompts with so much more probability, on average."""
@@ -64,10 +65,12 @@ class Questions:
 
     def ask(self, watch: Watch = lambda _batch, _undo: None) -> Outcome:
         """What the model answers now, with the hooks that `watch` sets for each forward pass."""
+        give_back()
         return self._outcome(self._answers(self.harmful, watch), self._answers(self.harmless, watch))
 
     def ask_harmful(self, watch: Watch) -> Tensor:
         """The log-odds of refusing each harmful prompt alone, ``[prompts]``."""
+        give_back()
         return log_odds(self._answers(self.harmful, watch), self.tokens)
 
     def _answers(self, prompts: Sequence[Sequence[int]], watch: Watch = lambda _batch, _undo: None) -> Tensor:
