@@ -5,21 +5,44 @@ defaults' quality is asked in `pipeline/test_defaults.py`.
 """
 
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from tests.hub import Hub, serve
 from tests.projects import FirstRun, Project, copy_project, first_run, quicken
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A quick project after its first `dvc repro`. Not to be changed: take a `project`."""
-    project = copy_project(tmp_path_factory.mktemp("finished") / "project")
+def finished(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Project:
+    """A quick project after its first `dvc repro`. Not to be changed: take a `project`.
+
+    Of workers that test side by side the first one makes it; each has a copy with a cache of its own, whose files and
+    those of the workspace are the same on disk, as in what was copied.
+    """
+    own = tmp_path_factory.mktemp("finished")
+    if worker_id == "master":
+        return finish(own)
+    shared = tmp_path_factory.getbasetemp().parent / "finished"
+    with FileLock(shared.with_suffix(".lock")):
+        if not (shared / "is-whole").exists():
+            shutil.rmtree(shared, ignore_errors=True)
+            finish(shared)
+            (shared / "is-whole").touch()
+    subprocess.run(["cp", "--archive", f"{shared}/.", str(own)], check=True)
+    project = Project(own / "project")
+    project.check("dvc", "config", "--local", "cache.dir", str(own / "cache"))
+    return project
+
+
+def finish(folder: Path) -> Project:
+    """The first run of a quick project in a folder, with its cache beside it."""
+    project = copy_project(folder / "project")
     quicken(project)
-    project.check("dvc", "config", "--local", "cache.dir", str(project.folder.parent / "cache"))
+    project.check("dvc", "config", "--local", "cache.dir", str(folder / "cache"))
     assert project.repro() == [
         "params",
         "prepare",
@@ -61,7 +84,8 @@ def local_hub() -> Iterator[Hub]:
 
 @pytest.fixture(scope="session")
 def at_defaults(tmp_path_factory: pytest.TempPathFactory) -> FirstRun:
-    """The project as it is shipped, after its first run; for slow tests. Not to be changed: take `defaults`."""
+    """The project as it is shipped, after its first run, whose time counts: for slow tests that run alone. Not to be
+    changed: take `defaults`."""
     return first_run(copy_project(tmp_path_factory.mktemp("defaults") / "project"))
 
 

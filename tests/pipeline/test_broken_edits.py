@@ -6,7 +6,8 @@ import pytest
 
 from tests.projects import Project
 
-pytestmark = pytest.mark.slow
+# They could run beside others, but the run of the defaults that they begin with may not.
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 RULE = "{layers: 1-4, measurement: 4, scale: 1.0}"
 

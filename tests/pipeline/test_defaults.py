@@ -8,7 +8,7 @@ import pytest
 
 from tests.projects import FirstRun, copy_project, first_run
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 RIGHT_ANSWERS = {"glm4_moe": 0.75, "llama": 0.6, "gemma2": 0.6}
 MOST_DRIFT = {"glm4_moe": 0.05, "llama": 0.5, "gemma2": 0.5}
