@@ -4,7 +4,6 @@ transformers' own code names, converts and casts the tensors, so that whatever i
 experts of which the file holds one tensor each and memory one for all, other names, types that it keeps.
 """
 
-import ctypes
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -31,6 +30,7 @@ from transformers.core_model_loading import (
 )
 from transformers.modeling_utils import LoadStateDictConfig
 
+from stages.base.memory import give_back
 from stages.base.models import decoder, decoder_layers, without_weights
 from stages.base.stage import StageError
 from stages.base.weights import Checkpoint, read_checkpoint
@@ -143,7 +143,7 @@ class LayeredModel:
     def _free(self) -> None:
         for name, tensor in self._empty.items():
             _put(self.model, name, tensor)
-        _give_back()
+        give_back()
 
 
 class _Fuse(ConversionOps):
@@ -234,14 +234,6 @@ def _make_buffers(model: PreTrainedModel, device: torch.device) -> None:
 def _put(model: PreTrainedModel, name: str, tensor: Tensor) -> None:
     module, _, own = name.rpartition(".")
     setattr(model.get_submodule(module), own, tensor)
-
-
-def _give_back() -> None:
-    """Give the system back what was freed. GNU's C library keeps tensors of some megabytes for itself, and more with
-    each layer; other libraries have no such call."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
 
 
 def _advise(checkpoint: Checkpoint, names: Sequence[str], stop: threading.Event) -> None:

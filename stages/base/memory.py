@@ -154,10 +154,11 @@ def limits(place: torch.device | Literal["balanced"]) -> list[Limit]:
 
 
 def give_back() -> None:
-    """Give memory that was freed back to the system, where the C library can (glibc's `malloc_trim`).
+    """Give the system back what was freed.
 
-    Where small results that are kept lie between large ones that are not, the heap of a long computation grows without
-    bound: what is freed has room for a little less than what is needed next.
+    GNU's C library keeps tensors of some megabytes for itself. Where small results that are kept lie between them, the
+    heap grows with each layer or trial: what is freed has room for a little less than what is needed next. Other
+    libraries have no such call.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
