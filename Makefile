@@ -13,7 +13,7 @@ unexport PYTHONPATH PYTHONHOME
 .NOTPARALLEL:
 
 .PHONY: help repro use pin gate report verify plan experiments experiment collect model release upload pr-comment \
-	restore rerun push hand-over publish attach test test-slow lint types audit format schema lock environment
+	restore rerun push hand-over publish attach test test-slow test-nightly lint types audit format schema lock environment
 
 help: ## List these targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -90,11 +90,15 @@ SIDE_BY_SIDE := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive python -m pytest --num
 	--dist loadfile --no-loadscope-reorder
 
 test: environment ## The test suite
-	@$(SIDE_BY_SIDE) -m "not slow"
+	@$(SIDE_BY_SIDE) -m "not slow and not nightly"
 
 test-slow: environment ## What takes longer
-	@$(SIDE_BY_SIDE) -m "slow and not alone"
-	@python -m pytest -m "slow and alone"
+	@$(SIDE_BY_SIDE) -m "slow and not alone and not nightly"
+	@python -m pytest -m "slow and alone and not nightly"
+
+test-nightly: environment ## Whole sets of damaged input and of kills, of which the others run a tenth
+	@$(SIDE_BY_SIDE) -m "nightly and not alone"
+	@python -m pytest -m "nightly and alone"
 
 lint: environment ## Style and formatting
 	@ruff check .
