@@ -6,19 +6,19 @@ from pathlib import Path
 from safetensors.torch import load_file
 
 from schemas.artifacts import DirectionStatistics, EditRecord, ExpertUse, FileDigest
-from schemas.layout import layouts
 from schemas.params import Ablate, read_section
 from stages.base.device import chosen_device
 from stages.base.digests import sha256_of
 from stages.base.files import whole_folder, write_json, write_text
-from stages.base.manifest import base_checkpoint, base_folder, read_config, read_manifest, verify
+from stages.base.manifest import base_checkpoint, base_folder, read_layout, read_manifest, verify
 from stages.base.progress import progress
 from stages.base.stage import StageError, run_stage
 from stages.base.weights import CARD, EDIT_RECORD
 from stages.edit.checkpoint import read_vector, write_edited
 from stages.edit.directions import Measured
+from stages.edit.layout import spare_layers
 from stages.edit.pairing import make_pairs
-from stages.edit.plan import make_plan, spare_layers, summary
+from stages.edit.plan import make_plan, summary
 from stages.edit.shifts import make_shifts, summary_of_shifts
 from stages.rendering.card import render_card
 from stages.rendering.terminal import print_plan
@@ -38,21 +38,21 @@ def main() -> None:
     base = base_checkpoint(folder, manifest)
     statistics = DirectionStatistics.model_validate_json((ARTIFACTS / "directions.json").read_text())
     reasons = [row.reason for row in statistics.measurements]
-    config = read_config(folder)
-    plan = make_plan(params, manifest, config, base.tensors, reasons)
+    layout = read_layout()
+    plan = make_plan(params, layout, base.tensors, reasons)
     use = ExpertUse.model_validate_json((ARTIFACTS / "expert_use.json").read_text())
-    shifts = make_shifts(params, manifest, config, base.tensors, odds_by_layer(use))
+    shifts = make_shifts(params, layout, base.tensors, odds_by_layer(use))
     rows = [*summary(plan, base.tensors), *summary_of_shifts(shifts, base.tensors)]
-    spare = spare_layers(layouts()[manifest.model_type], manifest, base.tensors)
-    if only_plan:
-        print_plan(rows, spare)
-        return
-
+    spare = spare_layers(layout, base.tensors)
     device = chosen_device()
     verify(folder, manifest)
     stored = load_file(ARTIFACTS / "directions.safetensors")
     measured = Measured(stored["directions"], stored["harmless_mean"])
     pairs = make_pairs(plan, params, measured, lambda name: read_vector(base, name))
+    if only_plan:
+        print_plan(rows, spare, base.left_out)
+        return
+
     with whole_folder(OUTPUT) as partial:
         total = sum((folder / path).stat().st_size for path in base.files)
         with progress("Ablate", total, "B") as advance:
@@ -67,7 +67,7 @@ def main() -> None:
                 advance,
                 shifts=shifts,
             )
-        write_text(partial / CARD, render_card(manifest, params, rows, spare))
+        write_text(partial / CARD, render_card(manifest, params, rows, spare, base.left_out))
         digests[CARD] = sha256_of(partial / CARD)
         record = EditRecord(
             base=manifest,

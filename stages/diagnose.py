@@ -12,7 +12,7 @@ from schemas.artifacts import DirectionStatistics, ExpertUse
 from schemas.params import Ablate, read_section
 from stages.base.device import placement
 from stages.base.files import write_json, write_text
-from stages.base.manifest import base_checkpoint, base_folder, read_config, read_manifest, verify
+from stages.base.manifest import base_checkpoint, base_folder, read_layout, read_manifest, verify
 from stages.base.models import load_model, load_tokenizer
 from stages.base.progress import progress
 from stages.base.prompts import read_format, read_prompts, tokenize
@@ -36,14 +36,14 @@ def main() -> None:
     use = ExpertUse.model_validate_json((ARTIFACTS / "expert_use.json").read_text())
     stored = load_file(ARTIFACTS / "directions.safetensors")
     verify(folder, manifest)
-    tokenizer, model = load_tokenizer(folder, chat.date), load_model(folder, manifest.dtype, placement())
+    base = base_checkpoint(folder, manifest)
+    tokenizer, model = load_tokenizer(folder, chat.date), load_model(base, manifest.dtype, placement())
     harmful, harmless = (
         tokenize(tokenizer, read_prompts(f"{side}_held_out"), chat) for side in ("harmful", "harmless")
     )
     bench = Bench(
-        manifest=manifest,
-        config=read_config(folder),
-        base=base_checkpoint(folder, manifest),
+        layout=read_layout(),
+        base=base,
         reasons=[row.reason for row in statistics],
         measured=Measured(stored["directions"], stored["harmless_mean"]),
         log_odds=odds_by_layer(use),

@@ -15,7 +15,10 @@ BYTES_PER_ELEMENT = {
     "F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "BF16": 2, "F16": 2, "I16": 2, "U16": 2,
     "I8": 1, "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1,
 }  # fmt: skip
+FLOATS = ("F64", "F32", "BF16", "F16")
+"""The types that are edited."""
 _LARGEST_HEADER = 100_000_000  # the limit of the safetensors library itself
+_COMPARED_AT_ONCE = 1 << 20
 _OTHER_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf")
 _NOT_THE_MODEL = (".git", ".cache")  # a clone's history, a download's bookkeeping
 EDIT_RECORD = "edit.json"
@@ -137,6 +140,19 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) != len(pairs):
         raise ValueError("a name stands in it twice")
     return found
+
+
+def same_bytes(checkpoint: Checkpoint, one: str, other: str) -> bool:
+    """Whether two tensors of a checkpoint are equal in type, shape and bytes."""
+    first, second = checkpoint.tensors[one], checkpoint.tensors[other]
+    if (first.dtype, first.shape) != (second.dtype, second.shape):
+        return False
+    with open(checkpoint.folder / first.file, "rb") as mine, open(checkpoint.folder / second.file, "rb") as theirs:
+        mine.seek(first.start)
+        theirs.seek(second.start)
+        sizes = range(first.start, first.stop, _COMPARED_AT_ONCE)
+        pieces = (min(_COMPARED_AT_ONCE, first.stop - start) for start in sizes)
+        return all(mine.read(size) == theirs.read(size) for size in pieces)
 
 
 def read_index(path: Path) -> dict[str, str]:

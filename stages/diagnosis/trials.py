@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from schemas.artifacts import ModelManifest
+from schemas.layout import ModelLayout
 from schemas.params import Ablate, Rule, Target
 from stages.base.stage import StageError
 from stages.base.weights import Checkpoint
@@ -32,9 +32,7 @@ BLOCKS = 8
 class Bench:
     """A base model with its directions, on which edits are tried."""
 
-    manifest: ModelManifest
-    config: Mapping[str, Any]
-    """The base model's config.json, its text part."""
+    layout: ModelLayout
     base: Checkpoint
     reasons: Sequence[str | None]
     """For each measurement, why it has no direction."""
@@ -49,12 +47,12 @@ class Bench:
         Raises:
             StageError: the model does not have what a rule names, or cannot be edited so.
         """
-        plan = make_plan(ablate, self.manifest, self.config, self.base.tensors, self.reasons)
+        plan = make_plan(ablate, self.layout, self.base.tensors, self.reasons)
         return plan, make_pairs(plan, ablate, self.measured, lambda name: read_vector(self.base, name))
 
     def shifts(self, ablate: Ablate) -> list[Shift]:
         """What is added to routers' biases. Raises as `plan` does."""
-        return make_shifts(ablate, self.manifest, self.config, self.base.tensors, self.log_odds)
+        return make_shifts(ablate, self.layout, self.base.tensors, self.log_odds)
 
     @contextmanager
     def edited(self, ablate: Ablate) -> Iterator[None]:
