@@ -59,7 +59,14 @@ def load_model(checkpoint: Checkpoint, dtype: str, place: torch.device | Literal
             f"{checkpoint.folder} does not fit onto the GPUs of this machine, and weights outside them cannot be "
             "measured; use larger ones, or a smaller model.dtype"
         )
-    return model.eval()
+    _refuse_what_does_not_run(checkpoint.folder, model.eval())
+    return model
+
+
+def _refuse_what_does_not_run(folder: Path, model: PreTrainedModel) -> None:
+    """Before anything is built on it: a config may be one that no code is written for, and show it only here."""
+    with _in_one_line(folder, folder, "could not be run"), torch.inference_mode():
+        model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=model.device), use_cache=False)
 
 
 def _refuse_what_cannot_fit(checkpoint: Checkpoint, dtype: str, place: torch.device | Literal["balanced"]) -> None:
@@ -114,7 +121,7 @@ def _auto_class(config: Any) -> Any:
 
 
 @contextlib.contextmanager
-def _in_one_line(folder: Path, read: Path) -> Iterator[None]:
+def _in_one_line(folder: Path, read: Path, what: str = "could not be loaded") -> Iterator[None]:
     """Within the block, what transformers raises about a model is one line.
 
     It may be any of Python's errors: config.json chooses which code runs, and with which numbers.
@@ -122,6 +129,7 @@ def _in_one_line(folder: Path, read: Path) -> Iterator[None]:
     Args:
         folder: the model's.
         read: the one that transformers was given, whose name is of no use to a user.
+        what: what failed.
     """
     try:
         yield
@@ -129,7 +137,7 @@ def _in_one_line(folder: Path, read: Path) -> Iterator[None]:
         raise
     except Exception as error:
         told = " ".join(str(error).replace(str(read), str(folder)).split()) or type(error).__name__
-        raise StageError(f"{folder} could not be loaded: {shorten(told, 250)}") from None
+        raise StageError(f"{folder} {what}: {shorten(told, 250)}") from None
 
 
 def weights_need(checkpoint: Checkpoint, model: PreTrainedModel) -> Need:

@@ -27,6 +27,9 @@ _COUNTS = re.compile(r"(?:num|n)_(?:\w+_)?(?:layers?|experts?|blocks?)|depth")
 """Keys that have so many modules made."""
 
 _SIZES = ("num_hidden_layers", "hidden_size", "vocab_size", "num_attention_heads")
+_EXTRA_LAYERS = ("num_nextn_predict_layers", "num_mtp_modules")
+"""Keys that count layers for multi-token prediction, which follow those in use."""
+
 _CHOSEN = ("num_experts_per_tok", "top_k_experts", "moe_topk")
 
 
@@ -69,7 +72,8 @@ def inspect(
         tied=_is_tied(model),
         family=as_named(family, tensors),
     )
-    if left := [name for name in unread if not _may_be_unread(name, layout, is_alone=text is config)]:
+    extra = max(int(getattr(text, key, None) or 0) for key in _EXTRA_LAYERS)
+    if left := [name for name in unread if not _may_be_unread(name, layout, extra, is_alone=text is config)]:
         raise StageError(
             f"{where}: transformers has no place for {listed(left)}, so they would not be measured; remove them, or "
             "name a copy of the model that it loads whole"
@@ -164,11 +168,12 @@ def _is_tied(model: PreTrainedModel) -> bool:
     return any(f"{name}.weight" in pair for name in names for pair in model.all_tied_weights_keys.items())
 
 
-def _may_be_unread(name: str, layout: ModelLayout, is_alone: bool) -> bool:
-    """Whether a tensor is of a layer that is not in use, or of a part of the model that has nothing to do with text."""
+def _may_be_unread(name: str, layout: ModelLayout, extra: int, is_alone: bool) -> bool:
+    """Whether a tensor is of one of the extra layers that are not in use, or of a part of the model that has nothing to
+    do with text."""
     for prefix in map(matcher, layout.family.layers):
         if match := prefix.match(name):
-            return int(match["layer"]) >= layout.layers
+            return layout.layers <= int(match["layer"]) < layout.layers + extra
     if name.startswith(layout.family.spare):
         return True
     return not is_alone and name not in (*layout.family.embeddings, *layout.family.heads)
