@@ -26,15 +26,6 @@ Draw = random.Random
 NUMBERS: list[Any] = [0, -1, 1, 7, 10**6, 10**12, 10**30, -(10**30), 1e308, -0.5, float("nan"), float("inf")]
 PLACES = ["../../../etc/passwd", "/dev/zero", "kernels-community/x", "a/b--c"]
 TEXTS: list[Any] = ["", "x" * 10**6, "\0", "\ud800", *PLACES]
-    "",
-    "x" * 10**6,
-    "../../../etc/passwd",
-    "/dev/zero",
-    "kernels-community/x",
-    "\0",
-    "\ud800",
-    "a/b--c",
-]
 TEMPLATES = [
     3 * "{% for i in range(99999) %}" + 3 * "{% endfor %}",
     "{{ 'a' * 10000000000 }}",
