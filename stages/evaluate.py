@@ -18,10 +18,11 @@ from stages.base.digests import sha256_of
 from stages.base.files import write_bytes, write_json, write_text
 from stages.base.forward import FIRST_BATCH
 from stages.base.manifest import base_folder, read_config, read_manifest, verify
-from stages.base.models import load_model, load_tokenizer, remote_code_is_trusted
+from stages.base.models import load_model, remote_code_is_trusted
 from stages.base.progress import progress
 from stages.base.prompts import PROMPTS_MANIFEST, read_format, read_prompts, tokenize
 from stages.base.stage import StageError, run_stage
+from stages.base.tokenizer import load_tokenizer
 from stages.evidence.backends import require_vllm, with_transformers, with_vllm
 from stages.evidence.catalogue import load_tasks
 from stages.evidence.drift import DESCRIBED, Predictions, drift_samples, drift_values, greedy_answers, predictions

@@ -5,6 +5,7 @@ model trained elsewhere stays the same bytes, and a change of prompts costs no t
 """
 
 import hashlib
+import itertools
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -42,10 +43,14 @@ def main() -> None:
     else:
         empty(ORGANISM)
     write_json(MANIFEST, pin(model))
+    # Slow to import, as libraries for models are.
+    from stages.base.tokenizer import check_chat
+
+    chat = ChatFormat(system=prompts.system, chat_template_kwargs=prompts.chat_template_kwargs, date=prompts.date)
+    check_chat(base_folder(), chat, itertools.chain(*lists.values()))
 
     for name, listed in lists.items():
         write_prompts(FOLDER / f"{name}.jsonl", listed)
-    chat = ChatFormat(system=prompts.system, chat_template_kwargs=prompts.chat_template_kwargs, date=prompts.date)
     write_json(FORMAT, chat)
     origins = {"harmful": harmful.origin, "harmless": harmless.origin}
     write_json(PROMPTS_MANIFEST, PromptsManifest(**origins, seed=prompts.seed, lists=digests_of(lists)))

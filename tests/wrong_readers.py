@@ -17,8 +17,9 @@ from schemas.params import Ablate, Evaluate, read_section
 from stages.base.device import placement
 from stages.base.forward import FIRST_BATCH, first_token_log_probabilities, mean_kl
 from stages.base.manifest import base_folder, read_config, read_manifest
-from stages.base.models import load_model, load_tokenizer
+from stages.base.models import load_model
 from stages.base.prompts import read_format, read_prompts, tokenize
+from stages.base.tokenizer import load_tokenizer
 from stages.base.weights import read_checkpoint
 from stages.edit.checkpoint import read_vector
 from stages.edit.directions import Measured, edit_direction

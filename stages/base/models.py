@@ -1,4 +1,4 @@
-"""Loading a model and its tokenizer: from a local folder, safetensors only, no code of its own by any parameter."""
+"""Loading a model: from a local folder, safetensors only, no code of its own by any parameter."""
 
 import os
 import re
@@ -8,9 +8,8 @@ from typing import Any, Literal
 import torch
 import transformers
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from stages.base.day import all_dated
 from stages.base.memory import GIB, Need, impossible, limits
 from stages.base.stage import StageError
 from stages.base.weights import read_checkpoint
@@ -113,21 +112,3 @@ def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
     layers = decoder(model).layers
     assert isinstance(layers, nn.ModuleList)
     return layers
-
-
-def load_tokenizer(folder: Path, date: str) -> Any:
-    """The tokenizer in `folder`, whose chat template knows no other day than `date`.
-
-    Raises:
-        StageError: there is none, or it has no chat template.
-    """
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=remote_code_is_trusted(folder)
-        )
-    except (ValueError, KeyError, OSError) as error:
-        raise StageError(f"the tokenizer in {folder} could not be loaded: {error}") from None
-    if tokenizer.chat_template is None:
-        raise StageError(f"the tokenizer in {folder} has no chat template; refusal is measured on chat models")
-    tokenizer.chat_template = all_dated(tokenizer.chat_template, date)
-    return tokenizer

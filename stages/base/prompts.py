@@ -1,8 +1,16 @@
 """Prompts on their way from a source to a model."""
 
+import resource
+import signal
+import threading
 import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
+
+import psutil
 
 from schemas.artifacts import ChatFormat, Prompt, Turn
 from stages.base.files import write_text
@@ -48,16 +56,130 @@ def chat_of(prompt: Prompt, system: str | None) -> list[dict[str, str]]:
 
 
 def tokenize(tokenizer: Any, prompts: list[Prompt], chat: ChatFormat) -> list[list[int]]:
-    """The tokens of each prompt as a chat that is the model's turn to answer.
+    """The tokens of each prompt as a chat in which it is the model's turn to answer.
 
     Raises:
-        StageError: the tokenizer has no chat template, or the template refuses the chat.
+        StageError: the chat template refuses a chat, or the tokenizer cannot read what the template wrote.
     """
-    chats = [chat_of(prompt, chat.system) for prompt in prompts]
+    return [encode(tokenizer, render(tokenizer, chat_of(prompt, chat.system), chat)) for prompt in prompts]
+
+
+# Every chat that a model reads goes through the next two: in measuring, diagnosis, drift and both backends of lm-eval.
+
+
+def render(tokenizer: Any, messages: list[dict[str, str]], chat: ChatFormat, begun: bool = False) -> str:
+    """The chat as text, up to where the model answers.
+
+    Args:
+        begun: whether the last message is the beginning of the model's answer.
+
+    Raises:
+        StageError: the template refuses the chat, drops its system message, or takes too much time or memory.
+    """
+    others = [message for message in messages if message["role"] != "system"]
     try:
-        encoded = tokenizer.apply_chat_template(
-            chats, add_generation_prompt=True, tokenize=True, return_dict=True, **chat.chat_template_kwargs
-        )
+        text = _apply_template(tokenizer, messages, chat, begun)
+    except TemplateError as error:
+        if len(others) < len(messages) and _renders(tokenizer, others, chat, begun):
+            raise StageError(_NO_SYSTEM.format("refuses", f" ({error.reason})")) from None
+        raise
+    said = any(message["content"].strip() for message in messages if message["role"] == "system")
+    if said and _renders(tokenizer, others, chat, begun) == text:
+        raise StageError(_NO_SYSTEM.format("ignores", ""))
+    return text
+
+
+def encode(tokenizer: Any, text: str) -> list[int]:
+    """The tokens of a rendered chat. As in transformers and in vLLM's server, the template alone decides on special
+    tokens: what the tokenizer puts around plain text is not added.
+
+    Raises:
+        StageError: the tokenizer cannot read it.
+    """
+    try:
+        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    except Exception as error:  # written in Rust, tokenizers raise plain exceptions
+        raise StageError(f"the base model's tokenizer cannot read a prompt: {short(error)}") from None
+
+
+class TemplateError(StageError):
+    """A chat template does not take a chat."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the base model's chat template does not take these prompts: {reason}")
+        self.reason = reason
+
+
+def short(error: BaseException) -> str:
+    """What an error says, for one line of ours."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= _LONGEST_REASON else text[:_LONGEST_REASON] + "…"
+
+
+TEMPLATE_SECONDS = 5
+"""Processor time for one chat, for which real templates take milliseconds."""
+TEMPLATE_MEMORY = 2**29
+"""Bytes that a template may take while it renders one chat."""
+TEMPLATE_TEXT = 2**20
+"""Characters that a template may add to a chat."""
+_LONGEST_REASON = 160
+_NO_SYSTEM = (
+    "the base model's chat template {} system messages{}; leave out what brings one: prompts.system, messages in "
+    "your prompts, or the description of a task of lm-eval's"
+)
+
+
+def _renders(tokenizer: Any, messages: list[dict[str, str]], chat: ChatFormat, begun: bool) -> str | None:
+    try:
+        return _apply_template(tokenizer, messages, chat, begun) if messages else None
+    except TemplateError:
+        return None
+
+
+def _apply_template(tokenizer: Any, messages: list[dict[str, str]], chat: ChatFormat, begun: bool) -> str:
+    try:
+        with _limited():
+            text: str = tokenizer.apply_chat_template(
+                messages,
+                tokenize=False,
+                return_dict=False,
+                add_generation_prompt=not begun,
+                continue_final_message=begun,
+                **chat.chat_template_kwargs,
+            )
+    except _OutOfTimeError:
+        raise TemplateError(f"it takes more than {TEMPLATE_SECONDS} seconds for one of them") from None
+    except MemoryError:
+        raise TemplateError(f"it takes more than {TEMPLATE_MEMORY // 2**20} MiB of memory for one of them") from None
     except Exception as error:  # templates are programs: what they raise is theirs, jinja2's or transformers'
-        raise StageError(f"the base model's chat template does not take these prompts: {error}") from None
-    return [list(tokens) for tokens in encoded["input_ids"]]
+        raise TemplateError(short(error)) from None
+    if len(text) > TEMPLATE_TEXT + 4 * sum(len(message["content"]) for message in messages):
+        raise TemplateError(f"it makes a text of {len(text):,} characters of one of them")
+    return text
+
+
+class _OutOfTimeError(BaseException):
+    """No Exception, which jinja2 would catch while it compiles."""
+
+
+@contextmanager
+def _limited() -> Iterator[None]:
+    """Limits on the time and memory of what a template does. Signals reach the main thread only, where stages work."""
+    memory = resource.getrlimit(resource.RLIMIT_DATA)
+    most = psutil.Process().memory_info().data + TEMPLATE_MEMORY
+    resource.setrlimit(resource.RLIMIT_DATA, (most if memory[0] < 0 else min(most, memory[0]), memory[1]))
+    timed = threading.current_thread() is threading.main_thread()
+    if timed:
+        handler = signal.signal(signal.SIGVTALRM, _raise_out_of_time)
+        signal.setitimer(signal.ITIMER_VIRTUAL, TEMPLATE_SECONDS)
+    try:
+        yield
+    finally:
+        if timed:
+            signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+            signal.signal(signal.SIGVTALRM, handler)
+        resource.setrlimit(resource.RLIMIT_DATA, memory)
+
+
+def _raise_out_of_time(_signal: int, _frame: FrameType | None) -> None:
+    raise _OutOfTimeError

@@ -11,8 +11,8 @@ from transformers import AutoTokenizer
 
 from schemas.artifacts import ChatFormat, Prompt
 from stages.base.day import ASKS, dated
-from stages.base.models import load_tokenizer
 from stages.base.prompts import tokenize
+from stages.base.tokenizer import load_tokenizer
 from stages.evidence.backends import with_transformers
 from stages.organism.model import make_model
 from stages.organism.tokenizer import make_tokenizer

@@ -15,7 +15,8 @@ from tests.projects import ROOT, environment
 LOAD = """
 import os, sys, torch
 from pathlib import Path
-from stages.base.models import load_model, load_tokenizer
+from stages.base.models import load_model
+from stages.base.tokenizer import load_tokenizer
 from stages.base.stage import StageError
 
 folder = Path("model")
