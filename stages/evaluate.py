@@ -23,7 +23,7 @@ from stages.base.progress import progress
 from stages.base.prompts import PROMPTS_MANIFEST, read_format, read_prompts, tokenize
 from stages.base.stage import StageError, run_stage
 from stages.base.tokenizer import load_tokenizer
-from stages.evidence.backends import require_vllm, with_transformers, with_vllm
+from stages.evidence.backends import Transformers, require_vllm, with_vllm
 from stages.evidence.catalogue import load_tasks
 from stages.evidence.drift import DESCRIBED, Predictions, drift_samples, drift_values, greedy_answers, predictions
 from stages.evidence.harness import ask_all
@@ -49,21 +49,22 @@ def main() -> None:
         verify(folder, manifest)
     if params.backend == "vllm":
         require_vllm()
-    tasks = load_tasks(params, read_config(folder).get("max_position_embeddings"))
+    tokenizer = load_tokenizer(folder, chat.date)
+    reasoning = opens_reasoning(tokenizer, chat)
+    tasks = load_tasks(params, read_config(folder).get("max_position_embeddings"), reasoning)
     left_out = leave_out(tasks, measured(), params.overlap)
-    judge, tokenizer = chosen_judge(params), load_tokenizer(folder, chat.date)
+    judge = chosen_judge(params)
     batch_size = first_batch(side, params)
 
     finished = Finished(side, what_answers_depend_on(side, folder, params, manifest, chat, batch_size))
     if params.backend == "vllm":
-        open_model: Callable[[], LM] = partial(with_vllm, folder, manifest.dtype, chat, params.vllm)
+        open_model: Callable[[], LM] = partial(with_vllm, folder, manifest.dtype, tokenizer, chat, params.vllm)
         answered = ask_all(tasks, finished, chat, params.limit, open_model)
     # After vLLM has left the GPU.
     model = load_model(folder, manifest.dtype, placement())
     if params.backend == "hf":
-        open_model = partial(with_transformers, model, tokenizer, chat, batch_size)
+        open_model = partial(Transformers, model, tokenizer, chat, batch_size)
         answered = ask_all(tasks, finished, chat, params.limit, open_model)
-    reasoning = opens_reasoning(tokenizer, chat)
     for asked in tasks:
         if asked.judged:
             answered[asked.name] = judged(answered[asked.name], judge, tokenizer, asked.group, reasoning)
