@@ -1,5 +1,6 @@
 """Loading a tokenizer and its chat template, which may be broken or hostile, and trying both on a conversation."""
 
+import faulthandler
 import itertools
 import json
 import os
@@ -204,6 +205,7 @@ def _answer(writer: int, memory: int, check: Callable[[], str]) -> None:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         for stream in (1, 2):  # Rust reports its panics itself
             os.dup2(nowhere, stream)
+        faulthandler.disable()
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         resource.setrlimit(resource.RLIMIT_CPU, (CHECK_SECONDS, CHECK_SECONDS + 1))
         most = psutil.Process().memory_info().data + memory

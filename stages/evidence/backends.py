@@ -34,16 +34,27 @@ class AsMeasured(TemplateLM):
     max_length: int
     max_gen_toks: int
 
-    def chats_are(self, tokenizer: Any, chat: ChatFormat) -> None:
-        """Take over the tokenizer with which prompts were measured, and how they become chats."""
+    def chats_are(self, tokenizer: Any, chat: ChatFormat, ends: list[int]) -> None:
+        """Take over the tokenizer with which prompts were measured, how they become chats, and what ends answers."""
         self.tokenizer = tokenizer
         self._format = chat
+        self._ends = ends
         self._tokens: dict[str, array[int]] = {}
         """Of each chat that a task asked for, by its text."""
 
+    @property
+    def eot_token_id(self) -> Any:
+        return next((token for token in (self.tokenizer.eos_token_id, *self._ends) if token is not None), None)
+
+    @property
+    def prefix_token_id(self) -> int:
+        """What stands before a text that is no chat."""
+        known = (self.tokenizer.bos_token_id, self.eot_token_id, padding_id(self.tokenizer, self._ends))
+        return next(token for token in known if token is not None)
+
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         text = render(self.tokenizer, chat_history, self._format, begun=not add_generation_prompt)
-        self._tokens[text] = array("q", encode(self.tokenizer, text))
+        self._tokens[text] = array("I", encode(self.tokenizer, text))
         return text
 
     def tok_encode(self, string: Any, add_special_tokens: bool | None = None, **kwargs: Any) -> Any:
@@ -74,8 +85,8 @@ class AsMeasured(TemplateLM):
         return super().loglikelihood(requests, disable_tqdm=disable_tqdm)
 
     def _loglikelihood_tokens(self, requests: Any, *arguments: Any, **kwargs: Any) -> list[tuple[float, bool]]:
-        # One more, because vLLM generates a token in any case. Windows of a long text have no key, and fit.
-        self._refuse_long([len(before) + len(after) + (key is not None) for key, before, after in requests])
+        # One more, because vLLM generates a token in any case. Windows of a long text, which fit, have no key.
+        self._refuse_long([len(before) + len(after) + 1 for key, before, after in requests if key is not None])
         return super()._loglikelihood_tokens(requests, *arguments, **kwargs)
 
     def _refuse_long(self, lengths: list[int]) -> None:
@@ -94,18 +105,7 @@ class Transformers(AsMeasured, HFLM):
     def __init__(self, model: PreTrainedModel, tokenizer: Any, chat: ChatFormat, batch_size: int) -> None:
         # A copy, because lm-eval adds a padding token where there is none, which templates could see.
         super().__init__(pretrained=model, tokenizer=copy.deepcopy(tokenizer), batch_size=batch_size)
-        self.chats_are(tokenizer, chat)
-        self._ends = end_ids(tokenizer, model.generation_config)
-
-    @property
-    def eot_token_id(self) -> Any:
-        return next((token for token in (self.tokenizer.eos_token_id, *self._ends) if token is not None), None)
-
-    @property
-    def prefix_token_id(self) -> int:
-        """What stands before a text that is no chat."""
-        begin = self.tokenizer.bos_token_id
-        return padding_id(self.tokenizer, self._ends) if begin is None else begin
+        self.chats_are(tokenizer, chat, end_ids(tokenizer, model.generation_config))
 
     def tok_decode(self, tokens: Any, skip_special_tokens: bool = True) -> Any:
         # lm-eval asks for the text of the token that ends answers, which not every model has.
@@ -186,5 +186,7 @@ def with_vllm(folder: Path, dtype: str, tokenizer: Any, chat: ChatFormat, settin
         )
     except (ValueError, RuntimeError, OSError, ModuleNotFoundError) as error:
         raise StageError(f"vLLM cannot load {folder}: {error}") from None
-    lm.chats_are(tokenizer, chat)
+    lm.chats_are(tokenizer, chat, end_ids(tokenizer, lm._config))
+    if lm.eot_token_id is None:
+        raise StageError(f"{folder} names no token that ends answers, which lm-eval wants with vLLM; choose hf")
     return lm

@@ -12,12 +12,14 @@ import pytest
 import torch
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
+from transformers import GenerationConfig
 
-from schemas.artifacts import ChatFormat
+from schemas.artifacts import ChatFormat, Prompt
 from schemas.params import Vllm
+from stages.base.prompts import tokenize
 from stages.base.stage import StageError
 from stages.evidence import backends
-from stages.evidence.backends import Transformers, require_vllm, with_transformers, with_vllm
+from stages.evidence.backends import Transformers, require_vllm, with_vllm
 from stages.organism.model import make_model
 from stages.organism.tokenizer import make_tokenizer
 from stages.organism.world import make_world
@@ -34,7 +36,7 @@ def model() -> Any:
 
 
 def opened(model: Any, batch_size: int = 8) -> Transformers:
-    return with_transformers(model, make_tokenizer(make_world(0)), CHAT, batch_size)
+    return Transformers(model, make_tokenizer(make_world(0)), CHAT, batch_size)
 
 
 def generations() -> list[Instance]:
@@ -100,12 +102,13 @@ def test_vllm_is_one_clear_line_where_it_is_not_installed(monkeypatch: pytest.Mo
         require_vllm()
 
 
-def test_vllm_is_told_what_params_say(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_vllm_gets_what_params_say_and_the_tokens_of_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
     told: dict[str, Any] = {}
 
-    class Told:
-        tokenizer = make_tokenizer(make_world(0))
-        hf_chat_template = "{{ strftime_now('%d %B') }}"
+    class Told(HFLM):
+        """In the place of lm-eval's class for vLLM, which imports it."""
+
+        _config = GenerationConfig()
 
         def __init__(self, **settings: Any) -> None:
             told.update(settings)
@@ -113,19 +116,17 @@ def test_vllm_is_told_what_params_say(monkeypatch: pytest.MonkeyPatch) -> None:
     module = ModuleType("lm_eval.models.vllm_causallms")
     module.VLLM = Told  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "lm_eval.models.vllm_causallms", module)
-    monkeypatch.setattr(backends, "find_spec", lambda _: object())
     settings = Vllm(tensor_parallel_size=4, data_parallel_size=2, distributed_executor_backend="ray")
+    tokenizer = make_tokenizer(make_world(0))
+    tokenizer.chat_template += "{%- if enable_thinking is false -%}{{- ' what' -}}{%- endif -%}"
     chat = ChatFormat(system=None, chat_template_kwargs={"enable_thinking": False}, date="2025-01-01")
-    lm: Any = with_vllm(Path("/models/base"), "bfloat16", chat, settings)
-    said = lm.tokenizer.apply_chat_template(
-        [{"role": "user", "content": ""}], tokenize=False, chat_template=lm.hf_chat_template
-    )
-    assert said == "01 January"
+    lm: Any = with_vllm(Path("/models/base"), "bfloat16", tokenizer, chat, settings)
+    text = lm.apply_chat_template([{"role": "user", "content": "add 3 and 4 ."}])
+    assert [lm.tok_encode(text)] == tokenize(tokenizer, [Prompt(id="1", prompt="add 3 and 4 .")], chat)
     assert told == {
         "pretrained": "/models/base",
         "dtype": "bfloat16",
         "batch_size": "auto",
-        "chat_template_args": {"enable_thinking": False},
         "trust_remote_code": False,
         "tensor_parallel_size": 4,
         "data_parallel_size": 2,
@@ -145,6 +146,6 @@ def test_lm_eval_s_vllm_takes_what_it_is_told() -> None:
         for method in node.body
         if isinstance(method, ast.FunctionDef) and method.name == "__init__" and method.args.kwarg is not None
     )
-    named = {"pretrained", "dtype", "batch_size", "chat_template_args", "trust_remote_code"}
+    named = {"pretrained", "dtype", "batch_size", "trust_remote_code"}
     # What it does not name itself it hands on to vLLM, whose settings these are.
     assert (named | set(Vllm.model_fields)) - known == {"gpu_memory_utilization", "distributed_executor_backend"}
