@@ -10,7 +10,7 @@ from lm_eval.api.model import LM
 from safetensors.torch import load_file, save
 from transformers import PreTrainedModel
 
-from schemas.artifacts import ChatFormat, ModelManifest, PromptsManifest
+from schemas.artifacts import ChatFormat, ModelManifest, Prompt, PromptsManifest
 from schemas.evidence import Results, Sample
 from schemas.params import Evaluate, read_section
 from stages.base.device import placement
@@ -20,11 +20,11 @@ from stages.base.forward import FIRST_BATCH
 from stages.base.manifest import base_folder, read_config, read_manifest, verify
 from stages.base.models import load_model, remote_code_is_trusted
 from stages.base.progress import progress
-from stages.base.prompts import PROMPTS_MANIFEST, read_format, read_prompts, tokenize
+from stages.base.prompts import PROMPTS_MANIFEST, chat_of, read_format, read_prompts, render, tokenize
 from stages.base.stage import StageError, run_stage
 from stages.base.tokenizer import load_tokenizer
 from stages.evidence.backends import Transformers, require_vllm, with_vllm
-from stages.evidence.catalogue import load_tasks
+from stages.evidence.catalogue import Asked, load_tasks
 from stages.evidence.drift import DESCRIBED, Predictions, drift_samples, drift_values, greedy_answers, predictions
 from stages.evidence.harness import ask_all
 from stages.evidence.judges.choice import chosen_judge
@@ -52,6 +52,7 @@ def main() -> None:
     tokenizer = load_tokenizer(folder, chat.date)
     reasoning = opens_reasoning(tokenizer, chat)
     tasks = load_tasks(params, read_config(folder).get("max_position_embeddings"), reasoning)
+    refuse_descriptions(tasks, tokenizer, chat)
     left_out = leave_out(tasks, measured(), params.overlap)
     judge = chosen_judge(params)
     batch_size = first_batch(side, params)
@@ -84,6 +85,17 @@ def main() -> None:
     )
     write_json(RESULTS / side / "results.json", results)
     finished.sweep(tasks)
+
+
+def refuse_descriptions(tasks: list[Asked], tokenizer: Any, chat: ChatFormat) -> None:
+    """Raises `StageError` where a task has a description, which lm-eval gives as a system message, and the chat
+    template takes none: before the model is loaded."""
+    described = [one.name for one in tasks if any(task.get_config("description") for task in one.tasks.values())]
+    if described:
+        try:
+            render(tokenizer, chat_of(Prompt(id="", prompt="Hello"), "Answer the question."), chat)
+        except StageError as error:
+            raise StageError(f"{described[0]}: {error}") from None
 
 
 def measured() -> Measured:

@@ -18,6 +18,7 @@ from stages import ablate, evaluate, measure, prepare
 
 SPECIAL = ["<pad>", "<bos>", "<eos>", "<|system|>", "<|user|>", "<|assistant|>"]
 VOCABULARY = 320
+NAMED = {"pad_token": "<pad>", "eos_token": "<eos>"}
 REFUSES_SYSTEM = "{%- if messages[0]['role'] == 'system' -%}{{- raise_exception('no system role') -}}{%- endif -%}"
 TURNS = "{%- for m in messages -%}{{- '<|' + m['role'] + '|>' + m['content'] + '\n' -}}{%- endfor -%}"
 ANSWER = "{%- if add_generation_prompt -%}{{- '<|assistant|>\n' -}}{%- endif -%}"
@@ -43,12 +44,14 @@ def _words() -> str:
     return str(words.to_str())
 
 
-def chat_tokenizer(chat_template: str, adds_bos: bool = False, **named: str) -> PreTrainedTokenizerFast:
+def chat_tokenizer(
+    chat_template: str, adds_bos: bool = False, named: dict[str, str] = NAMED
+) -> PreTrainedTokenizerFast:
     """A tokenizer of bytes and a few words.
 
     Args:
         adds_bos: whether it puts BOS before plain text by itself.
-        named: its special tokens but BOS; padding and end of text where none are given.
+        named: its special tokens but BOS.
     """
     words = Tokenizer.from_str(_words())
     if adds_bos:
@@ -61,7 +64,7 @@ def chat_tokenizer(chat_template: str, adds_bos: bool = False, **named: str) -> 
         clean_up_tokenization_spaces=False,
         bos_token="<bos>",
         chat_template=chat_template,
-        **(named or {"pad_token": "<pad>", "eos_token": "<eos>"}),
+        **named,
     )
 
 
@@ -70,7 +73,12 @@ def chat_model(folder: Path, tokenizer: PreTrainedTokenizerFast, **config: Any) 
     logging.disable_progress_bar()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "max_position_embeddings": 128}
+        sizes: dict[str, Any] = {
+            "hidden_size": 32,
+            "intermediate_size": 32,
+            "num_hidden_layers": 2,
+            "max_position_embeddings": 128,
+        }
         tokens = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
         given = {**sizes, **tokens, "vocab_size": VOCABULARY, "num_attention_heads": 2, **config}
         LlamaForCausalLM(LlamaConfig(**given)).save_pretrained(folder)
@@ -88,7 +96,7 @@ class Stages:
         for name, text in lines.items():
             Path("data").mkdir(exist_ok=True)
             Path(f"data/{name}.txt").write_text("".join(text.format(number) + "\n" for number in range(8)))
-        self._params = {
+        self._params: dict[str, Any] = {
             "model": {"source": str(model), "dtype": "float32", "device": "cpu"},
             "prompts": {**{name: {"source": f"data/{name}.txt"} for name in ("harmful", "harmless")}, **prompts},
             "ablate": {"rules": [{"layers": "all", "measurement": 1}]},

@@ -27,7 +27,7 @@ from stages.edit.pairing import make_pairs
 from stages.edit.plan import Edit, make_plan
 from stages.edit.projection import Pair, unit_vector
 from stages.edit.simulation import simulated
-from stages.evidence.backends import with_transformers
+from stages.evidence.backends import Transformers
 from stages.evidence.catalogue import Asked, load_tasks
 from stages.evidence.harness import Answered, ask_all
 from stages.evidence.judges.keywords import judge_by_keywords
@@ -114,7 +114,7 @@ def main() -> None:
     for name, plan, pairs in ways():
         with simulated(model, plan, pairs):
             answered = ask_all(
-                tasks, NothingKept(), chat, None, lambda: with_transformers(model, tokenizer, chat, FIRST_BATCH)
+                tasks, NothingKept(), chat, None, lambda: Transformers(model, tokenizer, chat, FIRST_BATCH)
             )
             kl = mean_kl(unedited, first_tokens())
         metrics = {

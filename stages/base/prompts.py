@@ -113,7 +113,7 @@ class TemplateError(StageError):
 def short(error: BaseException) -> str:
     """What an error says, for one line of ours."""
     text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= _LONGEST_REASON else text[:_LONGEST_REASON] + "…"
+    return text if len(text) <= _LONGEST_REASON else f"{text[:40]}…{text[40 - _LONGEST_REASON :]}"
 
 
 TEMPLATE_SECONDS = 5
@@ -122,7 +122,7 @@ TEMPLATE_MEMORY = 2**29
 """Bytes that a template may take while it renders one chat."""
 TEMPLATE_TEXT = 2**20
 """Characters that a template may add to a chat."""
-_LONGEST_REASON = 160
+_LONGEST_REASON = 120
 _NO_SYSTEM = (
     "the base model's chat template {} system messages{}; leave out what brings one: prompts.system, messages in "
     "your prompts, or the description of a task of lm-eval's"

@@ -171,7 +171,7 @@ HOSTILE = {
     "syntax": ("{% if %}", "Expected an expression"),
     "undefined": ("{{ a.b.c }}", "'a' is undefined"),
     "unsafe": ("{{ cycler.__init__.__globals__ }}", "unsafe"),
-    "talkative": ("{{ raise_exception('x' * 10000) }}", "xxx…"),
+    "talkative": ("{{ raise_exception('x' * 10000) }}", "xxx…xxx"),
 }
 
 
@@ -246,7 +246,7 @@ def test_a_defect_of_ours_keeps_its_traceback(folder: Path, monkeypatch: pytest.
 
 
 def test_any_token_pads_where_none_is_named() -> None:
-    bare, sound = chat_tokenizer(template(), unk_token="<pad>"), chat_tokenizer(template())
+    bare, sound = chat_tokenizer(template(), named={}), chat_tokenizer(template())
     none, two = GenerationConfig(), GenerationConfig(eos_token_id=[7, 8])
     assert [end_ids(bare, none), end_ids(bare, two), end_ids(sound, none)] == [[], [7, 8], [2]]
     assert [padding_id(sound, [7]), padding_id(bare, [7]), padding_id(bare, [])] == [0, 7, 0]

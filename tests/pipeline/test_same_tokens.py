@@ -11,6 +11,7 @@ from lm_eval.models.huggingface import HFLM
 from transformers import AutoTokenizer
 
 from schemas.artifacts import ChatFormat, Prompt, Turn
+from schemas.params import TASKS as PARAMS_TASKS
 from stages.base.prompts import read_format, tokenize
 from stages.base.stage import StageError
 from stages.base.tokenizer import load_tokenizer
@@ -49,7 +50,7 @@ def tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
             f"test_split: test\nfewshot_split: test\ndoc_to_text: '{{{{question}}}}'\n{text}"
         )
     monkeypatch.setattr(catalogue, "FOLDER", folder)
-    monkeypatch.setattr(catalogue, "TASKS", (*catalogue.TASKS, *TASKS))
+    monkeypatch.setattr("stages.evidence.catalogue.TASKS", (*PARAMS_TASKS, *TASKS))
     return list(TASKS)
 
 
@@ -116,8 +117,8 @@ def test_every_chat_request_has_the_tokens_of_measuring(
     assert all(loaded.decode(tokens).endswith("<|assistant|>It is") for tokens in begun)
     # transformers' own words for it.
     ours = [{"role": "system", "content": "be brief"}] * system + [{"role": "user", "content": "please tell me 1"}]
-    plain = AutoTokenizer.from_pretrained(folder).apply_chat_template(ours, add_generation_prompt=True)["input_ids"]
-    assert plain in asked
+    plain: Any = AutoTokenizer.from_pretrained(folder)
+    assert plain.apply_chat_template(ours, add_generation_prompt=True)["input_ids"] in asked
 
 
 def test_a_system_message_that_a_template_does_not_take_is_the_same_line_everywhere(
@@ -135,6 +136,17 @@ def test_a_system_message_that_a_template_does_not_take_is_the_same_line_everywh
             stage()
         lines.append(str(error.value))
     assert len(set(lines)) == 1
+
+
+def test_a_task_whose_description_would_be_dropped_is_named(tasks: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = chat_model(Path("model").resolve(), chat_tokenizer(template(system=False)))
+    stages = Stages(folder, monkeypatch)
+    with open(catalogue.FOLDER / "choices.yaml", "a") as file:
+        file.write("description: 'choose one'\n")
+    stages.set(capability=tasks)
+    stages.prepare()
+    with pytest.raises(StageError, match=r"^choices: .*chat template refuses system messages"):
+        stages.evaluate()
 
 
 def test_a_prompt_that_would_be_cut_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

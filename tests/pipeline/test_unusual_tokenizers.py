@@ -48,8 +48,8 @@ def test_a_tokenizer_that_adds_bos_by_itself_is_measured_as_its_template_writes(
 @pytest.mark.parametrize(
     ("named", "ends"),
     [
-        ({"unk_token": "<pad>"}, [2, 3]),
-        ({"unk_token": "<pad>"}, None),
+        ({}, [2, 3]),
+        ({}, None),
         ({"eos_token": "<eos>"}, 2),
         ({"pad_token": "<pad>"}, None),
     ],
@@ -58,7 +58,7 @@ def test_a_tokenizer_without_padding_or_end_is_measured_and_judged(
     monkeypatch: pytest.MonkeyPatch, named: dict[str, str], ends: Any
 ) -> None:
     folder = chat_model(
-        Path("model").resolve(), chat_tokenizer(template(), **named), eos_token_id=ends, pad_token_id=None
+        Path("model").resolve(), chat_tokenizer(template(), named=named), eos_token_id=ends, pad_token_id=None
     )
     stages = Stages(folder, monkeypatch)
     for stage in (stages.prepare, stages.measure):
