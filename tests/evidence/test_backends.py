@@ -16,13 +16,14 @@ from transformers import GenerationConfig
 
 from schemas.artifacts import ChatFormat, Prompt
 from schemas.params import Vllm
-from stages.base.prompts import tokenize
+from stages.base.prompts import encode, tokenize
 from stages.base.stage import StageError
 from stages.evidence import backends
 from stages.evidence.backends import Transformers, require_vllm, with_vllm
 from stages.organism.model import make_model
 from stages.organism.tokenizer import make_tokenizer
 from stages.organism.world import make_world
+from tests.chats import SPECIAL, chat_tokenizer, template
 
 CHAT = ChatFormat(system=None, chat_template_kwargs={}, date="2025-01-01")
 PROMPTS = [f"what is {number % 10} plus {number // 10} ?" + " red" * (number % 4) for number in range(21)]
@@ -92,6 +93,33 @@ def test_too_little_memory_for_one_sample_is_one_line(model: Any, monkeypatch: p
     monkeypatch.setattr(HFLM, "_model_generate", never)
     with pytest.raises(StageError, match="too little memory for a single prompt"):
         opened(model).generate_until(generations())
+
+
+def test_a_choice_that_grows_together_with_the_chat_leaves_the_chat_as_it_is(model: Any) -> None:
+    tokenizer = chat_tokenizer(template())
+    lm = Transformers(model, tokenizer, CHAT, 2)
+    begun = [{"role": "user", "content": "what ?"}, {"role": "assistant", "content": "a th"}]
+    text = lm.apply_chat_template(begun, add_generation_prompt=False)
+    chat, alone = encode(tokenizer, text), encode(tokenizer, "ing")
+    assert encode(tokenizer, text + "ing")[: len(chat)] != chat
+    assert lm._encode_pair(text, "ing") == (chat, alone)
+    text = lm.apply_chat_template(begun[:1])
+    chat = encode(tokenizer, text)
+    assert text.endswith("\n") and lm._encode_pair(text, " red") == (
+        chat,
+        encode(tokenizer, text + " red")[len(chat) :],
+    )
+
+
+def test_what_is_no_chat_is_encoded_as_lm_eval_does(model: Any) -> None:
+    lm = Transformers(model, chat_tokenizer(template(), adds_bos=True), CHAT, 2)
+    assert lm.tok_encode("what ?")[0] == lm.prefix_token_id == SPECIAL.index("<bos>")
+
+
+def test_a_task_that_would_be_cut_stops_with_the_number_of_its_samples(model: Any) -> None:
+    long = [Instance("loglikelihood", {}, ("red " * 200, " red"), number, ("a_task", 0, 1)) for number in range(3)]
+    with pytest.raises(StageError, match=r"^3 of 4 samples of a_task take up to 202 tokens .* the model reads 128;"):
+        opened(model).loglikelihood([*long, Instance("loglikelihood", {}, ("red", " red"), 3, ("a_task", 0, 1))])
 
 
 def test_vllm_is_one_clear_line_where_it_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
