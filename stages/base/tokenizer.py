@@ -1,5 +1,6 @@
 """Loading a tokenizer and its chat template, which may be broken or hostile, and trying both on a conversation."""
 
+import ctypes
 import faulthandler
 import itertools
 import json
@@ -8,6 +9,7 @@ import resource
 import select
 import signal
 import stat
+import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -33,6 +35,7 @@ CHECK_MEMORY = (2**29, 12)
 """Bytes for the same beyond what libraries take, and how many more for each byte of the folder's text files. Half a
 million merges in 49 MiB of JSON were seen to take 830 MiB."""
 _MOST_WAITED = 120
+_PR_SET_PDEATHSIG = 1
 _TEXT_FILES = {".json", ".jinja", ".txt", ".model", ".tiktoken"}
 _SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
 
@@ -202,6 +205,8 @@ def _in_a_process(folder: Path, memory: int, check: Callable[[], str]) -> str:
 def _answer(writer: int, memory: int, check: Callable[[], str]) -> None:
     """In the other process: check within limits, answer, and end without what its parent does at its end."""
     try:
+        if sys.platform == "linux":
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         nowhere = os.open(os.devnull, os.O_WRONLY)
         for stream in (1, 2):  # Rust reports its panics itself
             os.dup2(nowhere, stream)
