@@ -13,10 +13,11 @@ from schemas.params import Ablate, read_section
 from stages.base.device import placement
 from stages.base.files import write_json, write_text
 from stages.base.manifest import base_checkpoint, base_folder, read_layout, read_manifest, verify
-from stages.base.models import load_model, load_tokenizer
+from stages.base.models import load_model
 from stages.base.progress import progress
 from stages.base.prompts import read_format, read_prompts, tokenize
 from stages.base.stage import run_stage
+from stages.base.tokenizer import load_tokenizer
 from stages.diagnosis.explanation import STEPS, explain
 from stages.diagnosis.plots import plots
 from stages.diagnosis.refusal import Questions

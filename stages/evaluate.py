@@ -10,7 +10,7 @@ from lm_eval.api.model import LM
 from safetensors.torch import load_file, save
 from transformers import PreTrainedModel
 
-from schemas.artifacts import ChatFormat, ModelManifest, PromptsManifest
+from schemas.artifacts import ChatFormat, ModelManifest, Prompt, PromptsManifest
 from schemas.evidence import Results, Sample
 from schemas.params import Evaluate, read_section
 from stages.base.device import placement
@@ -18,13 +18,14 @@ from stages.base.digests import sha256_of
 from stages.base.files import write_bytes, write_json, write_text
 from stages.base.forward import FIRST_BATCH
 from stages.base.manifest import base_checkpoint, base_folder, read_config, read_manifest, verify
-from stages.base.models import load_model, load_tokenizer, remote_code_is_trusted
+from stages.base.models import load_model, remote_code_is_trusted
 from stages.base.progress import progress
-from stages.base.prompts import PROMPTS_MANIFEST, read_format, read_prompts, tokenize
+from stages.base.prompts import PROMPTS_MANIFEST, chat_of, read_format, read_prompts, render, tokenize
 from stages.base.stage import StageError, run_stage
+from stages.base.tokenizer import load_tokenizer
 from stages.base.weights import read_checkpoint
-from stages.evidence.backends import require_vllm, with_transformers, with_vllm
-from stages.evidence.catalogue import load_tasks
+from stages.evidence.backends import Transformers, require_vllm, with_vllm
+from stages.evidence.catalogue import Asked, load_tasks
 from stages.evidence.drift import DESCRIBED, Predictions, drift_samples, drift_values, greedy_answers, predictions
 from stages.evidence.harness import ask_all
 from stages.evidence.judges.choice import chosen_judge
@@ -49,22 +50,24 @@ def main() -> None:
         verify(folder, manifest)
     if params.backend == "vllm":
         require_vllm()
-    tasks = load_tasks(params, read_config(folder).get("max_position_embeddings"))
+    tokenizer = load_tokenizer(folder, chat.date)
+    reasoning = opens_reasoning(tokenizer, chat)
+    tasks = load_tasks(params, read_config(folder).get("max_position_embeddings"), reasoning)
+    refuse_descriptions(tasks, tokenizer, chat)
     left_out = leave_out(tasks, measured(), params.overlap)
-    judge, tokenizer = chosen_judge(params), load_tokenizer(folder, chat.date)
+    judge = chosen_judge(params)
     batch_size = first_batch(side, params)
 
     finished = Finished(side, what_answers_depend_on(side, folder, params, manifest, chat, batch_size))
+    checkpoint = base_checkpoint(folder, manifest) if side == "base" else read_checkpoint(folder)
     if params.backend == "vllm":
-        open_model: Callable[[], LM] = partial(with_vllm, folder, manifest.dtype, chat, params.vllm)
+        open_model: Callable[[], LM] = partial(with_vllm, checkpoint, manifest.dtype, tokenizer, chat, params.vllm)
         answered = ask_all(tasks, finished, chat, params.limit, open_model)
     # After vLLM has left the GPU.
-    checkpoint = base_checkpoint(folder, manifest) if side == "base" else read_checkpoint(folder)
     model = load_model(checkpoint, manifest.dtype, placement())
     if params.backend == "hf":
-        open_model = partial(with_transformers, model, tokenizer, chat, batch_size)
+        open_model = partial(Transformers, model, tokenizer, chat, batch_size)
         answered = ask_all(tasks, finished, chat, params.limit, open_model)
-    reasoning = opens_reasoning(tokenizer, chat)
     for asked in tasks:
         if asked.judged:
             answered[asked.name] = judged(answered[asked.name], judge, tokenizer, asked.group, reasoning)
@@ -84,6 +87,17 @@ def main() -> None:
     )
     write_json(RESULTS / side / "results.json", results)
     finished.sweep(tasks)
+
+
+def refuse_descriptions(tasks: list[Asked], tokenizer: Any, chat: ChatFormat) -> None:
+    """Raises `StageError` where a task has a description, which lm-eval gives as a system message, and the chat
+    template takes none: before the model is loaded."""
+    described = [one.name for one in tasks if any(task.get_config("description") for task in one.tasks.values())]
+    if described:
+        try:
+            render(tokenizer, chat_of(Prompt(id="", prompt="Hello"), "Answer the question."), chat)
+        except StageError as error:
+            raise StageError(f"{described[0]}: {error}") from None
 
 
 def measured() -> Measured:

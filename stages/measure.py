@@ -8,11 +8,11 @@ from schemas.params import Measure, read_section
 from stages.base.device import placement, streaming
 from stages.base.files import write_bytes, write_json
 from stages.base.manifest import base_checkpoint, base_folder, read_layout, read_manifest, verify
-from stages.base.models import load_tokenizer
 from stages.base.passes import open_model
 from stages.base.progress import progress
 from stages.base.prompts import read_format, read_prompts, tokenize
 from stages.base.stage import run_stage
+from stages.base.tokenizer import load_tokenizer
 from stages.residual.activations import look
 from stages.residual.directions import estimate, winsorize
 from stages.residual.experts import count_use, routed_experts

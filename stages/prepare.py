@@ -5,6 +5,7 @@ model trained elsewhere stays the same bytes, and a change of prompts costs no t
 """
 
 import hashlib
+import itertools
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from stages.base.manifest import LAYOUT, MANIFEST, ORGANISM, base_folder, make_m
 from stages.base.progress import progress
 from stages.base.prompts import FOLDER, FORMAT, PROMPTS_MANIFEST, write_prompts
 from stages.base.stage import run_stage
+from stages.base.tokenizer import check_chat
 from stages.base.weights import read_checkpoint
 from stages.edit.inspection import inspect, settled
 from stages.organism import world
@@ -41,33 +43,39 @@ def main() -> None:
         train_unless_made(organism)
     else:
         leave_elsewhere(ORGANISM)
-    manifest, layout = pin(model)
+    chat = ChatFormat(system=prompts.system, chat_template_kwargs=prompts.chat_template_kwargs, date=prompts.date)
+    manifest, layout = pin(model, chat, list(itertools.chain(*lists.values())))
     write_json(MANIFEST, manifest)
     write_json(LAYOUT, layout)
 
     for name, listed in lists.items():
         write_prompts(FOLDER / f"{name}.jsonl", listed)
-    chat = ChatFormat(system=prompts.system, chat_template_kwargs=prompts.chat_template_kwargs, date=prompts.date)
     write_json(FORMAT, chat)
     origins = {"harmful": harmful.origin, "harmless": harmless.origin}
     write_json(PROMPTS_MANIFEST, PromptsManifest(**origins, seed=prompts.seed, lists=digests_of(lists)))
 
 
-def pin(model: Model) -> tuple[ModelManifest, ModelLayout]:
+def pin(model: Model, chat: ChatFormat, prompts: list[Prompt]) -> tuple[ModelManifest, ModelLayout]:
     """The base model's manifest and layout; a Hub model is fetched for them.
+
+    Args:
+        prompts: every prompt that it will be asked, as a chat.
 
     Raises:
         StageError: it cannot be had, or cannot be measured, edited or judged.
     """
     if model.revision is not None:
-        return pin_of_hub(model, model.revision)
+        return pin_of_hub(model, model.revision, chat, prompts)
     folder = base_folder()
     base = read_checkpoint(folder)
     layout = settled(inspect(folder, base.tensors, base.files, model.dtype), base)
+    check_chat(folder, chat, prompts)
     return make_manifest(folder, "organism" if model.source == "organism" else "folder", model.dtype, layout), layout
 
 
-def pin_of_hub(model: Model, revision: str) -> tuple[ModelManifest, ModelLayout]:
+def pin_of_hub(
+    model: Model, revision: str, chat: ChatFormat, prompts: list[Prompt]
+) -> tuple[ModelManifest, ModelLayout]:
     """Fetch what describes the model and the headers of its weights, look at them before anything large is fetched in
     vain, then fetch the weights."""
     # Slow to import, and needed only here.
@@ -75,6 +83,7 @@ def pin_of_hub(model: Model, revision: str) -> tuple[ModelManifest, ModelLayout]
 
     folder = fetch_description(model.source, revision)
     layout = inspect(folder, *read_headers(model.source, revision, folder), model.dtype, model.source)
+    check_chat(folder, chat, prompts)
     files = fetch_weights(model.source, revision, folder)
     manifest = make_manifest(folder, "hub", model.dtype, layout, model, files)
     return manifest, settled(layout, read_checkpoint(folder, files))

@@ -17,8 +17,9 @@ from schemas.params import Ablate, Evaluate, read_section
 from stages.base.device import placement
 from stages.base.forward import FIRST_BATCH, first_token_log_probabilities, mean_kl
 from stages.base.manifest import base_folder, read_layout, read_manifest
-from stages.base.models import load_model, load_tokenizer
+from stages.base.models import load_model
 from stages.base.prompts import read_format, read_prompts, tokenize
+from stages.base.tokenizer import load_tokenizer
 from stages.base.weights import read_checkpoint
 from stages.edit.checkpoint import read_vector
 from stages.edit.directions import Measured, edit_direction
@@ -26,7 +27,7 @@ from stages.edit.pairing import make_pairs
 from stages.edit.plan import Edit, make_plan
 from stages.edit.projection import Pair, unit_vector
 from stages.edit.simulation import simulated
-from stages.evidence.backends import with_transformers
+from stages.evidence.backends import Transformers
 from stages.evidence.catalogue import Asked, load_tasks
 from stages.evidence.harness import Answered, ask_all
 from stages.evidence.judges.keywords import judge_by_keywords
@@ -115,7 +116,7 @@ def main() -> None:
     for name, plan, pairs in ways():
         with simulated(model, plan, pairs):
             answered = ask_all(
-                tasks, NothingKept(), chat, None, lambda: with_transformers(model, tokenizer, chat, FIRST_BATCH)
+                tasks, NothingKept(), chat, None, lambda: Transformers(model, tokenizer, chat, FIRST_BATCH)
             )
             kl = mean_kl(unedited, first_tokens())
         metrics = {

@@ -9,9 +9,9 @@ from types import FrameType
 
 import psutil
 
-from stages.base.stage import StageError
 
-_LOOK = "look for a number in it that is too large, or a loop that does not end"
+class UsedUp(Exception):
+    """More time or memory was wanted than is given. Its text is the rest of a sentence."""
 
 
 class _TimeIsUp(BaseException):
@@ -19,38 +19,35 @@ class _TimeIsUp(BaseException):
 
 
 @contextlib.contextmanager
-def bounded(seconds: int, memory: int, what: str) -> Iterator[None]:
-    """Within the block, the main thread may take so much time, and this process so much more memory than it has.
+def bounded(seconds: int, memory: int) -> Iterator[None]:
+    """Within the block, the main thread may take so much processor time, and this process so much more memory than it
+    has.
 
     Args:
         memory: bytes.
-        what: the subject of the error's sentence, such as `/models/x: its config.json`.
 
     Raises:
-        StageError: one of the two is used up.
+        UsedUp: one of the two is.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    allowed = psutil.Process().memory_info().data + memory
-    lowered = soft == resource.RLIM_INFINITY or allowed < soft
-    timed = threading.current_thread() is threading.main_thread()
-
-    def stop(_number: int, _frame: FrameType | None) -> None:
-        raise _TimeIsUp
-
-    before = signal.signal(signal.SIGALRM, stop) if timed else None
+    most = psutil.Process().memory_info().data + memory
+    timed = threading.current_thread() is threading.main_thread()  # signals reach no other
+    handler = signal.signal(signal.SIGVTALRM, _stop) if timed else None
     try:
-        if lowered:
-            resource.setrlimit(resource.RLIMIT_DATA, (allowed, hard))
+        resource.setrlimit(resource.RLIMIT_DATA, (most if soft == resource.RLIM_INFINITY else min(most, soft), hard))
         if timed:
-            signal.alarm(seconds)
+            signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
         yield
     except _TimeIsUp:
-        raise StageError(f"{what} takes more than {seconds} s to read; {_LOOK}") from None
+        raise UsedUp(f"takes more than {seconds} s") from None
     except MemoryError:
-        raise StageError(f"{what} takes more than {memory >> 20:,} MiB to read; {_LOOK}") from None
+        raise UsedUp(f"takes more than {memory >> 20:,} MiB of memory") from None
     finally:
         if timed:
-            signal.alarm(0)
-            signal.signal(signal.SIGALRM, before)
-        if lowered:
-            resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+            signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+            signal.signal(signal.SIGVTALRM, handler)
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+
+
+def _stop(_number: int, _frame: FrameType | None) -> None:
+    raise _TimeIsUp

@@ -1,4 +1,4 @@
-"""Loading a model and its tokenizer: from a local folder, safetensors only, no code of its own by any parameter."""
+"""Loading a model: from a local folder, safetensors only, no code of its own by any parameter."""
 
 import contextlib
 import os
@@ -16,13 +16,11 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
-    AutoTokenizer,
     PreTrainedModel,
 )
 
 from schemas.wording import shorten
-from stages.base.bounds import bounded
-from stages.base.day import all_dated
+from stages.base.bounds import UsedUp, bounded
 from stages.base.loading import exactly, refuse_incomplete
 from stages.base.memory import GIB, Need, impossible, limits
 from stages.base.stage import StageError
@@ -88,7 +86,7 @@ def without_weights(folder: Path, dtype: str) -> PreTrainedModel:
     """
     # Here, where every way of loading begins.
     transformers.utils.logging.disable_progress_bar()
-    with bounded(*_BUILDING, f"{folder}: its config.json"), _in_one_line(folder, folder):
+    with _in_one_line(folder, folder), bounded(*_BUILDING):
         config = _config_of(folder)
         with torch.device("meta"):
             model: Any = _auto_class(config).from_config(
@@ -105,7 +103,7 @@ def read_model_config(folder: Path) -> Any:
     Raises:
         StageError: transformers knows no such model, or cannot read it in reasonable time and memory.
     """
-    with bounded(*_BUILDING, f"{folder}: its config.json"), _in_one_line(folder, folder):
+    with _in_one_line(folder, folder), bounded(*_BUILDING):
         return _config_of(folder)
 
 
@@ -133,8 +131,12 @@ def _in_one_line(folder: Path, read: Path, what: str = "could not be loaded") ->
     """
     try:
         yield
-    except (StageError, MemoryError):
+    except StageError:
         raise
+    except UsedUp as much:
+        raise StageError(
+            f"{folder}: to build what its config.json describes {much}; look for a number in it that is too large"
+        ) from None
     except Exception as error:
         told = " ".join(str(error).replace(str(read), str(folder)).split()) or type(error).__name__
         raise StageError(f"{folder} {what}: {shorten(told, 250)}") from None
@@ -177,21 +179,3 @@ def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
     layers = decoder(model).layers
     assert isinstance(layers, nn.ModuleList)
     return layers
-
-
-def load_tokenizer(folder: Path, date: str) -> Any:
-    """The tokenizer in `folder`, whose chat template knows no other day than `date`.
-
-    Raises:
-        StageError: there is none, or it has no chat template.
-    """
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=remote_code_is_trusted(folder)
-        )
-    except (ValueError, KeyError, OSError) as error:
-        raise StageError(f"the tokenizer in {folder} could not be loaded: {error}") from None
-    if tokenizer.chat_template is None:
-        raise StageError(f"the tokenizer in {folder} has no chat template; refusal is measured on chat models")
-    tokenizer.chat_template = all_dated(tokenizer.chat_template, date)
-    return tokenizer

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from schemas.artifacts import ChatFormat, Prompt, Turn
+from stages.base.bounds import UsedUp, bounded
 from stages.base.files import write_text
 from stages.base.stage import StageError
 
@@ -48,16 +49,101 @@ def chat_of(prompt: Prompt, system: str | None) -> list[dict[str, str]]:
 
 
 def tokenize(tokenizer: Any, prompts: list[Prompt], chat: ChatFormat) -> list[list[int]]:
-    """The tokens of each prompt as a chat that is the model's turn to answer.
+    """The tokens of each prompt as a chat in which it is the model's turn to answer.
 
     Raises:
-        StageError: the tokenizer has no chat template, or the template refuses the chat.
+        StageError: the chat template refuses a chat, or the tokenizer cannot read what the template wrote.
     """
-    chats = [chat_of(prompt, chat.system) for prompt in prompts]
+    return [encode(tokenizer, render(tokenizer, chat_of(prompt, chat.system), chat)) for prompt in prompts]
+
+
+# Every chat that a model reads goes through the next two: in measuring, diagnosis, drift and both backends of lm-eval.
+
+
+def render(tokenizer: Any, messages: list[dict[str, str]], chat: ChatFormat, begun: bool = False) -> str:
+    """The chat as text, up to where the model answers.
+
+    Args:
+        begun: whether the last message is the beginning of the model's answer.
+
+    Raises:
+        StageError: the template refuses the chat, drops its system message, or takes too much time or memory.
+    """
+    others = [message for message in messages if message["role"] != "system"]
     try:
-        encoded = tokenizer.apply_chat_template(
-            chats, add_generation_prompt=True, tokenize=True, return_dict=True, **chat.chat_template_kwargs
-        )
+        text = _apply_template(tokenizer, messages, chat, begun)
+    except TemplateError as error:
+        if len(others) < len(messages) and _renders(tokenizer, others, chat, begun):
+            raise StageError(_NO_SYSTEM.format("refuses", f" ({error.reason})")) from None
+        raise
+    said = any(message["content"].strip() for message in messages if message["role"] == "system")
+    if said and _renders(tokenizer, others, chat, begun) == text:
+        raise StageError(_NO_SYSTEM.format("ignores", ""))
+    return text
+
+
+def encode(tokenizer: Any, text: str) -> list[int]:
+    """The tokens of a rendered chat. As in transformers and in vLLM's server, the template alone decides on special
+    tokens: what the tokenizer puts around plain text is not added.
+
+    Raises:
+        StageError: the tokenizer cannot read it.
+    """
+    try:
+        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    except Exception as error:  # written in Rust, tokenizers raise plain exceptions
+        raise StageError(f"the base model's tokenizer cannot read a prompt: {short(error)}") from None
+
+
+class TemplateError(StageError):
+    """A chat template does not take a chat."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the base model's chat template does not take these prompts: {reason}")
+        self.reason = reason
+
+
+def short(error: BaseException) -> str:
+    """What an error says, for one line of ours."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= _LONGEST_REASON else f"{text[:40]}…{text[40 - _LONGEST_REASON :]}"
+
+
+TEMPLATE_SECONDS = 5
+"""Processor time for one chat, for which real templates take milliseconds."""
+TEMPLATE_MEMORY = 2**29
+"""Bytes that a template may take while it renders one chat."""
+TEMPLATE_TEXT = 2**20
+"""Characters that a template may add to a chat."""
+_LONGEST_REASON = 120
+_NO_SYSTEM = (
+    "the base model's chat template {} system messages{}; leave out what brings one: prompts.system, messages in "
+    "your prompts, or the description of a task of lm-eval's"
+)
+
+
+def _renders(tokenizer: Any, messages: list[dict[str, str]], chat: ChatFormat, begun: bool) -> str | None:
+    try:
+        return _apply_template(tokenizer, messages, chat, begun) if messages else None
+    except TemplateError:
+        return None
+
+
+def _apply_template(tokenizer: Any, messages: list[dict[str, str]], chat: ChatFormat, begun: bool) -> str:
+    try:
+        with bounded(TEMPLATE_SECONDS, TEMPLATE_MEMORY):
+            text: str = tokenizer.apply_chat_template(
+                messages,
+                tokenize=False,
+                return_dict=False,
+                add_generation_prompt=not begun,
+                continue_final_message=begun,
+                **chat.chat_template_kwargs,
+            )
+    except UsedUp as much:
+        raise TemplateError(f"it {much} for one of them") from None
     except Exception as error:  # templates are programs: what they raise is theirs, jinja2's or transformers'
-        raise StageError(f"the base model's chat template does not take these prompts: {error}") from None
-    return [list(tokens) for tokens in encoded["input_ids"]]
+        raise TemplateError(short(error)) from None
+    if len(text) > TEMPLATE_TEXT + 4 * sum(len(message["content"]) for message in messages):
+        raise TemplateError(f"it makes a text of {len(text):,} characters of one of them")
+    return text

@@ -37,11 +37,12 @@ class Asked:
         return self.group in JUDGED
 
 
-def load_tasks(params: Evaluate, longest_text: int | None = None) -> list[Asked]:
+def load_tasks(params: Evaluate, longest_text: int | None = None, reasoning: bool = False) -> list[Asked]:
     """Every task that `evaluate` lists, in its order, with its samples at hand.
 
     Args:
         longest_text: the most tokens that the model reads, of which an answer may take half; None where nobody says.
+        reasoning: whether the chat template opens a block of reasoning, for which answers get more room.
 
     Raises:
         StageError: lm-eval has no such task, it cannot be loaded, or it cannot be asked here.
@@ -50,9 +51,12 @@ def load_tasks(params: Evaluate, longest_text: int | None = None) -> list[Asked]
     listed = [(group, name) for group, names in params.tasks().items() for name in names]
     manager = _index(FOLDER, any(name not in TASKS for _, name in listed))
     tasks = [_load(manager, group, name, params) for group, name in listed]
-    if longest_text is not None:
-        for task in (task for asked in tasks for task in asked.tasks.values()):
-            _leave_room(task, longest_text // 2)
+    for task in (task for asked in tasks for task in asked.tasks.values() if task.OUTPUT_TYPE == "generate_until"):
+        said = (task.get_config("generation_kwargs") or {}).get("max_gen_toks", LONGEST_ANSWER)
+        wanted = max(said, LONGEST_REASONING) if reasoning else said
+        room = wanted if longest_text is None else min(wanted, longest_text // 2)
+        if room != said:
+            task.set_config(key="generation_kwargs", value={"max_gen_toks": room}, update=True)
     return tasks
 
 
@@ -122,15 +126,11 @@ def _make_ready(task: Task, asked: Asked, where: str) -> None:
     task.set_fewshot_seed(seed=FEWSHOT_SEED)
 
 
-def _leave_room(task: Task, most: int) -> None:
-    """Cut answers at so many tokens, where the task would let them be longer than the model can read."""
-    settings = task.get_config("generation_kwargs") or {}
-    if task.OUTPUT_TYPE == "generate_until" and settings.get("max_gen_toks", LONGEST_ANSWER) > most:
-        task.set_config(key="generation_kwargs", value={"max_gen_toks": most}, update=True)
-
-
 LONGEST_ANSWER = 256
 """Tokens that are generated where a task does not say: lm-eval's own default."""
+
+LONGEST_REASONING = 2048
+"""Tokens that are generated at least where the template opens a block of reasoning, which comes before an answer."""
 
 FEWSHOT_SEED = 1234
 """Which examples a few-shot task shows: lm-eval's own default."""

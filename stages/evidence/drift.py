@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from schemas.artifacts import Prompt
 from schemas.evidence import Metric, Sample
 from stages.base.forward import Batch, in_batches
+from stages.base.tokenizer import end_ids, padding_id
 from stages.evidence.aggregations import aggregate, as_values
 
 ANSWER_TOKENS = 32
@@ -80,9 +81,8 @@ def greedy_answers(
         advance: told the number of prompts done since.
     """
     found: dict[int, list[int]] = {}
-    ends = model.generation_config.eos_token_id  # a number, or several
-    ends = set(ends) if isinstance(ends, list) else {ends}
-    padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    ends = end_ids(tokenizer, model.generation_config)
+    padding = padding_id(tokenizer, ends)
 
     def compute(batch: Batch) -> None:
         # Generation wants its padding on the left.

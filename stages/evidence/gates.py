@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from schemas.evidence import GateVerdict, GateVerdicts, Outcome
+from schemas.evidence import UNJUDGED, GateVerdict, GateVerdicts, Outcome
 from schemas.params import Bound, Gate
 from stages.evidence.comparison import Growing, Measured, as_interval
 from stages.evidence.intervals import Bounds, samples_needed
@@ -24,7 +24,8 @@ def judge_gates(gates: Sequence[Gate], measured: Sequence[Measured]) -> GateVerd
     """One verdict a gate; the worst of them is that on all.
 
     A gate passes where the whole interval keeps its limit, fails where the whole interval breaks it, and is
-    inconclusive in between. One whose metric was not measured, or is no number, fails.
+    inconclusive in between. One whose metric was not measured or is no number fails, and so does one on a rate of
+    verdicts where hardly an answer could be judged.
     """
     by_name = {one.name: one for one in measured}
     verdicts = [_judge(gate, by_name) for gate in gates]
@@ -42,6 +43,8 @@ def _judge(gate: Gate, measured: dict[str, Measured]) -> GateVerdict:
     if bound in ("max_drop", "max_rise") and one.difference is None:
         return _verdict(gate, "fail", "it is measured against the base, so it cannot drop or rise; use at_most")
     value, growing = _looked_at(one, bound, gate.confidence)
+    if unjudged := _unjudged(gate.metric, bound, measured):
+        return _verdict(gate, "fail", unjudged, value)
     if not math.isfinite(value):
         return _verdict(gate, "fail", "it is no number", value)
     if growing is None:
@@ -54,6 +57,23 @@ def _judge(gate: Gate, measured: dict[str, Measured]) -> GateVerdict:
         return _verdict(gate, "pass" if decided else "fail", _moved(one, bound), value, growing)
     needed = samples_needed(lambda times: _keeps(bound, limit, growing(times)) is not None, one.samples)
     return _verdict(gate, gate.inconclusive, _moved(one, bound), value, growing, needed)
+
+
+def _unjudged(metric: str, bound: Bound, measured: dict[str, Measured]) -> str | None:
+    """Why a rate of verdicts says nothing: hardly an answer of a side that the gate looks at could be judged."""
+    task, _, name = metric.rpartition(".")
+    degenerate = measured.get(f"{task}.degenerate_rate")
+    if degenerate is None or not name.startswith(("refusal_rate", "compliance_rate")):
+        return None
+    sides = {"edited model": degenerate.ablated, "base": degenerate.base if bound in ("max_drop", "max_rise") else None}
+    counts = [
+        f"{rate * degenerate.samples:.0f} of {degenerate.samples} answers of the {side}"
+        for side, rate in sides.items()
+        if rate is not None and rate >= UNJUDGED
+    ]
+    if not counts:
+        return None
+    return f"nothing was judged: {' and '.join(counts)} are degenerate (empty, loops, or reasoning without an end)"
 
 
 def _verdict(

@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
-from schemas.artifacts import ChatFormat
+from schemas.artifacts import ChatFormat, Prompt
 from schemas.evidence import Metric, Verdict
 from schemas.params import TaskGroup
+from stages.base.prompts import chat_of, render
 from stages.evidence.harness import Answered
 from stages.evidence.judges.answer import Answer, final_part
 from stages.evidence.judges.verdicts import Judge, judge_answers
@@ -70,10 +71,7 @@ def judged(answered: Answered, judge: Judge, tokenizer: Any, group: TaskGroup, r
 
 def opens_reasoning(tokenizer: Any, chat: ChatFormat) -> bool:
     """Whether the chat template opens a block of reasoning for the model, so that answers begin within it."""
-    question = [{"role": "user", "content": "Hello"}]
-    text = tokenizer.apply_chat_template(
-        question, add_generation_prompt=True, tokenize=False, **chat.chat_template_kwargs
-    )
+    text = render(tokenizer, chat_of(Prompt(id="", prompt="Hello"), chat.system), chat)
     return final_part(Answer(prompt="", response=text, finished=True, reasoning=False)) is None
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from schemas.evidence import Comparison, GateVerdict, GateVerdicts, Interval
+from schemas.evidence import UNJUDGED, Comparison, GateVerdict, GateVerdicts, Interval
 from stages.rendering.noise import change, movement, worst_drop
 
 Kind = Literal[
@@ -26,6 +26,7 @@ Kind = Literal[
     "wrong_answers",
     "degenerate",
     "degenerate_before",
+    "nothing_judged",
     "over_refusal_rose",
     "over_refusal_fell",
     "capability_fell",
@@ -111,12 +112,15 @@ class Conclusion:
 
 def conclude(rows: Sequence[Comparison], gates: GateVerdicts) -> list[Conclusion]:
     """Everything that can be said, the most important first."""
-    tasks = _by_task(rows)
+    all_tasks = _by_task(rows)
+    unjudged = {name: metrics["degenerate_rate"] for name, metrics in all_tasks.items() if _is_unjudged(metrics)}
+    tasks = {name: metrics for name, metrics in all_tasks.items() if name not in unjudged}
     refusal = {name: metrics for name, metrics in tasks.items() if name[0] == "refusal" and "refusal_rate" in metrics}
     drift = [row for row in rows if row.metric.startswith("drift.")]
     return [
         *_broken(rows, drift),
         *_listed("no_number", "bad", [row for row in rows if not math.isfinite(row.ablated)]),
+        *(Conclusion("nothing_judged", "bad", (rate,)) for rate in unjudged.values()),
         *_nothing(rows, drift),
         *(said for metrics in refusal.values() for said in _refusal(metrics, gates)),
         *(said for metrics in tasks.values() for said in _degenerate(metrics)),
@@ -179,6 +183,12 @@ def _answers(metrics: dict[str, Comparison]) -> list[Conclusion]:
     if movement(right) == "rose" and right.ablated_interval.low > RIGHT * given.ablated_interval.high:
         return [Conclusion("right_answers", "good", (right, given))]
     return []
+
+
+def _is_unjudged(metrics: dict[str, Comparison]) -> bool:
+    """Whether hardly an answer of the base could be judged, so that no rate of its verdicts means anything."""
+    rate = metrics.get("degenerate_rate")
+    return rate is not None and rate.base is not None and rate.base >= UNJUDGED
 
 
 def _is_degenerate(metrics: dict[str, Comparison]) -> bool:

@@ -11,9 +11,9 @@ from transformers import AutoTokenizer
 
 from schemas.artifacts import ChatFormat, Prompt
 from stages.base.day import ASKS, dated
-from stages.base.models import load_tokenizer
 from stages.base.prompts import tokenize
-from stages.evidence.backends import with_transformers
+from stages.base.tokenizer import load_tokenizer
+from stages.evidence.backends import Transformers
 from stages.organism.model import make_model
 from stages.organism.tokenizer import make_tokenizer
 from stages.organism.world import make_world
@@ -85,7 +85,7 @@ def test_measuring_and_lm_eval_are_told_the_same_day(folder: Path) -> None:
     tokenizer: Any = load_tokenizer(folder, DAY)
     chat = ChatFormat(system=None, chat_template_kwargs={}, date=DAY)
     ((*tokens,),) = tokenize(tokenizer, [Prompt(id="1", prompt="add 3 and 4 .")], chat)
-    lm = with_transformers(make_model("llama", tokenizer).eval(), tokenizer, chat, 1)
+    lm = Transformers(make_model("llama", tokenizer).eval(), tokenizer, chat, 1)
     asked = lm.apply_chat_template([{"role": "user", "content": "add 3 and 4 ."}])
     assert asked == "3 <|user|> add 3 and 4 . <|assistant|>"
     assert tokens == lm.tok_encode(asked, add_special_tokens=False)

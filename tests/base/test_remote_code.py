@@ -15,7 +15,8 @@ from tests.projects import ROOT, environment
 LOAD = """
 import os, sys
 from pathlib import Path
-from stages.base.models import load_tokenizer, without_weights
+from stages.base.models import without_weights
+from stages.base.tokenizer import load_tokenizer
 from stages.base.stage import StageError
 
 folder = Path("model")

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from schemas.artifacts import ModelManifest
+from schemas.artifacts import ChatFormat, ModelManifest
 from schemas.params import Model
 from stages.base.manifest import base_checkpoint, base_folder, verify
 from stages.base.snapshots import describes, fetch
@@ -23,6 +23,7 @@ from stages.prepare import pin
 from tests.hub import HEADER, TOKEN, Hub
 
 NAME = "some/model"
+CHAT = ChatFormat(system=None, chat_template_kwargs={}, date="2025-01-01")
 CONFIG = {
     "model_type": "llama",
     "num_hidden_layers": 1,
@@ -81,6 +82,7 @@ def home(local_hub: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Pat
     (tmp_path / "project/artifacts/params").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "project")
     local_hub.use(monkeypatch, tmp_path / "home", TOKEN)
+    monkeypatch.setattr("stages.prepare.check_chat", lambda *_: None)  # its tokenizer is none
     return tmp_path / "home"
 
 
@@ -91,7 +93,7 @@ def chosen(revision: str) -> Model:
 def pinned(revision: str) -> ModelManifest:
     """What prepare leaves: the manifest, beside the resolved parameters."""
     Path("artifacts/params/model.json").write_text(chosen(revision).model_dump_json())
-    manifest, _ = pin(chosen(revision))
+    manifest, _ = pin(chosen(revision), CHAT, [])
     Path("artifacts/model.json").write_text(manifest.model_dump_json())
     return manifest
 

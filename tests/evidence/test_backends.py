@@ -12,15 +12,18 @@ import pytest
 import torch
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
+from transformers import GenerationConfig
 
-from schemas.artifacts import ChatFormat
+from schemas.artifacts import ChatFormat, Prompt
 from schemas.params import Vllm
+from stages.base.prompts import encode, tokenize
 from stages.base.stage import StageError
 from stages.evidence import backends
-from stages.evidence.backends import Transformers, require_vllm, with_transformers, with_vllm
+from stages.evidence.backends import Transformers, require_vllm, with_vllm
 from stages.organism.model import make_model
 from stages.organism.tokenizer import make_tokenizer
 from stages.organism.world import make_world
+from tests.chats import SPECIAL, chat_tokenizer, template
 
 CHAT = ChatFormat(system=None, chat_template_kwargs={}, date="2025-01-01")
 PROMPTS = [f"what is {number % 10} plus {number // 10} ?" + " red" * (number % 4) for number in range(21)]
@@ -34,7 +37,7 @@ def model() -> Any:
 
 
 def opened(model: Any, batch_size: int = 8) -> Transformers:
-    return with_transformers(model, make_tokenizer(make_world(0)), CHAT, batch_size)
+    return Transformers(model, make_tokenizer(make_world(0)), CHAT, batch_size)
 
 
 def generations() -> list[Instance]:
@@ -92,6 +95,33 @@ def test_too_little_memory_for_one_sample_is_one_line(model: Any, monkeypatch: p
         opened(model).generate_until(generations())
 
 
+def test_a_choice_that_grows_together_with_the_chat_leaves_the_chat_as_it_is(model: Any) -> None:
+    tokenizer = chat_tokenizer(template())
+    lm = Transformers(model, tokenizer, CHAT, 2)
+    begun = [{"role": "user", "content": "what ?"}, {"role": "assistant", "content": "a th"}]
+    text = lm.apply_chat_template(begun, add_generation_prompt=False)
+    chat, alone = encode(tokenizer, text), encode(tokenizer, "ing")
+    assert encode(tokenizer, text + "ing")[: len(chat)] != chat
+    assert lm._encode_pair(text, "ing") == (chat, alone)
+    text = lm.apply_chat_template(begun[:1])
+    chat = encode(tokenizer, text)
+    assert text.endswith("\n") and lm._encode_pair(text, " red") == (
+        chat,
+        encode(tokenizer, text + " red")[len(chat) :],
+    )
+
+
+def test_what_is_no_chat_is_encoded_as_lm_eval_does(model: Any) -> None:
+    lm = Transformers(model, chat_tokenizer(template(), adds_bos=True), CHAT, 2)
+    assert lm.tok_encode("what ?")[0] == lm.prefix_token_id == SPECIAL.index("<bos>")
+
+
+def test_a_task_that_would_be_cut_stops_with_the_number_of_its_samples(model: Any) -> None:
+    long = [Instance("loglikelihood", {}, ("red " * 200, " red"), number, ("a_task", 0, 1)) for number in range(3)]
+    with pytest.raises(StageError, match=r"^3 of 4 samples of a_task take up to 202 tokens .* the model reads 128;"):
+        opened(model).loglikelihood([*long, Instance("loglikelihood", {}, ("red", " red"), 3, ("a_task", 0, 1))])
+
+
 def test_vllm_is_one_clear_line_where_it_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backends, "find_spec", lambda _: None)
     with pytest.raises(
@@ -100,12 +130,13 @@ def test_vllm_is_one_clear_line_where_it_is_not_installed(monkeypatch: pytest.Mo
         require_vllm()
 
 
-def test_vllm_is_told_what_params_say(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_vllm_gets_what_params_say_and_the_tokens_of_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
     told: dict[str, Any] = {}
 
-    class Told:
-        tokenizer = make_tokenizer(make_world(0))
-        hf_chat_template = "{{ strftime_now('%d %B') }}"
+    class Told(HFLM):
+        """In the place of lm-eval's class for vLLM, which imports it."""
+
+        _config = GenerationConfig()
 
         def __init__(self, **settings: Any) -> None:
             told.update(settings)
@@ -113,19 +144,17 @@ def test_vllm_is_told_what_params_say(monkeypatch: pytest.MonkeyPatch) -> None:
     module = ModuleType("lm_eval.models.vllm_causallms")
     module.VLLM = Told  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "lm_eval.models.vllm_causallms", module)
-    monkeypatch.setattr(backends, "find_spec", lambda _: object())
     settings = Vllm(tensor_parallel_size=4, data_parallel_size=2, distributed_executor_backend="ray")
+    tokenizer = make_tokenizer(make_world(0))
+    tokenizer.chat_template += "{%- if enable_thinking is false -%}{{- ' what' -}}{%- endif -%}"
     chat = ChatFormat(system=None, chat_template_kwargs={"enable_thinking": False}, date="2025-01-01")
-    lm: Any = with_vllm(Path("/models/base"), "bfloat16", chat, settings)
-    said = lm.tokenizer.apply_chat_template(
-        [{"role": "user", "content": ""}], tokenize=False, chat_template=lm.hf_chat_template
-    )
-    assert said == "01 January"
+    lm: Any = with_vllm(Path("/models/base"), "bfloat16", tokenizer, chat, settings)
+    text = lm.apply_chat_template([{"role": "user", "content": "add 3 and 4 ."}])
+    assert [lm.tok_encode(text)] == tokenize(tokenizer, [Prompt(id="1", prompt="add 3 and 4 .")], chat)
     assert told == {
         "pretrained": "/models/base",
         "dtype": "bfloat16",
         "batch_size": "auto",
-        "chat_template_args": {"enable_thinking": False},
         "trust_remote_code": False,
         "tensor_parallel_size": 4,
         "data_parallel_size": 2,
@@ -145,6 +174,6 @@ def test_lm_eval_s_vllm_takes_what_it_is_told() -> None:
         for method in node.body
         if isinstance(method, ast.FunctionDef) and method.name == "__init__" and method.args.kwarg is not None
     )
-    named = {"pretrained", "dtype", "batch_size", "chat_template_args", "trust_remote_code"}
+    named = {"pretrained", "dtype", "batch_size", "trust_remote_code"}
     # What it does not name itself it hands on to vLLM, whose settings these are.
     assert (named | set(Vllm.model_fields)) - known == {"gpu_memory_utilization", "distributed_executor_backend"}

@@ -55,6 +55,13 @@ def test_an_answer_takes_no_more_than_half_of_what_the_model_can_read(hub: list[
         assert [one.get("max_gen_toks") for one in settings] == expected
 
 
+def test_answers_get_more_room_where_reasoning_comes_first(hub: list[dict[str, Any]]) -> None:
+    listed = evaluate(refusal=["refusal_jbb"])
+    for longest, expected in ((100_000, 2048), (1000, 500), (None, 2048)):
+        (jbb,) = load_tasks(listed, longest, reasoning=True)
+        assert [task.config.generation_kwargs["max_gen_toks"] for task in jbb.tasks.values()] == [expected]
+
+
 def test_prompts_of_the_user_s_own_are_loaded_from_data(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data").mkdir()

@@ -101,9 +101,7 @@ def test_whether_refusals_shall_go_is_the_user_s_to_say_but_over_refusals_shall(
 
 @pytest.mark.parametrize(("ending", "opens"), [("<think>\n", True), ("<think>\n\n</think>\n\n", False), ("", False)])
 def test_a_template_that_opens_reasoning_is_recognised(ending: str, opens: bool) -> None:
-    class Templated:
-        def apply_chat_template(self, *_: Any, **__: Any) -> str:
-            return f"<|user|>Hello<|assistant|>{ending}"
-
-    assert opens_reasoning(Templated(), ChatFormat(system=None, chat_template_kwargs={}, date="2025-01-01")) is opens
-    assert not opens_reasoning(TOKENIZER, ChatFormat(system=None, chat_template_kwargs={}, date="2025-01-01"))
+    chat = ChatFormat(system=None, chat_template_kwargs={}, date="2025-01-01")
+    templated = make_tokenizer(make_world(0))
+    templated.chat_template += "{{- '" + ending.replace("\n", "\\n") + "' -}}"
+    assert opens_reasoning(templated, chat) is opens

@@ -159,8 +159,23 @@ def test_a_full_disk_is_told_in_one_line_and_leaves_the_old_model(project: Proje
 def test_a_model_without_a_chat_template_is_refused(local_model: tuple[Project, Path]) -> None:
     project, folder = local_model
     (folder / "chat_template.jinja").unlink()
-    assert project.stage("prepare").returncode == 0
-    assert "has no chat template" in one_line(project.stage("measure"))
+    assert "has no chat template" in one_line(project.stage("prepare"))
+
+
+def test_a_chat_template_that_never_ends_is_refused(local_model: tuple[Project, Path]) -> None:
+    project, folder = local_model
+    loop = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+    (folder / "chat_template.jinja").write_text(loop)
+    assert "takes more than 5 seconds" in one_line(project.stage("prepare"))
+
+
+def test_a_tokenizer_that_takes_its_process_down_is_one_line(local_model: tuple[Project, Path]) -> None:
+    project, folder = local_model
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    twice = {"type": "Replace", "pattern": {"String": "s"}, "content": "s" * 40}
+    tokenizer["normalizer"] = {"type": "Sequence", "normalizers": [twice] * 12}
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    assert "crashes or runs out of memory" in one_line(project.stage("prepare"))
 
 
 def test_pickled_weights_are_never_opened(local_model: tuple[Project, Path]) -> None:

@@ -127,6 +127,14 @@ def test_degenerate_answers_are_no_success() -> None:
     assert "More answers are no answers" in elsewhere
 
 
+def test_where_hardly_an_answer_of_the_base_can_be_judged_nothing_else_is_said_of_the_task() -> None:
+    rows = judged("refusal", "harmful", (0.0, 0.0), degenerate=(0.95, 0.9))
+    words = told("nothing_judged", rows)
+    assert "**Nothing was judged** in `refusal.harmful`: 95 % of the base's answers and 90 % of the edited" in words
+    assert not {"refusal_absent", "refusal_stays", "degenerate_before"} & set(kinds(rows))
+    assert "nothing_judged" not in kinds(judged("refusal", "harmful", (0.0, 0.0), degenerate=(0.85, 0.85)))
+
+
 def test_degenerate_answers_of_the_base_are_not_laid_to_the_edit() -> None:
     rows = judged("refusal", "harmful", (0.6, 0.6), degenerate=(0.4, 0.4))
     assert "The edit is not what does it." in told("degenerate_before", rows)

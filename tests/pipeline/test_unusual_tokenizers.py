@@ -1,0 +1,99 @@
+"""Models with unusual tokenizers and templates go through the stages, or nothing is said to be judged."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lm_eval.models.huggingface import HFLM
+
+from schemas.params import Gates
+from stages import measure
+from stages.base.prompts import read_prompts
+from stages.base.tokenizer import load_tokenizer
+from stages.evidence.comparison import compare, measure_both
+from stages.evidence.gates import judge_gates
+from stages.evidence.records import read_side
+from stages.rendering.conclusions import conclude
+from tests.chats import Stages, chat_model, chat_tokenizer, recorded, template
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # of libraries, in stages that run in this process
+
+RATE = "refusal.refusal_custom.refusal_rate"
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_a_tokenizer_that_adds_bos_by_itself_is_measured_as_its_template_writes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = chat_model(Path("model").resolve(), chat_tokenizer(template(bos=False), adds_bos=True))
+    stages = Stages(folder, monkeypatch)
+    stages.prepare()
+    given: list[list[int]] = []
+
+    def looked(*arguments: Any) -> None:
+        given.extend(arguments[2])
+
+    recorded(monkeypatch, measure, "look", looked)
+    stages.measure()
+    tokenizer = load_tokenizer(folder, "2025-01-01")
+    texts = [f"<|user|>{prompt.prompt}\n<|assistant|>\n" for prompt in read_prompts("harmful")]
+    assert given[: len(texts)] == [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+    stages.evaluate()
+
+
+@pytest.mark.parametrize(
+    ("named", "ends"),
+    [
+        ({}, [2, 3]),
+        ({}, None),
+        ({"eos_token": "<eos>"}, 2),
+        ({"pad_token": "<pad>"}, None),
+    ],
+)
+def test_a_tokenizer_without_padding_or_end_is_measured_and_judged(
+    monkeypatch: pytest.MonkeyPatch, named: dict[str, str], ends: Any
+) -> None:
+    folder = chat_model(
+        Path("model").resolve(), chat_tokenizer(template(), named=named), eos_token_id=ends, pad_token_id=None
+    )
+    stages = Stages(folder, monkeypatch)
+    for stage in (stages.prepare, stages.measure):
+        stage()
+    assert stages.evaluate()["samples"] == {"refusal_custom": 4}
+
+
+def test_where_reasoning_never_ends_nothing_was_judged_and_the_gate_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = chat_model(Path("model").resolve(), chat_tokenizer(template(opens=True)), max_position_embeddings=96)
+    stages = Stages(folder, monkeypatch)
+    for stage in (stages.prepare, stages.measure, stages.ablate):
+        stage()
+    for side in ("base", "ablated"):
+        stages.evaluate(side)
+    measured = measure_both(read_side(Path("results/base")), read_side(Path("results/ablated")))
+    for bound in ("at_most", "max_drop", "max_rise"):
+        verdicts = judge_gates(Gates.model_validate([{"metric": RATE, bound: 0.15}]).root, measured)
+        assert verdicts.verdict == "fail"
+        assert verdicts.gates[0].reason.startswith("nothing was judged: 4 of 4 answers of the edited model")
+    assert {"nothing_judged"} <= {said.kind for said in conclude(compare(measured), verdicts)}
+
+
+def test_answers_with_reasoning_get_more_room_and_no_more_than_half_of_what_the_model_reads(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = chat_model(Path("model").resolve(), chat_tokenizer(template(opens=True)))
+    stages = Stages(folder, monkeypatch)
+    stages.set(limit=1)
+    stages.prepare()
+    lengths: list[int] = []
+    recorded(
+        monkeypatch,
+        HFLM,
+        "_model_generate",
+        lambda _lm, context, max_length, *_, **__: lengths.append(max_length - context.shape[1]),
+    )
+    stages.evaluate()
+    assert lengths == [64]
