@@ -39,7 +39,7 @@ def bounded(seconds: int, memory: int) -> Iterator[None]:
             signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
         yield
     except _TimeIsUp:
-        raise UsedUp(f"takes more than {seconds} s") from None
+        raise UsedUp(f"takes more than {seconds} seconds") from None
     except MemoryError:
         raise UsedUp(f"takes more than {memory >> 20:,} MiB of memory") from None
     finally:

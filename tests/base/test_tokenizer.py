@@ -218,7 +218,7 @@ def test_every_kind_of_conversation_is_tried(folder: Path) -> None:
         (edit("config.json", bos_token_id=-1), "config.json's bos_token_id"),
         (text("generation_config.json", '{"pad_token_id": 99999}'), "generation_config.json's pad_token_id"),
         (edit("config.json", vocab_size=2), "the tokenizer's eos_token_id"),
-        (edit("config.json", vocab_size=100), "a sample conversation"),
+        (edit("config.json", vocab_size=100), "a prompt"),
     ],
 )
 def test_tokens_outside_of_the_vocabulary_are_named(folder: Path, change: Change, where: str) -> None:

@@ -18,6 +18,7 @@ from schemas.artifacts import ChatFormat, Prompt
 from schemas.params import Vllm
 from stages.base.prompts import encode, tokenize
 from stages.base.stage import StageError
+from stages.base.weights import Checkpoint
 from stages.evidence import backends
 from stages.evidence.backends import Transformers, require_vllm, with_vllm
 from stages.organism.model import make_model
@@ -148,11 +149,11 @@ def test_vllm_gets_what_params_say_and_the_tokens_of_measuring(monkeypatch: pyte
     tokenizer = make_tokenizer(make_world(0))
     tokenizer.chat_template += "{%- if enable_thinking is false -%}{{- ' what' -}}{%- endif -%}"
     chat = ChatFormat(system=None, chat_template_kwargs={"enable_thinking": False}, date="2025-01-01")
-    lm: Any = with_vllm(Path("/models/base"), "bfloat16", tokenizer, chat, settings)
+    lm: Any = with_vllm(Checkpoint(Path("/models/base"), {}, (), (), ()), "bfloat16", tokenizer, chat, settings)
     text = lm.apply_chat_template([{"role": "user", "content": "add 3 and 4 ."}])
     assert [lm.tok_encode(text)] == tokenize(tokenizer, [Prompt(id="1", prompt="add 3 and 4 .")], chat)
+    assert Path(told.pop("pretrained")).name == "base"
     assert told == {
-        "pretrained": "/models/base",
         "dtype": "bfloat16",
         "batch_size": "auto",
         "trust_remote_code": False,
