@@ -3,9 +3,7 @@
 import sys
 from pathlib import Path
 
-from safetensors.torch import load_file
-
-from schemas.artifacts import DirectionStatistics, EditRecord, ExpertUse, FileDigest
+from schemas.artifacts import EditRecord, FileDigest
 from schemas.layout import layouts
 from schemas.params import Ablate, read_section
 from stages.base.device import chosen_device
@@ -16,7 +14,7 @@ from stages.base.progress import progress
 from stages.base.stage import StageError, run_stage
 from stages.base.weights import CARD, EDIT_RECORD
 from stages.edit.checkpoint import read_vector, write_edited
-from stages.edit.directions import Measured
+from stages.edit.measured import read_directions, read_use
 from stages.edit.pairing import make_pairs
 from stages.edit.plan import make_plan, spare_layers, summary
 from stages.edit.shifts import make_shifts, summary_of_shifts
@@ -36,12 +34,11 @@ def main() -> None:
     params = read_section(Ablate, ARTIFACTS / "params/ablate.json")
     manifest, folder = read_manifest(), base_folder()
     base = base_checkpoint(folder, manifest)
-    statistics = DirectionStatistics.model_validate_json((ARTIFACTS / "directions.json").read_text())
-    reasons = [row.reason for row in statistics.measurements]
+    statistics, measured = read_directions(ARTIFACTS, manifest)
+    reasons = [row.reason for row in statistics]
     config = read_config(folder)
     plan = make_plan(params, manifest, config, base.tensors, reasons)
-    use = ExpertUse.model_validate_json((ARTIFACTS / "expert_use.json").read_text())
-    shifts = make_shifts(params, manifest, config, base.tensors, odds_by_layer(use))
+    shifts = make_shifts(params, manifest, config, base.tensors, odds_by_layer(read_use(ARTIFACTS, manifest)))
     rows = [*summary(plan, base.tensors), *summary_of_shifts(shifts, base.tensors)]
     spare = spare_layers(layouts()[manifest.model_type], manifest, base.tensors)
     if only_plan:
@@ -50,8 +47,6 @@ def main() -> None:
 
     device = chosen_device()
     verify(folder, manifest)
-    stored = load_file(ARTIFACTS / "directions.safetensors")
-    measured = Measured(stored["directions"], stored["harmless_mean"])
     pairs = make_pairs(plan, params, measured, lambda name: read_vector(base, name))
     with whole_folder(OUTPUT) as partial:
         total = sum((folder / path).stat().st_size for path in base.files)

@@ -6,9 +6,6 @@ Everything is tried on prompts that were not measured, in forward passes of the 
 import json
 from pathlib import Path
 
-from safetensors.torch import load_file
-
-from schemas.artifacts import DirectionStatistics, ExpertUse
 from schemas.params import Ablate, read_section
 from stages.base.device import placement
 from stages.base.files import write_json, write_text
@@ -21,7 +18,7 @@ from stages.diagnosis.explanation import STEPS, explain
 from stages.diagnosis.plots import plots
 from stages.diagnosis.refusal import Questions
 from stages.diagnosis.trials import Bench
-from stages.edit.directions import Measured
+from stages.edit.measured import read_directions, read_use
 from stages.residual.odds import odds_by_layer
 
 ARTIFACTS = Path("artifacts")
@@ -32,9 +29,7 @@ def main() -> None:
     """Explain the base model, and write it down for programs and for pictures."""
     params = read_section(Ablate, ARTIFACTS / "params/ablate.json")
     manifest, folder, chat = read_manifest(), base_folder(), read_format()
-    statistics = DirectionStatistics.model_validate_json((ARTIFACTS / "directions.json").read_text()).measurements
-    use = ExpertUse.model_validate_json((ARTIFACTS / "expert_use.json").read_text())
-    stored = load_file(ARTIFACTS / "directions.safetensors")
+    (statistics, measured), use = read_directions(ARTIFACTS, manifest), read_use(ARTIFACTS, manifest)
     verify(folder, manifest)
     tokenizer, model = load_tokenizer(folder, chat.date), load_model(folder, manifest.dtype, placement())
     harmful, harmless = (
@@ -45,7 +40,7 @@ def main() -> None:
         config=read_config(folder),
         base=base_checkpoint(folder, manifest),
         reasons=[row.reason for row in statistics],
-        measured=Measured(stored["directions"], stored["harmless_mean"]),
+        measured=measured,
         log_odds=odds_by_layer(use),
         questions=Questions(model, harmful, harmless),
     )

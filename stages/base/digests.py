@@ -13,9 +13,10 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter
 
 from schemas.artifacts import Document, FileDigest
+from stages.base.artifacts import Unreadable, read_document
 from stages.base.files import write_bytes
 from stages.base.progress import Advance, progress
 
@@ -114,6 +115,6 @@ def _read(status: os.stat_result, sha256: str) -> Read:
 def _recalled(path: Path) -> dict[str, Read]:
     """What an earlier run wrote; nothing where it cannot be read."""
     try:
-        return _KNOWN.validate_json(path.read_bytes())
-    except (OSError, ValidationError):
+        return read_document(_KNOWN, path)
+    except Unreadable:
         return {}

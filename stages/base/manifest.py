@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from schemas.artifacts import FileDigest, ModelManifest
 from schemas.params import Model, read_section
+from stages.base.artifacts import read_document
 from stages.base.digests import digests
 from stages.base.quantization import quantization
 from stages.base.stage import StageError
@@ -118,7 +119,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 def read_manifest() -> ModelManifest:
     """The base model's manifest, as prepare left it."""
-    return ModelManifest.model_validate_json(MANIFEST.read_text())
+    return read_document(ModelManifest, MANIFEST)
 
 
 def verify(folder: Path, manifest: ModelManifest) -> None:
