@@ -7,12 +7,12 @@ from schemas.artifacts import EditRecord, FileDigest
 from schemas.layout import layouts
 from schemas.params import Ablate, read_section
 from stages.base.device import chosen_device
-from stages.base.digests import sha256_of
+from stages.base.digests import sha256_line, sha256_of
 from stages.base.files import whole_folder, write_json, write_text
 from stages.base.manifest import base_checkpoint, base_folder, read_config, read_manifest, verify
 from stages.base.progress import progress
 from stages.base.stage import StageError, run_stage
-from stages.base.weights import CARD, EDIT_RECORD
+from stages.base.weights import CARD, EDIT_DIGEST, EDIT_RECORD
 from stages.edit.checkpoint import read_vector, write_edited
 from stages.edit.measured import read_directions, read_use
 from stages.edit.pairing import make_pairs
@@ -79,6 +79,7 @@ def main() -> None:
             ],
         )
         write_json(partial / EDIT_RECORD, record)
+        write_text(partial / EDIT_DIGEST, sha256_line(partial / EDIT_RECORD))
 
 
 if __name__ == "__main__":

@@ -36,6 +36,11 @@ def sha256_of(path: Path, advance: Advance = lambda _: None) -> str:
     return sha256.hexdigest()
 
 
+def sha256_line(path: Path) -> str:
+    """The digest of a file as `sha256sum` writes it and `sha256sum --check` reads it, beside the file."""
+    return f"{sha256_of(path)}  {path.name}\n"
+
+
 def digests(folder: Path, files: Iterable[str], remembered: bool = False) -> list[FileDigest]:
     """Size and SHA-256 of these files of a folder, sorted by path, several files at a time.
 

@@ -27,7 +27,9 @@ _OTHER_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpa
 _DEEPEST = 16
 _NOT_THE_MODEL = (".git", ".cache")  # a clone's history, a download's bookkeeping
 EDIT_RECORD = "edit.json"
+EDIT_DIGEST = "edit.json.sha256"
 CARD = "README.md"
+OF_THE_EDIT = (EDIT_RECORD, EDIT_DIGEST, CARD)
 """What an edited model says of itself, for programs and for people. A base's own are replaced by them."""
 
 
@@ -88,7 +90,7 @@ def read_checkpoint(folder: Path, only: Collection[str] | None = None) -> Checkp
         raise StageError(f"{index}: {named[missing[0]]} does not hold {missing[0]}; fetch the checkpoint again")
 
     others = sorted(set(regular_files(folder) if only is None else _regular(folder, only)) - set(shards))
-    others = [path for path in others if path not in (EDIT_RECORD, CARD)]
+    others = [path for path in others if path not in OF_THE_EDIT]
     # Left beside an edited checkpoint, further copies of its weights would be the unedited model.
     left_out = tuple(path for path in others if is_weights(path))
     companions = tuple(path for path in others if not is_weights(path))
