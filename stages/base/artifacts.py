@@ -79,7 +79,7 @@ def read_lines(schema: type[T], path: Path) -> list[T]:
             if len(line) > LARGEST:
                 raise unreadable(path, f"has a line of more than {LARGEST:,} bytes")
             if line != b"\n":
-                found.append(_parsed(adapter, line, path, f"line {number}: "))
+                found.append(_parsed(adapter, line, path, f": line {number}"))
     return found
 
 
@@ -148,10 +148,7 @@ def _parsed(schema: type[T] | TypeAdapter[T], data: bytes, path: Path, where: st
     try:
         return adapter.validate_json(data)
     except ValidationError as error:
-        if _CONFLICT.search(data):
-            what = f"holds a conflict of a merge; take one side (`git checkout --ours -- {path}`), then"
-            raise unreadable(path, what, remedy, joined=" ") from None
-        raise unreadable(path, where + _mistake(error, data), remedy) from None
+        raise unreadable(path, _mistake(error, data), remedy, where) from None
 
 
 def _mistake(error: ValidationError, data: bytes) -> str:
@@ -161,6 +158,8 @@ def _mistake(error: ValidationError, data: bytes) -> str:
     first = error.errors(include_url=False, include_input=False, include_context=False)[0]
     message = shorten(" ".join(first["msg"].split()), 100)
     if first["type"] == "json_invalid":
+        if _CONFLICT.search(data):
+            return "holds the conflict of a merge, of which git can keep one side"
         return f"is not whole JSON ({message.removeprefix('Invalid JSON: ')})"
     return f"is not what this version of excise writes ({dotted(first['loc'])}: {message})"
 
@@ -171,11 +170,11 @@ def _stage_of(path: Path) -> str | None:
     return MADE_BY[max(places, key=len)] if places else None
 
 
-def unreadable(path: Path, what: str, remedy: str | None = None, joined: str = "; ") -> Unreadable:
+def unreadable(path: Path, what: str, remedy: str | None = None, where: str = "") -> Unreadable:
     """The error of a file of ours: `what` is wrong with it, as the rest of a sentence, and what makes it again."""
     stage = _stage_of(path)
     how = remedy or (f"run `dvc repro --force --single-item {stage}`" if stage else "delete it and make it again")
-    return Unreadable(f"{path} {what}{joined}{how}")
+    return Unreadable(f"{path}{where} {what}; {how}")
 
 
 def _told(error: Exception) -> str:
