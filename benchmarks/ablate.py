@@ -87,23 +87,20 @@ def make_checkpoint(folder: Path, size: float) -> int:
 
 def edit(source: Path, target: Path) -> None:
     """Edit as the stage does, from plan to written folder, in a process of its own, which prints its peak in GiB."""
-    from schemas.artifacts import ModelManifest
     from schemas.params import Ablate
     from stages.base.digests import sha256_of
-    from stages.base.manifest import read_config
     from stages.base.weights import read_checkpoint
     from stages.edit import checkpoint
     from stages.edit.directions import Measured
+    from stages.edit.inspection import inspect
     from stages.edit.pairing import make_pairs
     from stages.edit.plan import make_plan
 
-    base, config = read_checkpoint(source), read_config(source)
-    layers = config["num_hidden_layers"]
-    manifest = ModelManifest(
-        source="folder", model_type="glm4_moe", dtype="bfloat16", layers=layers, hidden_size=HIDDEN, files=[]
-    )
+    base = read_checkpoint(source)
+    layout = inspect(source, base.tensors, base.files, "bfloat16")
+    layers = layout.layers
     ablate = Ablate.model_validate({"rules": [{"layers": "all", "measurement": 1}]})
-    plan = make_plan(ablate, manifest, config, base.tensors, [None] * (layers + 1))
+    plan = make_plan(ablate, layout, base.tensors, [None] * (layers + 1))
     rows = torch.randn(layers + 1, HIDDEN, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     pairs = make_pairs(plan, ablate, Measured(rows, rows), lambda name: checkpoint.read_vector(base, name))
     digest = sha256_of if "--digests" in sys.argv else str

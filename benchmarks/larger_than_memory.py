@@ -97,6 +97,7 @@ def look_at(base: Path, edited: Path) -> None:
     from stages.base.models import load_tokenizer
     from stages.base.passes import open_model
     from stages.base.prompts import read_format, read_prompts, tokenize
+    from stages.base.weights import read_checkpoint
     from stages.residual.activations import look
 
     chat = read_format()
@@ -105,7 +106,7 @@ def look_at(base: Path, edited: Path) -> None:
     direction = load_file("artifacts/directions.safetensors")["directions"][int(rule.measurement)]
     found = {}
     for name, folder in (("base", base), ("edited", edited)):
-        passes = open_model(folder, "bfloat16", torch.device("cpu"), "on", prompts, "auto")
+        passes = open_model(read_checkpoint(folder), "bfloat16", torch.device("cpu"), "on", prompts, "auto")
         stream = look(passes, {}, prompts, -1, "auto", lambda _: None).stream.double()
         if not stream.isfinite().all():
             sys.exit(f"the stream of the {name} model is not finite")

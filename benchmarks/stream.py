@@ -26,6 +26,7 @@ from benchmarks.air import Shape, total_bytes, write_checkpoint
 from schemas.layout import layouts
 from stages.base.passes import open_model
 from stages.base.progress import progress
+from stages.base.weights import read_checkpoint
 from stages.residual.activations import look
 from stages.residual.experts import routed_experts
 
@@ -60,7 +61,9 @@ def run(folder: Path, stream: str, count: int) -> None:
     watcher = threading.Thread(target=watch)
     watcher.start()
     began, worked = time.monotonic(), time.process_time()
-    passes = open_model(folder, "bfloat16", torch.device("cpu"), "on" if stream == "on" else "off", prompts, "auto")
+    passes = open_model(
+        read_checkpoint(folder), "bfloat16", torch.device("cpu"), "on" if stream == "on" else "off", prompts, "auto"
+    )
     look(passes, routed_experts(passes.model, layouts()["glm4_moe"]), prompts, -1, "auto", lambda _: None)
     seconds, processors = time.monotonic() - began, time.process_time() - worked
     done.set()

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from schemas.artifacts import ModelManifest
+from schemas.layout import ModelLayout, layouts
 from schemas.params import Ablate, ThroughNorm
 from stages.base.forward import first_token_log_probabilities, mean_kl
 from stages.base.weights import Tensor as Stored
@@ -114,15 +114,21 @@ def best(organism: Organism, measured: Measured, way: ThroughNorm) -> tuple[str,
     weights = organism.model.state_dict()
     stored = {name: Stored("", "F32", tuple(tensor.shape), 0, tensor.nbytes) for name, tensor in weights.items()}
     layers, hidden = organism.model.config.num_hidden_layers, organism.model.config.hidden_size
-    manifest = ModelManifest(
-        source="organism", model_type="gemma2", dtype="float32", layers=layers, hidden_size=hidden, files=[]
+    layout = ModelLayout(
+        model_type="gemma2",
+        layers=layers,
+        hidden_size=hidden,
+        experts=None,
+        residual_multiplier=1.0,
+        tied=True,
+        family=layouts()["gemma2"],
     )
     found: list[tuple[str, Outcome]] = []
     for edited, measurement, scale in itertools.product(LAYERS, range(1, layers + 1), SCALES):
         ablate = Ablate.model_validate(
             {"through_norm": way, "rules": [{"layers": edited, "measurement": measurement, "scale": scale}]}
         )
-        plan = make_plan(ablate, manifest, {}, stored, [None] * (layers + 1))
+        plan = make_plan(ablate, layout, stored, [None] * (layers + 1))
         with simulated(organism.model, plan, make_pairs(plan, ablate, measured, weights.__getitem__)):
             if organism.rate("organism_harmful", REFUSAL) <= MOST_REFUSALS:
                 found.append((f"{edited}, {measurement}, {scale}", organism.outcome()))

@@ -7,7 +7,7 @@ import functools
 import json
 import re
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from ruamel.yaml import YAML
@@ -111,14 +111,16 @@ class Layout(_Part):
             "model.layers.{layer}.",
             "model.language_model.layers.{layer}.",
             "language_model.model.layers.{layer}.",
+            "layers.{layer}.",
         ),
-        description="prefixes of a layer's tensors: of a text model, and of a text model within a multimodal one",
+        description="prefixes of a layer's tensors: of a text model, of one within a multimodal one, of a bare decoder",
     )
     embeddings: tuple[str, ...] = Field(
         default=(
             "model.embed_tokens.weight",
             "model.language_model.embed_tokens.weight",
             "language_model.model.embed_tokens.weight",
+            "embed_tokens.weight",
         ),
         description="the token embeddings, `[vocabulary, hidden]`",
     )
@@ -138,6 +140,50 @@ class Layout(_Part):
     )
     others: tuple[str, ...] = Field(default=(), description="a layer's tensors outside its sublayers, such as norms")
     spare: tuple[str, ...] = Field(default=(), description="prefixes of further layers that are not in use; copied")
+
+    def in_memory(self) -> "Layout":
+        """The same tensors under the names that transformers gives them in memory, as a checkpoint may have them that
+        was saved from there: all routed experts of a layer in one tensor, `[experts, out, in]`."""
+        sublayers = {name: tuple(map(_variant_in_memory, variants)) for name, variants in self.sublayers.items()}
+        return self.model_copy(update={"sublayers": sublayers})
+
+
+class ModelLayout(_Part):
+    """`artifacts/layout.json`: the layout of one model, as prepare found it. Later stages read it, and no YAML."""
+
+    model_type: str = Field(description="of config.json; of its text part where the model has several")
+    layers: int = Field(description="decoder layers in use")
+    hidden_size: int
+    experts: int | None = Field(description="routed experts of a layer; null where no layer has any")
+    residual_multiplier: float = Field(description="of whatever is written to the stream")
+    tied: bool = Field(description="whether the output head is the embeddings")
+    family: Layout = Field(description="under the names that this checkpoint has")
+
+
+def _variant_in_memory(variant: Variant) -> Variant:
+    bias = variant.router_bias
+    return variant.model_copy(
+        update={
+            "writers": tuple(_part_in_memory(part, "down_proj") for part in variant.writers),
+            # An expert's gate and up projections are one tensor, and so one reader.
+            "readers": tuple(dict.fromkeys(_part_in_memory(part, "gate_up_proj") for part in variant.readers)),
+            "router_bias": bias and bias.model_copy(update={"weight": bias.in_memory}),
+        }
+    )
+
+
+_T = TypeVar("_T", bound=_Tensor)
+
+
+def _part_in_memory(part: _T, fused: str) -> _T:
+    if part.axes.startswith("expert"):
+        return part
+    if "{expert}" not in part.weight:
+        bias = part.bias and f"{part.in_memory}.bias"
+        return part.model_copy(update={"weight": f"{part.in_memory}.weight", "bias": bias})
+    weight = f"{part.in_memory}.{fused}"
+    bias = part.bias and f"{weight}_bias"
+    return part.model_copy(update={"weight": weight, "bias": bias, "axes": "expert out in"})
 
 
 @functools.cache

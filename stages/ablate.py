@@ -4,19 +4,19 @@ import sys
 from pathlib import Path
 
 from schemas.artifacts import EditRecord, FileDigest
-from schemas.layout import layouts
 from schemas.params import Ablate, read_section
 from stages.base.device import chosen_device
 from stages.base.digests import sha256_line, sha256_of
 from stages.base.files import whole_folder, write_json, write_text
-from stages.base.manifest import base_checkpoint, base_folder, read_config, read_manifest, verify
+from stages.base.manifest import base_checkpoint, base_folder, read_layout, read_manifest, verify
 from stages.base.progress import progress
 from stages.base.stage import StageError, run_stage
 from stages.base.weights import CARD, EDIT_DIGEST, EDIT_RECORD
 from stages.edit.checkpoint import read_vector, write_edited
+from stages.edit.layout import spare_layers
 from stages.edit.measured import read_directions, read_use
 from stages.edit.pairing import make_pairs
-from stages.edit.plan import make_plan, spare_layers, summary
+from stages.edit.plan import make_plan, summary
 from stages.edit.shifts import make_shifts, summary_of_shifts
 from stages.rendering.card import render_card
 from stages.rendering.terminal import print_plan
@@ -34,20 +34,19 @@ def main() -> None:
     params = read_section(Ablate, ARTIFACTS / "params/ablate.json")
     manifest, folder = read_manifest(), base_folder()
     base = base_checkpoint(folder, manifest)
-    statistics, measured = read_directions(ARTIFACTS, manifest)
-    reasons = [row.reason for row in statistics]
-    config = read_config(folder)
-    plan = make_plan(params, manifest, config, base.tensors, reasons)
-    shifts = make_shifts(params, manifest, config, base.tensors, odds_by_layer(read_use(ARTIFACTS, manifest)))
+    layout = read_layout()
+    statistics, measured = read_directions(ARTIFACTS, layout)
+    plan = make_plan(params, layout, base.tensors, [row.reason for row in statistics])
+    shifts = make_shifts(params, layout, base.tensors, odds_by_layer(read_use(ARTIFACTS, layout)))
     rows = [*summary(plan, base.tensors), *summary_of_shifts(shifts, base.tensors)]
-    spare = spare_layers(layouts()[manifest.model_type], manifest, base.tensors)
-    if only_plan:
-        print_plan(rows, spare)
-        return
-
+    spare = spare_layers(layout, base.tensors)
     device = chosen_device()
     verify(folder, manifest)
     pairs = make_pairs(plan, params, measured, lambda name: read_vector(base, name))
+    if only_plan:
+        print_plan(rows, spare, base.left_out)
+        return
+
     with whole_folder(OUTPUT) as partial:
         total = sum((folder / path).stat().st_size for path in base.files)
         with progress("Ablate", total, "B") as advance:
@@ -62,7 +61,7 @@ def main() -> None:
                 advance,
                 shifts=shifts,
             )
-        write_text(partial / CARD, render_card(manifest, params, rows, spare))
+        write_text(partial / CARD, render_card(manifest, params, rows, spare, base.left_out))
         digests[CARD] = sha256_of(partial / CARD)
         record = EditRecord(
             base=manifest,

@@ -9,7 +9,7 @@ from pathlib import Path
 from schemas.params import Ablate, read_section
 from stages.base.device import placement
 from stages.base.files import write_json, write_text
-from stages.base.manifest import base_checkpoint, base_folder, read_config, read_manifest, verify
+from stages.base.manifest import base_checkpoint, base_folder, read_layout, read_manifest, verify
 from stages.base.models import load_model, load_tokenizer
 from stages.base.progress import progress
 from stages.base.prompts import read_format, read_prompts, tokenize
@@ -29,16 +29,17 @@ def main() -> None:
     """Explain the base model, and write it down for programs and for pictures."""
     params = read_section(Ablate, ARTIFACTS / "params/ablate.json")
     manifest, folder, chat = read_manifest(), base_folder(), read_format()
-    (statistics, measured), use = read_directions(ARTIFACTS, manifest), read_use(ARTIFACTS, manifest)
+    layout = read_layout()
+    (statistics, measured), use = read_directions(ARTIFACTS, layout), read_use(ARTIFACTS, layout)
     verify(folder, manifest)
-    tokenizer, model = load_tokenizer(folder, chat.date), load_model(folder, manifest.dtype, placement())
+    base = base_checkpoint(folder, manifest)
+    tokenizer, model = load_tokenizer(folder, chat.date), load_model(base, manifest.dtype, placement())
     harmful, harmless = (
         tokenize(tokenizer, read_prompts(f"{side}_held_out"), chat) for side in ("harmful", "harmless")
     )
     bench = Bench(
-        manifest=manifest,
-        config=read_config(folder),
-        base=base_checkpoint(folder, manifest),
+        layout=layout,
+        base=base,
         reasons=[row.reason for row in statistics],
         measured=measured,
         log_odds=odds_by_layer(use),

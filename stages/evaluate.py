@@ -18,11 +18,12 @@ from stages.base.device import placement
 from stages.base.digests import sha256_of
 from stages.base.files import write_bytes, write_json, write_text
 from stages.base.forward import FIRST_BATCH
-from stages.base.manifest import base_folder, read_config, read_manifest, verify
+from stages.base.manifest import base_checkpoint, base_folder, read_config, read_manifest, verify
 from stages.base.models import load_model, load_tokenizer, remote_code_is_trusted
 from stages.base.progress import progress
 from stages.base.prompts import PROMPTS_MANIFEST, read_format, read_prompts, tokenize
 from stages.base.stage import StageError, run_stage
+from stages.base.weights import read_checkpoint
 from stages.evidence.backends import require_vllm, with_transformers, with_vllm
 from stages.evidence.catalogue import load_tasks
 from stages.evidence.drift import (
@@ -66,7 +67,8 @@ def main() -> None:
         open_model: Callable[[], LM] = partial(with_vllm, folder, manifest.dtype, chat, params.vllm)
         answered = ask_all(tasks, finished, chat, params.limit, open_model)
     # After vLLM has left the GPU.
-    model = load_model(folder, manifest.dtype, placement())
+    checkpoint = base_checkpoint(folder, manifest) if side == "base" else read_checkpoint(folder)
+    model = load_model(checkpoint, manifest.dtype, placement())
     if params.backend == "hf":
         open_model = partial(with_transformers, model, tokenizer, chat, batch_size)
         answered = ask_all(tasks, finished, chat, params.limit, open_model)

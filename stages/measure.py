@@ -4,11 +4,10 @@ from pathlib import Path
 
 from safetensors.torch import save
 
-from schemas.layout import layouts
 from schemas.params import Measure, read_section
 from stages.base.device import placement, streaming
 from stages.base.files import write_bytes, write_json
-from stages.base.manifest import base_folder, read_manifest, verify
+from stages.base.manifest import base_checkpoint, base_folder, read_layout, read_manifest, verify
 from stages.base.models import load_tokenizer
 from stages.base.passes import open_model
 from stages.base.progress import progress
@@ -27,13 +26,13 @@ def main() -> None:
     params = read_section(Measure, ARTIFACTS / "params/measure.json")
     manifest, folder, chat = read_manifest(), base_folder(), read_format()
     verify(folder, manifest)
-    tokenizer = load_tokenizer(folder, chat.date)
+    base, tokenizer = base_checkpoint(folder, manifest), load_tokenizer(folder, chat.date)
 
     harmful = tokenize(tokenizer, read_prompts("harmful"), chat)
     harmless = tokenize(tokenizer, read_prompts("harmless"), chat)
     prompts = [*harmful, *harmless]
-    passes = open_model(folder, manifest.dtype, placement(), streaming(), prompts, params.batch_size)
-    experts = routed_experts(passes.model, layouts()[manifest.model_type])
+    passes = open_model(base, manifest.dtype, placement(), streaming(), prompts, params.batch_size)
+    experts = routed_experts(passes.model, read_layout().family)
     with progress("Measure", passes.steps(len(prompts)), passes.unit) as advance:
         seen = look(passes, experts, prompts, params.position, params.batch_size, advance)
     taken = seen.stream

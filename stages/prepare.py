@@ -5,20 +5,20 @@ model trained elsewhere stays the same bytes, and a change of prompts costs no t
 """
 
 import hashlib
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
 from schemas.artifacts import ChatFormat, ModelManifest, Prompt, PromptList, PromptsManifest
-from schemas.layout import layouts
+from schemas.layout import ModelLayout
 from schemas.params import Model, Organism, Prompts, read_section
 from stages.base.digests import sha256_of
 from stages.base.files import whole_folder, write_json, write_text
-from stages.base.manifest import MANIFEST, ORGANISM, base_folder, make_manifest, read_config, refuse_quantized
+from stages.base.manifest import LAYOUT, MANIFEST, ORGANISM, base_folder, make_manifest
 from stages.base.progress import progress
 from stages.base.prompts import FOLDER, FORMAT, PROMPTS_MANIFEST, write_prompts
-from stages.base.stage import StageError, run_stage
-from stages.base.weights import INDEX, read_index
+from stages.base.stage import run_stage
+from stages.base.weights import read_checkpoint
+from stages.edit.inspection import inspect, settled
 from stages.organism import world
 from stages.sources.lists import prompt_lists, side
 
@@ -40,8 +40,10 @@ def main() -> None:
     if model.source == "organism":
         train_unless_made(organism)
     else:
-        empty(ORGANISM)
-    write_json(MANIFEST, pin(model))
+        leave_elsewhere(ORGANISM)
+    manifest, layout = pin(model)
+    write_json(MANIFEST, manifest)
+    write_json(LAYOUT, layout)
 
     for name, listed in lists.items():
         write_prompts(FOLDER / f"{name}.jsonl", listed)
@@ -51,38 +53,31 @@ def main() -> None:
     write_json(PROMPTS_MANIFEST, PromptsManifest(**origins, seed=prompts.seed, lists=digests_of(lists)))
 
 
-def pin(model: Model) -> ModelManifest:
-    """The base model's manifest; a Hub model is fetched for it.
+def pin(model: Model) -> tuple[ModelManifest, ModelLayout]:
+    """The base model's manifest and layout; a Hub model is fetched for them.
 
     Raises:
-        StageError: it cannot be had, is no such model as can be edited, or its layout is not known.
+        StageError: it cannot be had, or cannot be measured, edited or judged.
     """
     if model.revision is not None:
         return pin_of_hub(model, model.revision)
     folder = base_folder()
-    check_layout(model.source, folder)
-    return make_manifest(folder, "organism" if model.source == "organism" else "folder", model.dtype)
+    base = read_checkpoint(folder)
+    layout = settled(inspect(folder, base.tensors, base.files, model.dtype), base)
+    return make_manifest(folder, "organism" if model.source == "organism" else "folder", model.dtype, layout), layout
 
 
-def pin_of_hub(model: Model, revision: str) -> ModelManifest:
-    """Fetch what describes the model, look at it before anything large is fetched in vain, then fetch the weights."""
+def pin_of_hub(model: Model, revision: str) -> tuple[ModelManifest, ModelLayout]:
+    """Fetch what describes the model and the headers of its weights, look at them before anything large is fetched in
+    vain, then fetch the weights."""
     # Slow to import, and needed only here.
-    from stages.base.snapshots import fetch_description, fetch_weights
+    from stages.base.snapshots import fetch_description, fetch_weights, read_headers
 
     folder = fetch_description(model.source, revision)
-    check_layout(model.source, folder)
-    index = folder / INDEX
-    refuse_quantized(folder, read_config(folder), read_index(index) if index.is_file() else [])
+    layout = inspect(folder, *read_headers(model.source, revision, folder), model.dtype, model.source)
     files = fetch_weights(model.source, revision, folder)
-    return make_manifest(folder, "hub", model.dtype, model, files)
-
-
-def check_layout(source: str, folder: Path) -> None:
-    """Raises `StageError` where a model's layout is not known, so that it could be measured but not edited."""
-    kind = read_config(folder).get("model_type")
-    if isinstance(kind, str) and kind not in layouts():
-        known = ", ".join(sorted(layouts()))
-        raise StageError(f"{source}: the layout of model type {kind!r} is unknown; known: {known}")
+    manifest = make_manifest(folder, "hub", model.dtype, layout, model, files)
+    return manifest, settled(layout, read_checkpoint(folder, files))
 
 
 def train_unless_made(organism: Organism) -> None:
@@ -112,11 +107,11 @@ def recipe_digest(organism: Organism) -> str:
     return hashlib.sha256(b"\0".join([organism.model_dump_json().encode(), *map(Path.read_bytes, code)])).hexdigest()
 
 
-def empty(folder: Path) -> None:
-    """An empty folder: DVC wants the output to be there, and the weights of other sources stay where they are."""
-    if folder.exists():
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True)
+def leave_elsewhere(folder: Path) -> None:
+    """A folder without a model: DVC wants the output to be there, and warns of empty folders. The weights of other
+    sources stay where they are."""
+    with whole_folder(folder) as partial:
+        write_text(partial / "README.md", "The base model lies elsewhere: artifacts/model.json says which it is.\n")
 
 
 def organism_lists(organism: Organism) -> dict[str, list[Prompt]]:

@@ -14,7 +14,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageText
 from transformers.utils import logging
 
 from schemas.artifacts import ModelManifest
-from stages.base.manifest import read_config
+from schemas.layout import ModelLayout
+from stages.base.weights import read_checkpoint
+from stages.edit.inspection import inspect, settled
 
 VOCABULARY = 96
 HIDDEN = 64
@@ -128,7 +130,7 @@ LLAMA4_VISION: dict[str, Any] = {
 }
 """Llama 4's, with the size of its projector."""
 
-OFFSET_NORMS = ("Gemma2RMSNorm", "Gemma3RMSNorm", "Qwen3NextRMSNorm", "Qwen3_5MoeRMSNorm")
+OFFSET_NORMS = ("Gemma2RMSNorm", "Gemma3RMSNorm", "Qwen3NextRMSNorm", "Qwen3_5RMSNorm", "Qwen3_5MoeRMSNorm")
 """Norms that multiply by 1 + weight."""
 
 GAINS = ("D", "scale", "per_expert_scale")
@@ -184,6 +186,7 @@ TEXT: dict[str, Builder] = {
         "qwen2_moe", num_experts=EXPERTS, shared_expert_intermediate_size=HIDDEN, mlp_only_layers=[0], **MOE
     ),
     "qwen3_moe": causal("qwen3_moe", num_experts=EXPERTS, mlp_only_layers=[0], **MOE),
+    "qwen3_5_text": causal("qwen3_5_text", **{name: size for name, size in GATED_DELTA.items() if "linear" in name}),
     "qwen3_next": causal("qwen3_next", mlp_only_layers=[0], **GATED_DELTA),
     "qwen3_5_moe_text": causal("qwen3_5_moe_text", **GATED_DELTA),
     "mixtral": causal("mixtral", num_local_experts=EXPERTS),
@@ -317,14 +320,20 @@ def forward(model: PreTrainedModel, ids: torch.Tensor) -> torch.Tensor:
         return model(input_ids=ids, use_cache=False).logits
 
 
+def layout_of(folder: Path) -> ModelLayout:
+    """The layout of the model in a folder, as prepare finds it."""
+    checkpoint = read_checkpoint(folder)
+    return settled(inspect(folder, checkpoint.tensors, checkpoint.files, "float32"), checkpoint)
+
+
 def manifest_of(folder: Path) -> ModelManifest:
     """The manifest of a float32 model in a folder, without the digests of its files."""
-    config = read_config(folder)
+    layout = layout_of(folder)
     return ModelManifest(
         source="folder",
-        model_type=config["model_type"],
+        model_type=layout.model_type,
         dtype="float32",
-        layers=config["num_hidden_layers"],
-        hidden_size=config["hidden_size"],
+        layers=layout.layers,
+        hidden_size=layout.hidden_size,
         files=[],
     )

@@ -26,6 +26,8 @@ _LARGE = (".safetensors", ".bin", ".pt", ".pth", ".parquet", ".tar.gz", ".model"
 _API = re.compile(r"/api/(?P<kind>models|datasets)/(?P<rest>.+)")
 _FILE = re.compile(r"/(?P<data>datasets/)?(?P<name>[^/]+(?:/[^/]+)?)/resolve/(?P<revision>[^/]+)/(?P<path>.+)")
 _PIECE = 1 << 16
+HEADER = "bytes=0-100000"
+"""What the library asks for to read a header; what goes wrong with files spares it."""
 
 
 @dataclass(frozen=True)
@@ -82,8 +84,8 @@ class Hub:
         return self.add(name, files)
 
     def downloads(self) -> list[str]:
-        """The path of every file whose bytes were asked for, in that order."""
-        found = [_FILE.fullmatch(asked.path) for asked in self.asked if asked.method == "GET"]
+        """The path of every file whose bytes were asked for, in that order, but for headers of weights."""
+        found = [_FILE.fullmatch(asked.path) for asked in self.asked if asked.method == "GET" and asked.range != HEADER]
         return [match["path"] for match in found if match]
 
     def environment(self, home: Path, token: str = "") -> dict[str, str]:
@@ -273,7 +275,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(stop - start))
         self.end_headers()
         if self.command != "HEAD":
-            self._send_bytes(bytes(len(data)) if path in self.hub.spoiled else data, start, stop)
+            spoiled = path in self.hub.spoiled and self.headers.get("Range") != HEADER
+            self._send_bytes(bytes(len(data)) if spoiled else data, start, stop)
 
     def _range(self, size: int) -> tuple[int, int]:
         asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
@@ -283,7 +286,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send_bytes(self, data: bytes, start: int, stop: int) -> None:
         cut = self.hub.cut_after
-        if cut is not None and self.hub.cuts > 0 and stop - start > cut:
+        if cut is not None and self.hub.cuts > 0 and stop - start > cut and self.headers.get("Range") != HEADER:
             self.hub.cuts -= 1
             self.wfile.write(data[start : start + cut])
             self.close_connection = True

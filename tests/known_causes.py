@@ -23,10 +23,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from schemas.artifacts import ChatFormat, MeasurementStatistics, ModelManifest, Prompt
+from schemas.artifacts import ChatFormat, MeasurementStatistics, Prompt
+from schemas.layout import ModelLayout
 from schemas.params import Ablate, Target
 from stages.base.forward import Batch, first_token_log_probabilities
-from stages.base.manifest import make_manifest, read_config
 from stages.base.models import decoder_layers, load_model
 from stages.base.prompts import tokenize
 from stages.base.weights import Checkpoint, read_checkpoint
@@ -43,6 +43,7 @@ from stages.organism.world import REFUSAL, make_world, splits
 from stages.residual.activations import activations
 from stages.residual.directions import Directions, estimate
 from stages.residual.statistics import describe
+from tests.families import layout_of
 
 WRITERS: tuple[Target, ...] = ("attention", "mlp", "routed_experts", "shared_experts")
 
@@ -224,7 +225,7 @@ class KnownCause:
     """``[hidden]`` float64: the direction that was left to the cause."""
     directions: Directions
     """The constructed model's own: they are close to `constructed` behind the cause and not it."""
-    manifest: ModelManifest
+    layout: ModelLayout
     checkpoint: Checkpoint
 
     def ablate(self, *rules: dict[str, Any]) -> Ablate:
@@ -235,9 +236,7 @@ class KnownCause:
     def plan(self, ablate: Ablate) -> tuple[list[Edit], list[Pair]]:
         """What an edit does to this organism, with its own directions."""
         measured = Measured(self.directions.unit, self.directions.harmless_mean)
-        plan = make_plan(
-            ablate, self.manifest, read_config(self.folder), self.checkpoint.tensors, self.directions.reasons
-        )
+        plan = make_plan(ablate, self.layout, self.checkpoint.tensors, self.directions.reasons)
         return plan, make_pairs(plan, ablate, measured, lambda name: read_vector(self.checkpoint, name))
 
     @contextlib.contextmanager
@@ -249,8 +248,7 @@ class KnownCause:
     def bench(self) -> Bench:
         """What a diagnosis is tried on: every fifth prompt of those that the direction was measured from."""
         return Bench(
-            manifest=self.manifest,
-            config=read_config(self.folder),
+            layout=self.layout,
             base=self.checkpoint,
             reasons=self.directions.reasons,
             measured=Measured(self.directions.unit, self.directions.harmless_mean),
@@ -284,7 +282,8 @@ def construct(role: Target, trained: Trained, folder: Path) -> KnownCause:
     model = copy.deepcopy(trained.model)
     cause = CONSTRUCTORS[role](model, trained)
     save(model, trained.tokenizer, folder)
-    loaded = load_model(folder, "auto", torch.device("cpu"))
+    checkpoint = read_checkpoint(folder)
+    loaded = load_model(checkpoint, "auto", torch.device("cpu"))
     return KnownCause(
         cause=cause,
         folder=folder,
@@ -293,8 +292,8 @@ def construct(role: Target, trained: Trained, folder: Path) -> KnownCause:
         refusal_token=trained.refusal_token,
         constructed=trained.direction,
         directions=estimate(*_measured_sides(loaded, trained.prompts)),
-        manifest=make_manifest(folder, "folder", "auto"),
-        checkpoint=read_checkpoint(folder),
+        layout=layout_of(folder),
+        checkpoint=checkpoint,
     )
 
 

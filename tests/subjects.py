@@ -8,10 +8,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from schemas.layout import layouts
 from schemas.params import Ablate
 from stages.base.forward import Batch, in_batches, run_decoder
-from stages.base.manifest import read_config
 from stages.base.weights import read_checkpoint
 from stages.diagnosis.contributions import Removal, Source, Trace, components, removals, trace
 from stages.diagnosis.refusal import Questions
@@ -20,7 +18,7 @@ from stages.edit.checkpoint import write_edited
 from stages.edit.directions import Measured
 from stages.edit.projection import unit_vector
 from stages.residual.experts import routed_experts
-from tests.families import HIDDEN, VOCABULARY, load, make, manifest_of
+from tests.families import HIDDEN, VOCABULARY, layout_of, load, make
 
 LAYERS = 4
 HARMFUL = [[(7 * row + 3 * place) % VOCABULARY for place in range(3 + row)] for row in range(6)]
@@ -42,18 +40,17 @@ class Subject:
     def __init__(self, name: str, folder: Path) -> None:
         self.name, self.folder = name, folder
         self.model: PreTrainedModel = make(name, folder)
-        config = read_config(folder)
-        self.layout = layouts()[config["model_type"]]
+        layout = layout_of(folder)
+        self.layout = layout.family
         self.bench = Bench(
-            manifest=manifest_of(folder),
-            config=config,
+            layout=layout,
             base=read_checkpoint(folder),
             reasons=[None] * (LAYERS + 1),
             measured=Measured(DIRECTION.expand(LAYERS + 1, -1), torch.zeros(LAYERS + 1, HIDDEN, dtype=torch.float64)),
             log_odds={},
             questions=Questions(self.model, HARMFUL, HARMLESS),
         )
-        self.components = components(self.model, self.layout, self.bench.manifest, config, self.bench.base.tensors)
+        self.components = components(self.model, layout, self.bench.base.tensors)
 
     @property
     def is_routed(self) -> bool:

@@ -16,7 +16,7 @@ from schemas.layout import Reader
 from schemas.params import Ablate, Evaluate, read_section
 from stages.base.device import placement
 from stages.base.forward import FIRST_BATCH, first_token_log_probabilities, mean_kl
-from stages.base.manifest import base_folder, read_config, read_manifest
+from stages.base.manifest import base_folder, read_layout, read_manifest
 from stages.base.models import load_model, load_tokenizer
 from stages.base.prompts import read_format, read_prompts, tokenize
 from stages.base.weights import read_checkpoint
@@ -66,15 +66,14 @@ def ways() -> Iterator[tuple[str, list[Edit], list[Pair]]]:
     The rules are those of the project's last run; their targets are taken from here.
     """
     params = read_section(Ablate, ARTIFACTS / "params/ablate.json")
-    folder, manifest = base_folder(), read_manifest()
-    base, stored = read_checkpoint(folder), load_file(ARTIFACTS / "directions.safetensors")
+    base, stored = read_checkpoint(base_folder()), load_file(ARTIFACTS / "directions.safetensors")
     measured = Measured(stored["directions"], stored["harmless_mean"])
     statistics = DirectionStatistics.model_validate_json((ARTIFACTS / "directions.json").read_text())
     reasons = [row.reason for row in statistics.measurements]
 
     def planned(targets: Sequence[str]) -> tuple[Ablate, list[Edit], list[Pair]]:
         ablate = Ablate.model_validate({**params.model_dump(), "targets": targets})
-        plan = make_plan(ablate, manifest, read_config(folder), base.tensors, reasons)
+        plan = make_plan(ablate, read_layout(), base.tensors, reasons)
         return ablate, plan, make_pairs(plan, ablate, measured, lambda name: read_vector(base, name))
 
     yield "no edit", [], []
@@ -100,7 +99,10 @@ def main() -> None:
     """Print one row a way, with the columns of docs/moe.md."""
     evaluate = read_section(Evaluate, ARTIFACTS / "params/evaluate.json")
     manifest, chat, folder = read_manifest(), read_format(), base_folder()
-    tokenizer, model = load_tokenizer(folder, chat.date), load_model(folder, manifest.dtype, placement())
+    tokenizer, model = (
+        load_tokenizer(folder, chat.date),
+        load_model(read_checkpoint(folder), manifest.dtype, placement()),
+    )
     tasks = load_tasks(evaluate)
     prompts = tokenize(tokenizer, read_prompts("drift"), chat)
 

@@ -9,7 +9,6 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,18 +21,15 @@ from transformers.core_model_loading import (
     ConversionOps,
     MergeModulelist,
     WeightConverter,
-    WeightRenaming,
-    WeightTransform,
     convert_and_load_state_dict_in_model,
-    dot_natural_key,
-    rename_source_key,
 )
 from transformers.modeling_utils import LoadStateDictConfig
 
+from stages.base.loading import names_in_memory, refuse_incomplete
 from stages.base.memory import give_back
 from stages.base.models import decoder, decoder_layers, without_weights
 from stages.base.stage import StageError
-from stages.base.weights import Checkpoint, read_checkpoint
+from stages.base.weights import Checkpoint
 
 _READ_AT_ONCE = 128 << 10
 """Bytes that the system is asked to read at a time: it cuts longer wishes short, to what it would read ahead itself."""
@@ -44,7 +40,7 @@ class LayeredModel:
     what the decoder has outside its layers, embeddings and final norm. The output head, vision towers and layers that
     are not in use (multi-token prediction) are in no part."""
 
-    def __init__(self, folder: Path, dtype: str, device: torch.device) -> None:
+    def __init__(self, checkpoint: Checkpoint, dtype: str, device: torch.device) -> None:
         """Build the model, and read from the files what is where.
 
         Args:
@@ -54,9 +50,9 @@ class LayeredModel:
         Raises:
             StageError: the folder holds no model that transformers knows, or no whole checkpoint.
         """
-        self.model = without_weights(folder, dtype)
+        self.model = without_weights(checkpoint.folder, dtype)
         self.device = device
-        self._checkpoint = read_checkpoint(folder)
+        self._checkpoint = checkpoint
         self._empty: dict[str, Any] = self.model.state_dict(keep_vars=True)
         self._settings = LoadStateDictConfig(
             device_map={"": device},
@@ -64,7 +60,7 @@ class LayeredModel:
             dtype_plan=self.model._get_dtype_plan(getattr(torch, dtype)),
             weight_mapping=[_without_copies(transform) for transform in get_model_conversion_mapping(self.model)],
         )
-        in_memory = _names_in_memory(self.model, self._checkpoint, self._settings.weight_mapping or [])
+        in_memory = names_in_memory(self.model, checkpoint.tensors, self._settings.weight_mapping or [])
         self.frame = len(decoder_layers(self.model))
         """The number of the frame; those of layers are below it."""
         self._wanted = [_inside(self.model, self._empty, part) for part in range(self.frame + 1)]
@@ -118,20 +114,9 @@ class LayeredModel:
             raise
         except (ValueError, KeyError, OSError, RuntimeError, SafetensorError) as error:
             raise StageError(f"{self._checkpoint.folder} could not be loaded: {error}") from None
-        for name, report in found.conversion_errors.items():
-            # A traceback, what was raised in its last line but one, and a line of what was converted.
-            raise StageError(f"{self._checkpoint.folder}: {name} could not be loaded: {report.splitlines()[-2]}")
-        for name, in_file, in_memory in found.mismatched_keys:
-            raise StageError(
-                f"{self._checkpoint.folder}: {name} has the shape {list(in_file)}, where its config.json says "
-                f"{list(in_memory)}; fetch the checkpoint again"
-            )
         self._tie(part)
-        if missing := [name for name in self._wanted[part] if self.model.get_parameter_or_buffer(name).is_meta]:
-            raise StageError(
-                f"{self._checkpoint.folder} does not hold {missing[0]}, or not in a form that transformers knows; "
-                "fetch the checkpoint again"
-            )
+        missing = [name for name in self._wanted[part] if self.model.get_parameter_or_buffer(name).is_meta]
+        refuse_incomplete(str(self._checkpoint.folder), missing, found.mismatched_keys, found.conversion_errors)
 
     def _tie(self, part: int) -> None:
         """Where the file names one of two parameters that are the same, and the part has the other."""
@@ -180,24 +165,6 @@ def _without_copies(transform: Any) -> Any:
         if kinds == [(MergeModulelist, 0), (Concatenate, 1)]:
             transform.operations = [_Fuse()]
     return transform
-
-
-def _names_in_memory(
-    model: PreTrainedModel, checkpoint: Checkpoint, transforms: Sequence[WeightTransform]
-) -> dict[str, str]:
-    """By its name in the files, what a tensor becomes, or becomes a part of, in memory. Of several targets, the first.
-    Tensors that the model has no place for are left out."""
-    renamings = [each for each in transforms if isinstance(each, WeightRenaming)]
-    converters = [each for each in transforms if isinstance(each, WeightConverter)]
-    there = model.state_dict()
-    found = {}
-    for name in sorted(checkpoint.tensors, key=dot_natural_key):
-        renamed, _ = rename_source_key(name, renamings, converters, model.base_model_prefix, there)
-        if renamed not in there and name in there:
-            renamed, _ = rename_source_key(name, [], [], model.base_model_prefix, there)
-        if renamed in there:
-            found[name] = renamed
-    return found
 
 
 def _inside(model: PreTrainedModel, names: dict[str, Any], part: int) -> list[str]:

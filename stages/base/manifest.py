@@ -5,10 +5,10 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from pydantic import ValidationError
-
 from schemas.artifacts import FileDigest, ModelManifest
+from schemas.layout import ModelLayout
 from schemas.params import Model, read_section
+from schemas.wording import shorten
 from stages.base.artifacts import read_document
 from stages.base.digests import digests
 from stages.base.quantization import quantization
@@ -16,8 +16,10 @@ from stages.base.stage import StageError
 from stages.base.weights import Checkpoint, read_checkpoint
 
 MANIFEST = Path("artifacts/model.json")
+LAYOUT = Path("artifacts/layout.json")
 ORGANISM = Path("models/base")
 _MODEL_PARAMS = Path("artifacts/params/model.json")
+_LARGEST_CONFIG = 1 << 24
 _DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -44,6 +46,7 @@ def make_manifest(
     folder: Path,
     source: Literal["organism", "folder", "hub"],
     dtype: str,
+    layout: ModelLayout,
     model: Model | None = None,
     files: Collection[str] | None = None,
 ) -> ModelManifest:
@@ -55,38 +58,35 @@ def make_manifest(
         files: of the Hub, those of the snapshot that are the model's.
 
     Raises:
-        StageError: it is not a whole model in Hugging Face format with safetensors weights that are plain floats.
+        StageError: it is not a whole model in Hugging Face format with safetensors weights.
     """
     proven = _proven(folder, files) if files is not None else None
     checkpoint = read_checkpoint(folder, files)
     config = read_config(folder)
-    refuse_quantized(folder, config, checkpoint.tensors)
     declared = config.get("dtype") or config.get("torch_dtype") or "float32"
     resolved = declared if dtype == "auto" else dtype
     if resolved not in _DTYPES:
-        raise StageError(f"{folder / 'config.json'}: dtype {resolved!r} is not one of {', '.join(_DTYPES)}")
-    try:
-        return ModelManifest(
-            source=source,
-            id=model.source if model else None,
-            revision=model.revision if model else None,
-            model_type=config["model_type"],
-            dtype=cast(Literal["float32", "bfloat16", "float16"], resolved),
-            layers=config["num_hidden_layers"],
-            hidden_size=config["hidden_size"],
-            files=proven or digests(folder, checkpoint.files, remembered=True),
-        )
-    except (KeyError, ValidationError):
         raise StageError(
-            f"{folder / 'config.json'} lacks model_type, num_hidden_layers or hidden_size; name a text model's folder"
-        ) from None
+            f"{folder / 'config.json'}: dtype {shorten(repr(resolved), 60)} is not one of {', '.join(_DTYPES)}; name "
+            "one of them as model.dtype in params.yaml"
+        )
+    return ModelManifest(
+        source=source,
+        id=model.source if model else None,
+        revision=model.revision if model else None,
+        model_type=layout.model_type,
+        dtype=cast(Literal["float32", "bfloat16", "float16"], resolved),
+        layers=layout.layers,
+        hidden_size=layout.hidden_size,
+        files=proven or digests(folder, checkpoint.files, remembered=True),
+    )
 
 
-def refuse_quantized(folder: Path, config: Mapping[str, Any], tensors: Iterable[str]) -> None:
+def refuse_quantized(where: str, config: Mapping[str, Any], tensors: Iterable[str]) -> None:
     """Raises `StageError` unless the weights are plain floats, as far as config and names of tensors tell."""
     if method := quantization(config, tensors):
         raise StageError(
-            f"{folder} is quantised ({method}), and such weights cannot be edited; name a bfloat16 copy: the "
+            f"{where} is quantised ({method}), and such weights cannot be edited; name a bfloat16 copy: the "
             "publisher's, or one that transformers dequantised and saved"
         )
 
@@ -107,14 +107,34 @@ def read_config(folder: Path) -> dict[str, Any]:
     Raises:
         StageError: there is none, or it is not JSON.
     """
+    config = read_config_file(folder)
+    text = config.get("text_config")
+    return {**config, **text} if isinstance(text, dict) else config
+
+
+def read_config_file(folder: Path) -> dict[str, Any]:
+    """What config.json holds.
+
+    Raises:
+        StageError: there is none, or it is not JSON.
+    """
     path = folder / "config.json"
     try:
+        if path.stat().st_size > _LARGEST_CONFIG:
+            raise StageError(f"{path} is larger than {_LARGEST_CONFIG >> 20} MiB; fetch it again")
         config = json.loads(path.read_bytes())
-        return dict({**config, **config["text_config"]} if "text_config" in config else config)
     except FileNotFoundError:
         raise StageError(f"{path} is missing; name the folder of a model in Hugging Face format") from None
-    except (ValueError, TypeError):
-        raise StageError(f"{path} is not a JSON object; fetch it again") from None
+    except (ValueError, RecursionError):
+        raise StageError(f"{path} is not JSON; fetch it again") from None
+    if not isinstance(config, dict):
+        raise StageError(f"{path} is not a JSON object; fetch it again")
+    return config
+
+
+def read_layout() -> ModelLayout:
+    """The layout of the base model, as prepare left it."""
+    return read_document(ModelLayout, LAYOUT)
 
 
 def read_manifest() -> ModelManifest:

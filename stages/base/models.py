@@ -1,53 +1,80 @@
 """Loading a model and its tokenizer: from a local folder, safetensors only, no code of its own by any parameter."""
 
+import contextlib
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 import transformers
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoTokenizer,
+    PreTrainedModel,
+)
 
+from schemas.wording import shorten
+from stages.base.bounds import bounded
 from stages.base.day import all_dated
+from stages.base.loading import exactly, refuse_incomplete
 from stages.base.memory import GIB, Need, impossible, limits
 from stages.base.stage import StageError
-from stages.base.weights import read_checkpoint
+from stages.base.weights import Checkpoint
+
+_BUILDING = 15, 1 << 30
+"""Seconds and bytes that a model without weights may take; one of 100 layers takes a second."""
 
 
-def load_model(folder: Path, dtype: str, place: torch.device | Literal["balanced"]) -> PreTrainedModel:
-    """The causal language model in `folder`, in evaluation mode, on a device or spread over all GPUs by accelerate.
+def load_model(checkpoint: Checkpoint, dtype: str, place: torch.device | Literal["balanced"]) -> PreTrainedModel:
+    """The language model of a checkpoint, in evaluation mode, on a device or spread over all GPUs by accelerate.
 
     Raises:
-        StageError: transformers cannot load it.
+        StageError: transformers cannot load it, or would make some of its weights up.
     """
-    _refuse_what_cannot_fit(folder, dtype, place)
-    try:
-        model: Any = AutoModelForCausalLM.from_pretrained(
+    _refuse_what_cannot_fit(checkpoint, dtype, place)
+    with exactly(checkpoint) as folder, _in_one_line(checkpoint.folder, folder):
+        config = _config_of(folder)
+        loaded: Any = _auto_class(config).from_pretrained(
             folder,
             dtype=dtype,
             device_map={"": place} if isinstance(place, torch.device) else place,
             local_files_only=True,
             use_safetensors=True,
             trust_remote_code=remote_code_is_trusted(folder),
+            # Shapes that differ are in the report, by name.
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
         )
-    except (ValueError, KeyError, OSError, RuntimeError) as error:
-        raise StageError(f"{folder} could not be loaded: {error}") from None
+    model, report = loaded
+    refuse_incomplete(str(checkpoint.folder), report["missing_keys"], report["mismatched_keys"], {})
     if any(parameter.is_meta for parameter in model.parameters()):
         raise StageError(
-            f"{folder} does not fit onto the GPUs of this machine, and weights outside them cannot be measured; use "
-            "larger ones, or a smaller model.dtype"
+            f"{checkpoint.folder} does not fit onto the GPUs of this machine, and weights outside them cannot be "
+            "measured; use larger ones, or a smaller model.dtype"
         )
-    return model.eval()
+    _refuse_what_does_not_run(checkpoint.folder, model.eval())
+    return model
 
 
-def _refuse_what_cannot_fit(folder: Path, dtype: str, place: torch.device | Literal["balanced"]) -> None:
+def _refuse_what_does_not_run(folder: Path, model: PreTrainedModel) -> None:
+    """Before anything is built on it: a config may be one that no code is written for, and show it only here."""
+    with _in_one_line(folder, folder, "could not be run"), torch.inference_mode():
+        model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=model.device), use_cache=False)
+
+
+def _refuse_what_cannot_fit(checkpoint: Checkpoint, dtype: str, place: torch.device | Literal["balanced"]) -> None:
     """Before the system ends the process, which would leave nothing said."""
-    need = weights_need(folder, without_weights(folder, dtype))
+    need = weights_need(checkpoint, without_weights(checkpoint.folder, dtype))
     if place != "balanced" and place.type == "cpu" and (limit := impossible(need, limits(place))):
         raise StageError(
-            f"{folder} takes {need.of(limit) / GIB:,.1f} GiB of memory, and {limit.name} has "
+            f"{checkpoint.folder} takes {need.of(limit) / GIB:,.1f} GiB of memory, and {limit.name} has "
             f"{limit.total / GIB:,.1f} GiB; use a larger machine, or GPUs that hold it (model.device: balanced). "
             "To measure it layer by layer (measure.stream) and to ablate it takes less"
         )
@@ -57,29 +84,66 @@ def without_weights(folder: Path, dtype: str) -> PreTrainedModel:
     """The same model with every parameter and buffer on the meta device, which takes no memory.
 
     Raises:
-        StageError: transformers knows no such model.
+        StageError: transformers knows no such model, or cannot make it in reasonable time and memory.
     """
     # Here, where every way of loading begins.
     transformers.utils.logging.disable_progress_bar()
-    try:
-        config = AutoConfig.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=remote_code_is_trusted(folder)
-        )
+    with bounded(*_BUILDING, f"{folder}: its config.json"), _in_one_line(folder, folder):
+        config = _config_of(folder)
         with torch.device("meta"):
-            model: Any = AutoModelForCausalLM.from_config(
+            model: Any = _auto_class(config).from_config(
                 config,
                 dtype=config.dtype if dtype == "auto" else dtype,
                 trust_remote_code=remote_code_is_trusted(folder),
             )
-    except (ValueError, KeyError, OSError, RuntimeError) as error:
-        raise StageError(f"{folder} could not be loaded: {error}") from None
     return model.eval()
 
 
-def weights_need(folder: Path, model: PreTrainedModel) -> Need:
-    """What the weights in `folder` take once they are loaded as those of `model`, which may be one without weights."""
+def read_model_config(folder: Path) -> Any:
+    """The config of the model in a folder, as transformers reads it: with the defaults of its class.
+
+    Raises:
+        StageError: transformers knows no such model, or cannot read it in reasonable time and memory.
+    """
+    with bounded(*_BUILDING, f"{folder}: its config.json"), _in_one_line(folder, folder):
+        return _config_of(folder)
+
+
+def _config_of(folder: Path) -> Any:
+    return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=remote_code_is_trusted(folder))
+
+
+def _auto_class(config: Any) -> Any:
+    """What transformers loads a model by: one of text and images only where it has no class for text alone."""
+    kind = type(config)
+    only_with_images = kind in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING and kind not in MODEL_FOR_CAUSAL_LM_MAPPING
+    return AutoModelForImageTextToText if only_with_images else AutoModelForCausalLM
+
+
+@contextlib.contextmanager
+def _in_one_line(folder: Path, read: Path, what: str = "could not be loaded") -> Iterator[None]:
+    """Within the block, what transformers raises about a model is one line.
+
+    It may be any of Python's errors: config.json chooses which code runs, and with which numbers.
+
+    Args:
+        folder: the model's.
+        read: the one that transformers was given, whose name is of no use to a user.
+        what: what failed.
+    """
+    try:
+        yield
+    except (StageError, MemoryError):
+        raise
+    except Exception as error:
+        told = " ".join(str(error).replace(str(read), str(folder)).split()) or type(error).__name__
+        raise StageError(f"{folder} {what}: {shorten(told, 250)}") from None
+
+
+def weights_need(checkpoint: Checkpoint, model: PreTrainedModel) -> Need:
+    """What the weights of a checkpoint take once they are loaded as those of `model`, which may be without any."""
     once = {id(tensor): tensor.nbytes for tensor in (*model.parameters(), *model.buffers())}
-    files = sum((folder / shard).stat().st_size for shard in read_checkpoint(folder).shards)
+    files = sum((checkpoint.folder / shard).stat().st_size for shard in checkpoint.shards)
     return Need(sum(once.values()), mapped=files)
 
 

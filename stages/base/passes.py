@@ -28,6 +28,7 @@ from stages.base.memory import (
 )
 from stages.base.models import decoder_layers, load_model, weights_need, without_weights
 from stages.base.stage import StageError
+from stages.base.weights import Checkpoint
 
 
 class Passes(Protocol):
@@ -204,7 +205,7 @@ def _same(one: Tensor, other: Tensor) -> bool:
 
 
 def open_model(
-    folder: Path,
+    checkpoint: Checkpoint,
     dtype: str,
     place: torch.device | Literal["balanced"],
     stream: Literal["auto", "on", "off"],
@@ -222,18 +223,18 @@ def open_model(
     """
     batches = all_batches(prompts, first_size(batch_size))
     work = Work.of((len(batch.rows), batch.ids.shape[1]) for batch in batches)
-    if stream == "off" or (stream == "auto" and _fits(folder, dtype, place, work)):
-        return Resident(load_model(folder, dtype, place))
+    if stream == "off" or (stream == "auto" and _fits(checkpoint, dtype, place, work)):
+        return Resident(load_model(checkpoint, dtype, place))
     device = torch.device("cuda", 0) if place == "balanced" else place
-    layered = LayeredModel(folder, dtype, device)
-    _refuse_what_cannot_fit(folder, layered, work)
+    layered = LayeredModel(checkpoint, dtype, device)
+    _refuse_what_cannot_fit(checkpoint.folder, layered, work)
     return Streamed(layered, _resting_place(layered, work))
 
 
-def _fits(folder: Path, dtype: str, place: torch.device | Literal["balanced"], work: Work) -> bool:
+def _fits(checkpoint: Checkpoint, dtype: str, place: torch.device | Literal["balanced"], work: Work) -> bool:
     """Whether the model fits as a whole; where it does not, that is said."""
-    model = without_weights(folder, dtype)
-    weights, sizes = weights_need(folder, model), _sizes(model)
+    model = without_weights(checkpoint.folder, dtype)
+    weights, sizes = weights_need(checkpoint, model), _sizes(model)
     on_cpu = place != "balanced" and place.type == "cpu"
     memory = resident_bytes(weights.memory, sizes, work) if on_cpu else weights.memory + batch_bytes(sizes, work)
     limit = too_small(need := Need(memory, weights.mapped), limits(place))

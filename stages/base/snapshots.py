@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from huggingface_hub import HfApi, constants, get_cached_repo_tree, snapshot_download
-from huggingface_hub.errors import CachedRepoTreeNotFoundError, LocalEntryNotFoundError
+from huggingface_hub.errors import CachedRepoTreeNotFoundError, LocalEntryNotFoundError, SafetensorsParsingError
 from huggingface_hub.utils.tqdm import tqdm
 
 from schemas.artifacts import FileDigest
@@ -22,7 +22,16 @@ from stages.base.digests import digests
 from stages.base.hub import hub_errors
 from stages.base.progress import Advance, progress
 from stages.base.stage import StageError
-from stages.base.weights import INDEX, OF_THE_EDIT, SINGLE, is_weights, no_weights, read_index
+from stages.base.weights import (
+    INDEX,
+    OF_THE_EDIT,
+    SINGLE,
+    Tensor,
+    is_weights,
+    no_weights,
+    read_checkpoint,
+    read_index,
+)
 
 WHERE = "params.yaml: model.source"
 _FOLDERS = ("", "additional_chat_templates")
@@ -62,11 +71,45 @@ def fetch_weights(name: str, revision: str, folder: Path) -> list[str]:
     Raises:
         StageError: they cannot be had, or the disk has no room for them.
     """
-    listed = _listed(name, revision)
-    weights = set(read_index(folder / INDEX).values()) if INDEX in listed else {SINGLE}
-    files = sorted({*filter(describes, listed), *weights})
+    _, files = _files(name, revision, folder)
     fetch(name, revision, files)
     return files
+
+
+def read_headers(name: str, revision: str, folder: Path) -> tuple[dict[str, Tensor], list[str]]:
+    """What the weights of a model hold, whose description lies in `folder`; of weights that are not there yet nothing
+    but the headers is fetched.
+
+    Returns:
+        The tensors, and the paths of all files of the model.
+
+    Raises:
+        StageError: they cannot be had, or are no safetensors.
+    """
+    weights, files = _files(name, revision, folder)
+    if _cached(name, revision, files) is not None:
+        return read_checkpoint(folder, files).tensors, files
+    tensors: dict[str, Tensor] = {}
+    for path in sorted(weights):
+        with hub_errors(WHERE, name):
+            try:
+                found = HfApi().parse_safetensors_file_metadata(name, path, revision=revision)
+            except SafetensorsParsingError:
+                raise StageError(f"{WHERE}: {path} of {name} is no safetensors file; name another model") from None
+        for tensor, entry in found.tensors.items():
+            tensors[tensor] = Tensor(path, entry.dtype, tuple(entry.shape), *entry.data_offsets)
+    return tensors, files
+
+
+def _files(name: str, revision: str, folder: Path) -> tuple[set[str], list[str]]:
+    """The paths of a model's weights, and of all its files."""
+    listed = _listed(name, revision)
+    weights = set(read_index(folder / INDEX).values()) if INDEX in listed else {SINGLE}
+    if missing := sorted(weights - set(listed)):
+        raise StageError(
+            f"{WHERE}: {name} lacks {missing[0]}, which its index names, at {revision[:12]}; name a whole model"
+        )
+    return weights, sorted({*filter(describes, listed), *weights})
 
 
 def fetch(name: str, revision: str, files: Collection[str]) -> Path:

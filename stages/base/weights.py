@@ -17,12 +17,14 @@ BITS_PER_ELEMENT = {
     "U16": 16, "I8": 8, "U8": 8, "BOOL": 8, "F8_E4M3": 8, "F8_E4M3FNUZ": 8, "F8_E5M2": 8, "F8_E5M2FNUZ": 8,
     "F8_E8M0": 8, "F6_E2M3": 6, "F6_E3M2": 6, "F4": 4,
 }  # fmt: skip
-"""Every type that a safetensors file may hold. Which of them can be edited is `stages.edit.checkpoint`'s to say."""
+"""Every type that a safetensors file may hold. `FLOATS` are the ones that are edited."""
 LARGEST_HEADER = 16 * 2**20
 """Bytes: those of a hundred thousand tensors. The library takes six times as many, which fill a gigabyte when read."""
 LARGEST_INDEX = 64 * 2**20
 """Bytes: an index names the tensors of all files."""
 _LARGEST_NUMBER = 2**64  # a shape's, as the library counts
+FLOATS = ("F64", "F32", "BF16", "F16")
+_COMPARED_AT_ONCE = 1 << 20
 _OTHER_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf")
 _DEEPEST = 16
 _NOT_THE_MODEL = (".git", ".cache")  # a clone's history, a download's bookkeeping
@@ -176,6 +178,19 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_number(constant: str) -> None:
     raise ValueError(f"{constant} is no JSON")
+
+
+def same_bytes(checkpoint: Checkpoint, one: str, other: str) -> bool:
+    """Whether two tensors of a checkpoint are equal in type, shape and bytes."""
+    first, second = checkpoint.tensors[one], checkpoint.tensors[other]
+    if (first.dtype, first.shape) != (second.dtype, second.shape):
+        return False
+    with open(checkpoint.folder / first.file, "rb") as mine, open(checkpoint.folder / second.file, "rb") as theirs:
+        mine.seek(first.start)
+        theirs.seek(second.start)
+        sizes = range(first.start, first.stop, _COMPARED_AT_ONCE)
+        pieces = (min(_COMPARED_AT_ONCE, first.stop - start) for start in sizes)
+        return all(mine.read(size) == theirs.read(size) for size in pieces)
 
 
 def read_index(path: Path) -> dict[str, str]:

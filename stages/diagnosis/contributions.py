@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from schemas.artifacts import ModelManifest
-from schemas.layout import Layout, Writer, WriterRole
+from schemas.layout import Layout, ModelLayout, Writer, WriterRole
 from stages.base import weights
 from stages.base.forward import Batch, in_batches, run_decoder
 from stages.base.models import decoder_layers
-from stages.edit.plan import Edit, resolve_layer, sort_by_layer
+from stages.edit.layout import resolve_layer, sort_by_layer
+from stages.edit.plan import Edit
 from stages.edit.projection import Pair
 from stages.residual.activations import watch_stream
 from stages.residual.experts import count
@@ -110,22 +110,18 @@ class Trace:
 
 def components(
     model: PreTrainedModel,
-    layout: Layout,
-    manifest: ModelManifest,
-    config: Mapping[str, Any],
+    layout: ModelLayout,
     tensors: Mapping[str, weights.Tensor],
 ) -> list[Component]:
     """Every writer of every layer, in the order of layers.
 
     Args:
-        config: the base model's config.json, its text part.
         tensors: every tensor of the checkpoint by name.
     """
-    multiplier = float(config[layout.residual_multiplier]) if layout.residual_multiplier is not None else 1.0
-    names = sort_by_layer(layout, manifest, tensors)
+    names = sort_by_layer(layout, tensors)
     found = []
     for number, layer in enumerate(decoder_layers(model)):
-        places = resolve_layer(layout, manifest, config, number, names[number], tensors)
+        places = resolve_layer(layout, number, names[number], tensors)
         writers = dict.fromkeys(place.part for place in places if isinstance(place.part, Writer))
         for writer in writers:
             norms = tuple(layer.get_submodule(norm.weight.removesuffix(".weight")) for norm in writer.norms)
@@ -142,7 +138,7 @@ def components(
                     ),
                     gate=layer.get_submodule(gate) if gate is not None else None,
                     block=layer.get_submodule(gate.rpartition(".")[0]) if gate is not None else layer,
-                    multiplier=multiplier,
+                    multiplier=layout.residual_multiplier,
                 )
             )
     return found

@@ -25,7 +25,6 @@ from schemas.diagnosis import (
     WriterPart,
 )
 from schemas.layers import layers_as_written
-from schemas.layout import layouts
 from schemas.params import Ablate
 from stages.base.stage import StageError
 from stages.diagnosis.causes import ENOUGH, Part, Patches, ablated, added
@@ -34,8 +33,7 @@ from stages.diagnosis.recommendation import LIMIT, Rules, range_rule, recommend
 from stages.diagnosis.refusal import Outcome
 from stages.diagnosis.router import Routing, changed_choices, distance_of_use, share_through, split, trace_routers
 from stages.diagnosis.trials import Bench, at_scale, direct_effect, layer_ranges, targets_of, with_rules
-from stages.edit.directions import edit_direction
-from stages.edit.pairing import CannotEdit
+from stages.edit.directions import CannotEdit, edit_direction
 from stages.edit.plan import Edit
 from stages.edit.projection import Pair
 from stages.residual.odds import log_odds
@@ -98,9 +96,9 @@ def explain(
     Raises:
         StageError: the rules name what the model does not have.
     """
-    questions, layout = bench.questions, layouts()[bench.manifest.model_type]
+    questions, layout = bench.questions, bench.layout.family
     base = answers(questions.base)
-    watched = components(questions.model, layout, bench.manifest, bench.config, bench.base.tensors)
+    watched = components(questions.model, bench.layout, bench.base.tensors)
     without = try_directions(bench, watched, statistics)
     plan, pairs = bench.plan(at_scale(ablate, 1.0))
     measurement = main_measurement(plan, without)
@@ -398,7 +396,7 @@ def explain_weights(sides: Sides) -> list[WeightsPart]:
 def explain_ranges(bench: Bench, ablate: Ablate, sides: Sides, measurement: float) -> list[RangePart]:
     """Layer coverage: the direction taken out in some layers alone."""
     rows = []
-    for first, last in layer_ranges(bench.manifest.layers):
+    for first, last in layer_ranges(bench.layout.layers):
         rule = range_rule(first, last, measurement, targets_of(ablate))
         outcome = bench.attempt(with_rules(ablate, [rule]))
         written = [

@@ -9,14 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from schemas.artifacts import ModelManifest
+from schemas.layout import ModelLayout
 from schemas.params import Ablate, Rule, Target
-from stages.base.stage import StageError
 from stages.base.weights import Checkpoint
 from stages.diagnosis.contributions import Source, Trace
 from stages.diagnosis.refusal import Outcome, Questions
 from stages.edit.checkpoint import read_vector
-from stages.edit.directions import Measured
+from stages.edit.directions import CannotEdit, Measured
 from stages.edit.pairing import make_pairs
 from stages.edit.plan import Edit, make_plan
 from stages.edit.projection import Pair
@@ -32,9 +31,7 @@ BLOCKS = 8
 class Bench:
     """A base model with its directions, on which edits are tried."""
 
-    manifest: ModelManifest
-    config: Mapping[str, Any]
-    """The base model's config.json, its text part."""
+    layout: ModelLayout
     base: Checkpoint
     reasons: Sequence[str | None]
     """For each measurement, why it has no direction."""
@@ -49,12 +46,12 @@ class Bench:
         Raises:
             StageError: the model does not have what a rule names, or cannot be edited so.
         """
-        plan = make_plan(ablate, self.manifest, self.config, self.base.tensors, self.reasons)
+        plan = make_plan(ablate, self.layout, self.base.tensors, self.reasons)
         return plan, make_pairs(plan, ablate, self.measured, lambda name: read_vector(self.base, name))
 
     def shifts(self, ablate: Ablate) -> list[Shift]:
         """What is added to routers' biases. Raises as `plan` does."""
-        return make_shifts(ablate, self.manifest, self.config, self.base.tensors, self.log_odds)
+        return make_shifts(ablate, self.layout, self.base.tensors, self.log_odds)
 
     @contextmanager
     def edited(self, ablate: Ablate) -> Iterator[None]:
@@ -69,12 +66,12 @@ class Bench:
             return self.questions.ask()
 
     def attempt(self, ablate: Ablate) -> Outcome | None:
-        """The same, or None where the rules name nothing that this model has, or nothing that can be edited so, or
-        where the edited model answers with what is no number."""
+        """The same, or None where this model does not take such an edit, or the edited model answers with what is no
+        number. What else `plan` raises is raised: a norm that holds NaN is no edit that was not tried."""
         with ExitStack() as undo:
             try:
                 undo.enter_context(self.edited(ablate))
-            except StageError:
+            except CannotEdit:
                 return None
             outcome = self.questions.ask()
         return outcome if outcome.is_finite else None

@@ -3,16 +3,17 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
-from schemas.artifacts import BiasShift, ModelManifest, PlanRow
-from schemas.layout import RouterBias, layouts
+from schemas.artifacts import BiasShift, PlanRow
+from schemas.layout import ModelLayout, RouterBias
 from schemas.params import Ablate
 from stages.base.stage import StageError
 from stages.base.weights import Tensor
-from stages.edit.plan import expert_count, layers_of, sort_by_layer, variants_of
+from stages.edit.directions import CannotEdit
+from stages.edit.layout import expert_count, sort_by_layer, variants_of
+from stages.edit.plan import layers_of
 
 KEY = "params.yaml: ablate.router_bias"
 
@@ -41,15 +42,13 @@ class Shift:
 
 def make_shifts(
     ablate: Ablate,
-    manifest: ModelManifest,
-    config: Mapping[str, Any],
+    layout: ModelLayout,
     tensors: Mapping[str, Tensor],
     log_odds: Mapping[int, torch.Tensor],
 ) -> list[Shift]:
     """Minus `strength` times the log-odds of each expert's use, for every router of the layers that the rules name.
 
     Args:
-        config: the base model's config.json, its text part.
         tensors: every tensor of the checkpoint by name.
         log_odds: by layer with routed experts, ``[experts]`` float64.
 
@@ -61,21 +60,20 @@ def make_shifts(
     """
     if ablate.router_bias is None:
         return []
-    layout = layouts()[manifest.model_type]
-    by_layer = sort_by_layer(layout, manifest, tensors)
+    by_layer = sort_by_layer(layout, tensors)
     shifts = []
-    for layer in sorted({layer for n, rule in enumerate(ablate.rules) for layer in layers_of(rule, n, manifest)}):
+    for layer in sorted({layer for n, rule in enumerate(ablate.rules) for layer in layers_of(rule, n, layout)}):
         names = by_layer[layer]
-        for variant in variants_of(layout, manifest, config, layer, names):
+        for variant in variants_of(layout, layer, names):
             if all(writer.role != "routed_experts" for writer in variant.writers):
                 continue
             bias = variant.router_bias
             if bias is None or bias.weight not in names:
-                raise StageError(
-                    f"{KEY}: the router in layer {layer} of this {manifest.model_type} model has no bias; write null"
+                raise CannotEdit(
+                    f"{KEY}: the router in layer {layer} of this {layout.model_type} model has no bias; write null"
                 )
             tensor = tensors[names[bias.weight]]
-            if tensor.shape != (experts := expert_count(layout, config),):
+            if tensor.shape != (experts := expert_count(layout),):
                 raise StageError(
                     f"{names[bias.weight]} has shape {list(tensor.shape)}, but there are {experts} experts"
                 )
@@ -83,8 +81,8 @@ def make_shifts(
             added = 0 - ablate.router_bias.strength * log_odds[layer]
             shifts.append(Shift(names[bias.weight], tensor.file, layer, bias, added))
     if not shifts:
-        raise StageError(
-            f"{KEY}: the layers that the rules name have no routed experts in this {manifest.model_type} model; "
+        raise CannotEdit(
+            f"{KEY}: the layers that the rules name have no routed experts in this {layout.model_type} model; "
             "write null"
         )
     return shifts if ablate.router_bias.strength else []

@@ -1,13 +1,17 @@
 """The model card of an edited model, from a template: a function of what its `edit.json` says alone."""
 
+from collections.abc import Sequence
+
 from schemas.artifacts import ModelManifest, PlanRow
 from schemas.params import Ablate
 from stages.rendering.jinja import TEMPLATES
 from stages.rendering.words import ranges
 
 
-def render_card(base: ModelManifest, ablate: Ablate, rows: list[PlanRow], spare_layers: list[str]) -> str:
+def render_card(
+    base: ModelManifest, ablate: Ablate, rows: list[PlanRow], spare_layers: list[str], left_out: Sequence[str]
+) -> str:
     """README.md of the model's folder: what was edited, and what that means for whoever serves it."""
     return TEMPLATES.get_template("card.md.j2").render(
-        base=base, ablate=ablate, rows=rows, spare_layers=spare_layers, ranges=ranges
+        base=base, ablate=ablate, rows=rows, spare_layers=spare_layers, left_out=left_out, ranges=ranges
     )

@@ -1,5 +1,7 @@
 """Tables in a terminal: gates and plans."""
 
+from collections.abc import Sequence
+
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -28,7 +30,7 @@ def print_gates(verdicts: GateVerdicts) -> None:
     _console().print(table if verdicts.gates else "params.yaml sets no gates")
 
 
-def print_plan(rows: list[PlanRow], spare_layers: list[str]) -> None:
+def print_plan(rows: list[PlanRow], spare_layers: list[str], left_out: Sequence[str]) -> None:
     """Print what a plan would edit, one line a role, and the layers that it leaves as they are."""
     table = Table(title="Plan", title_justify="left")
     for name in ("role", "tensors", "layers", "parameters", "MiB"):
@@ -39,6 +41,8 @@ def print_plan(rows: list[PlanRow], spare_layers: list[str]) -> None:
     _console().print(table)
     if spare_layers:
         _console().print(f"In the file but not in use, and copied as they are: {', '.join(spare_layers)}")
+    if left_out:
+        _console().print(f"Beside the weights, and not copied as it may hold them again: {', '.join(left_out)}")
 
 
 def _console() -> Console:

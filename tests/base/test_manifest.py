@@ -11,11 +11,21 @@ import torch
 from safetensors.torch import save_file
 
 from schemas.artifacts import ModelManifest
+from schemas.layout import ModelLayout, layouts
 from stages.base.digests import digests
 from stages.base.manifest import make_manifest, read_config, verify
 from stages.base.stage import StageError
 
 CONFIG = {"model_type": "llama", "num_hidden_layers": 2, "hidden_size": 4, "dtype": "bfloat16"}
+LAYOUT = ModelLayout(
+    model_type="llama",
+    layers=2,
+    hidden_size=4,
+    experts=None,
+    residual_multiplier=1.0,
+    tied=False,
+    family=layouts()["llama"],
+)
 
 
 def configure(folder: Path, config: Any) -> None:
@@ -36,7 +46,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def pin(folder: Path, dtype: str = "auto") -> ModelManifest:
-    return make_manifest(folder, "folder", dtype)
+    return make_manifest(folder, "folder", dtype, LAYOUT)
 
 
 def refused(call: Callable[[], Any]) -> str:
@@ -100,16 +110,7 @@ def test_the_text_part_of_a_config_is_read(folder: Path) -> None:
     assert (manifest.model_type, manifest.hidden_size, manifest.dtype) == ("llama", 4, "bfloat16")
 
 
-@pytest.mark.parametrize("key", ["model_type", "num_hidden_layers", "hidden_size"])
-@pytest.mark.parametrize("value", [None, "text", 1.5, [1]], ids=repr)
-def test_a_config_without_what_is_needed_is_refused(folder: Path, key: str, value: Any) -> None:
-    configure(folder, CONFIG | {key: 7 if key == "model_type" and value == "text" else value})
-    assert key in refused(lambda: pin(folder))
-    configure(folder, {name: each for name, each in CONFIG.items() if name != key})
-    assert key in refused(lambda: pin(folder))
-
-
-@pytest.mark.parametrize("text", ["", "{", "[1]", "null", '"text"', "7", '{"text_config": null}'])
+@pytest.mark.parametrize("text", ["", "{", "[1]", "null", '"text"', "7", "[" * 100_000])
 def test_a_config_that_is_no_object_is_refused(folder: Path, text: str) -> None:
     (folder / "config.json").write_text(text)
     assert "config.json" in refused(lambda: read_config(folder))
@@ -153,6 +154,6 @@ def test_whatever_changes_is_named(folder: Path, spoil: Callable[[Path], str]) -
 
 
 def test_the_organism_is_left_to_dvc(folder: Path) -> None:
-    manifest = make_manifest(folder, "organism", "auto")
+    manifest = make_manifest(folder, "organism", "auto", LAYOUT)
     add_a_file(folder)
     verify(folder, manifest)

@@ -34,6 +34,7 @@ from stages.base.memory import (
 from stages.base.models import load_model, weights_need, without_weights
 from stages.base.passes import Resident, Streamed, open_model
 from stages.base.stage import StageError
+from stages.base.weights import read_checkpoint
 from tests.families import make
 
 CPU = torch.device("cpu")
@@ -198,10 +199,10 @@ def test_weights_are_counted_once_and_as_they_are_loaded(model: Path, tmp_path: 
         for dtype in ("float32", "bfloat16"):
             tensors = {
                 id(tensor): tensor.nbytes
-                for whole in [load_model(folder, dtype, CPU)]
+                for whole in [load_model(read_checkpoint(folder), dtype, CPU)]
                 for tensor in (*whole.parameters(), *whole.buffers())
             }
-            need = weights_need(folder, without_weights(folder, dtype))
+            need = weights_need(read_checkpoint(folder), without_weights(folder, dtype))
             # The bias that routers choose by stays in float32: some bytes.
             assert abs(need.memory - sum(tensors.values())) <= 100
             assert need.mapped == (folder / "model.safetensors").stat().st_size
@@ -211,7 +212,7 @@ def test_auto_takes_the_whole_model_where_it_fits_and_says_nothing(
     model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bounded(monkeypatch, GIB, GIB)
-    assert isinstance(open_model(model, "float32", CPU, "auto", PROMPTS, "auto"), Resident)
+    assert isinstance(open_model(read_checkpoint(model), "float32", CPU, "auto", PROMPTS, "auto"), Resident)
     assert capsys.readouterr().err == ""
 
 
@@ -219,7 +220,7 @@ def test_auto_reads_layer_by_layer_where_it_does_not_fit_and_says_why(
     model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bounded(monkeypatch, 1, GIB)
-    assert isinstance(open_model(model, "float32", CPU, "auto", PROMPTS, "auto"), Streamed)
+    assert isinstance(open_model(read_checkpoint(model), "float32", CPU, "auto", PROMPTS, "auto"), Streamed)
     assert capsys.readouterr().err == (
         "Measure: to hold the whole model takes 0.0 GiB, and this machine has 0.0 GiB free: "
         "one layer at a time is read\n"
@@ -230,16 +231,16 @@ def test_on_and_off_do_as_they_say(
     model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bounded(monkeypatch, 1, GIB)
-    assert isinstance(open_model(model, "float32", CPU, "off", PROMPTS, "auto"), Resident)
+    assert isinstance(open_model(read_checkpoint(model), "float32", CPU, "off", PROMPTS, "auto"), Resident)
     bounded(monkeypatch, GIB, GIB)
-    assert isinstance(open_model(model, "float32", CPU, "on", PROMPTS, "auto"), Streamed)
+    assert isinstance(open_model(read_checkpoint(model), "float32", CPU, "on", PROMPTS, "auto"), Streamed)
     assert capsys.readouterr().err == ""
 
 
 def test_a_model_that_can_never_fit_is_refused_in_one_line(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bounded(monkeypatch, 1, 1000)
     with pytest.raises(StageError) as caught:
-        load_model(model, "float32", CPU)
+        load_model(read_checkpoint(model), "float32", CPU)
     assert str(caught.value) == (
         f"{model} takes 0.0 GiB of memory, and this machine has 0.0 GiB; use a larger machine, or GPUs that hold it "
         "(model.device: balanced). To measure it layer by layer (measure.stream) and to ablate it takes less"
@@ -249,7 +250,7 @@ def test_a_model_that_can_never_fit_is_refused_in_one_line(model: Path, monkeypa
 def test_a_layer_that_can_never_fit_is_refused_in_one_line(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bounded(monkeypatch, 1, 1000)
     with pytest.raises(StageError, match=r"even layer by layer, and this machine has 0\.0 GiB; use a larger machine"):
-        open_model(model, "float32", CPU, "auto", PROMPTS, "auto")
+        open_model(read_checkpoint(model), "float32", CPU, "auto", PROMPTS, "auto")
 
 
 @pytest.mark.slow
@@ -260,12 +261,12 @@ def test_what_is_reckoned_is_what_is_taken(tmp_path: Path, stream: str) -> None:
     command = [sys.executable, "-m", "benchmarks.stream", "--run", str(tmp_path), stream, "64"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     taken = float(done.stdout.split()[2]) * GIB
-    passes = open_model(tmp_path, "bfloat16", CPU, "on", make_prompts(64), "auto")
+    passes = open_model(read_checkpoint(tmp_path), "bfloat16", CPU, "on", make_prompts(64), "auto")
     assert isinstance(passes, Streamed)
     sizes = Sizes.of(passes.model.config.to_dict(), 2)
     work = Work.of((len(batch.rows), batch.ids.shape[1]) for batch in all_batches(make_prompts(64), FIRST_BATCH))
     if stream == "on":
         reckoned = streamed_bytes(passes.layered.largest_part, sizes, work)
     else:
-        reckoned = resident_bytes(weights_need(tmp_path, passes.model).memory, sizes, work)
+        reckoned = resident_bytes(weights_need(read_checkpoint(tmp_path), passes.model).memory, sizes, work)
     assert 0.9 * taken - GIB / 4 <= reckoned <= 1.4 * taken, (taken / GIB, reckoned / GIB)

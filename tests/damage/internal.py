@@ -15,7 +15,7 @@ from stages import ablate, comment, gate, report, verify
 from stages.ablate import ARTIFACTS
 from stages.base.edited import check_edited
 from stages.base.git import commit_of
-from stages.base.manifest import base_folder, read_manifest
+from stages.base.manifest import base_folder, read_layout
 from stages.base.prompts import read_format, read_prompts
 from stages.edit.measured import read_use
 from stages.evaluate import first_batch, measured
@@ -58,6 +58,7 @@ def release() -> None:
 
 READERS: dict[str, list[Reader]] = {
     "artifacts/model.json": [PLAN, SHOW],
+    "artifacts/layout.json": [PLAN],
     "artifacts/params/ablate.json": [PLAN, SHOW],
     "artifacts/params/model.json": [base_folder],
     "artifacts/params/gates.json": [SHOW],
@@ -66,7 +67,7 @@ READERS: dict[str, list[Reader]] = {
     "artifacts/prompts/manifest.json": [measured],
     "artifacts/directions.json": [PLAN],
     "artifacts/directions.safetensors": [PLAN],
-    "artifacts/expert_use.json": [PLAN, lambda: odds_by_layer(read_use(ARTIFACTS, read_manifest()))],
+    "artifacts/expert_use.json": [PLAN, lambda: odds_by_layer(read_use(ARTIFACTS, read_layout()))],
     "artifacts/diagnosis.json": [SHOW],
     "artifacts/plots/coverage.json": [SHOW],
     "artifacts/plots/experts.json": [SHOW],

@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 
 from stages.base.forward import mean_kl
 from stages.base.models import load_model
+from stages.base.weights import read_checkpoint
 from stages.diagnosis.explanation import explain, rules_of
 from stages.edit.checkpoint import write_edited
 from tests.known_causes import CONSTRUCTORS, WRITERS, KnownCause, Trained, construct
@@ -95,4 +96,4 @@ def test_editing_one_of_the_two_experts_is_not_enough(known: KnownCause) -> None
 def test_the_cause_can_be_edited_on_disk(known: KnownCause, tmp_path: Path) -> None:
     plan, pairs = known.plan(known.ablate(known.cause.rule()))
     write_edited(known.checkpoint, tmp_path, plan, pairs, False, {}, torch.device("cpu"), lambda _done: None)
-    assert known.refused(load_model(tmp_path, "auto", torch.device("cpu")), HARMFUL) <= 0.05
+    assert known.refused(load_model(read_checkpoint(tmp_path), "auto", torch.device("cpu")), HARMFUL) <= 0.05

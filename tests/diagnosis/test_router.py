@@ -139,5 +139,5 @@ def test_what_weights_multiply_an_input_is_not_split(subject: Subject) -> None:
     """Llama 4's experts read what the router weighted: their weights are told as NaN, never as a number."""
     for write in subject.trace().writes.values():
         if write.experts is not None:
-            by_input = subject.bench.manifest.model_type == "llama4_text"
+            by_input = subject.bench.layout.model_type == "llama4_text"
             assert bool(write.experts.weights.isnan().any()) == by_input

@@ -14,7 +14,6 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from schemas.params import Ablate
-from stages.base.manifest import read_config
 from stages.base.stage import StageError
 from stages.base.weights import Checkpoint, read_checkpoint
 from stages.edit.checkpoint import write_edited
@@ -23,7 +22,7 @@ from stages.edit.projection import Pair, project, unit_vector
 from stages.organism.model import ARCHITECTURES, SHAPE, make_model, vary_norms
 from stages.organism.tokenizer import make_tokenizer
 from stages.organism.world import make_world
-from tests.families import manifest_of
+from tests.families import layout_of
 
 EDITED_LAYERS = (1, 2, 3)
 DIRECTIONS = {
@@ -51,10 +50,8 @@ def random_model(architecture: str) -> PreTrainedModel:
 
 
 def plan_for(checkpoint: Checkpoint, **rule: Any) -> list[Edit]:
-    config = read_config(checkpoint.folder)
-    manifest = manifest_of(checkpoint.folder)
     ablate = Ablate.model_validate({"rules": [{"layers": "1-3", "measurement": 4, **rule}]})
-    return make_plan(ablate, manifest, config, checkpoint.tensors, [None] * len(DIRECTIONS))
+    return make_plan(ablate, layout_of(checkpoint.folder), checkpoint.tensors, [None] * len(DIRECTIONS))
 
 
 @pytest.fixture(scope="module", params=[(name, size) for name in ARCHITECTURES for size in ("1GB", "700KB")], ids=str)

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from schemas.layout import Layout, Reader, Variant, Writer, layouts
+from schemas.layout import Layout, Reader, Variant, Writer
 from schemas.params import Ablate, RouterBias
-from stages.base.manifest import read_config
 from stages.base.passes import Resident
 from stages.base.stage import StageError
 from stages.base.weights import Checkpoint, read_checkpoint
@@ -25,7 +24,7 @@ from stages.edit.simulation import simulated
 from stages.residual.activations import look
 from stages.residual.experts import count_use, routed_experts
 from stages.residual.odds import odds_by_layer
-from tests.families import EXPERTS, FAMILIES, HIDDEN, ROUTED, VOCABULARY, forward, layers, load, make, manifest_of
+from tests.families import EXPERTS, FAMILIES, HIDDEN, ROUTED, VOCABULARY, forward, layers, layout_of, load, make
 from tests.subjects import rules
 from tests.wrong_readers import orthogonal_readers, raw_readers
 
@@ -63,23 +62,22 @@ class Family:
         self.model: PreTrainedModel = make(name, folder)
         self.logits = forward(self.model, PROMPTS)
         self.checkpoint: Checkpoint = read_checkpoint(folder)
-        self.config = read_config(folder)
-        self.manifest = manifest_of(folder)
+        self.layout = layout_of(folder)
 
     def plan(self, ablate: Ablate) -> list[Edit]:
-        return make_plan(ablate, self.manifest, self.config, self.checkpoint.tensors, [None] * (LAYERS + 1))
+        return make_plan(ablate, self.layout, self.checkpoint.tensors, [None] * (LAYERS + 1))
 
     def pairs(self, ablate: Ablate, plan: list[Edit], measured: Measured = MEASURED) -> list[Pair]:
         return make_pairs(plan, ablate, measured, lambda name: read_vector(self.checkpoint, name))
 
     def used(self, prompts: list[list[int]]) -> dict[int, Tensor]:
         """By layer, which experts each prompt's last token is given to."""
-        experts = routed_experts(self.model, layouts()[self.manifest.model_type])
+        experts = routed_experts(self.model, self.layout.family)
         return look(Resident(self.model), experts, prompts, -1, 64, lambda _: None).used
 
     def shifts(self, ablate: Ablate) -> list[Shift]:
         use = count_use(self.used([*HARMFUL, *HARMLESS]), len(HARMFUL), len(HARMLESS))
-        return make_shifts(ablate, self.manifest, self.config, self.checkpoint.tensors, odds_by_layer(use))
+        return make_shifts(ablate, self.layout, self.checkpoint.tensors, odds_by_layer(use))
 
     def write(
         self, ablate: Ablate, target: Path, measured: Measured = MEASURED, shifts: list[Shift] | None = None
@@ -210,7 +208,7 @@ def test_a_layout_says_whether_a_router_bias_touches_weights_too(family: Family)
 
 
 def test_routed_experts_in_memory_are_those_of_the_file(family: Family) -> None:
-    experts = routed_experts(family.model, layouts()[family.manifest.model_type])
+    experts = routed_experts(family.model, family.layout.family)
     assert bool(experts) == (family.name in ROUTED)
     planned = family.plan(rules(targets=["attention", "routed_experts"]))
     assert experts.keys() == {edit.layer for edit in planned if edit.role == "routed_experts"}
@@ -295,8 +293,8 @@ def turned(layout: Layout, lost: Writer) -> Layout:
 
 def test_a_broken_layout_is_seen(family: Family, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Each writer in turn is left out, turned round, or loses one of its norms."""
-    model_type = family.manifest.model_type
-    layout = layouts()[model_type]
+    whole = family.layout
+    layout = whole.family
     used = {place.part for edit in family.plan(rules(targets=WRITERS)) if (place := edit.place) and not place.is_bias}
     broken: list[Layout] = []
     for writer in used:
@@ -305,7 +303,7 @@ def test_a_broken_layout_is_seen(family: Family, monkeypatch: pytest.MonkeyPatch
         broken += [without_norm(layout, writer, number) for number in range(len(writer.norms))]
     assert len(broken) >= 4
     for number, other in enumerate(broken):
-        monkeypatch.setattr("stages.edit.plan.layouts", lambda other=other: {model_type: other})
+        monkeypatch.setattr(family, "layout", whole.model_copy(update={"family": other}))
         ablate = rules(targets=WRITERS)
         plan = family.plan(ablate)
         target = tmp_path / str(number)

@@ -5,12 +5,13 @@ from typing import Any
 
 import pytest
 
-from schemas.artifacts import ModelManifest, Projection
-from schemas.layout import layouts
+from schemas.artifacts import Projection
+from schemas.layout import ModelLayout, layouts
 from schemas.params import Ablate
 from stages.base.stage import StageError
 from stages.base.weights import Tensor
-from stages.edit.plan import Edit, make_plan, sort_by_layer, spare_layers, summary
+from stages.edit.layout import sort_by_layer, spare_layers
+from stages.edit.plan import Edit, make_plan, summary
 
 HIDDEN, LAYERS, EXPERTS = 8, 4, 3
 
@@ -67,10 +68,9 @@ def tensors(shapes: Shapes) -> dict[str, Tensor]:
     return {name: Tensor("model.safetensors", "F32", shape, 0, 0) for name, shape in shapes.items()}
 
 
-def manifest(model_type: str) -> ModelManifest:
-    return ModelManifest(
-        source="folder", model_type=model_type, dtype="float32", layers=LAYERS, hidden_size=HIDDEN, files=[]
-    )
+def layout(model_type: str, **facts: Any) -> ModelLayout:
+    given = {"layers": LAYERS, "hidden_size": HIDDEN, "experts": EXPERTS, "residual_multiplier": 1.0, "tied": False}
+    return ModelLayout.model_validate({"model_type": model_type, "family": layouts()[model_type], **given, **facts})
 
 
 def plan(
@@ -79,14 +79,13 @@ def plan(
     model_type: str = "glm4_moe",
     targets: list[str] | None = None,
     reasons: Mapping[int, str] | None = None,
-    config: Mapping[str, Any] | None = None,
+    **facts: Any,
 ) -> list[Edit]:
     ablate = Ablate.model_validate({"rules": list(rules), **({"targets": targets} if targets else {})})
     given = shapes if shapes is not None else glm() if model_type == "glm4_moe" else llama()
     return make_plan(
         ablate,
-        manifest(model_type),
-        {"n_routed_experts": EXPERTS} if config is None else config,
+        layout(model_type, **facts),
         tensors(given),
         [(reasons or {}).get(number) for number in range(LAYERS + 1)],
     )
@@ -275,7 +274,7 @@ def test_an_expert_beyond_those_of_the_config_is_an_error_that_names_it() -> Non
 
 
 def test_a_config_that_does_not_count_the_experts_is_an_error() -> None:
-    assert "n_routed_experts" in refused(ONE, config={})
+    assert "n_routed_experts" in refused(ONE, experts=None)
 
 
 def test_two_forms_of_a_feed_forward_are_an_error_that_names_the_tensors() -> None:
@@ -319,8 +318,7 @@ def test_names_that_merely_hold_a_layer_s_name_are_left_alone() -> None:
 
 def test_tensors_are_sorted_by_layer_number_and_not_by_name() -> None:
     layers = sort_by_layer(
-        layouts()["llama"],
-        manifest("llama").model_copy(update={"layers": 11}),
+        layout("llama", layers=11),
         tensors({name: shape for number in range(11) for name, shape in dense(number).items()}),
     )
     assert [layer["mlp.down_proj.weight"] for layer in layers] == [
@@ -374,13 +372,11 @@ def test_a_tied_embedding_is_edited_only_where_that_is_said() -> None:
     (edit,) = plan(rule)
     assert (edit.tensor, edit.layer, edit.stream_axis) == ("model.embed_tokens.weight", None, 1)
     tied = {name: shape for name, shape in glm().items() if name != "lm_head.weight"}
-    assert "allow_tied: true" in refused(rule, shapes=tied)
-    config = {"n_routed_experts": EXPERTS, "tie_word_embeddings": True}
-    assert "allow_tied: true" in refused(rule, config=config)
+    assert "allow_tied: true" in refused(rule, shapes=tied, tied=True)
+    assert "allow_tied: true" in refused(rule, tied=True)
     both = make_plan(
         Ablate.model_validate({"allow_tied": True, "rules": [rule]}),
-        manifest("glm4_moe"),
-        config,
+        layout("glm4_moe", tied=True),
         tensors(glm()),
         [None] * 5,
     )
@@ -399,9 +395,9 @@ def test_a_reader_that_is_missing_is_named() -> None:
 
 def test_spare_layers_are_named() -> None:
     names = [*glm(), f"model.layers.{LAYERS}.eh_proj.weight", f"model.layers.{LAYERS + 1}.self_attn.o_proj.weight"]
-    found = spare_layers(layouts()["glm4_moe"], manifest("glm4_moe"), names)
+    found = spare_layers(layout("glm4_moe"), names)
     assert found == [f"model.layers.{LAYERS}.", f"model.layers.{LAYERS + 1}."]
-    assert spare_layers(layouts()["qwen3_next"], manifest("qwen3_next"), ["mtp.layers.0.mlp.gate.weight"]) == ["mtp."]
+    assert spare_layers(layout("qwen3_next"), ["mtp.layers.0.mlp.gate.weight"]) == ["mtp."]
 
 
 def test_the_summary_counts_what_is_touched() -> None:
@@ -433,7 +429,6 @@ def test_experts_of_qwen3_5_may_lie_in_the_file_fused_or_one_by_one() -> None:
             {"layers": 0, "measurement": 2, "targets": ["routed_experts"]},
             shapes=common | experts,
             model_type="qwen3_5_moe_text",
-            config={"num_experts": EXPERTS},
         )
         assert len(planned) == count
         assert {edit.stream_axis for edit in planned} == {0}

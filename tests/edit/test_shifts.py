@@ -16,7 +16,7 @@ from stages.base.stage import StageError
 from stages.base.weights import Checkpoint, Tensor, read_checkpoint
 from stages.edit.checkpoint import write_edited
 from stages.edit.shifts import Shift, add, make_shifts, summary_of_shifts
-from tests.edit.test_plan import EXPERTS, Shapes, glm, llama, manifest, tensors
+from tests.edit.test_plan import EXPERTS, Shapes, glm, layout, llama, tensors
 from tests.edit.test_projection import raw, rounded, threads
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
@@ -38,7 +38,7 @@ def shifts(
         }
     )
     given = tensors(with_biases() if shapes is None else shapes)
-    return make_shifts(ablate, manifest(model_type), {"n_routed_experts": EXPERTS}, given, ODDS)
+    return make_shifts(ablate, layout(model_type), given, ODDS)
 
 
 def refused(*layers: Any, **given: Any) -> str:

@@ -19,6 +19,6 @@ OF_HUB = {"source": "hub", "id": "some/model", "revision": "1" * 40}
     ],
 )
 def test_the_head_names_the_base_and_its_commit(update: dict[str, str], head: dict[str, str]) -> None:
-    card = render_card(manifest().model_copy(update=update), Ablate(), [], [])
+    card = render_card(manifest().model_copy(update=update), Ablate(), [], [], [])
     told = YAML(typ="safe", pure=True).load(card.split("---\n")[1])
     assert {key: value for key, value in told.items() if key.startswith("base_")} == head

@@ -18,6 +18,7 @@ from stages.base.manifest import read_config
 from stages.base.models import decoder_layers, load_model
 from stages.base.passes import Passes, Resident, Streamed
 from stages.base.stage import StageError
+from stages.base.weights import read_checkpoint
 from stages.residual.activations import Seen, look
 from stages.residual.experts import routed_experts
 from tests.families import FAMILIES, ROUTED, VOCABULARY, make
@@ -44,7 +45,7 @@ def see(
 
 
 def streamed(folder: Path, dtype: str = "float32", rest: torch.device = CPU) -> Streamed:
-    return Streamed(LayeredModel(folder, dtype, CPU), rest)
+    return Streamed(LayeredModel(read_checkpoint(folder), dtype, CPU), rest)
 
 
 def same(one: Seen, other: Seen) -> bool:
@@ -65,19 +66,22 @@ def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 def test_the_stream_and_the_experts_are_those_of_the_whole_model(family: tuple[str, Path]) -> None:
     name, folder = family
     found = see(streamed(folder), folder, position=-3)
-    assert same(found, see(Resident(load_model(folder, "float32", CPU)), folder, position=-3))
+    assert same(found, see(Resident(load_model(read_checkpoint(folder), "float32", CPU)), folder, position=-3))
     assert found.stream.isfinite().all() and bool(found.used) == (name in ROUTED)
 
 
 def test_so_they_are_in_bfloat16_whatever_transformers_keeps_in_float32(family: tuple[str, Path]) -> None:
     _, folder = family
-    assert same(see(streamed(folder, "bfloat16"), folder), see(Resident(load_model(folder, "bfloat16", CPU)), folder))
+    assert same(
+        see(streamed(folder, "bfloat16"), folder),
+        see(Resident(load_model(read_checkpoint(folder), "bfloat16", CPU)), folder),
+    )
 
 
 def test_so_they_are_from_shards_of_the_type_that_it_computes_in(family: tuple[str, Path], tmp_path: Path) -> None:
     """Layers lie in several files each, and their tensors are not copied, but for experts."""
     _, folder = family
-    whole = load_model(folder, "bfloat16", CPU)
+    whole = load_model(read_checkpoint(folder), "bfloat16", CPU)
     whole.save_pretrained(tmp_path, max_shard_size="20KB")
     assert len(list(tmp_path.glob("*.safetensors"))) > 8
     assert same(see(streamed(tmp_path, "bfloat16"), tmp_path), see(Resident(whole), tmp_path))
@@ -182,7 +186,7 @@ def test_where_memory_runs_out_it_begins_anew_with_half_the_batch_and_says_so(
     counts: list[int] = []
     limited(decoder_layers(passes.model)[2], 2)
     found = see(passes, glm, batch_size=5, advance=counts.append)
-    assert same(found, see(Resident(load_model(glm, "float32", CPU)), glm, batch_size=2))
+    assert same(found, see(Resident(load_model(read_checkpoint(glm), "float32", CPU)), glm, batch_size=2))
     assert sum(counts) == passes.steps(23) and min(counts) < 0
     assert capsys.readouterr().err.splitlines() == [
         "Out of memory: beginning anew with 3 prompts a batch",
@@ -217,5 +221,7 @@ def test_numbers_that_are_none_in_the_embeddings_are_passed_on(tmp_path: Path) -
     save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
     prompts = [[7, 8, 9], [8, 9, 10]]
     found = look(streamed(tmp_path), {}, prompts, -1, 2, lambda _: None).stream
-    expected = look(Resident(load_model(tmp_path, "float32", CPU)), {}, prompts, -1, 2, lambda _: None).stream
+    expected = look(
+        Resident(load_model(read_checkpoint(tmp_path), "float32", CPU)), {}, prompts, -1, 2, lambda _: None
+    ).stream
     assert found.isnan().any() and torch.equal(found.nan_to_num(5), expected.nan_to_num(5))

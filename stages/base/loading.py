@@ -1,0 +1,159 @@
+"""Whether transformers makes a whole model of a checkpoint, and of these very tensors: told from headers, without any
+weight in memory.
+
+transformers initialises at random what a checkpoint lacks, and reads one of two tensors that it has for one parameter:
+either would be measured in silence.
+"""
+
+import contextlib
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import (
+    WeightConverter,
+    WeightRenaming,
+    WeightTransform,
+    convert_and_load_state_dict_in_model,
+    dot_natural_key,
+    rename_source_key,
+)
+from transformers.modeling_utils import LoadStateDictConfig
+
+from schemas.wording import shorten
+from stages.base.stage import StageError
+from stages.base.weights import FLOATS, Checkpoint, Tensor
+
+_META = torch.device("meta")
+_DTYPES = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+_MEND = "name a whole copy of the model"
+
+
+@contextlib.contextmanager
+def exactly(checkpoint: Checkpoint) -> Iterator[Path]:
+    """A folder with the files of a checkpoint and no others, as links, until the block ends: beside an index other
+    weights may lie, which libraries prefer."""
+    with tempfile.TemporaryDirectory(prefix="excise-") as place:
+        # The name is the model's: libraries keep code of a model's under it.
+        folder = Path(place) / checkpoint.folder.name
+        for path in checkpoint.files:
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).symlink_to((checkpoint.folder / path).resolve())
+        yield folder
+
+
+def check_loads(model: PreTrainedModel, tensors: Mapping[str, Tensor], where: str) -> list[str]:
+    """Load tensors without content into a model without weights, as transformers loads the true ones.
+
+    Args:
+        model: on the meta device; its parameters are replaced.
+        where: the model's name or folder, for errors.
+
+    Returns:
+        The tensors that transformers leaves in the file.
+
+    Raises:
+        StageError: a parameter is left without a value, or has two, or one of another shape or of no float type.
+    """
+    transforms: list[Any] = get_model_conversion_mapping(model)
+    targets = _targets(model, tensors, transforms)
+    _refuse_twins(targets, where)
+    there = model.state_dict()
+    for name, (target, _) in targets.items():
+        if there[target].is_floating_point() and tensors[name].dtype not in FLOATS:
+            raise StageError(
+                f"{where}: {name} is stored as {tensors[name].dtype}, which transformers would take for plain numbers; "
+                "name a copy of the model in bfloat16, float16 or float32"
+            )
+    found, _ = convert_and_load_state_dict_in_model(
+        model,
+        {name: _without_content(tensor) for name, tensor in tensors.items()},
+        LoadStateDictConfig(
+            device_map={"": _META},
+            dtype=model.dtype,
+            dtype_plan=model._get_dtype_plan(model.dtype),
+            weight_mapping=transforms,
+        ),
+    )
+    model.tie_weights(missing_keys=found.missing_keys, recompute_mapping=False)
+    model._adjust_missing_and_unexpected_keys(found)
+    refuse_incomplete(where, found.missing_keys, found.mismatched_keys, found.conversion_errors)
+    return sorted(found.unexpected_keys)
+
+
+def refuse_incomplete(
+    where: str,
+    missing: Iterable[str],
+    mismatched: Iterable[tuple[str, Sequence[int], Sequence[int]]],
+    failed: Mapping[str, str],
+) -> None:
+    """Raises `StageError` unless each parameter got its value, as transformers' loading report tells.
+
+    Args:
+        mismatched: parameters with the shapes that file and config give them.
+        failed: by parameter, the traceback of what could not be converted.
+    """
+    for name, in_file, in_memory in sorted(mismatched):
+        raise StageError(
+            f"{where}: {name} has the shape {list(in_file)}, where its config.json says {list(in_memory)}; {_MEND}"
+        )
+    for name, trace in sorted(failed.items()):
+        # What was raised is in its last line but one, before a line of what was converted.
+        raise StageError(f"{where}: {name} could not be loaded: {shorten(trace.splitlines()[-2], 150)}; {_MEND}")
+    if names := sorted(missing):
+        raise StageError(
+            f"{where} does not hold {listed(names)}, which transformers would fill with random numbers; {_MEND}"
+        )
+
+
+def names_in_memory(
+    model: PreTrainedModel, tensors: Iterable[str], transforms: Sequence[WeightTransform]
+) -> dict[str, str]:
+    """By its name in the files, what a tensor becomes, or becomes a part of, in memory. Of several targets, the first.
+    Tensors that the model has no place for are left out."""
+    return {name: target for name, (target, _) in _targets(model, tensors, transforms).items()}
+
+
+def _targets(
+    model: PreTrainedModel, tensors: Iterable[str], transforms: Sequence[WeightTransform]
+) -> dict[str, tuple[str, str | None]]:
+    """The same, with the pattern by which a conversion takes the tensor; None where it is renamed at most."""
+    renamings = [each for each in transforms if isinstance(each, WeightRenaming)]
+    converters = [each for each in transforms if isinstance(each, WeightConverter)]
+    there = model.state_dict()
+    found = {}
+    for name in sorted(tensors, key=dot_natural_key):
+        renamed, pattern = rename_source_key(name, renamings, converters, model.base_model_prefix, there)
+        if renamed not in there and name in there:
+            renamed, pattern = rename_source_key(name, [], [], model.base_model_prefix, there)
+        if renamed in there:
+            found[name] = renamed, pattern
+    return found
+
+
+def listed(names: Sequence[str]) -> str:
+    """Some names, and how many there are beside them."""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(shorten(name, 80) for name in names[:3]) + more
+
+
+def _refuse_twins(targets: Mapping[str, tuple[str, str | None]], where: str) -> None:
+    """Two tensors may make one parameter only where a conversion joins them; elsewhere one of them is not read."""
+    first: dict[tuple[str, str | None], str] = {}
+    plain = {target: name for name, (target, pattern) in targets.items() if pattern is None}
+    for name, (target, pattern) in targets.items():
+        # A pattern with a star takes a tensor of each expert.
+        is_one_of_many = pattern is not None and "*" in pattern
+        twin = name if is_one_of_many else first.setdefault((target, pattern), name)
+        if pattern is not None:
+            twin = plain.get(target, twin)
+        if twin != name:
+            raise StageError(f"{where}: {twin} and {name} are two names of one tensor; keep one set of names")
+
+
+def _without_content(tensor: Tensor) -> torch.Tensor:
+    return torch.empty(tensor.shape, dtype=_DTYPES.get(tensor.dtype, torch.int64), device=_META)

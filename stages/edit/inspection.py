@@ -1,0 +1,179 @@
+"""Whether a model can be measured, edited and judged, told from its config.json and the headers of its weights."""
+
+import re
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from schemas.layout import Layout, ModelLayout, layouts, matcher
+from schemas.wording import shorten
+from stages.base.loading import check_loads, listed
+from stages.base.manifest import read_config_file, refuse_quantized
+from stages.base.models import read_model_config, without_weights
+from stages.base.stage import StageError
+from stages.base.weights import Checkpoint, Tensor, same_bytes
+from stages.edit.layout import as_named, check_layout, embedding_and_head
+
+_OTHER_FILES = {
+    "transformers_weights": "has transformers read other weights than those that are edited",
+    "configuration_files": "has transformers read another config.json, chosen by its version",
+}
+"""Keys of config.json by which transformers would read other files than ours do."""
+
+_KERNELS = ("attn_implementation", "_attn_implementation", "experts_implementation", "_experts_implementation")
+_COUNTS = re.compile(r"(?:num|n)_(?:\w+_)?(?:layers?|experts?|blocks?)|depth")
+"""Keys that have so many modules made."""
+
+_SIZES = ("num_hidden_layers", "hidden_size", "vocab_size", "num_attention_heads")
+_EXTRA_LAYERS = ("num_nextn_predict_layers", "num_mtp_modules")
+"""Keys that count layers for multi-token prediction, which follow those in use."""
+
+_CHOSEN = ("num_experts_per_tok", "top_k_experts", "moe_topk")
+
+
+def inspect(
+    folder: Path, tensors: Mapping[str, Tensor], files: Collection[str], dtype: str, name: str | None = None
+) -> ModelLayout:
+    """The layout of the model in a folder; of its weights nothing but the headers is read.
+
+    Args:
+        files: the names of the model's files, as far as they are known.
+        dtype: a torch name, or `auto`.
+        name: of the model, for errors; the folder's where it has no other.
+
+    Raises:
+        StageError: it cannot be measured, edited or judged as it is, and why.
+    """
+    where = name or str(folder)
+    written = read_config_file(folder)
+    _refuse_what_reads_elsewhere(folder, written, files)
+    _refuse_more_than_is_there(folder, written, tensors)
+    refuse_quantized(where, written, tensors)
+    # Before transformers is asked, whose error for a type that it does not know either is of no use here.
+    part = written.get("text_config", written)
+    if isinstance(part, Mapping) and isinstance(part.get("model_type"), str):
+        _family(where, part["model_type"])
+    config = read_model_config(folder)
+    text = config.get_text_config()
+    family = _family(where, text.model_type)
+    _refuse_degenerate(folder, family, text)
+
+    model = without_weights(folder, "float32" if dtype == "auto" else dtype)
+    unread = check_loads(model, tensors, where)
+    multiplier = family.residual_multiplier
+    layout = ModelLayout(
+        model_type=text.model_type,
+        layers=text.num_hidden_layers,
+        hidden_size=text.hidden_size,
+        experts=_experts(family, text),
+        residual_multiplier=1.0 if multiplier is None else float(getattr(text, multiplier)),
+        tied=_is_tied(model),
+        family=as_named(family, tensors),
+    )
+    extra = max(int(getattr(text, key, None) or 0) for key in _EXTRA_LAYERS)
+    if left := [name for name in unread if not _may_be_unread(name, layout, extra, is_alone=text is config)]:
+        raise StageError(
+            f"{where}: transformers has no place for {listed(left)}, so they would not be measured; remove them, or "
+            "name a copy of the model that it loads whole"
+        )
+    check_layout(layout, tensors)
+    return layout
+
+
+def settled(layout: ModelLayout, checkpoint: Checkpoint) -> ModelLayout:
+    """The layout once the weights are there: where a file holds both of two tied tensors, transformers ties them only
+    if they are equal."""
+    embedding, head = embedding_and_head(layout, checkpoint.tensors)
+    if layout.tied and head is not None and not same_bytes(checkpoint, embedding, head):
+        return layout.model_copy(update={"tied": False})
+    return layout
+
+
+def _refuse_what_reads_elsewhere(folder: Path, written: Mapping[str, Any], files: Collection[str]) -> None:
+    for key, why in _OTHER_FILES.items():
+        if written.get(key):
+            raise StageError(f"{folder / 'config.json'}: {key} {why}; remove it")
+    for part in _mappings(written):
+        for key in _KERNELS:
+            if "/" in str(part.get(key, "")):
+                named = shorten(str(part[key]), 80)
+                raise StageError(
+                    f"{folder / 'config.json'}: {key} fetches code from {named}, which nothing pins; remove it"
+                )
+    if "adapter_config.json" in files:
+        raise StageError(
+            f"{folder / 'adapter_config.json'}: the folder holds an adapter, which transformers would add to the "
+            "weights; merge it (PEFT's merge_and_unload), and name the merged model's folder"
+        )
+
+
+def _refuse_more_than_is_there(folder: Path, written: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Before so many modules are made: layers and experts are no more than there are tensors, or rows of a tensor."""
+    there = max((len(tensors), *(size for tensor in tensors.values() for size in tensor.shape)), default=0)
+    for part in _mappings(written):
+        for key, value in part.items():
+            if _COUNTS.fullmatch(key) and isinstance(value, int) and value > there:
+                raise StageError(
+                    f"{folder / 'config.json'}: {key} is {shorten(str(value), 20)}, more than its weights "
+                    "hold; correct it, or name a whole copy of the model"
+                )
+
+
+def _mappings(value: Any) -> Iterator[Mapping[str, Any]]:
+    """A mapping and those within it."""
+    if isinstance(value, Mapping):
+        yield value
+        for inner in value.values():
+            yield from _mappings(inner)
+
+
+def _family(where: str, model_type: str) -> Layout:
+    if model_type not in layouts():
+        known = ", ".join(sorted(layouts()))
+        raise StageError(
+            f"{where}: the layout of model type {shorten(model_type, 60)!r} is unknown, so it cannot be edited; "
+            f"docs/architectures.md says how to add one; known: {shorten(known, 150)}"
+        )
+    return layouts()[model_type]
+
+
+def _refuse_degenerate(folder: Path, family: Layout, text: Any) -> None:
+    for key in _SIZES:
+        value = getattr(text, key, None)
+        if type(value) is not int or value < 1:
+            raise StageError(
+                f"{folder / 'config.json'}: {key} is {shorten(repr(value), 40)}, and must be a whole number of at "
+                "least 1; correct it, or name another copy of the model"
+            )
+    experts = _experts(family, text)
+    for key in _CHOSEN:
+        chosen = getattr(text, key, None)
+        if experts and chosen is not None and not (type(chosen) is int and 1 <= chosen <= experts):
+            raise StageError(
+                f"{folder / 'config.json'}: {key} is {shorten(repr(chosen), 40)}, and there are {experts} experts; "
+                "correct it, or name another copy of the model"
+            )
+
+
+def _experts(family: Layout, text: Any) -> int | None:
+    found = next((getattr(text, key) for key in family.expert_count if getattr(text, key, None) is not None), None)
+    return found if type(found) is int else None
+
+
+def _is_tied(model: PreTrainedModel) -> bool:
+    head = model.get_output_embeddings()
+    names = {name for name, module in model.named_modules() if module is head}
+    return any(f"{name}.weight" in pair for name in names for pair in model.all_tied_weights_keys.items())
+
+
+def _may_be_unread(name: str, layout: ModelLayout, extra: int, is_alone: bool) -> bool:
+    """Whether a tensor is of one of the extra layers that are not in use, or of a part of the model that has nothing to
+    do with text."""
+    for prefix in map(matcher, layout.family.layers):
+        if match := prefix.match(name):
+            return layout.layers <= int(match["layer"]) < layout.layers + extra
+    if name.startswith(layout.family.spare):
+        return True
+    return not is_alone and name not in (*layout.family.embeddings, *layout.family.heads)
