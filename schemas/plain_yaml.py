@@ -34,7 +34,7 @@ def read_text(path: Path, name: str) -> str:
     """The text of a file; `name` is what errors call it. Raises `ParamsError`."""
     try:
         if path.exists() and not path.is_file():  # a pipe would be waited for
-            raise ParamsError(name, "is not a file")
+            raise ParamsError(name, "cannot be read: it is not a file")
         with open(path, "rb") as file:
             data = file.read(LARGEST_FILE + 1)
     except FileNotFoundError:
