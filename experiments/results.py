@@ -1,6 +1,5 @@
 """What experiments found: read from their commits, and written into their file's document as tables."""
 
-import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from schemas.experiments import Column, Experiments, Planned
 from schemas.params import parse
 from schemas.plain_yaml import read_text
 from schemas.wording import printable
+from stages.base.artifacts import MAPPING, parse_document
 from stages.base.files import write_text
 from stages.base.git import file_of
 
@@ -87,7 +87,8 @@ def _row(
     if not is_of(revision, planned):
         failures.append(f"{planned.name}: ran with other parameters; was {PARAMS} changed meanwhile?")
         return Row(planned.title, planned.arguments, None)
-    values = tuple(value_of(json.loads(metrics), column.metric) for column in columns)
+    measured = parse_document(MAPPING, metrics, f"{METRICS} of {revision[:12]}", "run the experiment again")
+    values = tuple(value_of(measured, column.metric) for column in columns)
     return Row(planned.title, planned.arguments, values)
 
 

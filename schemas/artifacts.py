@@ -178,7 +178,7 @@ class EditRecord(Document):
         description="prefixes of layers that are not in use (multi-token prediction); copied"
     )
     left_out: list[str] = Field(description="files of the base that hold other copies of its weights; not copied")
-    files: list[FileDigest] = Field(description="every other file of the folder, sorted by path")
+    files: list[FileDigest] = Field(description="every other file of the folder but edit.json.sha256, sorted by path")
 
 
 class PlanRow(Document):

@@ -1,9 +1,9 @@
 """`artifacts/diagnosis.json`: what explains a model before it is edited. Projections are in the units of the stream,
 log-odds and KL in nats, and every difference is harmful minus harmless. Null where a number does not exist."""
 
-from typing import Any
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, TypeAdapter
 
 from schemas.artifacts import Document
 
@@ -163,3 +163,56 @@ class Diagnosis(Document):
     scales: list[ScalePart]
     left_out: float = Field(description="of the difference in the last measurement, what no rule covers")
     recommendation: Recommendation
+
+
+Side = Literal["harmful", "harmless"]
+
+
+class _Writer(Document):
+    layer: int
+    writer: str
+    difference: float
+    effect: float
+
+
+class _Expert(Document):
+    layer: int
+    expert: int
+    prompts: Side
+    share: float
+
+
+class _Range(Document):
+    first: int
+    last: int
+    refusal: float
+    kl: float
+
+
+class _Stream(Document):
+    measurement: int
+    prompts: Side
+    projection: float
+
+
+class _Scale(Document):
+    scale: float
+    prediction: Literal["direct", "simulated"]
+    remainder: float | None
+
+
+class _Projection(Document):
+    model: Literal["base", "edited"]
+    prompts: Side
+    projection: float
+
+
+PLOTS: dict[str, TypeAdapter[list[Any]]] = {
+    "writers": TypeAdapter(list[_Writer]),
+    "experts": TypeAdapter(list[_Expert]),
+    "coverage": TypeAdapter(list[_Range]),
+    "stream": TypeAdapter(list[_Stream]),
+    "scales": TypeAdapter(list[_Scale]),
+    "projections": TypeAdapter(list[_Projection]),
+}
+"""What each `artifacts/plots/*.json` holds: the records that pictures are drawn from."""

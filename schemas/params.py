@@ -770,12 +770,13 @@ def read_section(section: type[S], path: Path) -> S:
     Raises:
         ParamsError: it is missing, or not what this version of the code writes.
     """
-    text = plain_yaml.read_text(path, str(path))
+    name, again = str(path), "`python -m stages.params` writes it anew"
     try:
-        document = json.loads(text)
-    except ValueError:
-        raise ParamsError(str(path), "is not JSON; `python -m stages.params` writes it anew") from None
-    return _validated(section, document, str(path))
+        return _validated(section, json.loads(plain_yaml.read_text(path, name)), name)
+    except ParamsError as error:
+        raise ParamsError(name, f"{str(error).removeprefix(f'{name}: ')}; {again}") from None
+    except (ValueError, RecursionError):
+        raise ParamsError(name, f"is not JSON; {again}") from None
 
 
 def _canonical(document: BaseModel) -> str:

@@ -18,6 +18,9 @@ from schemas.wording import ParamsError, shorten, show
 MOST_CHARACTERS = 256 * 1024
 """A rule for each layer of a large model takes a tenth of it."""
 
+LARGEST_FILE = 8 * 2**20
+"""Bytes of any file that is read as text here: documents are longer than parameters."""
+
 MOST_VALUES = 50_000
 """Counted with aliases followed: nine lines of YAML can stand for a billion values."""
 
@@ -30,11 +33,16 @@ _DUPLICATE = re.compile(r'found duplicate key "(.*)" with value ', re.DOTALL)
 def read_text(path: Path, name: str) -> str:
     """The text of a file; `name` is what errors call it. Raises `ParamsError`."""
     try:
-        data = path.read_bytes()
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise ParamsError(name, "cannot be read: it is not a file")
+        with open(path, "rb") as file:
+            data = file.read(LARGEST_FILE + 1)
     except FileNotFoundError:
         raise ParamsError(name, f"there is no such file in {path.absolute().parent}") from None
     except OSError as error:
         raise ParamsError(name, f"cannot be read: {error.strerror}") from None
+    if len(data) > LARGEST_FILE:
+        raise ParamsError(name, f"has more than {LARGEST_FILE} bytes")
     try:
         return data.decode()
     except UnicodeDecodeError as error:

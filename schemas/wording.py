@@ -48,7 +48,10 @@ def shorten(text: str, length: int = _SHOWN) -> str:
 
 def show(value: object) -> str:
     """A value as it would stand in the file, on one line and not too long."""
-    return shorten(printable(json.dumps(value, ensure_ascii=False, default=str)))
+    try:
+        return shorten(printable(json.dumps(value, ensure_ascii=False, default=str)))
+    except ValueError:  # Python writes no integer of more than 4,300 digits, as 0xf… can be
+        return "a number of thousands of digits"
 
 
 def dotted(key: Key) -> str:

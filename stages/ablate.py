@@ -3,20 +3,18 @@
 import sys
 from pathlib import Path
 
-from safetensors.torch import load_file
-
-from schemas.artifacts import DirectionStatistics, EditRecord, ExpertUse, FileDigest
+from schemas.artifacts import EditRecord, FileDigest
 from schemas.params import Ablate, read_section
 from stages.base.device import chosen_device
-from stages.base.digests import sha256_of
+from stages.base.digests import sha256_line, sha256_of
 from stages.base.files import whole_folder, write_json, write_text
 from stages.base.manifest import base_checkpoint, base_folder, read_layout, read_manifest, verify
 from stages.base.progress import progress
 from stages.base.stage import StageError, run_stage
-from stages.base.weights import CARD, EDIT_RECORD
+from stages.base.weights import CARD, EDIT_DIGEST, EDIT_RECORD
 from stages.edit.checkpoint import read_vector, write_edited
-from stages.edit.directions import Measured
 from stages.edit.layout import spare_layers
+from stages.edit.measured import read_directions, read_use
 from stages.edit.pairing import make_pairs
 from stages.edit.plan import make_plan, summary
 from stages.edit.shifts import make_shifts, summary_of_shifts
@@ -36,18 +34,14 @@ def main() -> None:
     params = read_section(Ablate, ARTIFACTS / "params/ablate.json")
     manifest, folder = read_manifest(), base_folder()
     base = base_checkpoint(folder, manifest)
-    statistics = DirectionStatistics.model_validate_json((ARTIFACTS / "directions.json").read_text())
-    reasons = [row.reason for row in statistics.measurements]
     layout = read_layout()
-    plan = make_plan(params, layout, base.tensors, reasons)
-    use = ExpertUse.model_validate_json((ARTIFACTS / "expert_use.json").read_text())
-    shifts = make_shifts(params, layout, base.tensors, odds_by_layer(use))
+    statistics, measured = read_directions(ARTIFACTS, layout)
+    plan = make_plan(params, layout, base.tensors, [row.reason for row in statistics])
+    shifts = make_shifts(params, layout, base.tensors, odds_by_layer(read_use(ARTIFACTS, layout)))
     rows = [*summary(plan, base.tensors), *summary_of_shifts(shifts, base.tensors)]
     spare = spare_layers(layout, base.tensors)
     device = chosen_device()
     verify(folder, manifest)
-    stored = load_file(ARTIFACTS / "directions.safetensors")
-    measured = Measured(stored["directions"], stored["harmless_mean"])
     pairs = make_pairs(plan, params, measured, lambda name: read_vector(base, name))
     if only_plan:
         print_plan(rows, spare, base.left_out)
@@ -84,6 +78,7 @@ def main() -> None:
             ],
         )
         write_json(partial / EDIT_RECORD, record)
+        write_text(partial / EDIT_DIGEST, sha256_line(partial / EDIT_RECORD))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ def main() -> None:
     files = sorted(path for path in folder.iterdir() if path.is_file() and not path.is_symlink())
     api, graphql = setting("GITHUB_API_URL"), setting("GITHUB_GRAPHQL_URL")
     with GitHub(setting("GITHUB_REPOSITORY"), setting("GITHUB_TOKEN"), api, graphql) as github:
-        print(github.release(tag, (folder / CARD).read_text(), files))
+        print(github.release(tag, (folder / CARD).read_text(errors="replace"), files))
 
 
 if __name__ == "__main__":

@@ -9,10 +9,9 @@ import argparse
 import re
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from schemas.evidence import ChangedSample, TaskChanges
 from schemas.gitops import SampleFile
+from stages.base.artifacts import read_document
 from stages.base.files import write_json, write_text
 from stages.base.stage import StageError, run_stage
 from stages.gitops.difference import difference
@@ -82,11 +81,7 @@ def written_samples(path: Path, most: int) -> list[TaskChanges]:
     """
     if path.is_symlink() or not path.is_file() or path.stat().st_size > LARGEST:
         raise StageError(f"{path} is no file of less than {LARGEST // 2**20} MiB, as --write-samples writes it")
-    try:
-        return _first(SampleFile.model_validate_json(path.read_bytes()).tasks, most)
-    except ValidationError as error:
-        message = error.errors(include_url=False)[0]["msg"]
-        raise StageError(f"{path} is not what --write-samples writes: {message}") from None
+    return _first(read_document(SampleFile, path, "write it again with --write-samples").tasks, most)
 
 
 def _from_results(folder: Path) -> list[TaskChanges]:

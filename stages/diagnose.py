@@ -6,9 +6,6 @@ Everything is tried on prompts that were not measured, in forward passes of the 
 import json
 from pathlib import Path
 
-from safetensors.torch import load_file
-
-from schemas.artifacts import DirectionStatistics, ExpertUse
 from schemas.params import Ablate, read_section
 from stages.base.device import placement
 from stages.base.files import write_json, write_text
@@ -22,7 +19,7 @@ from stages.diagnosis.explanation import STEPS, explain
 from stages.diagnosis.plots import plots
 from stages.diagnosis.refusal import Questions
 from stages.diagnosis.trials import Bench
-from stages.edit.directions import Measured
+from stages.edit.measured import read_directions, read_use
 from stages.residual.odds import odds_by_layer
 
 ARTIFACTS = Path("artifacts")
@@ -33,9 +30,8 @@ def main() -> None:
     """Explain the base model, and write it down for programs and for pictures."""
     params = read_section(Ablate, ARTIFACTS / "params/ablate.json")
     manifest, folder, chat = read_manifest(), base_folder(), read_format()
-    statistics = DirectionStatistics.model_validate_json((ARTIFACTS / "directions.json").read_text()).measurements
-    use = ExpertUse.model_validate_json((ARTIFACTS / "expert_use.json").read_text())
-    stored = load_file(ARTIFACTS / "directions.safetensors")
+    layout = read_layout()
+    (statistics, measured), use = read_directions(ARTIFACTS, layout), read_use(ARTIFACTS, layout)
     verify(folder, manifest)
     base = base_checkpoint(folder, manifest)
     tokenizer, model = load_tokenizer(folder, chat.date), load_model(base, manifest.dtype, placement())
@@ -43,10 +39,10 @@ def main() -> None:
         tokenize(tokenizer, read_prompts(f"{side}_held_out"), chat) for side in ("harmful", "harmless")
     )
     bench = Bench(
-        layout=read_layout(),
+        layout=layout,
         base=base,
         reasons=[row.reason for row in statistics],
-        measured=Measured(stored["directions"], stored["harmless_mean"]),
+        measured=measured,
         log_odds=odds_by_layer(use),
         questions=Questions(model, harmful, harmless),
     )

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from lm_eval.api.model import LM
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from transformers import PreTrainedModel
 
 from schemas.artifacts import ChatFormat, ModelManifest, Prompt, PromptsManifest
 from schemas.evidence import Results, Sample
 from schemas.params import Evaluate, read_section
+from stages.base.artifacts import read_document
 from stages.base.device import placement
 from stages.base.digests import sha256_of
 from stages.base.files import write_bytes, write_json, write_text
@@ -26,7 +27,14 @@ from stages.base.tokenizer import load_tokenizer
 from stages.base.weights import read_checkpoint
 from stages.evidence.backends import Transformers, require_vllm, with_vllm
 from stages.evidence.catalogue import Asked, load_tasks
-from stages.evidence.drift import DESCRIBED, Predictions, drift_samples, drift_values, greedy_answers, predictions
+from stages.evidence.drift import (
+    DESCRIBED,
+    drift_samples,
+    drift_values,
+    greedy_answers,
+    predictions,
+    read_predictions,
+)
 from stages.evidence.harness import ask_all
 from stages.evidence.judges.choice import chosen_judge
 from stages.evidence.judging import judged, opens_reasoning
@@ -102,7 +110,7 @@ def refuse_descriptions(tasks: list[Asked], tokenizer: Any, chat: ChatFormat) ->
 
 def measured() -> Measured:
     """What must not be judged: the prompts that the direction was measured on, and those that edits were tried on."""
-    manifest = PromptsManifest.model_validate_json(PROMPTS_MANIFEST.read_text())
+    manifest = read_document(PromptsManifest, PROMPTS_MANIFEST)
     return measured_prompts(
         {
             f"prompts.{side}: {origin.source}": [*read_prompts(side), *read_prompts(f"{side}_held_out")]
@@ -132,7 +140,7 @@ def what_answers_depend_on(
 def first_batch(side: str, params: Evaluate) -> int:
     """The batch to begin with: the edited model is asked in the base's, so that padding is the same for both."""
     if side == "ablated":
-        return Results.model_validate_json((RESULTS / "base/results.json").read_text()).batch_size
+        return read_document(Results, RESULTS / "base/results.json").batch_size
     return FIRST_BATCH if params.batch_size == "auto" else params.batch_size
 
 
@@ -157,7 +165,7 @@ def follow_base(side: str, model: PreTrainedModel, tokenizer: Any, chat: ChatFor
             found = predictions(model, prompts, answers, batch_size, advance)
         write_bytes(PREDICTIONS, save(found.tensors()))
         return []
-    base = Predictions(**load_file(PREDICTIONS))
+    base = read_predictions(PREDICTIONS)
     answers = base.answers()
     with progress("Follow the base", len(prompts), "prompts") as advance:
         found = predictions(model, prompts, answers, batch_size, advance, base.likely())

@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 from schemas.evidence import GateVerdicts
+from stages.base.artifacts import read_document
 from stages.base.stage import StageError, run_stage
 from stages.rendering.terminal import print_gates
 
@@ -12,9 +13,7 @@ GATES = Path("gates.json")
 
 def main() -> None:
     """Read what the report stage wrote."""
-    if not GATES.is_file():
-        raise StageError(f"{GATES} is not there; `dvc repro` makes it")
-    verdicts = GateVerdicts.model_validate_json(GATES.read_text())
+    verdicts = read_document(GateVerdicts, GATES)
     print_gates(verdicts)
     if verdicts.verdict == "fail" and sys.argv[1:] != ["--show"]:
         failed = ", ".join(gate.metric for gate in verdicts.gates if gate.verdict == "fail")

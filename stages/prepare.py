@@ -92,7 +92,7 @@ def pin_of_hub(
 def train_unless_made(organism: Organism) -> None:
     """Train the organism into `models/base`, if what lies there was not made by this very recipe."""
     recipe = recipe_digest(organism)
-    if RECIPE.is_file() and RECIPE.read_text().strip() == recipe:
+    if RECIPE.is_file() and RECIPE.read_bytes().strip() == recipe.encode():
         return
     # Slow to import, and needed only here.
     from stages.organism.training import save, train

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from schemas.evidence import GateVerdicts
+from stages.base.artifacts import parse_document
 from stages.base.git import commit_of
 from stages.base.stage import StageError, run_stage
 from stages.comment import MOST_SAMPLES, written_samples
@@ -51,7 +52,7 @@ def main() -> None:
     handover = Path(sys.argv[1])
     run = the_run()
     files = accept(handover)
-    gates = GateVerdicts.model_validate_json(files["gates.json"])
+    gates = parse_document(GateVerdicts, files["gates.json"], "gates.json", "run `dvc repro` on the branch")
 
     credentials = header(run.token, run.server)
     fetch(PROJECT, run.commit, credentials)

@@ -1,7 +1,7 @@
 """What a release of an edited model consists of: `python -m stages.release TAG OUT --model DIR [--locked]`.
 
-OUT gets `edit.json`, `card.md`, and `report.html` where it can be had. DIR is the model, as `stages.model` writes it;
-where there is nothing yet, it is brought back.
+OUT gets `edit.json` with its digest, `card.md`, and `report.html` where it can be had. DIR is the model, as
+`stages.model` writes it; where there is nothing yet, it is brought back.
 """
 
 import argparse
@@ -11,11 +11,10 @@ from pathlib import Path
 from stages.base.files import whole_folder, write_bytes, write_text
 from stages.base.git import commit_of
 from stages.base.stage import run_stage
-from stages.base.weights import EDIT_RECORD
 from stages.gitops.models import bring_back, bring_report, check_recorded, is_free, refuse_full
 from stages.gitops.processes import stoppable
 from stages.gitops.recorded import recorded_at
-from stages.gitops.releasing import gather
+from stages.gitops.releasing import gather, own_files
 from stages.rendering.release import render_release
 
 
@@ -42,7 +41,8 @@ def main() -> None:
             release = gather(
                 clone, commit, asked.tag, asked.model, recorded.model, origin, asked.locked, report is not None
             )
-            shutil.copyfile(asked.model / EDIT_RECORD, partial / EDIT_RECORD)
+            for name in own_files(asked.model):
+                shutil.copyfile(asked.model / name, partial / name)
             write_text(partial / "card.md", render_release(release))
             if report is not None:
                 write_bytes(partial / "report.html", report)

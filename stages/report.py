@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from schemas.artifacts import ModelManifest
-from schemas.diagnosis import Diagnosis
+from schemas.diagnosis import PLOTS, Diagnosis
 from schemas.evidence import Comparison, Comparisons, GateVerdicts, TaskChanges
 from schemas.params import Ablate, Gates, read_section
+from stages.base.artifacts import read_document
 from stages.base.digests import sha256_of
 from stages.base.files import write_json, write_text
 from stages.base.manifest import read_manifest
@@ -64,7 +65,7 @@ def main() -> None:
 def read_report() -> Report:
     """Everything that the stages before this one found, compared, judged and drawn."""
     gates = read_section(Gates, ARTIFACTS / "params/gates.json")
-    plots = {path.stem: json.loads(path.read_text()) for path in sorted((ARTIFACTS / "plots").glob("*.json"))}
+    plots = {name: read_document(PLOTS[name], ARTIFACTS / f"plots/{name}.json") for name in sorted(PLOTS)}
     base, ablated = read_side(RESULTS / "base"), read_side(RESULTS / "ablated")
     measured = measure_both(base, ablated)
     return Report(
@@ -72,11 +73,11 @@ def read_report() -> Report:
         gates=judge_gates(gates.root, measured),
         changes=changes(base, ablated),
         left_out=base.results.left_out,
-        diagnosis=Diagnosis.model_validate_json((ARTIFACTS / "diagnosis.json").read_text()),
+        diagnosis=read_document(Diagnosis, ARTIFACTS / "diagnosis.json"),
         ablate=read_section(Ablate, ARTIFACTS / "params/ablate.json"),
         manifest=read_manifest(),
         directions_sha256=sha256_of(ARTIFACTS / "directions.safetensors"),
-        pictures=draw(plots),
+        pictures=draw({name: [row.model_dump() for row in rows] for name, rows in plots.items()}),
     )
 
 

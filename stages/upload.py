@@ -22,8 +22,8 @@ def main() -> None:
     token = os.environ.get("HF_TOKEN", "").strip()
     if not token:
         raise StageError("HF_TOKEN is not set; set it to a token of the Hub that may write")
-    files = check_edited(asked.folder)
-    print(f"{asked.folder} is at {upload(asked.folder, files, asked.name, token, asked.public)}")
+    check_edited(asked.folder)
+    print(f"{asked.folder} is at {upload(asked.folder, asked.name, token, asked.public)}")
 
 
 if __name__ == "__main__":

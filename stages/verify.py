@@ -3,9 +3,9 @@
 import sys
 from pathlib import Path
 
-from stages.base.edited import check_edited
+from stages.base.edited import check_edited, has_digest
 from stages.base.stage import StageError, run_stage
-from stages.base.weights import EDIT_RECORD
+from stages.base.weights import EDIT_DIGEST, EDIT_RECORD
 
 ABLATED = Path("models/ablated")
 
@@ -16,6 +16,8 @@ def main() -> None:
         raise StageError(f"name one folder, not {len(sys.argv) - 1}; put quotes around a name with spaces")
     folder = Path(sys.argv[1]) if len(sys.argv) == 2 else ABLATED
     print(f"{folder} is what its {EDIT_RECORD} says: {len(check_edited(folder))} files")
+    if not has_digest(folder):
+        print(f"{EDIT_RECORD} itself is not covered: this model is of a version that wrote no {EDIT_DIGEST}")
 
 
 if __name__ == "__main__":

@@ -13,9 +13,10 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter
 
 from schemas.artifacts import Document, FileDigest
+from stages.base.artifacts import Unreadable, read_document
 from stages.base.files import write_bytes
 from stages.base.progress import Advance, progress
 
@@ -33,6 +34,11 @@ def sha256_of(path: Path, advance: Advance = lambda _: None) -> str:
             sha256.update(chunk)
             advance(len(chunk))
     return sha256.hexdigest()
+
+
+def sha256_line(path: Path) -> str:
+    """The digest of a file as `sha256sum` writes it and `sha256sum --check` reads it, beside the file."""
+    return f"{sha256_of(path)}  {path.name}\n"
 
 
 def digests(folder: Path, files: Iterable[str], remembered: bool = False) -> list[FileDigest]:
@@ -114,6 +120,6 @@ def _read(status: os.stat_result, sha256: str) -> Read:
 def _recalled(path: Path) -> dict[str, Read]:
     """What an earlier run wrote; nothing where it cannot be read."""
     try:
-        return _KNOWN.validate_json(path.read_bytes())
-    except (OSError, ValidationError):
+        return read_document(_KNOWN, path)
+    except Unreadable:
         return {}

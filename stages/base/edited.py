@@ -1,17 +1,19 @@
 """Whether a folder holds the edited model that its edit.json says: the same files, byte for byte."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from schemas.artifacts import FileDigest
-from stages.base.digests import digests
+from stages.base.artifacts import MAPPING, open_plain, read_document
+from stages.base.digests import digests, sha256_line
 from stages.base.stage import StageError
-from stages.base.weights import EDIT_RECORD, regular_files
+from stages.base.weights import EDIT_DIGEST, EDIT_RECORD, regular_files
 
 _FILES = TypeAdapter(list[FileDigest])
+_REMEDY = "name the folder of an edited model, or fetch it again"
 
 
 @dataclass(frozen=True)
@@ -29,19 +31,28 @@ def recorded_files(folder: Path) -> list[FileDigest]:
         StageError: there is no edit.json, or none that lists files.
     """
     path = folder / EDIT_RECORD
+    record: dict[str, Any] = read_document(MAPPING, path, _REMEDY)
     try:
-        return _FILES.validate_python(json.loads(path.read_bytes())["files"])
-    except FileNotFoundError:
-        raise StageError(f"{path} is not there; name the folder of an edited model") from None
-    except (ValueError, KeyError, TypeError):
-        raise StageError(f"{path} lists no files with their digests; it is not what excise writes") from None
+        return _FILES.validate_python(record.get("files"))
+    except ValidationError:
+        raise StageError(f"{path} lists no files with their digests, as excise writes it; {_REMEDY}") from None
+
+
+def has_digest(folder: Path) -> bool:
+    """Whether edit.json's own digest lies beside it. Models of earlier versions have none."""
+    return (folder / EDIT_DIGEST).exists()
 
 
 def wrong_file(folder: Path, files: list[FileDigest]) -> WrongFile | None:
     """The first file that is not as recorded, every digest computed anew; None where all are. A file beyond those
     recorded is as wrong as one that changed."""
     recorded = {file.path: file for file in files}
-    there = set(regular_files(folder)) - {EDIT_RECORD}
+    there = set(regular_files(folder)) - {EDIT_RECORD, EDIT_DIGEST}
+    if has_digest(folder):
+        with open_plain(folder / EDIT_DIGEST, _REMEDY) as file:
+            line = sha256_line(folder / EDIT_RECORD).encode()
+            if file.read(len(line) + 1) != line:
+                return WrongFile(EDIT_RECORD, f"is not what {EDIT_DIGEST} records: one of the two changed")
     if missing := sorted(recorded.keys() - there):
         return WrongFile(missing[0], "is missing")
     if added := sorted(there - recorded.keys()):
@@ -60,5 +71,5 @@ def check_edited(folder: Path) -> list[FileDigest]:
     """
     files = recorded_files(folder)
     if wrong := wrong_file(folder, files):
-        raise StageError(f"{folder / wrong.path} {wrong.what}")
+        raise StageError(f"{folder / wrong.path} {wrong.what}; {_REMEDY}")
     return files

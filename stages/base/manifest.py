@@ -9,6 +9,7 @@ from schemas.artifacts import FileDigest, ModelManifest
 from schemas.layout import ModelLayout
 from schemas.params import Model, read_section
 from schemas.wording import shorten
+from stages.base.artifacts import read_document
 from stages.base.digests import digests
 from stages.base.quantization import quantization
 from stages.base.stage import StageError
@@ -133,12 +134,12 @@ def read_config_file(folder: Path) -> dict[str, Any]:
 
 def read_layout() -> ModelLayout:
     """The layout of the base model, as prepare left it."""
-    return ModelLayout.model_validate_json(LAYOUT.read_text())
+    return read_document(ModelLayout, LAYOUT)
 
 
 def read_manifest() -> ModelManifest:
     """The base model's manifest, as prepare left it."""
-    return ModelManifest.model_validate_json(MANIFEST.read_text())
+    return read_document(ModelManifest, MANIFEST)
 
 
 def verify(folder: Path, manifest: ModelManifest) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from schemas.artifacts import ChatFormat, Prompt, Turn
+from stages.base.artifacts import read_document, read_lines
 from stages.base.bounds import UsedUp, bounded
 from stages.base.files import write_text
 from stages.base.stage import StageError
@@ -21,14 +22,12 @@ def write_prompts(path: Path, prompts: list[Prompt]) -> None:
 
 def read_prompts(name: str) -> list[Prompt]:
     """The prompt list `name` of `artifacts/prompts/`."""
-    # Not splitlines(): a prompt may hold U+2028 and the like.
-    lines = (FOLDER / f"{name}.jsonl").read_text(encoding="utf-8").split("\n")
-    return [Prompt.model_validate_json(line) for line in lines if line]
+    return read_lines(Prompt, FOLDER / f"{name}.jsonl")
 
 
 def read_format() -> ChatFormat:
     """How prompts become chats, the same for measuring and for lm-eval."""
-    return ChatFormat.model_validate_json(FORMAT.read_text())
+    return read_document(ChatFormat, FORMAT)
 
 
 def identity(prompt: Prompt) -> tuple[str, ...]:

@@ -23,9 +23,8 @@ from stages.base.hub import hub_errors
 from stages.base.progress import Advance, progress
 from stages.base.stage import StageError
 from stages.base.weights import (
-    CARD,
-    EDIT_RECORD,
     INDEX,
+    OF_THE_EDIT,
     SINGLE,
     Tensor,
     is_weights,
@@ -45,7 +44,7 @@ def describes(path: str) -> bool:
     beside the weights."""
     folder, _, name = path.rpartition("/")
     is_text = name.endswith(_DESCRIBES) or name.upper().startswith(_TERMS)
-    return folder in _FOLDERS and is_text and not is_weights(path) and path not in (CARD, EDIT_RECORD)
+    return folder in _FOLDERS and is_text and not is_weights(path) and path not in OF_THE_EDIT
 
 
 def fetch_description(name: str, revision: str) -> Path:

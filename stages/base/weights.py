@@ -7,22 +7,31 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from schemas.wording import printable, shorten
 from stages.base.stage import StageError
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
-BYTES_PER_ELEMENT = {
-    "F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "BF16": 2, "F16": 2, "I16": 2, "U16": 2,
-    "I8": 1, "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1,
+BITS_PER_ELEMENT = {
+    "C64": 64, "F64": 64, "I64": 64, "U64": 64, "F32": 32, "I32": 32, "U32": 32, "BF16": 16, "F16": 16, "I16": 16,
+    "U16": 16, "I8": 8, "U8": 8, "BOOL": 8, "F8_E4M3": 8, "F8_E4M3FNUZ": 8, "F8_E5M2": 8, "F8_E5M2FNUZ": 8,
+    "F8_E8M0": 8, "F6_E2M3": 6, "F6_E3M2": 6, "F4": 4,
 }  # fmt: skip
+"""Every type that a safetensors file may hold. `FLOATS` are the ones that are edited."""
+LARGEST_HEADER = 16 * 2**20
+"""Bytes: those of a hundred thousand tensors. The library takes six times as many, which fill a gigabyte when read."""
+LARGEST_INDEX = 64 * 2**20
+"""Bytes: an index names the tensors of all files."""
+_LARGEST_NUMBER = 2**64  # a shape's, as the library counts
 FLOATS = ("F64", "F32", "BF16", "F16")
-"""The types that are edited."""
-_LARGEST_HEADER = 100_000_000  # the limit of the safetensors library itself
 _COMPARED_AT_ONCE = 1 << 20
 _OTHER_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf")
+_DEEPEST = 16
 _NOT_THE_MODEL = (".git", ".cache")  # a clone's history, a download's bookkeeping
 EDIT_RECORD = "edit.json"
+EDIT_DIGEST = "edit.json.sha256"
 CARD = "README.md"
+OF_THE_EDIT = (EDIT_RECORD, EDIT_DIGEST, CARD)
 """What an edited model says of itself, for programs and for people. A base's own are replaced by them."""
 
 
@@ -83,7 +92,7 @@ def read_checkpoint(folder: Path, only: Collection[str] | None = None) -> Checkp
         raise StageError(f"{index}: {named[missing[0]]} does not hold {missing[0]}; fetch the checkpoint again")
 
     others = sorted(set(regular_files(folder) if only is None else _regular(folder, only)) - set(shards))
-    others = [path for path in others if path not in (EDIT_RECORD, CARD)]
+    others = [path for path in others if path not in OF_THE_EDIT]
     # Left beside an edited checkpoint, further copies of its weights would be the unedited model.
     left_out = tuple(path for path in others if is_weights(path))
     companions = tuple(path for path in others if not is_weights(path))
@@ -94,7 +103,7 @@ def read_header(path: Path) -> dict[str, Tensor]:
     """The tensors of one safetensors file, checked against its size; reads the header alone.
 
     Raises:
-        StageError: the file is missing or is not a whole safetensors file.
+        StageError: the file is missing, or is not one that the safetensors library opens.
     """
     if not path.is_file():
         raise StageError(f"{path} is missing; fetch the checkpoint again")
@@ -103,36 +112,61 @@ def read_header(path: Path) -> dict[str, Tensor]:
     size = path.stat().st_size
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
-        if size < 8 or length > min(size - 8, _LARGEST_HEADER):
+        if size < 8 or length > size - 8:
             raise StageError(f"{path} is truncated or not a safetensors file; fetch it again")
+        if length > LARGEST_HEADER:
+            raise StageError(f"{path} has a header of {length:,} bytes, longer than any model's; fetch it again")
         text = file.read(length)
     try:
-        header = json.loads(text, object_pairs_hook=_without_duplicates)
+        header = json.loads(text.decode(), object_pairs_hook=_without_duplicates, parse_constant=_no_number)
         header.pop("__metadata__", None)
         tensors = {name: _tensor(path.name, entry, 8 + length) for name, entry in header.items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise StageError(f"{path} has a malformed safetensors header ({error}); fetch it again") from None
+        raise StageError(_malformed(path, error)) from None
 
     end = 8 + length
     for name, tensor in sorted(tensors.items(), key=lambda named: (named[1].start, named[1].stop)):
         if tensor.start != end:
-            raise StageError(f"{path}: tensor {name} overlaps another or leaves a gap; fetch the file again")
+            raise StageError(f"{path}: tensor {shorten(name)} overlaps another or leaves a gap; fetch the file again")
         end = tensor.stop
     if end != size:
         raise StageError(f"{path} is truncated: {size:,} bytes where its header tells of {end:,}; fetch it again")
+    _ask_the_library(path)
     return tensors
 
 
 def _tensor(file: str, entry: dict[str, Any], data: int) -> Tensor:
     dtype, shape, (start, stop) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
-    if not all(type(number) is int and number >= 0 for number in (*shape, start, stop)):
-        raise ValueError("shapes and offsets must be integers of at least 0")
-    elements = 1
+    if not all(type(number) is int and 0 <= number < _LARGEST_NUMBER for number in (*shape, start, stop)):
+        raise ValueError("shapes and offsets must be integers from 0 to 2^64")
+    if dtype not in BITS_PER_ELEMENT:
+        raise ValueError(f"there is no type {shorten(str(dtype))}")
+    bits = BITS_PER_ELEMENT[dtype]
     for length in shape:
-        elements *= length
-    if stop - start != elements * BYTES_PER_ELEMENT[dtype]:
+        bits *= length
+        if bits >= _LARGEST_NUMBER:
+            raise ValueError("a shape of more elements than can be counted")
+    if 8 * (stop - start) != bits:
         raise ValueError(f"{stop - start} bytes for {dtype} of shape {list(shape)}")
     return Tensor(file, dtype, shape, data + start, data + stop)
+
+
+def _ask_the_library(path: Path) -> None:
+    """Refuse whatever the safetensors library refuses: its reading of JSON is narrower than Python's, and it is what
+    reads the model elsewhere. Its reader of headers loads no tensor."""
+    # Needs numpy, which what publishes a run does without.
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy"):
+            pass
+    except (SafetensorError, OSError) as error:
+        raise StageError(_malformed(path, error)) from None
+
+
+def _malformed(path: Path, error: Exception) -> str:
+    why = shorten(printable(" ".join(str(error).split())), 120)
+    return f"{path} has a malformed safetensors header ({why or type(error).__name__}); fetch it again"
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -140,6 +174,10 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) != len(pairs):
         raise ValueError("a name stands in it twice")
     return found
+
+
+def _no_number(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON")
 
 
 def same_bytes(checkpoint: Checkpoint, one: str, other: str) -> bool:
@@ -161,17 +199,25 @@ def read_index(path: Path) -> dict[str, str]:
     Raises:
         StageError: it is no index of safetensors files, or names one elsewhere.
     """
+    if not path.is_file():
+        raise StageError(f"{path} is missing or no file; fetch it again")
+    if path.stat().st_size > LARGEST_INDEX:
+        raise StageError(f"{path} has more than {LARGEST_INDEX:,} bytes, more than any model's index; fetch it again")
     try:
-        index = json.loads(path.read_bytes(), object_pairs_hook=_without_duplicates)
-        named = dict(index["weight_map"])
-    except (ValueError, KeyError, TypeError, RecursionError):
+        index = json.loads(path.read_bytes().decode(), object_pairs_hook=_without_duplicates)
+        named = index["weight_map"]
+        pairs = named.items()
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise StageError(f"{path} is not an index of safetensors files; fetch it again") from None
-    for name, file in named.items():
+    for name, file in pairs:
         if not isinstance(file, str) or not _is_plain_name(file):
-            raise StageError(f"{path}: {name} lies in {file!r}, which is not the name of a safetensors file beside it")
+            raise StageError(
+                f"{path}: {shorten(name)} lies in {shorten(repr(file))}, which is not the name of a safetensors file "
+                "beside it"
+            )
     if not named:
         raise StageError(f"{path} names no tensor; fetch it again")
-    return named
+    return dict(named)
 
 
 def _is_plain_name(file: str) -> bool:
@@ -198,17 +244,21 @@ def _lies_within(path: Path, folder: Path) -> bool:
     repository, and these to the `blobs` that all repositories share."""
     repository = folder.parent.parent
     blobs = [repository / "blobs", repository.parent / "blobs"] if folder.parent.name == "snapshots" else []
-    return any(path.resolve().is_relative_to(place.resolve()) for place in (folder, *blobs))
+    real = os.path.realpath(path)  # which answers for a loop of links too, unlike `Path.resolve`
+    return any(Path(real).is_relative_to(os.path.realpath(place)) for place in (folder, *blobs))
 
 
 def regular_files(folder: Path) -> list[str]:
     """Every file below a model's folder, sorted, with forward slashes.
 
     Raises:
-        StageError: something is neither a file nor a folder, or is a link that leads outside.
+        StageError: something is neither a file nor a folder (as a loop of links), is a link that leads outside, or lies
+            deeper than any model's files.
     """
     found = []
-    for parent, folders, files in os.walk(folder):
+    for parent, folders, files in os.walk(folder, onerror=_cannot_be_listed):
+        if len(Path(parent).relative_to(folder).parts) > _DEEPEST:
+            raise StageError(f"{folder} has folders in folders, more than {_DEEPEST} deep; name a model's folder")
         folders[:] = sorted(name for name in folders if name not in _NOT_THE_MODEL)
         for name in (*folders, *files):
             path = Path(parent) / name
@@ -220,6 +270,10 @@ def regular_files(folder: Path) -> list[str]:
                 raise StageError(f"{path} is neither a file nor a folder; remove it")
         found += [(Path(parent) / name).relative_to(folder).as_posix() for name in files]
     return sorted(found)
+
+
+def _cannot_be_listed(error: OSError) -> None:
+    raise error
 
 
 def is_weights(path: str) -> bool:

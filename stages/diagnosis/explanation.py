@@ -33,8 +33,7 @@ from stages.diagnosis.recommendation import LIMIT, Rules, range_rule, recommend
 from stages.diagnosis.refusal import Outcome
 from stages.diagnosis.router import Routing, changed_choices, distance_of_use, share_through, split, trace_routers
 from stages.diagnosis.trials import Bench, at_scale, direct_effect, layer_ranges, targets_of, with_rules
-from stages.edit.directions import edit_direction
-from stages.edit.pairing import CannotEdit
+from stages.edit.directions import CannotEdit, edit_direction
 from stages.edit.plan import Edit
 from stages.edit.projection import Pair
 from stages.residual.odds import log_odds

@@ -11,12 +11,11 @@ from torch import Tensor
 
 from schemas.layout import ModelLayout
 from schemas.params import Ablate, Rule, Target
-from stages.base.stage import StageError
 from stages.base.weights import Checkpoint
 from stages.diagnosis.contributions import Source, Trace
 from stages.diagnosis.refusal import Outcome, Questions
 from stages.edit.checkpoint import read_vector
-from stages.edit.directions import Measured
+from stages.edit.directions import CannotEdit, Measured
 from stages.edit.pairing import make_pairs
 from stages.edit.plan import Edit, make_plan
 from stages.edit.projection import Pair
@@ -67,12 +66,12 @@ class Bench:
             return self.questions.ask()
 
     def attempt(self, ablate: Ablate) -> Outcome | None:
-        """The same, or None where the rules name nothing that this model has, or nothing that can be edited so, or
-        where the edited model answers with what is no number."""
+        """The same, or None where this model does not take such an edit, or the edited model answers with what is no
+        number. What else `plan` raises is raised: a norm that holds NaN is no edit that was not tried."""
         with ExitStack() as undo:
             try:
                 undo.enter_context(self.edited(ablate))
-            except StageError:
+            except CannotEdit:
                 return None
             outcome = self.questions.ask()
         return outcome if outcome.is_finite else None

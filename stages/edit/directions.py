@@ -12,6 +12,11 @@ from stages.edit.projection import dot, unit_vector
 _SMALLEST_REST = 1e-6
 
 
+class CannotEdit(StageError):
+    """An edit that this model does not take, though all that was read of it is sound. Where many edits are tried, such
+    a one is left out; every other `StageError` ends them."""
+
+
 @dataclass(frozen=True)
 class Measured:
     """What the measure stage left: ``[measurements, hidden]`` float64 each."""
@@ -30,7 +35,7 @@ def edit_direction(measured: Measured, measurement: float, layer: int, orthogona
             one entering the layer.
 
     Raises:
-        StageError: nothing is left of it.
+        CannotEdit: nothing is left of it.
     """
     direction = unit_vector(_between(measured.unit, measurement))
     if orthogonalize == "none":
@@ -41,7 +46,7 @@ def edit_direction(measured: Measured, measurement: float, layer: int, orthogona
     mean = unit_vector(mean)
     rest = direction - dot(direction, mean) * mean
     if dot(rest, rest) < _SMALLEST_REST**2:
-        raise StageError(
+        raise CannotEdit(
             f"params.yaml: ablate.orthogonalize: the direction of measurement {measurement:g} lies along the harmless "
             "mean; write none, or name another measurement"
         )

@@ -8,14 +8,10 @@ from torch import Tensor
 from schemas.layout import Norm, Reader, Writer
 from schemas.params import Ablate
 from stages.base.stage import StageError
-from stages.edit.directions import Measured, edit_direction
+from stages.edit.directions import CannotEdit, Measured, edit_direction
 from stages.edit.pairs import NoPair, reader_pair, writer_pair
 from stages.edit.plan import Edit
 from stages.edit.projection import Pair
-
-
-class CannotEdit(StageError):
-    """A tensor behind a norm of which the direction cannot be told apart."""
 
 
 def make_pairs(plan: Sequence[Edit], ablate: Ablate, measured: Measured, vector: Callable[[str], Tensor]) -> list[Pair]:

@@ -10,6 +10,7 @@ from schemas.layout import ModelLayout, Writer
 from schemas.params import Ablate, Rule, Target
 from stages.base.stage import StageError
 from stages.base.weights import Tensor
+from stages.edit.directions import CannotEdit
 from stages.edit.layout import Place, embedding_and_head, resolve_layer, sort_by_layer
 
 EMBEDDING: Target = "embedding"
@@ -89,7 +90,7 @@ def make_plan(
             edits += _embedding(rule, number, ablate, layout, tensors)
         if not edits:
             there = sorted({place.part.role for place in places} | {EMBEDDING})
-            raise StageError(
+            raise CannotEdit(
                 f"params.yaml: ablate.rules.{number}: the layers it names have none of {', '.join(targets)}; "
                 f"they have {', '.join(there)}"
             )
@@ -132,7 +133,7 @@ def _refuse_idle_rules(numbers: Iterable[Sequence[int]]) -> None:
     for idle in sorted({number for rules in named for number in rules} - at_work):
         later = sorted({rules[-1] for rules in named if idle in rules})
         named_again = " and ".join(f"ablate.rules.{number}" for number in later)
-        raise StageError(
+        raise CannotEdit(
             f"params.yaml: ablate.rules.{idle} does nothing: every tensor that it names is named again by "
             f"{named_again}, and later rules win; remove it, or put it last"
         )
@@ -153,7 +154,7 @@ def _edits(
     experts: tuple[int, ...] | None = None
     if rule.experts is not None:
         if place.part.role not in ("routed_experts", "expert_inputs"):
-            raise StageError(
+            raise CannotEdit(
                 f"params.yaml: ablate.rules.{number}.experts: {place.part.role} has no experts; "
                 "give such a rule targets routed_experts or expert_inputs alone"
             )
@@ -161,7 +162,7 @@ def _edits(
             return []  # a shared expert's input
         count = layout.experts or 0
         if (last := max(rule.experts)) >= count:
-            raise StageError(
+            raise CannotEdit(
                 f"params.yaml: ablate.rules.{number}.experts: there is no expert {last}; there are 0-{count - 1}"
             )
         if not fused and place.expert not in rule.experts:
@@ -193,12 +194,12 @@ def _embedding(
 ) -> list[Edit]:
     found, head = embedding_and_head(layout, tensors)
     if rule.measurement == "same":
-        raise StageError(
+        raise CannotEdit(
             f"params.yaml: ablate.rules.{number}.measurement: the embedding has no layer for `same` to mean; "
             "give the embedding a rule of its own that names a measurement"
         )
     if layout.tied and not ablate.allow_tied:
-        raise StageError(
+        raise CannotEdit(
             f"params.yaml: ablate.rules.{number}.targets: embedding: this model's output head is its embedding, so "
             "both would be edited; write allow_tied: true under ablate if that is meant"
         )
@@ -244,7 +245,7 @@ def layers_of(rule: Rule, number: int, layout: ModelLayout) -> Sequence[int]:
     if rule.layers == "all":
         return range(layout.layers)
     if (last := max(rule.layers)) >= layout.layers:
-        raise StageError(
+        raise CannotEdit(
             f"params.yaml: ablate.rules.{number}.layers: there is no layer {last}; "
             f"this {layout.model_type} model has layers 0-{layout.layers - 1}"
         )
@@ -254,7 +255,7 @@ def layers_of(rule: Rule, number: int, layout: ModelLayout) -> Sequence[int]:
 def _check_measurement(measurement: float, number: int, layout: ModelLayout, reasons: Sequence[str | None]) -> None:
     key = f"params.yaml: ablate.rules.{number}.measurement"
     if measurement > len(reasons) - 1:
-        raise StageError(
+        raise CannotEdit(
             f"{key}: there is no measurement {measurement:g}; "
             f"this {layout.model_type} model has measurements 0-{layout.layers}"
         )

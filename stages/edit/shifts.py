@@ -11,6 +11,7 @@ from schemas.layout import ModelLayout, RouterBias
 from schemas.params import Ablate
 from stages.base.stage import StageError
 from stages.base.weights import Tensor
+from stages.edit.directions import CannotEdit
 from stages.edit.layout import expert_count, sort_by_layer, variants_of
 from stages.edit.plan import layers_of
 
@@ -68,7 +69,7 @@ def make_shifts(
                 continue
             bias = variant.router_bias
             if bias is None or bias.weight not in names:
-                raise StageError(
+                raise CannotEdit(
                     f"{KEY}: the router in layer {layer} of this {layout.model_type} model has no bias; write null"
                 )
             tensor = tensors[names[bias.weight]]
@@ -80,7 +81,7 @@ def make_shifts(
             added = 0 - ablate.router_bias.strength * log_odds[layer]
             shifts.append(Shift(names[bias.weight], tensor.file, layer, bias, added))
     if not shifts:
-        raise StageError(
+        raise CannotEdit(
             f"{KEY}: the layers that the rules name have no routed experts in this {layout.model_type} model; "
             "write null"
         )

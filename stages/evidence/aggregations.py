@@ -31,6 +31,9 @@ AGGREGATIONS: dict[Aggregation, Callable[[Values], Any]] = {
 }
 """By name, as lm-eval calls them where it has them: from ``[..., samples, numbers]`` to ``[...]``."""
 
+PAIRS: tuple[Aggregation, ...] = ("ratio", "exp_ratio", "weighted_perplexity", "bits_per_byte")
+"""Those that take two numbers of each sample."""
+
 
 def as_values(metric: list[float | list[float]]) -> Values:
     """``[samples, numbers]`` of what samples hold."""

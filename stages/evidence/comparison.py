@@ -134,6 +134,8 @@ def measure_both(base: Side, ablated: Side) -> list[Measured]:
     found = []
     for group, tasks in ablated.results.metrics.items():
         for task, metrics in tasks.items():
+            if base.results.metrics.get(group, {}).get(task, {}).keys() != metrics.keys():
+                raise _not_the_same(task)
             before, after = _paired(task, base, ablated)
             for name, value in metrics.items():
                 described = ablated.results.described[task][name]
@@ -158,14 +160,20 @@ def measure_both(base: Side, ablated: Side) -> list[Measured]:
 
 
 def _paired(task: str, base: Side, ablated: Side) -> tuple[Sequence[Sample], Sequence[Sample]]:
-    before, after = base.samples[task], ablated.samples[task]
-    asked, asked_again = ([(sample.id, sample.item, sample.prompt) for sample in side] for side in (before, after))
+    before, after = base.samples.get(task, []), ablated.samples[task]
+    asked, asked_again = (
+        [(sample.id, sample.item, sample.prompt, sample.metrics.keys()) for sample in side] for side in (before, after)
+    )
     if asked != asked_again:
-        raise StageError(
-            f"results: the base and the edited model were not asked the same samples of {task}; run `dvc repro --force "
-            "evaluate@base evaluate@ablated`"
-        )
+        raise _not_the_same(task)
     return before, after
+
+
+def _not_the_same(task: str) -> StageError:
+    return StageError(
+        f"results: the base and the edited model were not asked the same samples of {task}; run `dvc repro --force "
+        "evaluate@base evaluate@ablated`"
+    )
 
 
 def _clusters(samples: Sequence[Sample]) -> NDArray[np.int64]:
@@ -233,7 +241,7 @@ def changes(base: Side, ablated: Side) -> list[TaskChanges]:
                     ablated_verdict=after.verdict,
                     metrics=moved,
                 )
-                for before, after in _one_of_each_item_first(base.samples[task], ablated.samples[task])
+                for before, after in _one_of_each_item_first(*_paired(task, base, ablated))
                 if (moved := _moved(before, after))
             ]
             changed.sort(key=lambda one: -sum(abs(new - old) for old, new in one.metrics.values()))

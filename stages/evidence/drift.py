@@ -6,6 +6,7 @@ read the same answers, and its predictions are compared token by token.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -14,6 +15,7 @@ from transformers import PreTrainedModel
 
 from schemas.artifacts import Prompt
 from schemas.evidence import Metric, Sample
+from stages.base.artifacts import read_tensors, unreadable
 from stages.base.forward import Batch, in_batches
 from stages.base.tokenizer import end_ids, padding_id
 from stages.evidence.aggregations import aggregate, as_values
@@ -63,6 +65,31 @@ class Predictions:
     def likely(self) -> list[Tensor]:
         """For each prompt ``[tokens, likely]``: what the base finds most likely."""
         return list(self.tokens.split(self.lengths.tolist()))
+
+
+def read_predictions(path: Path) -> Predictions:
+    """What the base predicted, as `Predictions.tensors` was written.
+
+    Raises:
+        StageError: it is not whole.
+    """
+    found = Predictions(
+        **read_tensors(
+            path,
+            {
+                "lengths": ("int64", (None,)),
+                "answer": ("int64", (None,)),
+                "answer_log_probability": ("float32", (None,)),
+                "tokens": ("int64", (None, None)),
+                "log_probabilities": ("float32", (None, None)),
+                "best": ("int64", (None,)),
+            },
+        )
+    )
+    counts = {len(tensor) for name, tensor in found.tensors().items() if name != "lengths"}
+    if counts != {int(found.lengths.sum())} or found.tokens.shape != found.log_probabilities.shape:
+        raise unreadable(path, "holds tensors that do not belong together")
+    return found
 
 
 @torch.inference_mode()

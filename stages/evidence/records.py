@@ -3,16 +3,39 @@
 from pathlib import Path
 
 from schemas.evidence import Results, Sample
-from stages.evidence.comparison import Side
+from stages.base.artifacts import read_document, read_lines, unreadable
+from stages.evidence.aggregations import PAIRS
+from stages.evidence.comparison import DRIFT, Side
 
 
 def read_side(folder: Path) -> Side:
-    """The metrics and all samples of one model, from `results/base` or `results/ablated`."""
-    # Not splitlines(): an answer may hold U+2028 and the like.
-    return Side(
-        results=Results.model_validate_json((folder / "results.json").read_text()),
-        samples={
-            path.stem: [Sample.model_validate_json(line) for line in path.read_text().split("\n") if line]
-            for path in sorted((folder / "samples").glob("*.jsonl"))
-        },
-    )
+    """The metrics and all samples of one model, from `results/base` or `results/ablated`.
+
+    Raises:
+        StageError: a file is missing or not whole, or they do not belong together.
+    """
+    path = folder / "results.json"
+    results = read_document(Results, path)
+    tasks = {*results.samples, *([DRIFT] if results.drift else [])}
+    samples = {task: read_lines(Sample, folder / f"samples/{task}.jsonl") for task in sorted(tasks)}
+    for task, count in results.samples.items():
+        if len(samples[task]) != count:
+            what = f"holds {len(samples[task])} samples, where {path.name} counts {count}"
+            raise unreadable(folder / f"samples/{task}.jsonl", what)
+    metrics = {task: names for group in results.metrics.values() for task, names in group.items()}
+    for task, names in {**metrics, DRIFT: results.drift}.items():
+        for name in names:
+            described = results.described.get(task, {}).get(name)
+            if described is None or task not in samples:
+                raise unreadable(path, f"does not describe {name} of {task}")
+            if described.aggregation is not None:
+                numbers = {_numbers(sample, name) for sample in samples[task]}
+                if len(numbers) > 1 or min(numbers, default=2) < (2 if described.aggregation in PAIRS else 1):
+                    raise unreadable(folder / f"samples/{task}.jsonl", f"has a sample without its {name}")
+    return Side(results=results, samples=samples)
+
+
+def _numbers(sample: Sample, name: str) -> int:
+    """How many numbers a metric has of a sample."""
+    value = sample.metrics.get(name, [])
+    return len(value) if isinstance(value, list) else 1

@@ -10,13 +10,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
+from stages.base.artifacts import Unreadable, read_document
 from stages.base.files import write_json
 from stages.evidence.catalogue import Asked
 from stages.evidence.harness import Answered
 
 FOLDER = Path(".excise/evaluate")
+LARGEST = 2**30
+"""Bytes of a task's answers."""
 LIBRARIES = ("lm-eval", "torch", "transformers")
 
 
@@ -36,8 +37,8 @@ class Finished:
     def get(self, asked: Asked) -> Answered | None:
         """What the task gave, if it was finished before; a file that is not whole counts as none."""
         try:
-            return Answered.model_validate_json(self._path(asked).read_bytes())
-        except (FileNotFoundError, ValidationError):
+            return read_document(Answered, self._path(asked), largest=LARGEST)
+        except Unreadable:
             return None
 
     def put(self, asked: Asked, answered: Answered) -> None:

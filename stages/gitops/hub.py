@@ -6,9 +6,8 @@ import httpx2
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-from schemas.artifacts import FileDigest
 from stages.base.stage import StageError
-from stages.base.weights import EDIT_RECORD
+from stages.base.weights import regular_files
 
 _NOT_OF_THE_MODEL = [".git/*", ".cache/*"]
 _THE_HUBS_OWN = {".gitattributes"}
@@ -19,11 +18,11 @@ _REFUSED = {
 }
 
 
-def upload(folder: Path, files: list[FileDigest], name: str, token: str, public: bool) -> str:
+def upload(folder: Path, name: str, token: str, public: bool) -> str:
     """Make a repository hold an edited model, and nothing else, in one commit.
 
     Args:
-        files: those that the folder's edit.json records, and that were checked against it.
+        folder: one that was checked against its edit.json.
         name: `owner/name` on the Hub; the repository is made where there is none.
         public: whether everybody may see it.
 
@@ -40,7 +39,7 @@ def upload(folder: Path, files: list[FileDigest], name: str, token: str, public:
         there = api.model_info(name)
         if not there.private and not public:
             raise StageError(f"{name} is public on the Hub; name another repository, or say --public")
-        expected = {EDIT_RECORD, *(file.path for file in files)} | _THE_HUBS_OWN
+        expected = {*regular_files(folder)} | _THE_HUBS_OWN
         if others := sorted({file.rfilename for file in there.siblings or []} - expected):
             raise StageError(f"{name} also holds {others[0]}, which is not of this model; name another repository")
         done = api.upload_folder(

@@ -1,11 +1,14 @@
 """The edited model of any commit again: out of the cache, from the remote, or made anew; always checked."""
 
 import hashlib
-import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
 
 from schemas.release import Origin
+from stages.base.artifacts import Unreadable, read_document
 from stages.base.edited import recorded_files, wrong_file
 from stages.base.files import whole_folder
 from stages.base.stage import StageError
@@ -21,6 +24,9 @@ STAGE = "ablate"
 REPORT = "report/report.html"
 
 Say = Callable[[str], None]
+
+_LISTED = TypeAdapter(list[dict[str, Any]])
+"""What DVC's cache holds of a folder."""
 
 
 def bring_back(clone: Path, commit: str, out: Path, locked: bool, say: Say) -> Origin:
@@ -155,10 +161,10 @@ def _environment(clone: Path, tree: Tree, place: Path, locked: bool, say: Say) -
 def _remedy(tree: Tree, md5: str, path: str) -> str:
     """What to do about a model that was changed in DVC's cache, which takes its files as they are."""
     try:
-        listed = json.loads(_cached(tree, md5).read_bytes())
-    except (OSError, ValueError):
+        listed = read_document(_LISTED, _cached(tree, md5))
+    except Unreadable:
         return ""
-    spoiled = next((_cached(tree, file["md5"]) for file in listed if file["relpath"] == path), None)
+    spoiled = next((_cached(tree, file["md5"]) for file in listed if file.get("relpath") == path), None)
     return f"; in DVC's cache it was changed: delete {spoiled}, and run again" if spoiled and spoiled.is_file() else ""
 
 

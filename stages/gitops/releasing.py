@@ -4,16 +4,17 @@ import hashlib
 from pathlib import Path
 from typing import TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
-from schemas.artifacts import EditRecord, FileDigest
+from schemas.artifacts import EditRecord
 from schemas.evidence import Comparisons, GateVerdicts
 from schemas.release import Origin, Release
-from stages.base.digests import sha256_of
+from stages.base.artifacts import open_plain, parse_document
+from stages.base.digests import digests
+from stages.base.edited import has_digest
 from stages.base.git import file_of
 from stages.base.provenance import versions
-from stages.base.stage import StageError
-from stages.base.weights import EDIT_RECORD
+from stages.base.weights import EDIT_DIGEST, EDIT_RECORD
 from stages.gitops.environments import compare_requirements
 
 Read = TypeVar("Read", bound=BaseModel)
@@ -34,7 +35,7 @@ def gather(
         StageError: the commit's files are of another version of excise.
     """
     own = folder / EDIT_RECORD
-    record = _parsed(EditRecord, own.read_text(), EDIT_RECORD, commit)
+    record = _parsed(EditRecord, open_plain(own).read(), EDIT_RECORD, commit)
     comparisons = _at(Comparisons, clone, commit, "report/comparison.json")
     lock = compare_requirements(clone, commit)
     return Release(
@@ -47,11 +48,16 @@ def gather(
         base=record.base,
         base_sha256=_sha256_as_written(record.base),
         folder_md5=md5,
-        files=[FileDigest(path=EDIT_RECORD, size=own.stat().st_size, sha256=sha256_of(own)), *record.files],
+        files=[*digests(folder, own_files(folder)), *record.files],
         rows=comparisons.rows if comparisons is not None else [],
         gates=_at(GateVerdicts, clone, commit, "gates.json"),
         report=report,
     )
+
+
+def own_files(folder: Path) -> list[str]:
+    """What the record does not list of the files of its folder."""
+    return [EDIT_RECORD, EDIT_DIGEST] if has_digest(folder) else [EDIT_RECORD]
 
 
 def _at(schema: type[Read], clone: Path, commit: str, path: str) -> Read | None:
@@ -60,14 +66,8 @@ def _at(schema: type[Read], clone: Path, commit: str, path: str) -> Read | None:
     return None if text is None else _parsed(schema, text, path, commit)
 
 
-def _parsed(schema: type[Read], text: str, path: str, commit: str) -> Read:
-    try:
-        return schema.model_validate_json(text)
-    except ValidationError:
-        raise StageError(
-            f"{path} of {commit[:12]} is not what this version of excise writes; check that commit out, and make its "
-            "release there"
-        ) from None
+def _parsed(schema: type[Read], text: str | bytes, path: str, commit: str) -> Read:
+    return parse_document(schema, text, f"{path} of {commit[:12]}", "check that commit out, and make its release there")
 
 
 def _sha256_as_written(document: BaseModel) -> str:

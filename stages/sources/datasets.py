@@ -13,6 +13,7 @@ from schemas.wording import printable, shorten
 from stages.base.hub import hub_errors
 from stages.base.stage import StageError
 from stages.sources.rows import Row, require_columns
+from stages.sources.unpacking import unpacked
 
 CARD = "README.md"
 
@@ -29,7 +30,8 @@ def dataset_rows(source: RowsSource, columns: Sequence[str]) -> list[Row]:
     found = _split(source)
     require_columns(f"{source.source} ({source.split})", columns, found.column_names)
     try:
-        rows = list(found.select_columns(list(columns)))
+        with unpacked(source.source):
+            rows = list(found.select_columns(list(columns)))
     except (ValueError, OSError) as error:  # a text that is not UTF-8, a cache that was spoiled
         raise _told(error, source) from None
     return [Row(f"{source.source} ({source.split}): row {number}", cells) for number, cells in enumerate(rows)]

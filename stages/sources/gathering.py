@@ -15,6 +15,7 @@ from stages.base.prompts import identity
 from stages.base.stage import StageError
 from stages.sources.datasets import dataset_rows
 from stages.sources.rows import Row, file_rows
+from stages.sources.unpacking import unpacked
 
 _ROLES: dict[str, Role] = {**{role: role for role in get_args(Role)}, "human": "user", "gpt": "assistant"}
 """Those of chats, and ShareGPT's names for them."""
@@ -41,7 +42,8 @@ def gather(source: RowsSource) -> Gathered:
     item = source.item if isinstance(source, CustomPrompts) else None
     rows = _rows(source, [column] if item is None else [column, item])
     taken = rows[row_range(source.slice)]
-    found = [prompt for row in taken if (prompt := _prompt(row, column, item)) is not None]
+    with unpacked(source.source):
+        found = [prompt for row in taken if (prompt := _prompt(row, column, item)) is not None]
     if not found:
         part = "; write some" if source.slice is None else f" in rows {source.slice} of its {len(rows)}"
         raise StageError(f"{source.source} holds no prompt{part}")

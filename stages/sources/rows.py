@@ -2,15 +2,21 @@
 
 import csv
 import io
+import itertools
 import json
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from schemas.wording import shorten
 from stages.base.stage import StageError
+from stages.sources.unpacking import unpacked
 
 DATA = Path("data")
+MOST_ROWS = 1_000_000
+"""Of a file: millions of empty ones take little room, but their time."""
 
 
 @dataclass(frozen=True)
@@ -32,10 +38,11 @@ def file_rows(path: Path, columns: Sequence[str]) -> list[Row]:
         StageError: the file is missing, leads outside `data/`, or is not what its name says.
     """
     if not path.is_file():
-        raise StageError(f"params.yaml names {path}, which is missing; put the file there")
+        raise StageError(f"params.yaml names {path}, which is missing or is not a file; put the file there")
     if not lies_in_data(path):
         raise StageError(f"params.yaml names {path}, which leads outside {DATA}/; copy the file there")
-    return _READERS[path.suffix](path, columns)
+    with unpacked(str(path)):
+        return _READERS[path.suffix](path, columns)
 
 
 def lies_in_data(path: Path) -> bool:
@@ -53,7 +60,14 @@ def require_columns(name: str, columns: Iterable[str], there: Sequence[str]) -> 
         if there.count(column) > 1:
             raise StageError(f"{name} has {there.count(column)} columns {column!r}; rename the others")
         if column not in there:
-            raise StageError(f"{name} has no column {column!r}; it has {', '.join(map(repr, there)) or 'none'}")
+            raise StageError(
+                f"{name} has no column {column!r}; it has {shorten(', '.join(map(repr, there)), 200) or 'none'}"
+            )
+
+
+def _check_count(path: Path, rows: int) -> None:
+    if rows > MOST_ROWS:
+        raise StageError(f"{path} has more than {MOST_ROWS:,} rows; keep fewer in it")
 
 
 def _text(path: Path, newline: str | None = None) -> str:
@@ -66,7 +80,9 @@ def _text(path: Path, newline: str | None = None) -> str:
 
 def _lines(path: Path) -> list[tuple[str, str]]:
     """Each line and where it stands. Not splitlines(): a prompt may hold U+2028 and the like."""
-    lines = _text(path).split("\n")
+    text = _text(path)
+    _check_count(path, text.count("\n"))
+    lines = text.split("\n")
     if not lines[-1]:
         lines.pop()  # what follows the last line's end
     return [(f"{path}: line {number}", line) for number, line in enumerate(lines, 1)]
@@ -97,6 +113,7 @@ def _json_rows(path: Path, _columns: Sequence[str]) -> list[Row]:
         raise StageError(f"{path} is not JSON; mend it, or name it .jsonl where each line is an object") from None
     if not isinstance(found, list):
         raise StageError(f"{path} holds no list; write a list of texts, or of objects")
+    _check_count(path, len(found))
     for number, item in enumerate(found):
         if not isinstance(item, str | dict | None):
             raise StageError(f"{path}: row {number} is neither a text nor an object; mend it")
@@ -105,11 +122,15 @@ def _json_rows(path: Path, _columns: Sequence[str]) -> list[Row]:
 
 def _csv_rows(path: Path, columns: Sequence[str]) -> list[Row]:
     reader = csv.reader(io.StringIO(_text(path, newline=""), newline=""), strict=True)
+    usual = csv.field_size_limit(sys.maxsize)  # of the whole process: a cell may be as long as a prompt
     try:
-        table = list(reader)
+        table = list(itertools.islice(reader, MOST_ROWS + 2))
     except csv.Error as error:
         raise StageError(f"{path}: line {reader.line_num} is not CSV: {error}; mend it") from None
+    finally:
+        csv.field_size_limit(usual)
     header = table.pop(0) if table else []
+    _check_count(path, len(table))
     require_columns(str(path), columns, header)
     rows = []
     for number, cells in enumerate(table):
@@ -127,12 +148,20 @@ def _parquet_rows(path: Path, columns: Sequence[str]) -> list[Row]:
     import pyarrow
     import pyarrow.parquet
 
+    # Its own pool reserves a gigabyte ahead, which no limit then sees.
+    usual = pyarrow.default_memory_pool()
+    pyarrow.set_memory_pool(pyarrow.system_memory_pool())
     try:
         file = pyarrow.parquet.ParquetFile(path)
         require_columns(str(path), columns, file.schema_arrow.names)
-        table = file.read(columns=list(columns))
+        table = file.read(columns=list(columns), use_threads=False)  # other threads cannot say that memory ran out
+    except pyarrow.ArrowMemoryError:
+        raise
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise StageError(f"{path} is not a whole Parquet file: {' '.join(str(error).split())}") from None
+    finally:
+        pyarrow.set_memory_pool(usual)
+    _check_count(path, table.num_rows)
     cells = [[_plain(value) for value in table[column]] for column in columns]
     return [
         Row(f"{path}: row {number}", dict(zip(columns, row, strict=True)))
@@ -144,6 +173,8 @@ def _plain(value: Any) -> Any:
     """What a cell of a table holds; bytes, which are no text, where Python has no word for it."""
     try:
         return value.as_py()
+    except MemoryError:
+        raise
     except (
         Exception
     ):  # of texts that are not UTF-8, dates beyond Python's, time zones that nobody knows: no text at all

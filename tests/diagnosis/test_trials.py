@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from schemas.params import Ablate
 from stages.base.forward import first_token_log_probabilities
+from stages.base.stage import StageError
 from stages.diagnosis.refusal import Questions, log_odds
 from stages.diagnosis.trials import at_scale, direct_effect, layer_ranges, targets_of, with_rules
 from stages.residual.activations import activations
@@ -130,3 +131,23 @@ def test_an_outcome_counts_what_is_added_to_the_router_s_bias(subject: Subject) 
         assert float(bench.outcome(ablate).kl.mean()) > 1e-6
     else:
         assert bench.attempt(ablate) is None
+
+
+def test_an_edit_that_the_model_does_not_take_is_left_out(tmp_path: Path) -> None:
+    bench = Subject("gemma2", tmp_path).bench
+    assert bench.attempt(rules(targets=["shared_experts"])) is None  # there are none
+    assert bench.attempt(rules(targets=["mlp"])) is not None
+
+
+def test_a_norm_that_is_not_finite_and_a_file_that_is_gone_are_no_edits_that_were_not_tried(tmp_path: Path) -> None:
+    subject = Subject("gemma2", tmp_path)
+    name = next(name for name in subject.bench.base.tensors if name.endswith("post_feedforward_layernorm.weight"))
+    place = subject.bench.base.tensors[name]
+    with open(tmp_path / place.file, "r+b") as file:
+        file.seek(place.start)
+        file.write(b"\xff" * 4)  # NaN
+    with pytest.raises(StageError, match="holds NaN or infinity"):
+        subject.bench.attempt(rules(targets=["mlp"]))
+    (tmp_path / place.file).unlink()
+    with pytest.raises(FileNotFoundError):
+        subject.bench.attempt(rules(targets=["mlp"]))

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -13,7 +14,7 @@ from schemas.layout import Layout, Reader, Variant, Writer
 from schemas.params import Ablate, RouterBias
 from stages.base.passes import Resident
 from stages.base.stage import StageError
-from stages.base.weights import Checkpoint, read_checkpoint
+from stages.base.weights import SINGLE, Checkpoint, read_checkpoint
 from stages.edit.checkpoint import read_vector, write_edited
 from stages.edit.directions import Measured
 from stages.edit.pairing import make_pairs
@@ -126,6 +127,27 @@ def test_nothing_writes_the_direction_once_all_writers_are_projected(
     assert stream_component(family.model, MEASURED.unit[2]) > 1e-2
     edited = family.write(rules(targets=WRITERS, through_norm=through_norm), tmp_path)
     assert stream_component(edited, MEASURED.unit[2]) <= 1e-6
+
+
+@pytest.mark.parametrize(
+    ("dtype", "least", "most"),
+    [(torch.float32, 0.0, 1e-6), (torch.bfloat16, 1e-4, 2e-3), (torch.float16, 1e-5, 2e-4)],
+    ids=["float32", "bfloat16", "float16"],
+)
+@pytest.mark.parametrize("name", ["llama", "gemma2", "glm4_moe"])
+def test_what_rounding_leaves_of_the_direction_is_what_docs_edit_says(
+    name: str, dtype: torch.dtype, least: float, most: float, tmp_path: Path
+) -> None:
+    """Of weights that are stored in a type; the model computes in float32."""
+    base, edited = tmp_path / "base", tmp_path / "edited"
+    base.mkdir()
+    edited.mkdir()
+    family = Family(name, base)
+    save_file({key: each.to(dtype) for key, each in load_file(base / SINGLE).items()}, base / SINGLE, {"format": "pt"})
+    family.checkpoint = read_checkpoint(base)
+    left = stream_component(family.write(rules(targets=WRITERS), edited), MEASURED.unit[2])
+    print(f"{name} in {dtype}: {left:.1e} of the stream")
+    assert least <= left <= most
 
 
 @pytest.mark.parametrize("target", [*WRITERS, *READERS])

@@ -87,7 +87,7 @@ def test_answers_come_the_same_from_a_file_where_there_are_no_results(project: P
         (["--base", "HEAD", "--folder", "data"], "params.yaml is not there"),
         (["--base", "HEAD", "--head", "HEAD", "--samples", "1"], "which need not be --head"),
         (["--base", "HEAD", "--samples", "1", "--samples-from", "no.json"], "no.json is no file of less than"),
-        (["--base", "HEAD", "--samples", "1", "--samples-from", "gates.json"], "is not what --write-samples writes"),
+        (["--base", "HEAD", "--samples", "1", "--samples-from", "gates.json"], "write it again with --write-samples"),
     ],
 )
 def test_what_is_wrong_is_one_line_and_nothing_is_written(project: Project, arguments: list[str], says: str) -> None:

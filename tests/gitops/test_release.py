@@ -34,7 +34,12 @@ def test_a_release_holds_the_record_the_report_and_a_card_of_both(project: Proje
     project.check("git", "tag", "model-1")
     commit = project.check("git", "rev-parse", "HEAD").strip()
     card = released(project, "model-1", tmp_path / "out", tmp_path / "model")
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"card.md", "edit.json", "report.html"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "card.md",
+        "edit.json",
+        "edit.json.sha256",
+        "report.html",
+    }
     for made, source in (("edit.json", "models/ablated/edit.json"), ("report.html", "report/report.html")):
         assert (tmp_path / "out" / made).read_bytes() == (project.folder / source).read_bytes()
     assert "`model-1`" in card and commit in card and "taken from DVC's cache" in card
@@ -73,7 +78,7 @@ def test_a_report_that_cannot_be_had_is_said_to_be_missing(project: Project, tmp
     project.check("dvc", "config", "--local", "cache.dir", str(tmp_path / "empty"))
     card = released(project, "HEAD", tmp_path / "out", tmp_path / "model")
     assert "The report is not part of this release" in card
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"card.md", "edit.json"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"card.md", "edit.json", "edit.json.sha256"}
 
 
 @pytest.mark.slow

@@ -35,6 +35,7 @@ PLUMBING = {
     "schemas/params.py",
     "schemas/plain_yaml.py",
     "schemas/wording.py",
+    "stages/base/artifacts.py",
     "stages/base/device.py",
     "stages/base/digests.py",
     "stages/base/files.py",

@@ -46,9 +46,8 @@ def test_a_sharded_local_model_is_measured_and_edited(sharded: tuple[Project, Pa
         assert (done.returncode, done.stderr) == (0, ""), stage
     edited = project.folder / "models/ablated"
     assert (edited / "notes/origin.txt").read_text() == "from elsewhere"
-    assert {path.name for path in folder.iterdir()} | {"edit.json", "README.md"} == {
-        path.name for path in edited.iterdir()
-    }
+    own = {"edit.json", "edit.json.sha256", "README.md"}
+    assert {path.name for path in folder.iterdir()} | own == {path.name for path in edited.iterdir()}
     AutoModelForCausalLM.from_pretrained(edited, local_files_only=True)
 
 

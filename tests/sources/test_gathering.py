@@ -1,7 +1,9 @@
 """Sources: what a user's file may hold, how rows become prompts, and what is told of those that do not."""
 
 import json
+import os
 import random
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +129,9 @@ def test_text_that_is_not_utf_8_is_refused() -> None:
 
 
 def test_a_missing_file_is_told_as_missing() -> None:
-    with pytest.raises(StageError, match=r"^params\.yaml names data/a\.txt, which is missing; put the file there$"):
+    with pytest.raises(
+        StageError, match=r"^params\.yaml names data/a\.txt, which is missing or is not a file; put the file there$"
+    ):
         gather(PromptSource(source="data/a.txt"))
 
 
@@ -453,3 +457,37 @@ def test_no_two_prompts_of_a_source_are_the_same(texts: list[str]) -> None:
     found = gather(PromptSource(source="data/some.jsonl"))
     assert len({identity(prompt) for prompt in found.prompts}) == len(found.prompts)
     assert len(found.prompts) + found.origin.duplicates == len(texts)
+
+
+# What is large, hostile or odd: read, or refused before it fills the machine.
+
+
+def test_a_csv_cell_may_be_as_long_as_any_prompt_and_keeps_its_line_ends(data: Path) -> None:
+    long = "a" * 300_000
+    assert texts("a.csv", f'prompt\n"{long}"\n"one\r\ntwo\rthree\nfour"\n"nul\0in"\n') == [
+        long,
+        "one\r\ntwo\rthree\nfour",
+        "nul\0in",
+    ]
+
+
+def test_what_unpacks_to_more_than_memory_is_one_line_and_the_limit_ends_with_it(data: Path) -> None:
+    """Where `tests/damage` has the whole set, with its time and memory."""
+    kept = resource.getrlimit(resource.RLIMIT_DATA)
+    cells = pyarrow.table({"prompt": pyarrow.array(["x" * 1_000_000] * 10)})
+    with pyarrow.parquet.ParquetWriter(data / "a.parquet", cells.schema, compression="zstd") as writer:
+        for _ in range(100):
+            writer.write_table(cells)
+    assert (data / "a.parquet").stat().st_size < 200_000
+    with pytest.raises(StageError, match=r"a\.parquet takes more than 384 MiB of memory"):
+        gather(PromptSource(source="data/a.parquet"))
+    assert resource.getrlimit(resource.RLIMIT_DATA) == kept
+
+
+@pytest.mark.parametrize("kind", ["txt", "jsonl", "json", "csv", "parquet"])
+def test_a_pipe_or_a_loop_of_links_is_refused_and_not_waited_for(data: Path, kind: str) -> None:
+    os.mkfifo(data / f"pipe.{kind}")
+    (data / f"loop.{kind}").symlink_to(f"loop.{kind}")
+    for name in ("pipe", "loop"):
+        with pytest.raises(StageError, match="is missing or is not a file"):
+            gather(PromptSource(source=f"data/{name}.{kind}"))

@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any, cast, get_args
 
 import httpx2
-from pydantic import ValidationError
 
 from schemas.artifacts import Document
 from schemas.evidence import Verdict
 from schemas.params import Api
 from schemas.wording import printable, shorten
+from stages.base.artifacts import Unreadable, read_document
 from stages.base.files import write_text
 from stages.base.progress import progress
 from stages.base.stage import StageError
@@ -209,8 +209,8 @@ def _file(name: str) -> Path:
 def _kept(name: str) -> Verdict | None:
     """The verdict that was given before; None where there is none, or a file that cannot be read."""
     try:
-        return _Kept.model_validate_json(_file(name).read_bytes()).verdict
-    except (OSError, ValidationError):
+        return read_document(_Kept, _file(name)).verdict
+    except Unreadable:
         return None
 
 
