@@ -9,7 +9,7 @@ from schemas.artifacts import FileDigest, ModelManifest
 from schemas.layout import ModelLayout
 from schemas.params import Model, read_section
 from schemas.wording import shorten
-from stages.base.artifacts import read_document
+from stages.base.artifacts import open_plain, read_document
 from stages.base.digests import digests
 from stages.base.quantization import quantization
 from stages.base.stage import StageError
@@ -119,12 +119,12 @@ def read_config_file(folder: Path) -> dict[str, Any]:
         StageError: there is none, or it is not JSON.
     """
     path = folder / "config.json"
+    with open_plain(path, "name the folder of a model in Hugging Face format") as file:
+        text = file.read(_LARGEST_CONFIG + 1)
+    if len(text) > _LARGEST_CONFIG:
+        raise StageError(f"{path} is larger than {_LARGEST_CONFIG >> 20} MiB; fetch it again")
     try:
-        if path.stat().st_size > _LARGEST_CONFIG:
-            raise StageError(f"{path} is larger than {_LARGEST_CONFIG >> 20} MiB; fetch it again")
-        config = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise StageError(f"{path} is missing; name the folder of a model in Hugging Face format") from None
+        config = json.loads(text)
     except (ValueError, RecursionError):
         raise StageError(f"{path} is not JSON; fetch it again") from None
     if not isinstance(config, dict):
