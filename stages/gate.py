@@ -1,10 +1,17 @@
-"""The gates as an exit code: prints the table; 1 if one failed. `--show` prints it and leaves the code at 0."""
+"""The gates as an exit code: prints the table; 1 if one failed. `--show` prints it and leaves the code at 0.
+
+Gates of another model than the one that params.yaml and the code describe are not shown: the code is 1, too.
+"""
 
 import sys
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from schemas.evidence import GateVerdicts
 from stages.base.stage import StageError, run_stage
+from stages.gitops.ran import check_ran
+from stages.gitops.sides import WorkingTree
 from stages.rendering.terminal import print_gates
 
 GATES = Path("gates.json")
@@ -12,9 +19,11 @@ GATES = Path("gates.json")
 
 def main() -> None:
     """Read what the report stage wrote."""
-    if not GATES.is_file():
-        raise StageError(f"{GATES} is not there; `dvc repro` makes it")
-    verdicts = GateVerdicts.model_validate_json(GATES.read_text())
+    check_ran(WorkingTree(Path()))
+    try:
+        verdicts = GateVerdicts.model_validate_json(GATES.read_bytes())
+    except ValidationError:
+        raise StageError(f"{GATES} is not what the report stage writes; run `dvc repro --force report`") from None
     print_gates(verdicts)
     if verdicts.verdict == "fail" and sys.argv[1:] != ["--show"]:
         failed = ", ".join(gate.metric for gate in verdicts.gates if gate.verdict == "fail")
