@@ -19,7 +19,7 @@ help: ## List these targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
 repro: environment ## Run every stage that is out of date, then print the gates
-	@dvc repro
+	@python -m stages.store repro
 	@python -m stages.gate --show
 	@echo "The evidence, with every changed answer: report/report.html"
 
@@ -33,7 +33,7 @@ verify: environment ## Check an edited model's files against its edit.json (FOLD
 	@python -m stages.verify "$(or $(FOLDER),models/ablated)"
 
 plan: environment ## Print what the rules would edit; measures first where that is out of date
-	@dvc repro --quiet measure
+	@python -m stages.store repro --quiet measure
 	@python -m stages.ablate --plan
 
 experiments: environment ## Run FILE=experiments/moe.yaml, JOBS=1 at a time; write the tables of docs/moe.md
@@ -70,7 +70,7 @@ restore: environment ## On a runner: use the cache CACHE=/folder, take what the 
 	@python -m stages.store restore
 
 rerun: environment ## On a runner: run every stage that is out of date, with what the remote has
-	@python -m stages.store repro
+	@python -m stages.store rerun
 
 push: environment ## On a runner: give the DVC remote what it lacks
 	@python -m stages.store push

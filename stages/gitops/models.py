@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from schemas.release import Origin
+from stages.base.cache import check_kept
 from stages.base.edited import recorded_files, wrong_file
 from stages.base.files import whole_folder
 from stages.base.stage import StageError
@@ -133,6 +134,7 @@ def _rebuild(tree: Tree, recorded: Recorded, may_pull: bool, environment: dict[s
     kept = run(["dvc", "commit", "--force", "--with-deps", STAGE], tree.folder, environment)
     if kept.code != 0:
         raise StageError(f"the model cannot be kept in DVC's cache: {kept.error}")
+    check_kept(tree.folder)
 
 
 def _environment(clone: Path, tree: Tree, place: Path, locked: bool, say: Say) -> dict[str, str]:
