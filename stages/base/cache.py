@@ -56,7 +56,7 @@ def outputs(repo: Repo) -> Iterator[Output]:
         if out.use_cache and out.hash_info and out.hash_info.value:
             entry = Path(out.cache.oid_to_path(out.hash_info.value))
             lacking, listed = _lacking(entry, Path(out.cache.path), out.meta.size)
-            path, stage = Path(out.fs_path), out.stage.addressing
+            path, stage = Path(out.fs_path), out.stage.name
             yield Output(path, out.def_path, stage, out.can_push, tuple(lacking), listed, out.meta.size)
 
 
