@@ -18,6 +18,7 @@ import psutil
 import pytest
 
 from stages.base.edited import recorded_files, wrong_file
+from stages.base.stage import StageError
 from tests.projects import Project, environment
 from tests.workflows import lend_environment
 
@@ -101,7 +102,10 @@ def files(folder: Path, kept: Callable[[str], bool] = lambda _: True) -> dict[st
 
 
 def is_whole(model: Path) -> bool:
-    return wrong_file(model, recorded_files(model)) is None
+    try:
+        return wrong_file(model, recorded_files(model)) is None
+    except StageError:
+        return False
 
 
 @some(5)
@@ -117,8 +121,9 @@ def test_killed_stages_leave_whole_outputs_or_none(project: Project, kills: int)
         )
         (project.folder / "params.yaml").write_text(params.replace(key, value))
         killer.kill(["python", "-m", "stages.store", "repro", "ablate"], latest=8.0)
-        if (model := project.folder / "models/ablated").exists():
-            assert is_whole(model)
+        if (model := project.folder / "models/ablated").exists() and not is_whole(model):
+            # DVC itself may have been killed while it removed or linked a folder: then it must not take it for whole.
+            assert '"models/ablated": "modified"' in project.check("dvc", "status", "--json", "ablate")
         for path in (project.folder / "artifacts").rglob("*.json"):
             json.loads(path.read_text())
     (project.folder / "params.yaml").write_text(params)
