@@ -1,6 +1,8 @@
 """DVC's cache and remote on a machine that runs what others pushed. Either may be missing: neither is an error."""
 
+import json
 import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +11,8 @@ from dvc.repo import Repo
 from stages.base.cache import Output, check_kept, opened, outputs
 from stages.base.stage import StageError
 from stages.gitops.processes import attend, run
+
+_SECONDS_TO_WRITE = 0.5
 
 
 def use_cache(folder: Path, cache: Path) -> None:
@@ -66,6 +70,7 @@ def repro(folder: Path, arguments: Sequence[str] = (), may_pull: bool = False) -
         arguments: of `dvc repro`.
         may_pull: whether what is not out of date, and is not here, is taken from the remote where there is one.
     """
+    _drop_broken_lock(folder)
     _dvc(folder, "repro", *(["--pull"] if may_pull and has_remote(folder) else []), *arguments)
     check_kept(folder)
 
@@ -84,6 +89,23 @@ def push(folder: Path) -> None:
                     f"is still here, `dvc commit {output.stage}` keeps it; else `make rerun` makes it again"
                 )
     _dvc(folder, "push")
+
+
+def _drop_broken_lock(folder: Path) -> None:
+    """Remove DVC's list of what running stages read and write where it is cut: DVC was killed while it wrote the list,
+    and would refuse to run until somebody deleted it. Whoever still writes it gets a moment to."""
+    path = folder / ".dvc/tmp/rwlock"
+    for last in (False, True):
+        try:
+            json.loads(path.read_bytes() or b"{}")
+            return
+        except FileNotFoundError:
+            return
+        except ValueError:
+            if last:
+                path.unlink(missing_ok=True)
+            else:
+                time.sleep(_SECONDS_TO_WRITE)
 
 
 def _in_remote(repo: Repo, output: Output) -> bool:

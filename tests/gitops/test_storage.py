@@ -73,6 +73,11 @@ def test_what_a_killed_run_left_does_not_stop_the_next(finished: Project, clone:
     assert "Running stage" not in store(clone, "repro")
 
 
+def test_a_list_that_dvc_was_killed_while_writing_does_not_stop_the_next_run(project: Project) -> None:
+    (project.folder / ".dvc/tmp/rwlock").write_text('{"/somewhere": {"write": {"pid": 1, "cm')
+    assert "Running stage" not in store(project, "repro")
+
+
 def test_a_shared_cache_is_made_and_is_the_groups(clone: Project, tmp_path: Path) -> None:
     store(clone, "restore", CACHE=str(tmp_path / "new/cache"))
     assert clone.check("dvc", "cache", "dir").strip() == str(tmp_path / "new/cache")
