@@ -97,7 +97,7 @@ def _drop_broken_lock(folder: Path) -> None:
     path = folder / ".dvc/tmp/rwlock"
     for last in (False, True):
         try:
-            json.loads(path.read_bytes() or b"{}")
+            json.loads(path.read_bytes())
             return
         except FileNotFoundError:
             return
