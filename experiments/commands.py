@@ -1,13 +1,13 @@
 """Commands of git's and DVC's: their output, and in one line why they failed."""
 
 import os
-import signal
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterable
+from pathlib import Path
 
 from stages.base.stage import StageError
+from stages.gitops.processes import run
 
 _LONGEST_NAME = 3
 
@@ -31,27 +31,15 @@ def output_of(*command: str) -> str:
 
 
 def show(*command: str) -> None:
-    """Run a command whose output is shown as it comes. It is interrupted when this process is.
+    """Run a command whose output is shown as it comes. What it started ends when this process is interrupted.
 
     Raises:
         StageError: it fails; with the first error that it printed.
     """
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    error = None
-    sys.stdout.flush()
-    with subprocess.Popen(
-        command, env=environment, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace"
-    ) as process:
-        assert process.stderr is not None
-        try:
-            for line in process.stderr:
-                print(line, end="", file=sys.stderr, flush=True)
-                error = error or first_error(line)
-        except BaseException:
-            process.send_signal(signal.SIGINT)
-            raise
-    if process.returncode != 0:
-        raise StageError(error or f"`{' '.join(command[:_LONGEST_NAME])}` exited with {process.returncode}")
+    done = run(command, Path(), environment, lambda line: print(line, flush=True))
+    if done.code != 0:
+        raise StageError(done.error)
 
 
 def first_error(text: str) -> str | None:

@@ -6,7 +6,6 @@ many experiments there are. One that is at the origin already is not run again. 
 """
 
 import argparse
-import signal
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from experiments.results import PARAMS, is_of
 from schemas.experiments import Planned, load
 from stages.base.git import git
 from stages.base.stage import StageError, run_stage
+from stages.gitops.processes import stoppable
 
 
 def main() -> None:
@@ -41,12 +41,11 @@ def main() -> None:
         print(f"{experiment.name}: already at {origin.ORIGIN}")
         return
     origin.require_remote()
-    # As Ctrl-C: what was changed for DVC's sake is put back.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     if experiment is not first and first.name not in there:
         print(f"{first.name} is not at {origin.ORIGIN}: what it would have made is made here")
-    run(experiment, there.get(first.name, baseline), baseline)
-    origin.push(experiment.name, baseline)
+    with stoppable():  # what was changed for DVC's sake is put back
+        run(experiment, there.get(first.name, baseline), baseline)
+        origin.push(experiment.name, baseline)
     print(f"{experiment.name}: pushed to {origin.ORIGIN}")
 
 

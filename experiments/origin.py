@@ -8,6 +8,7 @@ from dvc.repo import Repo
 
 from experiments.commands import output_of
 from experiments.queue import reference
+from stages.base.cache import outputs
 from stages.base.git import answer, git
 from stages.base.stage import StageError
 
@@ -59,6 +60,9 @@ def push(name: str, baseline: str) -> None:
     commit = git(_HERE, "rev-parse", reference(baseline, name)).strip()
     try:
         with Repo() as repo:
+            for _ in repo.brancher(revs=[commit], workspace=False):
+                if lost := next((output for output in outputs(repo) if output.pushed and output.lacking), None):
+                    raise StageError(f"{name} ran, but DVC did not keep {lost.name} in its cache: is the disk full?")
             repo.push(revs=[commit], workspace=False)
     except (DvcException, OSError) as error:
         raise StageError(f"{name} ran, but the DVC remote does not take its files: {error}") from None

@@ -6,7 +6,6 @@ trained model or the base's answers. A failure is one line; the rest is tabulate
 """
 
 import argparse
-import signal
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from experiments import queue
 from experiments.results import PARAMS, check_document, tabulate
 from schemas.experiments import Planned, load
 from stages.base.stage import run_stage
+from stages.gitops.processes import stoppable
 
 
 def main() -> None:
@@ -27,10 +27,9 @@ def main() -> None:
     file, groups = load(given.file, PARAMS)
     check_document(file, given.file)
 
-    # As Ctrl-C: what was changed for the queue's sake is put back.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     baseline = queue.head()
-    run(groups, baseline, given.jobs)
+    with stoppable():  # what was changed for the queue's sake is put back
+        run(groups, baseline, given.jobs)
     revisions = {each.name: queue.reference(baseline, each.name) for group in groups for each in group}
     tabulate(file, given.file, groups, revisions, queue.failure)
 

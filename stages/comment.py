@@ -1,5 +1,6 @@
 """A pull request's comment: `python -m stages.comment --base origin/main [--head REV] [--out report/comment.md]`, what
-a commit, or what lies in a folder, would change in the branch that it is to be merged into.
+a commit, or what lies in a folder, would change in the branch that it is to be merged into. It is refused where the
+stages have not run for it.
 
 No answer of a model is shown unless `--samples N` asks for it: a comment is public, and answers to harmful prompts need
 not be. They are read from results/, or from what `--write-samples` wrote on a machine that has results/.
@@ -13,8 +14,11 @@ from schemas.evidence import ChangedSample, TaskChanges
 from schemas.gitops import SampleFile
 from stages.base.artifacts import read_document
 from stages.base.files import write_json, write_text
+from stages.base.git import commit_of
 from stages.base.stage import StageError, run_stage
 from stages.gitops.difference import difference
+from stages.gitops.ran import check_ran
+from stages.gitops.sides import Commit, WorkingTree
 from stages.rendering.comment import render_comment
 from stages.rendering.quoted import MOST_IN_BLOCK
 
@@ -35,7 +39,9 @@ def main() -> None:
     given = arguments()
     if given.pictures is not None and not _ADDRESS.fullmatch(given.pictures):
         raise StageError(f"--pictures must be the https address of a folder, got {given.pictures}")
-    found = difference(given.folder, given.base, given.head)
+    head = commit_of(given.folder, given.head) if given.head else None
+    check_ran(Commit(given.folder, head) if head else WorkingTree(given.folder))
+    found = difference(given.folder, given.base, head)
     samples = chosen_samples(given)
     if given.write_samples:
         write_json(given.write_samples, SampleFile(tasks=samples))

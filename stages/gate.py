@@ -1,4 +1,7 @@
-"""The gates as an exit code: prints the table; 1 if one failed. `--show` prints it and leaves the code at 0."""
+"""The gates as an exit code: prints the table; 1 if one failed. `--show` prints it and leaves the code at 0.
+
+Gates of another model than the one that params.yaml and the code describe are not shown: the code is 1, too.
+"""
 
 import sys
 from pathlib import Path
@@ -6,6 +9,8 @@ from pathlib import Path
 from schemas.evidence import GateVerdicts
 from stages.base.artifacts import read_document
 from stages.base.stage import StageError, run_stage
+from stages.gitops.ran import check_ran
+from stages.gitops.sides import WorkingTree
 from stages.rendering.terminal import print_gates
 
 GATES = Path("gates.json")
@@ -13,6 +18,7 @@ GATES = Path("gates.json")
 
 def main() -> None:
     """Read what the report stage wrote."""
+    check_ran(WorkingTree(Path()))
     verdicts = read_document(GateVerdicts, GATES)
     print_gates(verdicts)
     if verdicts.verdict == "fail" and sys.argv[1:] != ["--show"]:

@@ -17,7 +17,9 @@ from stages.comment import MOST_SAMPLES, written_samples
 from stages.gitops.difference import difference
 from stages.gitops.github import GitHub, State, setting
 from stages.gitops.handover import PICTURES, SAMPLES, accept
+from stages.gitops.ran import check_ran
 from stages.gitops.recording import fetch, header, push, record
+from stages.gitops.sides import Commit
 from stages.rendering.comment import MARKER, render_comment
 from stages.rendering.verdicts import headline
 
@@ -58,7 +60,8 @@ def main() -> None:
     fetch(PROJECT, run.commit, credentials)
     parent = commit_of(PROJECT, run.commit)
     recorded = record(PROJECT, parent, files, PICTURES, f"Record the results of {parent[:12]}")
-    # Before anything is pushed: what cannot be shown is not recorded either.
+    # Before anything is pushed: what cannot be shown, or is of another commit, is not recorded either.
+    check_ran(Commit(PROJECT, recorded))
     shown = comment(run, recorded, handover / SAMPLES) if run.number else ""
     if recorded != parent and not push(PROJECT, recorded, parent, run.branch, credentials):
         raise StageError(f"{run.branch} moved on while {parent[:12]} ran; what came later is published by its own run")

@@ -1,5 +1,5 @@
 """The report as it is shown: `python -m stages.show [--out report/shown.html]`, with commit, versions and parameter
-changes, which no stage's output may hold."""
+changes, which no stage's output may hold. It is refused where the stages have not run for what lies here."""
 
 import argparse
 from pathlib import Path
@@ -7,6 +7,8 @@ from pathlib import Path
 from stages.base.files import write_text
 from stages.base.provenance import provenance
 from stages.base.stage import run_stage
+from stages.gitops.ran import check_ran
+from stages.gitops.sides import WorkingTree
 from stages.rendering.page import render_page
 from stages.report import REPORT, read_report
 
@@ -16,6 +18,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m stages.show", description="Write the report with its provenance.")
     parser.add_argument("--out", type=Path, default=REPORT / "shown.html", help="where to (report/shown.html)")
     out = parser.parse_args().out
+    check_ran(WorkingTree(Path()))
     write_text(out, render_page(**vars(read_report()), provenance=provenance(Path())))
     print(out)
 

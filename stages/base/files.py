@@ -1,6 +1,8 @@
 """Files and folders that are either whole or not there."""
 
 import contextlib
+import ctypes
+import errno
 import fcntl
 import os
 import shutil
@@ -11,6 +13,9 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from stages.base.stage import StageError
+
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
 
 
 def write_text(path: Path, text: str) -> None:
@@ -41,28 +46,55 @@ def write_json(path: Path, document: BaseModel) -> None:
 
 @contextlib.contextmanager
 def whole_folder(target: Path) -> Iterator[Path]:
-    """Yield an empty folder beside `target` that replaces it when the block ends well.
+    """Yield an empty folder beside `target` that takes its place when the block ends well.
 
-    A run that was killed leaves only `.NAME.partial`, which the next run sweeps. A second run at the same time is
-    refused: the lock is the kernel's, so it ends with the process that holds it.
+    At every moment `target` is the whole old or the whole new folder. What a killed run left beside it, the next run
+    sweeps. A second run at the same time is refused: the lock is the kernel's, so it ends with the process that holds
+    it.
 
     Raises:
         StageError: another process is writing the same folder.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.partial")
+    partial, old = (target.with_name(f".{target.name}.{word}") for word in ("partial", "old"))
     with open(target.with_name(f".{target.name}.lock"), "w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise StageError(f"{target} is being written by another run; wait for it to end") from None
-        if partial.exists():
-            shutil.rmtree(partial)
+        if os.path.lexists(old):  # a run was killed between two renames, or behind them
+            _remove(old) if os.path.lexists(target) else old.rename(target)
+        _remove(partial)
         partial.mkdir()
         try:
             yield partial
-            if target.exists():
-                shutil.rmtree(target)
-            partial.rename(target)
+            if not os.path.lexists(target):
+                partial.rename(target)
+            elif not _exchanged(partial, target):
+                target.rename(old)
+                partial.rename(target)
+                _remove(old)
         finally:
-            shutil.rmtree(partial, ignore_errors=True)
+            with contextlib.suppress(OSError):  # the next run sweeps it
+                _remove(partial)
+
+
+def _exchanged(one: Path, other: Path) -> bool:
+    """Whether two paths changed places, in one step: Linux does that on most file systems."""
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if rename is None:
+        return False
+    if rename(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
+        return False
+    raise OSError(number, os.strerror(number), str(other))
+
+
+def _remove(path: Path) -> None:
+    """A folder, link or file, which may not be there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

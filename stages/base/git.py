@@ -5,7 +5,7 @@ import os
 import re
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from stages.base.stage import StageError
@@ -68,6 +68,24 @@ def file_of(folder: Path, commit: str, path: str) -> str | None:
     return answer(folder, "show", f"{commit}:./{path}")
 
 
+def contents(folder: Path, objects: Sequence[str]) -> list[bytes]:
+    """Of blobs, by the digits of each, in one process of git's.
+
+    Raises:
+        StageError: there is no such object here.
+    """
+    done = _run(folder, ("cat-file", "--batch"), {}, "".join(f"{each}\n" for each in objects).encode())
+    data, found = done.stdout, []
+    for each in objects:
+        head, _, data = data.partition(b"\n")
+        name, kind, size = [*head.decode().split(), "", ""][:3]
+        if (name, kind) != (each, "blob"):
+            raise StageError(f"git does not have the object {each} here; `git fetch` brings it")
+        found.append(data[: int(size)])
+        data = data[int(size) + 1 :]
+    return found
+
+
 @contextlib.contextmanager
 def worktree(folder: Path, commit: str, inside: Path | None = None) -> Iterator[Path]:
     """A working tree of its own for a commit, for as long as the block runs; the folder's own is not touched.
@@ -91,12 +109,12 @@ def worktree(folder: Path, commit: str, inside: Path | None = None) -> Iterator[
 
 
 def _run(
-    folder: Path, arguments: tuple[str, ...], environment: Mapping[str, str]
+    folder: Path, arguments: tuple[str, ...], environment: Mapping[str, str], text: bytes = b""
 ) -> "subprocess.CompletedProcess[bytes]":
     return subprocess.run(
         ["git", *arguments],
         cwd=folder,
         env={**os.environ, "GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C", **environment},
-        stdin=subprocess.DEVNULL,
+        input=text,
         capture_output=True,
     )

@@ -1,19 +1,17 @@
-"""How a stage starts and how it fails: it dies with its parent, and says what is wrong in one line."""
+"""How a stage fails: it says what is wrong in one line."""
 
-import ctypes
 import errno
-import os
 import signal
 import sys
 from collections.abc import Callable
 
 from schemas.params import ParamsError
 from schemas.wording import printable
-from stages import STARTED_BY
 
 BAD_PARAMS = 2
 FAILED = 1
-_PR_SET_PDEATHSIG = 1
+LONGEST_LINE = 400
+"""Characters of an error."""
 
 
 class StageError(Exception):
@@ -26,7 +24,6 @@ def run_stage(main: Callable[[], None]) -> None:
     Exit codes: 0, or 2 for a bad params.yaml, or 1 for everything else that the user can mend (`StageError`, a full
     disk, a missing file). Anything unforeseen keeps its traceback: it is a defect of ours.
     """
-    _die_with_parent()
     try:
         main()
     except ParamsError as error:
@@ -40,21 +37,15 @@ def run_stage(main: Callable[[], None]) -> None:
 
 
 def _fail(message: str, code: int) -> None:
-    print("ERROR: " + printable(" ".join(message.split())), file=sys.stderr)
+    line = printable(" ".join(message.split()))
+    if len(line) > LONGEST_LINE:  # a name in it may be of any length; what to do stands at the end
+        line = f"{line[: LONGEST_LINE // 2]}…{line[1 - LONGEST_LINE // 2 :]}"
+    print(f"ERROR: {line}", file=sys.stderr)
     sys.exit(code)
 
 
 def _describe(error: OSError) -> str:
     where = f": {error.filename}" if error.filename else ""
     if error.errno == errno.ENOSPC:
-        return f"the disk is full{where}; free some space (`dvc gc --workspace` drops unused models) and run again"
+        return f"the disk is full{where}; free some space on it and run again; docs/runner.md (Disk) says what can go"
     return f"{error.strerror or error}{where}"
-
-
-def _die_with_parent() -> None:
-    """Ask the kernel to kill this process when DVC dies, which otherwise leaves its stage running."""
-    if sys.platform != "linux":
-        return
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != STARTED_BY:  # it died before the request was in place
-        os.kill(os.getpid(), signal.SIGKILL)

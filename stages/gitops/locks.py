@@ -25,14 +25,16 @@ class _Part(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
 
 
-class _Entry(_Part):
+class Entry(_Part):
+    """A stage."""
+
     cmd: str | list[str] | None = None
     deps: list[File] = []
     outs: list[File] = []
 
 
 class _Lock(_Part):
-    stages: dict[str, _Entry] = {}
+    stages: dict[str, Entry] = {}
 
 
 def lock_changes(before: str | None, after: str) -> LockChanges:
@@ -41,13 +43,14 @@ def lock_changes(before: str | None, after: str) -> LockChanges:
     Raises:
         LockError: one of them is no dvc.lock.
     """
-    old, new = {} if before is None else _read(before), _read(after)
+    old, new = {} if before is None else read_lock(before), read_lock(after)
     changes = [_change(name, old.get(name), new.get(name)) for name in dict.fromkeys([*new, *old])]
     found = [change for change in changes if change is not None]
     return LockChanges(stages=found, same=len(changes) - len(found))
 
 
-def _read(text: str) -> Mapping[str, _Entry]:
+def read_lock(text: str) -> Mapping[str, Entry]:
+    """The stages of the text of a dvc.lock. Raises `LockError`."""
     try:
         return _Lock.model_validate(plain_yaml.parse_mapping(text, NAME)).stages
     except ParamsError as error:
@@ -57,9 +60,9 @@ def _read(text: str) -> Mapping[str, _Entry]:
         raise LockError(f"{NAME}: {dotted(mistake['loc'])}: {mistake['msg']}") from None
 
 
-def _change(name: str, old: _Entry | None, new: _Entry | None) -> StageChange | None:
+def _change(name: str, old: Entry | None, new: Entry | None) -> StageChange | None:
     """None where a stage's entry is the same."""
-    before, after = old or _Entry(), new or _Entry()
+    before, after = old or Entry(), new or Entry()
     change = StageChange(
         stage=name,
         kind="new" if old is None else "gone" if new is None else "changed",

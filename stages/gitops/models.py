@@ -9,6 +9,7 @@ from pydantic import TypeAdapter
 
 from schemas.release import Origin
 from stages.base.artifacts import Unreadable, read_document
+from stages.base.cache import check_kept
 from stages.base.edited import recorded_files, wrong_file
 from stages.base.files import whole_folder
 from stages.base.stage import StageError
@@ -139,6 +140,7 @@ def _rebuild(tree: Tree, recorded: Recorded, may_pull: bool, environment: dict[s
     kept = run(["dvc", "commit", "--force", "--with-deps", STAGE], tree.folder, environment)
     if kept.code != 0:
         raise StageError(f"the model cannot be kept in DVC's cache: {kept.error}")
+    check_kept(tree.folder)
 
 
 def _environment(clone: Path, tree: Tree, place: Path, locked: bool, say: Say) -> dict[str, str]:

@@ -4,16 +4,20 @@ import contextlib
 import os
 import signal
 import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
+from stages import die_with
 from stages.base.stage import StageError
 
 _STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_SECONDS_TO_END = 5.0
+_SECONDS_TO_END = 3.0
 """Whoever stops a run from outside, such as a runner of workflows, gives it ten or less before it kills."""
+_SECONDS_TO_BE_GONE = 1.0
 
 
 @dataclass(frozen=True)
@@ -37,39 +41,62 @@ def run(
 ) -> Done:
     """Run a program to its end; `show` is told each line that it writes, as it does.
 
-    When this process is interrupted meanwhile, the program and everything that it started end before the interruption
-    goes on, so that nothing writes into a folder that is about to be removed.
-
     Raises:
         StageError: there is no such program.
     """
     lines = []
+    with _started(command, folder, environment, piped=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            lines.append(line)
+            if show is not None:
+                show(line.rstrip("\n"))
+    return Done(process.returncode, "".join(lines))
+
+
+def attend(command: Sequence[str], folder: Path) -> int:
+    """Run a program to its end, which writes where this one does; its exit code.
+
+    Raises:
+        StageError: there is no such program.
+    """
+    sys.stdout.flush()
+    with _started(command, folder, os.environ, piped=False) as process:
+        process.wait()
+    return process.returncode
+
+
+@contextlib.contextmanager
+def _started(
+    command: Sequence[str], folder: Path, environment: Mapping[str, str], piped: bool
+) -> Iterator["subprocess.Popen[str]"]:
+    """A program, waited for at the end of the block. When this process is interrupted meanwhile, it and everything that
+    it started end before the interruption goes on, so that nothing writes into a folder that is about to be removed;
+    when this process is killed, the kernel kills it.
+    """
+    parent = os.getpid()
     try:
         process = subprocess.Popen(
             command,
             cwd=folder,
             env=dict(environment),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
             start_new_session=True,  # a group that can be ended as a whole
+            preexec_fn=lambda: die_with(parent),
+            stdin=subprocess.DEVNULL if piped else None,
+            stdout=subprocess.PIPE if piped else None,
+            stderr=subprocess.STDOUT if piped else None,
         )
     except FileNotFoundError as error:
         raise StageError(f"{error.filename} is not there; install it, or put it into PATH") from None
     with process:
-        assert process.stdout is not None
         try:
-            for line in process.stdout:
-                lines.append(line)
-                if show is not None:
-                    show(line.rstrip("\n"))
+            yield process
             process.wait()
         except BaseException:
             _end(process)
             raise
-    return Done(process.returncode, "".join(lines))
 
 
 @contextlib.contextmanager
@@ -101,5 +128,9 @@ def _end(process: "subprocess.Popen[str]") -> None:
         process.wait(_SECONDS_TO_END)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    assert process.stdout is not None
-    process.stdout.read()
+    process.wait()
+    until = time.monotonic() + _SECONDS_TO_BE_GONE
+    with contextlib.suppress(ProcessLookupError):
+        while time.monotonic() < until:
+            os.killpg(process.pid, 0)
+            time.sleep(0.01)

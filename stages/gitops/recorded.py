@@ -23,7 +23,8 @@ _WHY = {
     "params": "another version of the code resolves params.yaml otherwise",
     "prepare": "the base model lies outside the repository and changed, or was trained on hardware whose arithmetic "
     "differs",
-    "measure": "measuring runs on hardware whose arithmetic differs",
+    "measure": "measured bytes depend on the number of CPU threads (OMP_NUM_THREADS, {threads} here) and on the "
+    "hardware: one of them was another",
     "ablate": "though what it is made from is the same: other packages, or a spoiled file in DVC's cache",
 }
 """The stages that make the model, in their order, and what makes an output of each differ when no input does."""
@@ -62,7 +63,7 @@ class Recorded:
         for stage, why in _WHY.items():
             for path, md5 in self.wrote.get(stage, {}).items():
                 if made.wrote.get(stage, {}).get(path) != md5:
-                    return f"{path} ({why})"
+                    return f"{path} ({why.format(threads=os.environ.get('OMP_NUM_THREADS') or 'not set')})"
         return None
 
 

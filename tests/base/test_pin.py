@@ -19,7 +19,6 @@ PARAMS = Path("params.yaml")
 @pytest.fixture(autouse=True)
 def project(local_hub: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("stages.base.stage._die_with_parent", lambda: None)
     local_hub.use(monkeypatch, tmp_path / "home", TOKEN)
     PARAMS.write_bytes(SHIPPED)
 

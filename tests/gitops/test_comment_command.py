@@ -84,7 +84,7 @@ def test_answers_come_the_same_from_a_file_where_there_are_no_results(project: P
         (["--base", "HEAD", "--head", "nowhere"], "nowhere is no commit of this repository"),
         (["--base", "HEAD", "--pictures", "javascript:alert(1)"], "--pictures must be the https address"),
         (["--base", "HEAD", "--pictures", "https://x.example/a)b"], "--pictures must be the https address"),
-        (["--base", "HEAD", "--folder", "data"], "params.yaml is not there"),
+        (["--base", "HEAD", "--folder", "data"], "(data): there is no dvc.lock"),
         (["--base", "HEAD", "--head", "HEAD", "--samples", "1"], "which need not be --head"),
         (["--base", "HEAD", "--samples", "1", "--samples-from", "no.json"], "no.json is no file of less than"),
         (["--base", "HEAD", "--samples", "1", "--samples-from", "gates.json"], "write it again with --write-samples"),

@@ -1,5 +1,6 @@
 """Publishing a run: what the branch, the pull request and the status say afterwards, by its own command."""
 
+import hashlib
 import json
 import re
 import shutil
@@ -16,6 +17,15 @@ from tests.gitops.fake_github import OWN, FakeGitHub, fake_github
 from tests.projects import ROOT, Project, one_line
 
 DOCUMENTS = ("dvc.lock", "gates.json", "metrics.json", "report/comparison.json", "report/report.md")
+
+
+GRAPH = """
+stages:
+  report:
+    cmd: report
+    deps: [params.yaml]
+    outs:
+""" + "".join(f"      - {path}: {{cache: false}}\n" for path in DOCUMENTS[1:])
 
 
 @dataclass(frozen=True)
@@ -66,6 +76,7 @@ def run(tmp_path: Path) -> Iterator[Published]:
         (work.folder / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ROOT / path, work.folder / path)
     work.replace('"verdict": "pass",\n  "gates"', '"verdict": "warn",\n  "gates"', "gates.json")
+    (work.folder / "dvc.yaml").write_text(GRAPH)
     work.check("git", "init", "--quiet", "--initial-branch", "main")
     base = work.commit("base")
     work.check("git", "checkout", "--quiet", "-b", "topic")
@@ -80,7 +91,21 @@ def run(tmp_path: Path) -> Iterator[Published]:
         (handover / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ROOT / path, handover / path)
     with fake_github() as hub:
-        yield Published(Project(tmp_path / "clone"), origin, handover, hub, base, head)
+        run = Published(Project(tmp_path / "clone"), origin, handover, hub, base, head)
+        lock(run)
+        yield run
+
+
+def lock(run: Published) -> None:
+    """Have dvc.lock record what is handed on now, and the parameters of the head."""
+
+    def entry(path: str, data: bytes) -> str:
+        return f"    - {{path: {path}, md5: {hashlib.md5(data).hexdigest()}, size: {len(data)}}}\n"
+
+    params = run.origin.check("git", "show", f"{run.head}:params.yaml").encode()
+    outputs = "".join(entry(path, (run.handover / path).read_bytes()) for path in DOCUMENTS[1:])
+    text = f"stages:\n  report:\n    cmd: report\n    deps:\n{entry('params.yaml', params)}    outs:\n{outputs}"
+    (run.handover / "dvc.lock").write_text(text)
 
 
 def fail(run: Published) -> None:
@@ -88,6 +113,7 @@ def fail(run: Published) -> None:
     gates = json.loads((ROOT / "gates.json").read_text())
     gates["verdict"] = gates["gates"][0]["verdict"] = "fail"
     (run.handover / "gates.json").write_text(json.dumps(gates))
+    lock(run)
 
 
 def test_results_are_recorded_shown_and_judged(run: Published) -> None:
@@ -175,5 +201,16 @@ def test_samples_are_shown_where_the_run_handed_them_on_and_act_on_nothing(run: 
 def test_what_cannot_be_shown_is_not_recorded(run: Published) -> None:
     path = run.handover / "report/comparison.json"
     path.write_text(path.read_text().replace("refusal.organism_harmful.refusal_rate", "nodot", 1))
+    lock(run)
     assert "report/comparison.json" in one_line(run.publish())
+    assert run.tip == run.head and not run.hub.asked
+
+
+def test_results_of_another_commit_are_not_recorded(run: Published) -> None:
+    before = run.origin.check("git", "show", "main:params.yaml").encode()
+    now = run.origin.check("git", "show", f"{run.head}:params.yaml").encode()
+    path = run.handover / "dvc.lock"
+    path.write_text(path.read_text().replace(hashlib.md5(now).hexdigest(), hashlib.md5(before).hexdigest()))
+    for number in ("12", ""):
+        assert "params.yaml changed since report ran" in one_line(run.publish(PULL_REQUEST=number))
     assert run.tip == run.head and not run.hub.asked

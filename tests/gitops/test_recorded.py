@@ -56,11 +56,14 @@ def test_a_stage_that_did_not_follow_its_input_is_named() -> None:
         parse_lock(text, "dvc.lock").check_is_whole("0" * 40)
 
 
-def test_the_first_difference_is_that_of_the_earliest_stage() -> None:
+def test_the_first_difference_is_that_of_the_earliest_stage(monkeypatch: pytest.MonkeyPatch) -> None:
     recorded = parse_lock(LOCK, "dvc.lock")
     assert recorded.difference(recorded) is None
     other = parse_lock(LOCK.replace("aa", "dd").replace("cc", "ee"), "dvc.lock")
-    assert (recorded.difference(other) or "").startswith("artifacts/directions.json (measuring runs on hardware")
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    found = recorded.difference(other) or ""
+    assert found.startswith("artifacts/directions.json (measured bytes depend on the number of CPU threads")
+    assert "OMP_NUM_THREADS, 3 here" in found and "hardware" in found
     only_model = parse_lock(LOCK.replace("cc", "ee"), "dvc.lock")
     assert (recorded.difference(only_model) or "").startswith("models/ablated (")
 

@@ -1,11 +1,17 @@
 """A machine that runs what others pushed has a cache, a remote, both, or neither."""
 
+import json
+import os
 import shutil
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.projects import Project, one_line
+from stages.base.cache import check_kept
+from stages.base.stage import StageError
+from tests.projects import Project, environment, one_line
 
 
 @pytest.fixture
@@ -15,10 +21,37 @@ def clone(finished: Project, tmp_path: Path) -> Project:
     return Project(tmp_path / "clone")
 
 
-def store(clone: Project, action: str, **settings: str) -> str:
-    done = clone.run("python", "-m", "stages.store", action, **settings)
+def store(clone: Project, *arguments: str, **settings: str) -> str:
+    done = clone.run("python", "-m", "stages.store", *arguments, **settings)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
+
+
+@pytest.fixture
+def own(project: Project, tmp_path: Path) -> tuple[Project, Path]:
+    """The finished quick project with a cache of its own, and where its objects are."""
+    shutil.copytree(project.check("dvc", "cache", "dir").strip(), tmp_path / "cache")
+    project.check("dvc", "config", "--local", "cache.dir", str(tmp_path / "cache"))
+    return project, tmp_path / "cache/files/md5"
+
+
+def of(objects: Path, md5: str) -> Path:
+    """An object of the cache."""
+    return objects / md5[:2] / md5[2:]
+
+
+def lose(objects: Path, md5: str, how: str) -> None:
+    """What may happen to a folder's object, or to one that it lists."""
+    entry = of(objects, md5)
+    files = json.loads(entry.read_text())
+    file = of(objects, max(files, key=lambda each: of(objects, each["md5"]).stat().st_size)["md5"])
+    chosen = entry if "list" in how else file
+    if "cut" in how:
+        data = chosen.read_bytes()
+        chosen.unlink()  # the workspace's own link stays whole
+        chosen.write_bytes(data[:-1])
+    else:
+        chosen.unlink()
 
 
 def test_with_the_shared_cache_alone_nothing_runs_again(finished: Project, clone: Project) -> None:
@@ -40,6 +73,12 @@ def test_what_a_killed_run_left_does_not_stop_the_next(finished: Project, clone:
     assert "Running stage" not in store(clone, "repro")
 
 
+@pytest.mark.parametrize("cut", ["", '{"/somewhere": {"write": {"pid": 1, "cm'])
+def test_a_list_that_dvc_was_killed_while_writing_does_not_stop_the_next_run(project: Project, cut: str) -> None:
+    (project.folder / ".dvc/tmp/rwlock").write_text(cut)
+    assert "Running stage" not in store(project, "repro")
+
+
 def test_a_shared_cache_is_made_and_is_the_groups(clone: Project, tmp_path: Path) -> None:
     store(clone, "restore", CACHE=str(tmp_path / "new/cache"))
     assert clone.check("dvc", "cache", "dir").strip() == str(tmp_path / "new/cache")
@@ -51,8 +90,87 @@ def test_a_cache_that_would_be_another_in_each_clone_is_refused(clone: Project) 
     assert "must be an absolute path" in one_line(clone.run("python", "-m", "stages.store", "restore", CACHE="cache"))
 
 
-def test_a_remote_that_cannot_be_asked_fails_the_job(clone: Project, tmp_path: Path) -> None:
-    clone.check("dvc", "remote", "add", "--local", "--default", "storage", str(tmp_path / "file/storage"))
+def test_a_remote_that_cannot_be_asked_fails_the_job(project: Project, tmp_path: Path) -> None:
+    project.check("dvc", "remote", "add", "--local", "--default", "storage", str(tmp_path / "file/storage"))
     (tmp_path / "file").write_text("in the way")
-    done = clone.run("python", "-m", "stages.store", "push")
+    done = project.stage("store", "push")
     assert done.returncode != 0 and "`dvc push` failed" in done.stderr
+
+
+@pytest.mark.parametrize("how", ["file gone", "file cut", "list gone", "list cut"])
+def test_a_cache_that_does_not_hold_what_dvc_lock_names_is_one_line(own: tuple[Project, Path], how: str) -> None:
+    project, objects = own
+    check_kept(project.folder)
+    lose(objects, project.hashes()["results/ablated"], how)
+    with pytest.raises(StageError, match=r"did not keep results/\w+ in its cache.*`dvc commit evaluate@\w+`") as caught:
+        check_kept(project.folder)
+    assert len(str(caught.value)) <= 400
+
+
+def test_what_the_cache_lacks_is_not_up_to_date(own: tuple[Project, Path], tmp_path: Path) -> None:
+    project, objects = own
+    project.check("dvc", "remote", "add", "--local", "--default", "storage", str(tmp_path / "storage"))
+    lose(objects, project.hashes()["results/ablated"], "list gone")
+    done = project.stage("store", "push")
+    assert "results/ablated cannot be pushed" in done.stderr and "up to date" not in done.stdout
+    assert done.returncode == 1
+    project.check("dvc", "commit", "evaluate@ablated")  # as it says
+    store(project, "push")
+    lose(objects, project.hashes()["results/ablated"], "list gone")
+    store(project, "push")  # the remote has it
+
+
+def test_what_lies_in_the_folder_alone_is_kept_by_the_next_restore(own: tuple[Project, Path]) -> None:
+    """As after a disk was full: DVC itself would remove it."""
+    project, objects = own
+    lose(objects, project.hashes()["results/ablated"], "list gone")
+    store(project, "restore")
+    check_kept(project.folder)
+    assert (project.folder / "results/ablated/results.json").is_file()
+
+
+def test_what_cannot_be_restored_is_named(clone: Project, tmp_path: Path) -> None:
+    said = store(clone, "restore", CACHE=str(tmp_path / "empty"))
+    assert "Neither in the cache nor in the remote" in said and "models/ablated" in said
+
+
+def test_a_restore_that_does_not_put_everything_back_fails(own: tuple[Project, Path], tmp_path: Path) -> None:
+    project, _ = own
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/dvc").write_text("#!/bin/sh\nexit 0\n")  # DVC as it is after it was killed: it does nothing
+    (tmp_path / "bin/dvc").chmod(0o755)
+    shutil.rmtree(project.folder / "results/base/samples")
+    path = f"{tmp_path / 'bin'}{os.pathsep}{environment()['PATH']}"
+    assert "results/base was not restored" in one_line(
+        project.run("python", "-m", "stages.store", "restore", PATH=path)
+    )
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 64 MB, for as long as the test runs."""
+    (tmp_path / "disk").mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "none", str(tmp_path / "disk")])
+    if mounted.returncode != 0:
+        pytest.skip("only root can mount a small disk here")
+    yield tmp_path / "disk"
+    subprocess.run(["umount", str(tmp_path / "disk")], check=True)
+
+
+@pytest.mark.slow
+def test_a_full_disk_under_the_cache_fails_the_run_and_loses_nothing(
+    own: tuple[Project, Path], small_disk: Path
+) -> None:
+    project, objects = own
+    shutil.copytree(objects.parent.parent, small_disk / "cache")
+    project.check("dvc", "config", "--local", "cache.dir", str(small_disk / "cache"))
+    room = shutil.disk_usage(small_disk).free
+    (small_disk / "filler").write_bytes(bytes(room - 100_000))
+    project.replace("scale: 1.0", "scale: 0.53")
+    done = project.stage("store", "repro", "ablate")
+    assert done.returncode == 1 and "`dvc commit ablate`" in done.stderr.splitlines()[-1], done.stderr
+    made = (project.folder / "models/ablated/edit.json").read_bytes()
+    (small_disk / "filler").unlink()
+    project.check("dvc", "commit", "ablate")
+    assert "Running stage" not in store(project, "repro", "ablate")
+    assert (project.folder / "models/ablated/edit.json").read_bytes() == made

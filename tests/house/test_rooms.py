@@ -24,7 +24,7 @@ ROOMS = {
     "evidence": {"schemas", "base", "sources", "evidence", "organism"},
     "gitops": {"schemas", "base", "gitops"},
     "rendering": {"schemas", "rendering"},
-    "experiments": {"schemas", "base", "experiments"},
+    "experiments": {"schemas", "base", "gitops", "experiments"},
 }
 """What each room may import. `evidence` has the tasks of the organism, whose refusal it must recognise."""
 

@@ -29,6 +29,7 @@ def there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         pictures={},
     )
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(show, "check_ran", lambda side: None)
     monkeypatch.setattr(show, "read_report", lambda: report)
     monkeypatch.setattr(show, "provenance", lambda folder: ORIGIN)
     return tmp_path
