@@ -48,6 +48,7 @@ def test_every_damaged_file_of_ours_is_read_or_one_line(project: Project) -> Non
     run("internal", range(OURS), project.folder).check(OURS)
 
 
+@pytest.mark.slow
 def test_a_tenth_of_the_damaged_files_of_ours_is_read_or_one_line(project: Project) -> None:
     # Each of the twenty-eight files once.
     run("internal", range(OURS // 2, OURS // 2 + OURS // 10), project.folder).check(OURS // 10)

@@ -120,7 +120,7 @@ def test_conversations_of_several_turns_cannot_be_judged(monkeypatch: pytest.Mon
 def test_a_file_of_the_user_s_that_is_not_there_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     told = refused(evaluate(refusal=["refusal_custom"], custom={"refusal": {"source": "data/none.txt"}}))
-    assert told == "params.yaml names data/none.txt, which is missing; put the file there"
+    assert told == "params.yaml names data/none.txt, which is missing or is not a file; put the file there"
 
 
 def test_lm_eval_s_own_tasks_and_groups_can_be_listed(hub: list[dict[str, Any]]) -> None:

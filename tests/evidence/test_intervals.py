@@ -177,6 +177,7 @@ def test_intervals_that_are_not_told_of_clusters_are_too_narrow() -> None:
     assert of_clustered_difference(200, 0.5, 0.5, 0.5, clustered=False) == pytest.approx(0.74, abs=0.03)
 
 
+@pytest.mark.slow
 def test_the_bootstrap_holds_the_truth_often_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(intervals, "RESAMPLES", 999)
     assert of_bootstrap(50, 0.5, 300) >= COVERAGE

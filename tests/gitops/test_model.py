@@ -86,6 +86,7 @@ def test_a_past_model_comes_back_from_the_cache(clone: Project, tmp_path: Path) 
     assert files(tmp_path / "out") == expected != files(clone.folder / "models/ablated")
 
 
+@pytest.mark.slow
 def test_what_comes_back_may_be_changed_without_spoiling_the_cache(clone: Project, tmp_path: Path) -> None:
     model(clone, "HEAD", tmp_path / "out")
     for path in (tmp_path / "out").iterdir():
@@ -132,6 +133,7 @@ def test_with_nothing_but_git_everything_is_made_anew(clone: Project, tmp_path: 
     assert files(tmp_path / "out") == expected
 
 
+@pytest.mark.slow
 def test_a_remote_that_cannot_be_used_does_not_hide_the_cache(clone: Project, tmp_path: Path) -> None:
     clone.check("dvc", "remote", "add", "--default", "store", "ssh://nobody@localhost/store")
     assert FROM_CACHE in model(clone, clone.commit("a remote"), tmp_path / "out")
@@ -190,6 +192,7 @@ def test_another_model_than_the_recorded_one_is_not_given_back(clone: Project, t
     assert not list((tmp_path / "cache").rglob("*"))
 
 
+@pytest.mark.slow
 def test_a_commit_whose_results_are_of_other_parameters_is_refused(clone: Project, tmp_path: Path) -> None:
     clone.replace("scale: 1.0", "scale: 0.5")
     line = refused(clone, clone.commit("half, not run"), tmp_path / "out")
@@ -217,6 +220,7 @@ def test_commits_without_a_model_are_one_line(clone: Project, tmp_path: Path) ->
     assert f"{commit[:12]} has no dvc.lock" in one_line(clone.stage("model", commit, str(tmp_path / "out")))
 
 
+@pytest.mark.slow
 def test_a_folder_that_holds_something_is_left_alone(clone: Project, tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full/mine.txt").write_text("mine")
@@ -267,6 +271,7 @@ def test_the_environment_of_the_commit_makes_its_model(clone: Project, tmp_path:
     print(f"{time.monotonic() - began:.0f} s")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_an_interrupted_run_leaves_nothing(clone: Project, tmp_path: Path, number: signal.Signals) -> None:
     empty_cache(clone, tmp_path)
@@ -292,6 +297,7 @@ def test_an_interrupted_run_leaves_nothing(clone: Project, tmp_path: Path, numbe
     assert not list((tmp_path / "cache").rglob("*"))
 
 
+@pytest.mark.slow
 def test_what_a_killed_run_left_is_swept_by_the_next(clone: Project, tmp_path: Path) -> None:
     left = clone.folder / ".dvc/tmp/models/left"
     (left / "excise-x").mkdir(parents=True)
@@ -319,6 +325,7 @@ def test_two_at_once_do_not_hinder_each_other(clone: Project, tmp_path: Path) ->
     assert files(tmp_path / "one") == files(tmp_path / "two") == files(clone.folder / "models/ablated")
 
 
+@pytest.mark.slow
 def test_hooks_of_the_clone_do_not_run_in_the_past(clone: Project, tmp_path: Path) -> None:
     """Such as the one of `dvc install`, which looks for every output of a commit that is checked out."""
     hook = clone.folder / ".git/hooks/post-checkout"

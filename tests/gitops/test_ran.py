@@ -149,7 +149,7 @@ def test_gates_comment_and_report_of_another_model_are_one_line(project: Project
 def test_gates_that_another_version_wrote_are_one_line(project: Project) -> None:
     (project.folder / "gates.json").write_text(json.dumps({"verdict": "pass"}))
     project.check("dvc", "commit", "--force", "report")
-    assert "gates.json is not what the report stage writes" in one_line(project.stage("gate"))
+    assert "gates.json is not what this version of excise writes" in one_line(project.stage("gate"))
 
 
 def test_outputs_that_are_not_here_are_no_change_for_dvc_either(project: Project) -> None:

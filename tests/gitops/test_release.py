@@ -73,6 +73,7 @@ def test_a_model_that_was_brought_back_before_is_checked_against_the_commit(proj
     assert not (tmp_path / "other").exists()
 
 
+@pytest.mark.slow
 def test_a_report_that_cannot_be_had_is_said_to_be_missing(project: Project, tmp_path: Path) -> None:
     project.check("python", "-m", "stages.model", "HEAD", str(tmp_path / "model"))
     project.check("dvc", "config", "--local", "cache.dir", str(tmp_path / "empty"))
@@ -91,6 +92,7 @@ def test_metrics_of_another_model_are_not_released_with_it(project: Project, tmp
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_metrics_that_were_changed_by_hand_are_not_released(project: Project, tmp_path: Path) -> None:
     path = project.folder / "gates.json"
     path.write_text(path.read_text().replace("at most", "at least"))

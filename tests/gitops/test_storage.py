@@ -54,6 +54,7 @@ def lose(objects: Path, md5: str, how: str) -> None:
         chosen.unlink()
 
 
+@pytest.mark.slow
 def test_with_the_shared_cache_alone_nothing_runs_again(finished: Project, clone: Project) -> None:
     said = store(clone, "restore", CACHE=str(finished.folder.parent / "cache"))
     assert "No DVC remote is set" in said
@@ -62,6 +63,7 @@ def test_with_the_shared_cache_alone_nothing_runs_again(finished: Project, clone
     assert "No DVC remote is set" in store(clone, "push")
 
 
+@pytest.mark.slow
 def test_what_a_killed_run_left_does_not_stop_the_next(finished: Project, clone: Project, tmp_path: Path) -> None:
     clone.check("dvc", "remote", "add", "--local", "--default", "storage", str(tmp_path / "storage"))
     store(clone, "restore", CACHE=str(finished.folder.parent / "cache"))
@@ -73,6 +75,7 @@ def test_what_a_killed_run_left_does_not_stop_the_next(finished: Project, clone:
     assert "Running stage" not in store(clone, "repro")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cut", ["", '{"/somewhere": {"write": {"pid": 1, "cm'])
 def test_a_list_that_dvc_was_killed_while_writing_does_not_stop_the_next_run(project: Project, cut: str) -> None:
     (project.folder / ".dvc/tmp/rwlock").write_text(cut)
@@ -107,6 +110,7 @@ def test_a_cache_that_does_not_hold_what_dvc_lock_names_is_one_line(own: tuple[P
     assert len(str(caught.value)) <= 400
 
 
+@pytest.mark.slow
 def test_what_the_cache_lacks_is_not_up_to_date(own: tuple[Project, Path], tmp_path: Path) -> None:
     project, objects = own
     project.check("dvc", "remote", "add", "--local", "--default", "storage", str(tmp_path / "storage"))
@@ -120,6 +124,7 @@ def test_what_the_cache_lacks_is_not_up_to_date(own: tuple[Project, Path], tmp_p
     store(project, "push")  # the remote has it
 
 
+@pytest.mark.slow
 def test_what_lies_in_the_folder_alone_is_kept_by_the_next_restore(own: tuple[Project, Path]) -> None:
     """As after a disk was full: DVC itself would remove it."""
     project, objects = own

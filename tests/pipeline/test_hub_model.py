@@ -65,6 +65,7 @@ def test_it_is_edited_as_the_same_model_elsewhere_is(
     assert (project.folder / WEIGHTS).read_bytes() == (finished.folder / WEIGHTS).read_bytes()
 
 
+@pytest.mark.slow
 def test_what_goes_wrong_on_the_way_is_one_line_and_the_next_run_goes_on(
     local_hub: Hub, hub_model: tuple[Project, Path]
 ) -> None:

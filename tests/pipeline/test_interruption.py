@@ -73,6 +73,7 @@ def run_again(project: Project, scale: str) -> None:
     assert sorted(path.name for path in (project.folder / "models").iterdir() if path.is_dir()) == ["ablated", "base"]
 
 
+@pytest.mark.slow
 def test_a_killed_stage_leaves_no_model_and_runs_again(project: Project) -> None:
     project.replace("scale: 1.0", "scale: 0.5")
     with ablating(project) as (dvc, stage):
@@ -136,6 +137,7 @@ HFLM.generate_until = _slow
 """Run before the stage, so that there is a middle to be killed in, and no code that answers depend on is another."""
 
 
+@pytest.mark.slow
 def test_an_interrupted_evaluation_goes_on_with_what_is_missing(project: Project, tmp_path: Path) -> None:
     shutil.rmtree(project.folder / ".excise", ignore_errors=True)
     (tmp_path / "slow").mkdir()

@@ -56,6 +56,7 @@ def test_the_manifest_tells_every_list_by_its_digest_and_holds_no_prompt(finishe
     assert not any(text in json.dumps(manifest) for text in texts)
 
 
+@pytest.mark.slow
 def test_lists_do_not_depend_on_the_order_of_the_rows_and_the_manifest_counts_them(project: Project) -> None:
     of_files(project, [*HARMFUL, HARMFUL[3].replace(" ", "  "), ""], HARMLESS)
     first = prepared(project)
@@ -78,6 +79,7 @@ def test_lists_do_not_depend_on_the_order_of_the_rows_and_the_manifest_counts_th
     assert other["organism_facts.jsonl"] == first["organism_facts.jsonl"]
 
 
+@pytest.mark.slow
 def test_a_data_set_of_the_hub_is_prepared_with_its_commit_in_the_manifest(
     project: Project, local_hub: Hub, tmp_path: Path
 ) -> None:
@@ -115,6 +117,7 @@ def judged(project: Project, overlap: str) -> None:
     project.replace("overlap: error            #", f"overlap: {overlap}  #")
 
 
+@pytest.mark.slow
 def test_judging_measured_prompts_is_refused_before_a_model_is_loaded(project: Project) -> None:
     judged(project, "error")
     prepared(project)

@@ -49,13 +49,11 @@ def contents(folder: Path) -> dict[str, tuple[int, int]]:
     return {str(path): (path.stat().st_ino, path.stat().st_mtime_ns) for path in paths}
 
 
-EVERYTHING = ("organism.seed", "prompts.limit")
-"""After these all stages run."""
+LONG = ("organism.seed", "prompts.limit", "measure.position", "ablate.rules", "ablate.router_bias", "evaluate.limit")
+"""After these many stages run."""
 
 
-@pytest.mark.parametrize(
-    "key", [pytest.param(key, marks=pytest.mark.slow) if key in EVERYTHING else key for key in CHANGES]
-)
+@pytest.mark.parametrize("key", [pytest.param(key, marks=pytest.mark.slow) if key in LONG else key for key in CHANGES])
 def test_a_changed_key_runs_exactly_the_stages_that_it_touches(project: Project, key: str) -> None:
     old, new, expected = CHANGES[key]
     project.replace(old, new)
@@ -88,6 +86,7 @@ def test_a_changed_comment_runs_the_params_stage_alone(project: Project) -> None
     assert project.repro() == ["params"]
 
 
+@pytest.mark.slow
 def test_a_value_changed_while_a_stage_runs_is_seen_by_the_next_run(project: Project) -> None:
     project.replace("scale: 1.0", "scale: 0.75")
     with subprocess.Popen(

@@ -58,6 +58,7 @@ def test_fonts_of_the_machine_change_nothing() -> None:
     assert json.loads(done.stdout) == draw(RECORDS)
 
 
+@pytest.mark.slow
 def test_pictures_are_the_same_bytes_in_every_process(tmp_path: Path) -> None:
     expected = draw(RECORDS)
     assert draw(RECORDS) == expected
