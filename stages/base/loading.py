@@ -25,6 +25,7 @@ from transformers.core_model_loading import (
 from transformers.modeling_utils import LoadStateDictConfig
 
 from schemas.wording import shorten
+from stages.base.bounds import UsedUp
 from stages.base.stage import StageError
 from stages.base.weights import FLOATS, Checkpoint, Tensor
 
@@ -44,6 +45,30 @@ def exactly(checkpoint: Checkpoint) -> Iterator[Path]:
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             (folder / path).symlink_to((checkpoint.folder / path).resolve())
         yield folder
+
+
+@contextlib.contextmanager
+def in_one_line(folder: Path, read: Path, what: str = "could not be loaded") -> Iterator[None]:
+    """Within the block, what transformers raises about a model is one line.
+
+    It may be any of Python's errors: config.json chooses which code runs, and with which numbers.
+
+    Args:
+        folder: the model's.
+        read: the one that transformers was given, whose name is of no use to a user.
+        what: what failed.
+    """
+    try:
+        yield
+    except StageError:
+        raise
+    except UsedUp as much:
+        raise StageError(
+            f"{folder}: to build what its config.json describes {much}; look for a number in it that is too large"
+        ) from None
+    except Exception as error:
+        told = " ".join(str(error).replace(str(read), str(folder)).split()) or type(error).__name__
+        raise StageError(f"{folder} {what}: {shorten(told, 250)}") from None
 
 
 def check_loads(model: PreTrainedModel, tensors: Mapping[str, Tensor], where: str) -> list[str]:

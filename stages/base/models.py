@@ -1,9 +1,7 @@
 """Loading a model: from a local folder, safetensors only, no code of its own by any parameter."""
 
-import contextlib
 import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,9 +17,8 @@ from transformers import (
     PreTrainedModel,
 )
 
-from schemas.wording import shorten
-from stages.base.bounds import UsedUp, bounded
-from stages.base.loading import exactly, refuse_incomplete
+from stages.base.bounds import bounded
+from stages.base.loading import exactly, in_one_line, refuse_incomplete
 from stages.base.memory import GIB, Need, impossible, limits
 from stages.base.stage import StageError
 from stages.base.weights import Checkpoint
@@ -37,7 +34,7 @@ def load_model(checkpoint: Checkpoint, dtype: str, place: torch.device | Literal
         StageError: transformers cannot load it, or would make some of its weights up.
     """
     _refuse_what_cannot_fit(checkpoint, dtype, place)
-    with exactly(checkpoint) as folder, _in_one_line(checkpoint.folder, folder):
+    with exactly(checkpoint) as folder, in_one_line(checkpoint.folder, folder):
         config = _config_of(folder)
         loaded: Any = _auto_class(config).from_pretrained(
             folder,
@@ -63,7 +60,7 @@ def load_model(checkpoint: Checkpoint, dtype: str, place: torch.device | Literal
 
 def _refuse_what_does_not_run(folder: Path, model: PreTrainedModel) -> None:
     """Before anything is built on it: a config may be one that no code is written for, and show it only here."""
-    with _in_one_line(folder, folder, "could not be run"), torch.inference_mode():
+    with in_one_line(folder, folder, "could not be run"), torch.inference_mode():
         model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=model.device), use_cache=False)
 
 
@@ -86,7 +83,7 @@ def without_weights(folder: Path, dtype: str) -> PreTrainedModel:
     """
     # Here, where every way of loading begins.
     transformers.utils.logging.disable_progress_bar()
-    with _in_one_line(folder, folder), bounded(*_BUILDING):
+    with in_one_line(folder, folder), bounded(*_BUILDING):
         config = _config_of(folder)
         with torch.device("meta"):
             model: Any = _auto_class(config).from_config(
@@ -103,7 +100,7 @@ def read_model_config(folder: Path) -> Any:
     Raises:
         StageError: transformers knows no such model, or cannot read it in reasonable time and memory.
     """
-    with _in_one_line(folder, folder), bounded(*_BUILDING):
+    with in_one_line(folder, folder), bounded(*_BUILDING):
         return _config_of(folder)
 
 
@@ -116,30 +113,6 @@ def _auto_class(config: Any) -> Any:
     kind = type(config)
     only_with_images = kind in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING and kind not in MODEL_FOR_CAUSAL_LM_MAPPING
     return AutoModelForImageTextToText if only_with_images else AutoModelForCausalLM
-
-
-@contextlib.contextmanager
-def _in_one_line(folder: Path, read: Path, what: str = "could not be loaded") -> Iterator[None]:
-    """Within the block, what transformers raises about a model is one line.
-
-    It may be any of Python's errors: config.json chooses which code runs, and with which numbers.
-
-    Args:
-        folder: the model's.
-        read: the one that transformers was given, whose name is of no use to a user.
-        what: what failed.
-    """
-    try:
-        yield
-    except StageError:
-        raise
-    except UsedUp as much:
-        raise StageError(
-            f"{folder}: to build what its config.json describes {much}; look for a number in it that is too large"
-        ) from None
-    except Exception as error:
-        told = " ".join(str(error).replace(str(read), str(folder)).split()) or type(error).__name__
-        raise StageError(f"{folder} {what}: {shorten(told, 250)}") from None
 
 
 def weights_need(checkpoint: Checkpoint, model: PreTrainedModel) -> Need:

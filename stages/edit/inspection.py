@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from schemas.layout import Layout, ModelLayout, layouts, matcher
 from schemas.wording import shorten
-from stages.base.loading import check_loads, listed
+from stages.base.loading import check_loads, in_one_line, listed
 from stages.base.manifest import read_config_file, refuse_quantized
 from stages.base.models import read_model_config, without_weights
 from stages.base.stage import StageError
@@ -47,6 +47,14 @@ def inspect(
         StageError: it cannot be measured, edited or judged as it is, and why.
     """
     where = name or str(folder)
+    # Whatever stands in a config, and whatever transformers and torch make of it.
+    with in_one_line(folder, folder):
+        return _inspected(folder, tensors, files, dtype, where)
+
+
+def _inspected(
+    folder: Path, tensors: Mapping[str, Tensor], files: Collection[str], dtype: str, where: str
+) -> ModelLayout:
     written = read_config_file(folder)
     _refuse_what_reads_elsewhere(folder, written, files)
     _refuse_more_than_is_there(folder, written, tensors)
