@@ -27,6 +27,7 @@ def rows(text: str, heading: str) -> list[list[str]]:
     return [line.strip("| ").split(" | ") for line in lines if line.startswith("| `")]
 
 
+@pytest.mark.slow
 def test_a_change_is_told_with_the_parameters_stages_and_verdict_that_it_brings(project: Project) -> None:
     project.replace("at_most: 0.15}", "at_most: 0.999}")
     assert project.repro() == ["params", "report"]

@@ -83,7 +83,8 @@ def test_a_killed_stage_leaves_no_model_and_runs_again(project: Project) -> None
     run_again(project, "0.6")
 
 
-@pytest.mark.parametrize("shell", ["/bin/sh", pytest.param("/bin/bash", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("shell", ["/bin/sh", "/bin/bash"])
 def test_a_killed_dvc_takes_its_stage_along_and_runs_again(project: Project, shell: str) -> None:
     if not Path(shell).exists():
         pytest.skip(f"there is no {shell} here")

@@ -83,6 +83,7 @@ def measured(tokenizer: Any, history: list[dict[str, str]], chat: ChatFormat) ->
     return tokens
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("has_bos", "adds_bos", "system", "opens"), TABLE)
 def test_every_chat_request_has_the_tokens_of_measuring(
     tasks: list[str],
