@@ -155,7 +155,7 @@ class ModelLayout(_Part):
     layers: int = Field(description="decoder layers in use")
     hidden_size: int
     experts: int | None = Field(description="routed experts of a layer; null where no layer has any")
-    residual_multiplier: float = Field(description="of whatever is written to the stream")
+    residual_multiplier: float = Field(allow_inf_nan=False, description="of whatever is written to the stream")
     tied: bool = Field(description="whether the output head is the embeddings")
     family: Layout = Field(description="under the names that this checkpoint has")
 

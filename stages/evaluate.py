@@ -154,7 +154,7 @@ def follow_base(side: str, model: PreTrainedModel, tokenizer: Any, chat: ChatFor
     """What the base answers to harmless prompts and finds likely there; for the edited model, how far it is from that.
 
     Raises:
-        StageError: the edited model answers with what is no number.
+        StageError: the model produces NaN or infinite logits.
     """
     asked = read_prompts("drift")[:MOST_DRIFT_PROMPTS]
     prompts = tokenize(tokenizer, asked, chat)
@@ -163,6 +163,8 @@ def follow_base(side: str, model: PreTrainedModel, tokenizer: Any, chat: ChatFor
             answers = greedy_answers(model, tokenizer, prompts, batch_size, advance)
         with progress("What the base predicts", len(prompts), "prompts") as advance:
             found = predictions(model, prompts, answers, batch_size, advance)
+        if not found.log_probabilities.isfinite().all():
+            raise StageError("the base model produces NaN or infinite logits; name another copy, or another dtype")
         write_bytes(PREDICTIONS, save(found.tensors()))
         return []
     base = read_predictions(PREDICTIONS)
@@ -170,7 +172,7 @@ def follow_base(side: str, model: PreTrainedModel, tokenizer: Any, chat: ChatFor
     with progress("Follow the base", len(prompts), "prompts") as advance:
         found = predictions(model, prompts, answers, batch_size, advance, base.likely())
     if not found.log_probabilities.isfinite().all():
-        raise StageError(f"{ABLATED} answers with what is no number; look for a smaller scale in params.yaml: ablate")
+        raise StageError(f"{ABLATED} produces NaN or infinite logits; try a smaller scale in params.yaml: ablate")
     return drift_samples(asked, tokenizer.batch_decode(answers, skip_special_tokens=True), base, found)
 
 

@@ -41,10 +41,10 @@ def main() -> None:
 
     if model.source == "organism":
         train_unless_made(organism)
-    else:
-        leave_elsewhere(ORGANISM)
     chat = ChatFormat(system=prompts.system, chat_template_kwargs=prompts.chat_template_kwargs, date=prompts.date)
     manifest, layout = pin(model, chat, list(itertools.chain(*lists.values())))
+    if model.source != "organism":
+        leave_elsewhere(ORGANISM)  # not before: a model that is refused costs nobody the organism
     write_json(MANIFEST, manifest)
     write_json(LAYOUT, layout)
 

@@ -14,6 +14,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
+    GenerationConfig,
     PreTrainedModel,
 )
 
@@ -54,6 +55,11 @@ def load_model(checkpoint: Checkpoint, dtype: str, place: torch.device | Literal
             f"{checkpoint.folder} does not fit onto the GPUs of this machine, and weights outside them cannot be "
             "measured; use larger ones, or a smaller model.dtype"
         )
+    # Answers are greedy, unless a task says otherwise: what else generation_config.json says is how others sample.
+    said = model.generation_config
+    model.generation_config = GenerationConfig(
+        **{name: getattr(said, name, None) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    )
     _refuse_what_does_not_run(checkpoint.folder, model.eval())
     return model
 

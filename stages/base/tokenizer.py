@@ -21,7 +21,7 @@ from transformers import AutoTokenizer
 from schemas.artifacts import ChatFormat, Prompt
 from stages.base.day import all_dated
 from stages.base.manifest import read_config
-from stages.base.models import remote_code_is_trusted
+from stages.base.models import read_model_config, remote_code_is_trusted
 from stages.base.prompts import chat_of, render, short, tokenize
 from stages.base.stage import StageError
 
@@ -138,7 +138,7 @@ def _check(folder: Path, chat: ChatFormat, prompts: Sequence[Prompt]) -> str:
             f"the chat template or the tokenizer in {folder} makes the same prompt of different questions; name a chat "
             "model"
         )
-    vocabulary = read_config(folder).get("vocab_size")
+    vocabulary = getattr(read_model_config(folder).get_text_config(), "vocab_size", None)
     largest = max(token for prompt in tokens for token in prompt)
     for where, token in [*_special_tokens(folder, tokenizer), ("a prompt", largest)]:
         if isinstance(vocabulary, int) and not 0 <= token < vocabulary:
@@ -158,9 +158,14 @@ def _special_tokens(folder: Path, tokenizer: Any) -> Iterator[tuple[str, int]]:
     said = {"config.json": read_config(folder), generation.name: _read_json(generation) if generation.is_file() else {}}
     for file, name in itertools.product(said, _SPECIAL):
         tokens = said[file].get(name)
-        for token in tokens if isinstance(tokens, list) else [tokens]:
+        for token in tokens if isinstance(tokens, list) else [] if tokens is None else [tokens]:
+            if type(token) is not int:
+                raise StageError(
+                    f"{folder / file}: {name} is {short(ValueError(repr(token)))}, and must be the number of a token; "
+                    "correct it"
+                )
             # By -1 some say that there is no padding.
-            if isinstance(token, int) and (name, token) != ("pad_token_id", -1):
+            if (name, token) != ("pad_token_id", -1):
                 yield f"{file}'s {name}", token
 
 

@@ -93,6 +93,8 @@ def read_checkpoint(folder: Path, only: Collection[str] | None = None) -> Checkp
 
     others = sorted(set(regular_files(folder) if only is None else _regular(folder, only)) - set(shards))
     others = [path for path in others if path not in OF_THE_EDIT]
+    if taken := [path for path in others if path.partition("/")[0] in OF_THE_EDIT]:
+        raise StageError(f"{folder / taken[0]} lies where an edited model has a file of its own; rename that folder")
     # Left beside an edited checkpoint, further copies of its weights would be the unedited model.
     left_out = tuple(path for path in others if is_weights(path))
     companions = tuple(path for path in others if not is_weights(path))
@@ -266,10 +268,20 @@ def regular_files(folder: Path) -> list[str]:
                 raise StageError(f"{path} is a link that leads outside the model's folder; copy the file there instead")
             if path.is_symlink() and path.is_dir():
                 raise StageError(f"{path} is a link to a folder, which would be copied twice; remove it")
+            if not _is_utf8(name):
+                raise StageError(f"{folder} has a file whose name is not UTF-8 ({printable(name)}); rename it")
             if not path.is_dir() and not path.is_file():
                 raise StageError(f"{path} is neither a file nor a folder; remove it")
         found += [(Path(parent) / name).relative_to(folder).as_posix() for name in files]
     return sorted(found)
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _cannot_be_listed(error: OSError) -> None:

@@ -64,6 +64,8 @@ def _inspected(
     if isinstance(part, Mapping) and isinstance(part.get("model_type"), str):
         _family(where, part["model_type"])
     config = read_model_config(folder)
+    if config.is_encoder_decoder:
+        raise StageError(f"{where} has an encoder; only models that decode can be measured: name another")
     text = config.get_text_config()
     family = _family(where, text.model_type)
     _refuse_degenerate(folder, family, text)
@@ -94,6 +96,8 @@ def settled(layout: ModelLayout, checkpoint: Checkpoint) -> ModelLayout:
     """The layout once the weights are there: where a file holds both of two tied tensors, transformers ties them only
     if they are equal."""
     embedding, head = embedding_and_head(layout, checkpoint.tensors)
+    if layout.tied and head is not None and checkpoint.tensors[head].dtype != checkpoint.tensors[embedding].dtype:
+        raise StageError(f"{embedding} and {head} are tied and stored in two types; keep one of them")
     if layout.tied and head is not None and not same_bytes(checkpoint, embedding, head):
         return layout.model_copy(update={"tied": False})
     return layout
