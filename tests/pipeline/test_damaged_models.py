@@ -23,7 +23,9 @@ from transformers.utils import logging
 from schemas.artifacts import ModelManifest
 from schemas.params import parse, sections
 from stages import ablate, measure, prepare
+from stages.base.models import load_model
 from stages.base.stage import StageError
+from stages.base.weights import read_checkpoint
 from tests import damaged
 from tests.damaged import EXPERTS, INDEX, LAYERS, LINEAR, SINGLE, Tensors, build, configure, read_tensors, rewrite, save
 from tests.projects import Project, copy_project
@@ -230,6 +232,33 @@ def quantised_under_a_name_of_its_own(folder: Path) -> None:
     configure(save(build("llama"), folder), quantization_config={"quant_method": "nvfp4"})
 
 
+def tied_in_two_types(folder: Path) -> None:
+    def twice(tensors: Tensors) -> Tensors:
+        return tensors | {"lm_head.weight": tensors["model.embed_tokens.weight"].bfloat16()}
+
+    rewrite(save(build("llama", tie_word_embeddings=True), folder), twice)
+
+
+def an_encoder(folder: Path) -> None:
+    configure(save(build("llama"), folder), is_encoder_decoder=True)
+
+
+def an_end_that_is_a_text(folder: Path) -> None:
+    save(build("llama"), folder)
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": "</s>"}))
+
+
+def a_folder_in_the_place_of_the_card(folder: Path) -> None:
+    save(build("llama"), folder)
+    (folder / "README.md").mkdir()
+    (folder / "README.md/notes").write_text("notes")
+
+
+def a_multiplier_that_is_no_number(folder: Path) -> None:
+    save(build("granitemoe", num_local_experts=4, num_experts_per_tok=2), folder)
+    configure(folder, residual_multiplier=float("nan"))
+
+
 REFUSED: dict[Callable[[Path], None], str] = {
     no_head: "does not hold lm_head.weight",
     no_writer: "does not hold model.layers.0.self_attn.o_proj.weight",
@@ -253,6 +282,11 @@ REFUSED: dict[Callable[[Path], None], str] = {
     a_wrong_type: "rms_norm_eps",
     a_tensor_that_has_no_place: "no place for model.extra.weight",
     quantised_under_a_name_of_its_own: "is quantised (nvfp4)",
+    tied_in_two_types: "are tied and stored in two types",
+    an_encoder: "has an encoder",
+    an_end_that_is_a_text: "eos_token_id is '</s>'",
+    a_folder_in_the_place_of_the_card: "rename that folder",
+    a_multiplier_that_is_no_number: "residual_multiplier",
 }
 
 
@@ -260,6 +294,23 @@ REFUSED: dict[Callable[[Path], None], str] = {
 def test_what_cannot_be_edited_is_one_line_in_prepare(make: Callable[[Path], None], project: Path) -> None:
     make(project / "model")
     assert REFUSED[make] in refused_in_prepare(project / "model")
+
+
+def test_a_model_that_is_refused_costs_nobody_the_organism(project: Path) -> None:
+    Path("models/base").mkdir(parents=True)
+    Path("models/base/model.safetensors").write_text("trained")
+    no_head(project / "model")
+    refused_in_prepare(project / "model")
+    assert Path("models/base/model.safetensors").read_text() == "trained"
+
+
+def test_answers_are_greedy_whatever_the_model_s_own_settings_say(project: Path) -> None:
+    folder = save(build("llama"), project / "model")
+    said = {"eos_token_id": [2, 3], "num_beams": 2, "num_return_sequences": 2, "repetition_penalty": 1.5}
+    (folder / "generation_config.json").write_text(json.dumps(said))
+    config = load_model(read_checkpoint(folder), "float32", torch.device("cpu")).generation_config
+    assert config is not None and config.eos_token_id == [2, 3]
+    assert (config.num_beams or 1, config.num_return_sequences or 1, config.repetition_penalty or 1.0) == (1, 1, 1.0)
 
 
 def names_without_model(folder: Path) -> None:
