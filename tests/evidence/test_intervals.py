@@ -153,6 +153,7 @@ def test_intervals_of_rates_hold_the_truth_often_enough(samples: int) -> None:
     assert min(of_rate(samples, rate) for rate in RATES) >= COVERAGE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("items", ITEMS)
 @pytest.mark.parametrize("correlation", CORRELATIONS)
 def test_intervals_of_clustered_samples_hold_the_truth_often_enough(items: int, correlation: float) -> None:

@@ -17,6 +17,8 @@ import pytest
 
 from tests.projects import Project, one_line
 
+pytestmark = pytest.mark.slow
+
 TOKEN = "hf_thisIsNoRealTokenAtAll"
 NAME = "somebody/edited"
 

@@ -13,6 +13,8 @@ from stages.organism.model import ARCHITECTURES
 from stages.organism.training import THREADS, save, train, tuning
 from stages.organism.world import REFUSAL, make_world, recipes
 
+pytestmark = pytest.mark.slow
+
 STEPS = (2, 1)
 
 

@@ -37,7 +37,6 @@ def redirect(folder: Path, file: str) -> None:
     (folder / INDEX).write_text(json.dumps(index))
 
 
-@pytest.mark.slow
 def test_a_sharded_local_model_is_measured_and_edited(sharded: tuple[Project, Path]) -> None:
     project, folder = sharded
     (folder / "notes").mkdir()
@@ -52,7 +51,6 @@ def test_a_sharded_local_model_is_measured_and_edited(sharded: tuple[Project, Pa
     AutoModelForCausalLM.from_pretrained(edited, local_files_only=True)
 
 
-@pytest.mark.slow
 def test_a_truncated_shard_is_named(sharded: tuple[Project, Path]) -> None:
     project, folder = sharded
     shard = first_shard(folder)
@@ -61,7 +59,6 @@ def test_a_truncated_shard_is_named(sharded: tuple[Project, Path]) -> None:
     assert f"{shard} is truncated" in error
 
 
-@pytest.mark.slow
 def test_a_shard_truncated_after_it_was_pinned_is_named(sharded: tuple[Project, Path]) -> None:
     project, folder = sharded
     for stage in ("prepare", "measure"):
@@ -73,7 +70,6 @@ def test_a_shard_truncated_after_it_was_pinned_is_named(sharded: tuple[Project, 
     assert (project.folder / "models/ablated/edit.json").read_bytes() == before
 
 
-@pytest.mark.slow
 def test_a_missing_shard_is_named(sharded: tuple[Project, Path]) -> None:
     project, folder = sharded
     shard = first_shard(folder)
@@ -81,7 +77,6 @@ def test_a_missing_shard_is_named(sharded: tuple[Project, Path]) -> None:
     assert f"{shard} is missing" in one_line(project.stage("prepare"))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("place", ["../x.safetensors", "/etc/x.safetensors", "..", "a/b.safetensors"])
 def test_an_index_that_leads_outside_the_folder_is_refused(sharded: tuple[Project, Path], place: str) -> None:
     project, folder = sharded
@@ -90,7 +85,6 @@ def test_an_index_that_leads_outside_the_folder_is_refused(sharded: tuple[Projec
     assert INDEX in error and repr(place) in error
 
 
-@pytest.mark.slow
 def test_a_weight_that_is_no_number_stops_the_edit(local_model: tuple[Project, Path]) -> None:
     project, folder = local_model
     for stage in ("prepare", "measure"):
@@ -104,7 +98,6 @@ def test_a_weight_that_is_no_number_stops_the_edit(local_model: tuple[Project, P
     assert not (project.folder / "models/.ablated.partial").exists()
 
 
-@pytest.mark.slow
 def test_a_direction_from_such_a_weight_is_refused(local_model: tuple[Project, Path]) -> None:
     project, folder = local_model
     spoil(folder / "model.safetensors", "model.layers.2.self_attn.o_proj.weight")
@@ -139,6 +132,8 @@ def test_measurement_0_is_an_error_only_where_a_rule_uses_it(project: Project) -
 
 FULL_DISK = """
 import errno, os
+
+pytestmark = pytest.mark.slow
 _room = [100_000]
 _kernel = os.copy_file_range
 def _full(old, new, size, *places):
@@ -162,14 +157,12 @@ def test_a_full_disk_is_told_in_one_line_and_leaves_the_old_model(project: Proje
     assert not (project.folder / "models/.ablated.partial").exists()
 
 
-@pytest.mark.slow
 def test_a_model_without_a_chat_template_is_refused(local_model: tuple[Project, Path]) -> None:
     project, folder = local_model
     (folder / "chat_template.jinja").unlink()
     assert "has no chat template" in one_line(project.stage("prepare"))
 
 
-@pytest.mark.slow
 def test_a_chat_template_that_never_ends_is_refused(local_model: tuple[Project, Path]) -> None:
     project, folder = local_model
     loop = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
@@ -177,7 +170,6 @@ def test_a_chat_template_that_never_ends_is_refused(local_model: tuple[Project, 
     assert "takes more than 5 seconds" in one_line(project.stage("prepare"))
 
 
-@pytest.mark.slow
 def test_a_tokenizer_that_takes_its_process_down_is_one_line(local_model: tuple[Project, Path]) -> None:
     project, folder = local_model
     tokenizer = json.loads((folder / "tokenizer.json").read_text())
@@ -187,7 +179,6 @@ def test_a_tokenizer_that_takes_its_process_down_is_one_line(local_model: tuple[
     assert "crashes or runs out of memory" in one_line(project.stage("prepare"))
 
 
-@pytest.mark.slow
 def test_pickled_weights_are_never_opened(local_model: tuple[Project, Path]) -> None:
     project, folder = local_model
     (folder / "model.safetensors").unlink()
@@ -202,7 +193,6 @@ def spoil(path: Path, name: str) -> None:
     save_file(tensors, path, {"format": "pt"})
 
 
-@pytest.mark.slow
 def test_quantised_weights_are_refused_by_the_name_of_their_format(local_model: tuple[Project, Path]) -> None:
     project, folder = local_model
     config = json.loads((folder / "config.json").read_text())

@@ -10,6 +10,8 @@ from safetensors.numpy import load_file
 
 from tests.projects import Project, one_line
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_plan_is_printed_and_nothing_is_written(project: Project) -> None:
     project.replace("layers: 1-4", "layers: 0-2")

@@ -49,7 +49,10 @@ def contents(folder: Path) -> dict[str, tuple[int, int]]:
     return {str(path): (path.stat().st_ino, path.stat().st_mtime_ns) for path in paths}
 
 
-LONG = ("organism.seed", "prompts.limit", "measure.position", "ablate.rules", "ablate.router_bias", "evaluate.limit")
+LONG = (
+    *("organism.seed", "prompts.limit", "model.dtype", "measure.position"),
+    *("ablate.rules", "ablate.router_bias", "evaluate.limit", "gates"),
+)
 """After these many stages run."""
 
 
@@ -101,6 +104,7 @@ def test_a_value_changed_while_a_stage_runs_is_seen_by_the_next_run(project: Pro
     assert '"scale": 0.25' in (project.folder / "models/ablated/edit.json").read_text()
 
 
+@pytest.mark.slow
 def test_a_changed_stage_file_runs_that_stage(project: Project) -> None:
     with open(project.folder / "stages/report.py", "a") as file:
         file.write("# a comment\n")
