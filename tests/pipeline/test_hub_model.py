@@ -53,7 +53,7 @@ def test_it_is_edited_as_the_same_model_elsewhere_is(
         local_hub.broken = 500  # everything is there by now
     assert not local_hub.asked
     assert (project.folder / WEIGHTS).read_bytes() == (finished.folder / WEIGHTS).read_bytes()
-    assert not list((project.folder / "models/base").iterdir())
+    assert [path.name for path in (project.folder / "models/base").iterdir()] == ["README.md"]
     revision = json.loads((project.folder / "artifacts/model.json").read_text())["revision"]
     card = (project.folder / "models/ablated/README.md").read_text()
     assert f'---\nbase_model: {NAME}\nbase_model_revision: "{revision}"\nlibrary_name' in card
