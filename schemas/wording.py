@@ -46,6 +46,12 @@ def shorten(text: str, length: int = _SHOWN) -> str:
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
+def listed(names: Sequence[str]) -> str:
+    """Some names, and how many there are beside them."""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(shorten(name, 80) for name in names[:3]) + more
+
+
 def show(value: object) -> str:
     """A value as it would stand in the file, on one line and not too long."""
     try:

@@ -24,13 +24,12 @@ from transformers.core_model_loading import (
 )
 from transformers.modeling_utils import LoadStateDictConfig
 
-from schemas.wording import shorten
+from schemas.wording import listed, shorten
 from stages.base.bounds import UsedUp
 from stages.base.stage import StageError
 from stages.base.weights import FLOATS, Checkpoint, Tensor
 
 _META = torch.device("meta")
-_DTYPES = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 _MEND = "name a whole copy of the model"
 
 
@@ -160,12 +159,6 @@ def _targets(
     return found
 
 
-def listed(names: Sequence[str]) -> str:
-    """Some names, and how many there are beside them."""
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(shorten(name, 80) for name in names[:3]) + more
-
-
 def _refuse_twins(targets: Mapping[str, tuple[str, str | None]], where: str) -> None:
     """Two tensors may make one parameter only where a conversion joins them; elsewhere one of them is not read."""
     first: dict[tuple[str, str | None], str] = {}
@@ -181,4 +174,5 @@ def _refuse_twins(targets: Mapping[str, tuple[str, str | None]], where: str) -> 
 
 
 def _without_content(tensor: Tensor) -> torch.Tensor:
-    return torch.empty(tensor.shape, dtype=_DTYPES.get(tensor.dtype, torch.int64), device=_META)
+    # Of a kind and a shape: loading casts to the type of the parameter.
+    return torch.empty(tensor.shape, dtype=torch.float32 if tensor.dtype in FLOATS else torch.int64, device=_META)

@@ -226,7 +226,7 @@ def _answer(writer: int, seconds: int, memory: int, check: Callable[[], str]) ->
             answer = ("text", check())
         except StageError as error:
             answer = ("error", str(error))
-        except Exception:
+        except Exception:  # it is told to the parent, which raises it there
             answer = ("defect", traceback.format_exc())
         with open(writer, "w") as pipe:
             json.dump(answer, pipe)

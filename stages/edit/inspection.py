@@ -8,8 +8,8 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from schemas.layout import Layout, ModelLayout, layouts, matcher
-from schemas.wording import shorten
-from stages.base.loading import check_loads, in_one_line, listed
+from schemas.wording import listed, shorten
+from stages.base.loading import check_loads, in_one_line
 from stages.base.manifest import read_config_file, refuse_quantized
 from stages.base.models import read_model_config, without_weights
 from stages.base.stage import StageError

@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from schemas.layout import Layout, ModelLayout, Norm, Reader, Variant, Writer, matcher
+from schemas.wording import listed
 from stages.base.stage import StageError
 from stages.base.weights import FLOATS, Tensor
 
@@ -125,7 +126,7 @@ def resolve_layer(
         for part in parts:
             norms = part.norms if isinstance(part, Writer) else (part.norm,) if part.norm is not None else ()
             if unnamed := [norm.weight for norm in norms if norm.weight not in names]:
-                raise StageError(f"{where} lacks {_listed(_full(unnamed, names))}; {INCOMPLETE}")
+                raise StageError(f"{where} lacks {listed(_full(unnamed, names))}; {INCOMPLETE}")
             for expert, rest in _expanded(part.weight, layout):
                 bias = part.bias.replace("{expert}", str(expert)) if part.bias is not None else None
                 known |= {rest, *([bias] if bias is not None else [])}
@@ -141,7 +142,7 @@ def resolve_layer(
     known |= {norm.bias for norm in _norms(layout) if norm.bias is not None} | {norm.weight for norm in _norms(layout)}
     if unknown := sorted(names.keys() - known):
         raise StageError(
-            f"{where} has tensors that its layout does not name: {_listed([names[rest] for rest in unknown])}; "
+            f"{where} has tensors that its layout does not name: {listed([names[rest] for rest in unknown])}; "
             "docs/architectures.md says how to add them to its layout"
         )
     for place in places:
@@ -186,7 +187,7 @@ def _variant_of(variants: Sequence[Variant], layout: ModelLayout, names: Mapping
         return variants[max(whole, key=lambda place: len(required[place]))]
     nearest = max(required, key=lambda rests: sum(rest in names for rest in rests))
     missing = [rest for rest in nearest if rest not in names]
-    raise StageError(f"{where} lacks {_listed(_full(missing, names))}; {INCOMPLETE}")
+    raise StageError(f"{where} lacks {listed(_full(missing, names))}; {INCOMPLETE}")
 
 
 def _expanded(weight: str, layout: ModelLayout, names: Mapping[str, str] | None = None) -> list[tuple[int | None, str]]:
@@ -228,8 +229,3 @@ def _full(rests: Sequence[str], names: Mapping[str, str]) -> list[str]:
     """Names within a layer with the prefix that the layer's tensors have."""
     prefix = next((name.removesuffix(rest) for rest, name in names.items()), "")
     return [prefix + rest for rest in rests]
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(names[:3]) + more
