@@ -11,6 +11,8 @@ from transformers import AutoModelForCausalLM
 
 from tests.projects import Project, one_line
 
+pytestmark = pytest.mark.slow
+
 INDEX = "model.safetensors.index.json"
 
 
@@ -132,8 +134,6 @@ def test_measurement_0_is_an_error_only_where_a_rule_uses_it(project: Project) -
 
 FULL_DISK = """
 import errno, os
-
-pytestmark = pytest.mark.slow
 _room = [100_000]
 _kernel = os.copy_file_range
 def _full(old, new, size, *places):
