@@ -1,11 +1,11 @@
 """Stage prepare: the base model and the prompts → both at hand, pinned by digest.
 
-`models/base/` outlives a rerun, and training starts only when the organism's own parameters or code changed: a
+`models/base/` outlives a rerun, and training starts only when the organism's own parameters or recipe changed: a
 model trained elsewhere stays the same bytes, and a change of prompts costs no training.
 """
 
-import hashlib
 import itertools
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from stages.organism import world
 from stages.sources.lists import prompt_lists, side
 
 PARAMS = Path("artifacts/params")
-RECIPE = ORGANISM / "organism.sha256"
+RECORD = ORGANISM / "organism.json"
 
 
 def main() -> None:
@@ -91,11 +91,12 @@ def pin_of_hub(
 
 def train_unless_made(organism: Organism) -> None:
     """Train the organism into `models/base`, if what lies there was not made by this very recipe."""
-    recipe = recipe_digest(organism)
-    if RECIPE.is_file() and RECIPE.read_bytes().strip() == recipe.encode():
-        return
     # Slow to import, and needed only here.
-    from stages.organism.training import save, train
+    from stages.organism.training import RECIPE, save, train
+
+    record = json.dumps({"recipe": RECIPE, **organism.model_dump()}, indent=2) + "\n"
+    if RECORD.is_file() and RECORD.read_bytes() == record.encode():
+        return
 
     with progress("Train the organism", organism.pretrain_steps + organism.tune_steps, "steps") as advance:
         trained, tokenizer = train(
@@ -107,13 +108,7 @@ def train_unless_made(organism: Organism) -> None:
         )
     with whole_folder(ORGANISM) as folder:
         save(trained, tokenizer, folder)
-        write_text(folder / RECIPE.name, recipe + "\n")
-
-
-def recipe_digest(organism: Organism) -> str:
-    """SHA-256 of the organism's parameters and of the code that trains it."""
-    code = sorted(Path(world.__file__).parent.glob("*.py"))
-    return hashlib.sha256(b"\0".join([organism.model_dump_json().encode(), *map(Path.read_bytes, code)])).hexdigest()
+        write_text(folder / RECORD.name, record)
 
 
 def leave_elsewhere(folder: Path) -> None:

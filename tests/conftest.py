@@ -69,7 +69,7 @@ def local_model(finished: Project, project: Project, tmp_path: Path) -> tuple[Pr
     """A project whose base model is a local folder, and that folder, which may be spoiled."""
     folder = tmp_path / "model"
     shutil.copytree(finished.folder / "models/base", folder, copy_function=shutil.copyfile)
-    (folder / "organism.sha256").unlink()
+    (folder / "organism.json").unlink()
     project.replace("source: organism          #", f"source: {folder}  #")
     assert project.stage("params").returncode == 0
     return project, folder
