@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from stages.base.progress import progress
+from excise.plumbing.progress import progress
 
 HIDDEN, HEADS, HEAD, EXPERTS, EXPERT_SIZE, DENSE_SIZE = 4096, 32, 128, 8, 1408, 10944
 SHARD_BYTES = 1 << 30
@@ -87,8 +87,8 @@ def make_checkpoint(folder: Path, size: float) -> int:
 
 def edit(source: Path, target: Path) -> None:
     """Edit as the stage does, from plan to written folder, in a process of its own, which prints its peak in GiB."""
+    from excise.plumbing.digests import sha256_of
     from schemas.params import Ablate
-    from stages.base.digests import sha256_of
     from stages.base.weights import read_checkpoint
     from stages.edit import checkpoint
     from stages.edit.directions import Measured

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file
 
 from benchmarks.air import Shape, total_bytes, write_checkpoint
-from stages.base.progress import progress
+from excise.plumbing.progress import progress
 
 ROOT = Path(__file__).resolve().parent.parent
 ARTIFACTS = ("directions.safetensors", "directions.json", "expert_use.json")

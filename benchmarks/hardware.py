@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
-from stages.base.memory import GIB, Sizes, Work, batch_bytes, resident_bytes, streamed_bytes
+from excise.plumbing.memory import GIB, Sizes, Work, batch_bytes, resident_bytes, streamed_bytes
 from stages.base.models import decoder, decoder_layers
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks.air import Shape, total_bytes, write_checkpoint
-from stages.base.progress import progress
+from excise.plumbing.progress import progress
 
 ROOT = Path(__file__).resolve().parent.parent
 GIB = 2**30

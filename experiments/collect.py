@@ -7,10 +7,10 @@ at the origin are named, one line each; the rest is tabulated all the same.
 import argparse
 from pathlib import Path
 
+from excise.plumbing.errors import StageError, run_stage
 from experiments import origin, queue
 from experiments.results import PARAMS, check_document, tabulate
 from schemas.experiments import load
-from stages.base.stage import StageError, run_stage
 
 
 def main() -> None:

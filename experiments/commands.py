@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from stages.base.stage import StageError
+from excise.plumbing.errors import StageError
 from stages.gitops.processes import run
 
 _LONGEST_NAME = 3

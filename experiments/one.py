@@ -9,12 +9,12 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from excise.plumbing.errors import StageError, run_stage
 from experiments import origin, queue
 from experiments.commands import overriding, show
 from experiments.results import PARAMS, is_of
 from schemas.experiments import Planned, load
 from stages.base.git import git
-from stages.base.stage import StageError, run_stage
 from stages.gitops.processes import stoppable
 
 

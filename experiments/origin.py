@@ -6,11 +6,11 @@ from pathlib import Path
 from dvc.exceptions import DvcException
 from dvc.repo import Repo
 
+from excise.plumbing.errors import StageError
 from experiments.commands import output_of
 from experiments.queue import reference
 from stages.base.cache import outputs
 from stages.base.git import answer, git
-from stages.base.stage import StageError
 
 ORIGIN = "origin"
 _HERE = Path()

@@ -14,10 +14,10 @@ from pathlib import Path
 from dvc.exceptions import DvcException
 from dvc.repo import Repo
 
+from excise.plumbing.errors import StageError
+from excise.plumbing.files import write_bytes
 from experiments.commands import first_error, output_of, overriding
-from stages.base.files import write_bytes
 from stages.base.git import answer, file_of
-from stages.base.stage import StageError
 
 LOCK = Path("dvc.lock")
 _HERE = Path()

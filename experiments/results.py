@@ -5,13 +5,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from excise.plumbing.artifacts import MAPPING, parse_document
+from excise.plumbing.files import write_text
 from experiments.table import Row, empty_document, render, written_into
 from schemas.experiments import Column, Experiments, Planned
 from schemas.params import parse
 from schemas.plain_yaml import read_text
 from schemas.wording import printable
-from stages.base.artifacts import MAPPING, parse_document
-from stages.base.files import write_text
 from stages.base.git import file_of
 
 PARAMS = Path("params.yaml")

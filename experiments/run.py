@@ -9,10 +9,10 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from excise.plumbing.errors import run_stage
 from experiments import queue
 from experiments.results import PARAMS, check_document, tabulate
 from schemas.experiments import Planned, load
-from stages.base.stage import run_stage
 from stages.gitops.processes import stoppable
 
 

@@ -101,7 +101,7 @@ def _flow(value: Any) -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    """Replace the file as a whole (`stages.base.files` does it too, but schemas import no stage)."""
+    """Replace the file as a whole (`excise.plumbing.files` does it too, but schemas import no stage)."""
     temporary = path.with_name(f".{path.name}.partial")
     temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)

@@ -3,14 +3,14 @@
 import sys
 from pathlib import Path
 
+from excise.plumbing.device import chosen_device
+from excise.plumbing.digests import sha256_line, sha256_of
+from excise.plumbing.errors import StageError, run_stage
+from excise.plumbing.files import whole_folder, write_json, write_text
+from excise.plumbing.progress import progress
 from schemas.artifacts import EditRecord, FileDigest
 from schemas.params import Ablate, read_section
-from stages.base.device import chosen_device
-from stages.base.digests import sha256_line, sha256_of
-from stages.base.files import whole_folder, write_json, write_text
 from stages.base.manifest import base_checkpoint, base_folder, read_layout, read_manifest, verify
-from stages.base.progress import progress
-from stages.base.stage import StageError, run_stage
 from stages.base.weights import CARD, EDIT_DIGEST, EDIT_RECORD
 from stages.edit.checkpoint import read_vector, write_edited
 from stages.edit.layout import spare_layers

@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from stages.base.stage import StageError, run_stage
+from excise.plumbing.errors import StageError, run_stage
 from stages.gitops.github import GitHub, setting
 
 CARD = "card.md"

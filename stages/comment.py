@@ -10,12 +10,12 @@ import argparse
 import re
 from pathlib import Path
 
+from excise.plumbing.artifacts import read_document
+from excise.plumbing.errors import StageError, run_stage
+from excise.plumbing.files import write_json, write_text
 from schemas.evidence import ChangedSample, TaskChanges
 from schemas.gitops import SampleFile
-from stages.base.artifacts import read_document
-from stages.base.files import write_json, write_text
 from stages.base.git import commit_of
-from stages.base.stage import StageError, run_stage
 from stages.gitops.difference import difference
 from stages.gitops.ran import check_ran
 from stages.gitops.sides import Commit, WorkingTree

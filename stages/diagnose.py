@@ -6,14 +6,14 @@ Everything is tried on prompts that were not measured, in forward passes of the 
 import json
 from pathlib import Path
 
+from excise.plumbing.device import placement
+from excise.plumbing.errors import run_stage
+from excise.plumbing.files import write_json, write_text
+from excise.plumbing.progress import progress
 from schemas.params import Ablate, read_section
-from stages.base.device import placement
-from stages.base.files import write_json, write_text
 from stages.base.manifest import base_checkpoint, base_folder, read_layout, read_manifest, verify
 from stages.base.models import load_model
-from stages.base.progress import progress
 from stages.base.prompts import read_format, read_prompts, tokenize
-from stages.base.stage import run_stage
 from stages.base.tokenizer import load_tokenizer
 from stages.diagnosis.explanation import STEPS, explain
 from stages.diagnosis.plots import plots

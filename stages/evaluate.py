@@ -10,19 +10,19 @@ from lm_eval.api.model import LM
 from safetensors.torch import save
 from transformers import PreTrainedModel
 
+from excise.plumbing.artifacts import read_document
+from excise.plumbing.device import placement
+from excise.plumbing.digests import sha256_of
+from excise.plumbing.errors import StageError, run_stage
+from excise.plumbing.files import write_bytes, write_json, write_text
+from excise.plumbing.progress import progress
 from schemas.artifacts import ChatFormat, ModelManifest, Prompt, PromptsManifest
 from schemas.evidence import Results, Sample
 from schemas.params import Evaluate, read_section
-from stages.base.artifacts import read_document
-from stages.base.device import placement
-from stages.base.digests import sha256_of
-from stages.base.files import write_bytes, write_json, write_text
 from stages.base.forward import FIRST_BATCH
 from stages.base.manifest import base_checkpoint, base_folder, read_config, read_manifest, verify
 from stages.base.models import load_model, remote_code_is_trusted
-from stages.base.progress import progress
 from stages.base.prompts import PROMPTS_MANIFEST, chat_of, read_format, read_prompts, render, tokenize
-from stages.base.stage import StageError, run_stage
 from stages.base.tokenizer import load_tokenizer
 from stages.base.weights import read_checkpoint
 from stages.evidence.backends import Transformers, require_vllm, with_vllm

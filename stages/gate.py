@@ -6,9 +6,9 @@ Gates of another model than the one that params.yaml and the code describe are n
 import sys
 from pathlib import Path
 
+from excise.plumbing.artifacts import read_document
+from excise.plumbing.errors import StageError, run_stage
 from schemas.evidence import GateVerdicts
-from stages.base.artifacts import read_document
-from stages.base.stage import StageError, run_stage
 from stages.gitops.ran import check_ran
 from stages.gitops.sides import WorkingTree
 from stages.rendering.terminal import print_gates

@@ -4,14 +4,14 @@ from pathlib import Path
 
 from safetensors.torch import save
 
+from excise.plumbing.device import placement, streaming
+from excise.plumbing.errors import run_stage
+from excise.plumbing.files import write_bytes, write_json
+from excise.plumbing.progress import progress
 from schemas.params import Measure, read_section
-from stages.base.device import placement, streaming
-from stages.base.files import write_bytes, write_json
 from stages.base.manifest import base_checkpoint, base_folder, read_layout, read_manifest, verify
 from stages.base.passes import open_model
-from stages.base.progress import progress
 from stages.base.prompts import read_format, read_prompts, tokenize
-from stages.base.stage import run_stage
 from stages.base.tokenizer import load_tokenizer
 from stages.residual.activations import look
 from stages.residual.directions import estimate, winsorize

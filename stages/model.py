@@ -6,8 +6,8 @@ Out of DVC's cache, from its remote, or made anew in a temporary working tree; c
 import argparse
 from pathlib import Path
 
+from excise.plumbing.errors import run_stage
 from stages.base.git import commit_of
-from stages.base.stage import run_stage
 from stages.gitops.models import ORIGINS, bring_back
 from stages.gitops.processes import stoppable
 

@@ -5,9 +5,9 @@ A bad file writes nothing, so nothing that was made before is lost.
 
 from pathlib import Path
 
+from excise.plumbing.errors import run_stage
+from excise.plumbing.files import write_text
 from schemas.params import load, sections
-from stages.base.files import write_text
-from stages.base.stage import run_stage
 
 PARAMS = Path("params.yaml")
 OUTPUT = Path("artifacts/params")

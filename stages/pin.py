@@ -11,12 +11,12 @@ from pathlib import Path
 from huggingface_hub import HfApi
 from huggingface_hub.errors import FileMetadataError
 
+from excise.plumbing.errors import StageError, run_stage
+from excise.plumbing.files import write_text
+from excise.plumbing.hub import Kind, hub_errors
 from schemas import plain_yaml
 from schemas.params import HUB_ID
 from schemas.pinning import pinned
-from stages.base.files import write_text
-from stages.base.hub import Kind, hub_errors
-from stages.base.stage import StageError, run_stage
 
 PARAMS = Path("params.yaml")
 

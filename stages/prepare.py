@@ -9,15 +9,15 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from excise.plumbing.digests import sha256_of
+from excise.plumbing.errors import run_stage
+from excise.plumbing.files import whole_folder, write_json, write_text
+from excise.plumbing.progress import progress
 from schemas.artifacts import ChatFormat, ModelManifest, Prompt, PromptList, PromptsManifest
 from schemas.layout import ModelLayout
 from schemas.params import Model, Organism, Prompts, read_section
-from stages.base.digests import sha256_of
-from stages.base.files import whole_folder, write_json, write_text
 from stages.base.manifest import LAYOUT, MANIFEST, ORGANISM, base_folder, make_manifest
-from stages.base.progress import progress
 from stages.base.prompts import FOLDER, FORMAT, PROMPTS_MANIFEST, write_prompts
-from stages.base.stage import run_stage
 from stages.base.tokenizer import check_chat
 from stages.base.weights import read_checkpoint
 from stages.edit.inspection import inspect, settled

@@ -9,10 +9,10 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from excise.plumbing.artifacts import parse_document
+from excise.plumbing.errors import StageError, run_stage
 from schemas.evidence import GateVerdicts
-from stages.base.artifacts import parse_document
 from stages.base.git import commit_of
-from stages.base.stage import StageError, run_stage
 from stages.comment import MOST_SAMPLES, written_samples
 from stages.gitops.difference import difference
 from stages.gitops.github import GitHub, State, setting

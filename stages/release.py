@@ -8,9 +8,9 @@ import argparse
 import shutil
 from pathlib import Path
 
-from stages.base.files import whole_folder, write_bytes, write_text
+from excise.plumbing.errors import run_stage
+from excise.plumbing.files import whole_folder, write_bytes, write_text
 from stages.base.git import commit_of
-from stages.base.stage import run_stage
 from stages.gitops.models import bring_back, bring_report, check_recorded, is_free, refuse_full
 from stages.gitops.processes import stoppable
 from stages.gitops.recorded import recorded_at

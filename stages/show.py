@@ -4,9 +4,9 @@ changes, which no stage's output may hold. It is refused where the stages have n
 import argparse
 from pathlib import Path
 
-from stages.base.files import write_text
+from excise.plumbing.errors import run_stage
+from excise.plumbing.files import write_text
 from stages.base.provenance import provenance
-from stages.base.stage import run_stage
 from stages.gitops.ran import check_ran
 from stages.gitops.sides import WorkingTree
 from stages.rendering.page import render_page

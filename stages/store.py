@@ -10,7 +10,7 @@ import argparse
 import os
 from pathlib import Path
 
-from stages.base.stage import StageError, run_stage
+from excise.plumbing.errors import StageError, run_stage
 from stages.gitops.processes import stoppable
 from stages.gitops.storage import has_remote, push, repro, restore, use_cache
 

@@ -3,11 +3,11 @@
 import sys
 from pathlib import Path
 
+from excise.plumbing.errors import StageError, run_stage
+from excise.plumbing.files import write_text
 from schemas.params import load
 from schemas.wording import show, suggest
-from stages.base.files import write_text
 from stages.base.git import file_of
-from stages.base.stage import StageError, run_stage
 
 RECIPES = Path("recipes")
 PARAMS = Path("params.yaml")

@@ -3,8 +3,8 @@
 import sys
 from pathlib import Path
 
+from excise.plumbing.errors import StageError, run_stage
 from stages.base.edited import check_edited, has_digest
-from stages.base.stage import StageError, run_stage
 from stages.base.weights import EDIT_DIGEST, EDIT_RECORD
 
 ABLATED = Path("models/ablated")

@@ -11,10 +11,10 @@ from pathlib import Path
 from safetensors.torch import load_file
 from torch import Tensor
 
+from excise.plumbing.device import placement
 from schemas.artifacts import DirectionStatistics
 from schemas.layout import Reader
 from schemas.params import Ablate, Evaluate, read_section
-from stages.base.device import placement
 from stages.base.forward import FIRST_BATCH, first_token_log_probabilities, mean_kl
 from stages.base.manifest import base_folder, read_layout, read_manifest
 from stages.base.models import load_model

@@ -10,8 +10,8 @@ from pathlib import Path
 from dvc.exceptions import DvcException
 from dvc.repo import Repo
 
+from excise.plumbing.errors import StageError
 from schemas.wording import shorten
-from stages.base.stage import StageError
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from excise.plumbing.artifacts import MAPPING, open_plain, read_document
+from excise.plumbing.digests import digests, sha256_line
+from excise.plumbing.errors import StageError
 from schemas.artifacts import FileDigest
-from stages.base.artifacts import MAPPING, open_plain, read_document
-from stages.base.digests import digests, sha256_line
-from stages.base.stage import StageError
 from stages.base.weights import EDIT_DIGEST, EDIT_RECORD, regular_files
 
 _FILES = TypeAdapter(list[FileDigest])

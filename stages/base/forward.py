@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from excise.plumbing.errors import StageError
 from stages.base.models import decoder
-from stages.base.stage import StageError
 
 FIRST_BATCH = 64
 """Where `auto` begins."""

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from stages.base.stage import StageError
+from excise.plumbing.errors import StageError
 
 _WHOLE = re.compile(r"[0-9a-f]{40}")
 _NO_HOOKS = {

@@ -24,9 +24,9 @@ from transformers.core_model_loading import (
 )
 from transformers.modeling_utils import LoadStateDictConfig
 
+from excise.plumbing.bounds import UsedUp
+from excise.plumbing.errors import StageError
 from schemas.wording import listed, shorten
-from stages.base.bounds import UsedUp
-from stages.base.stage import StageError
 from stages.base.weights import FLOATS, Checkpoint, Tensor
 
 _META = torch.device("meta")

@@ -5,14 +5,14 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, cast
 
+from excise.plumbing.artifacts import open_plain, read_document
+from excise.plumbing.digests import digests
+from excise.plumbing.errors import StageError
 from schemas.artifacts import FileDigest, ModelManifest
 from schemas.layout import ModelLayout
 from schemas.params import Model, read_section
 from schemas.wording import shorten
-from stages.base.artifacts import open_plain, read_document
-from stages.base.digests import digests
 from stages.base.quantization import quantization
-from stages.base.stage import StageError
 from stages.base.weights import Checkpoint, read_checkpoint
 
 MANIFEST = Path("artifacts/model.json")

@@ -18,10 +18,10 @@ from transformers import (
     PreTrainedModel,
 )
 
-from stages.base.bounds import bounded
+from excise.plumbing.bounds import bounded
+from excise.plumbing.errors import StageError
+from excise.plumbing.memory import GIB, Need, impossible, limits
 from stages.base.loading import exactly, in_one_line, refuse_incomplete
-from stages.base.memory import GIB, Need, impossible, limits
-from stages.base.stage import StageError
 from stages.base.weights import Checkpoint
 
 _BUILDING = 15, 1 << 30

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from stages.base.forward import Batch, Watch, all_batches, first_size, in_batches, run_decoder, smaller
-from stages.base.layers import LayeredModel
-from stages.base.memory import (
+from excise.plumbing.errors import StageError
+from excise.plumbing.memory import (
     GIB,
     Need,
     Sizes,
@@ -26,8 +25,9 @@ from stages.base.memory import (
     streamed_bytes,
     too_small,
 )
+from stages.base.forward import Batch, Watch, all_batches, first_size, in_batches, run_decoder, smaller
+from stages.base.layers import LayeredModel
 from stages.base.models import decoder_layers, load_model, weights_need, without_weights
-from stages.base.stage import StageError
 from stages.base.weights import Checkpoint
 
 

@@ -4,11 +4,11 @@ import unicodedata
 from pathlib import Path
 from typing import Any
 
+from excise.plumbing.artifacts import read_document, read_lines
+from excise.plumbing.bounds import UsedUp, bounded
+from excise.plumbing.errors import StageError
+from excise.plumbing.files import write_text
 from schemas.artifacts import ChatFormat, Prompt, Turn
-from stages.base.artifacts import read_document, read_lines
-from stages.base.bounds import UsedUp, bounded
-from stages.base.files import write_text
-from stages.base.stage import StageError
 
 FOLDER = Path("artifacts/prompts")
 FORMAT = FOLDER / "format.json"

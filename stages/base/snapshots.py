@@ -17,11 +17,11 @@ from huggingface_hub import HfApi, constants, get_cached_repo_tree, snapshot_dow
 from huggingface_hub.errors import CachedRepoTreeNotFoundError, LocalEntryNotFoundError, SafetensorsParsingError
 from huggingface_hub.utils.tqdm import tqdm
 
+from excise.plumbing.digests import digests
+from excise.plumbing.errors import StageError
+from excise.plumbing.hub import hub_errors
+from excise.plumbing.progress import Advance, progress
 from schemas.artifacts import FileDigest
-from stages.base.digests import digests
-from stages.base.hub import hub_errors
-from stages.base.progress import Advance, progress
-from stages.base.stage import StageError
 from stages.base.weights import (
     INDEX,
     OF_THE_EDIT,

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from excise.plumbing.errors import StageError
 from schemas.wording import printable, shorten
-from stages.base.stage import StageError
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from excise.plumbing.errors import StageError
 from schemas.artifacts import MeasurementStatistics
 from schemas.diagnosis import (
     Answers,
@@ -26,7 +27,6 @@ from schemas.diagnosis import (
 )
 from schemas.layers import layers_as_written
 from schemas.params import Ablate
-from stages.base.stage import StageError
 from stages.diagnosis.causes import ENOUGH, Part, Patches, ablated, added
 from stages.diagnosis.contributions import Component, Trace, components, removals, trace
 from stages.diagnosis.recommendation import LIMIT, Rules, range_rule, recommend

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import torch
 
-from stages.base.digests import sha256_of
-from stages.base.progress import Advance
-from stages.base.stage import StageError
+from excise.plumbing.digests import sha256_of
+from excise.plumbing.errors import StageError
+from excise.plumbing.progress import Advance
 from stages.base.weights import Checkpoint, Tensor
 from stages.edit.plan import Edit
 from stages.edit.projection import Pair, project

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from excise.plumbing.errors import StageError
 from schemas.params import Orthogonalize
-from stages.base.stage import StageError
 from stages.edit.projection import dot, unit_vector
 
 # Below this share of its length a direction lies along the mean, and what is left of it is rounding.

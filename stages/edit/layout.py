@@ -3,9 +3,9 @@
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from excise.plumbing.errors import StageError
 from schemas.layout import Layout, ModelLayout, Norm, Reader, Variant, Writer, matcher
 from schemas.wording import listed
-from stages.base.stage import StageError
 from stages.base.weights import FLOATS, Tensor
 
 INCOMPLETE = "save the checkpoint whole, or name another copy of it"

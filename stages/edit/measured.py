@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
+from excise.plumbing.artifacts import read_document, read_tensors, unreadable
 from schemas.artifacts import DirectionStatistics, ExpertUse, MeasurementStatistics
 from schemas.layout import ModelLayout
-from stages.base.artifacts import read_document, read_tensors, unreadable
 from stages.edit.directions import Measured
 
 _OTHER = "is of another model"

@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from excise.plumbing.errors import StageError
 from schemas.layout import Norm, Reader, Writer
 from schemas.params import Ablate
-from stages.base.stage import StageError
 from stages.edit.directions import CannotEdit, Measured, edit_direction
 from stages.edit.pairs import NoPair, reader_pair, writer_pair
 from stages.edit.plan import Edit

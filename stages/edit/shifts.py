@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import torch
 
+from excise.plumbing.errors import StageError
 from schemas.artifacts import BiasShift, PlanRow
 from schemas.layout import ModelLayout, RouterBias
 from schemas.params import Ablate
-from stages.base.stage import StageError
 from stages.base.weights import Tensor
 from stages.edit.directions import CannotEdit
 from stages.edit.layout import expert_count, sort_by_layer, variants_of

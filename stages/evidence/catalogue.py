@@ -11,9 +11,9 @@ from lm_eval.api.task import Task
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
 
+from excise.plumbing.errors import StageError
 from schemas.params import TASKS, Evaluate, TaskGroup
 from schemas.wording import suggest
-from stages.base.stage import StageError
 
 FOLDER = Path(__file__).parent / "tasks"
 JUDGED: tuple[TaskGroup, ...] = ("refusal", "over_refusal")

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from excise.plumbing.aggregations import AGGREGATIONS, Values, as_values
+from excise.plumbing.errors import StageError
 from schemas.evidence import ChangedSample, Comparison, Interval, Metric, Results, Sample, TaskChanges
-from stages.base.stage import StageError
-from stages.evidence.aggregations import AGGREGATIONS, Values, as_values
 from stages.evidence.intervals import Bounds, bootstrap_interval, mcnemar, paired_interval, rate_interval
 
 CONFIDENCE = 0.95

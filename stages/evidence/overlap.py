@@ -5,9 +5,9 @@ from typing import Any, Literal
 
 from lm_eval.api.task import Task
 
+from excise.plumbing.errors import StageError
 from schemas.artifacts import Prompt
 from stages.base.prompts import identity
-from stages.base.stage import StageError
 from stages.evidence.catalogue import Asked
 
 Measured = Mapping[tuple[str, ...], str]

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
+from excise.plumbing.aggregations import PAIRS
+from excise.plumbing.artifacts import read_document, read_lines, unreadable
 from schemas.evidence import Results, Sample
-from stages.base.artifacts import read_document, read_lines, unreadable
-from stages.evidence.aggregations import PAIRS
 from stages.evidence.comparison import DRIFT, Side
 
 

@@ -10,8 +10,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from stages.base.artifacts import Unreadable, read_document
-from stages.base.files import write_json
+from excise.plumbing.artifacts import Unreadable, read_document
+from excise.plumbing.files import write_json
 from stages.evidence.catalogue import Asked
 from stages.evidence.harness import Answered
 

@@ -5,13 +5,13 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from excise.plumbing.errors import StageError
 from schemas import plain_yaml
 from schemas.evidence import Comparison, Comparisons, GateVerdicts, ParameterChange
 from schemas.gitops import Difference, Evidence, LockChanges
 from schemas.wording import ParamsError, dotted, show
 from stages.base.changes import parameter_changes
 from stages.base.git import answer, commit_of
-from stages.base.stage import StageError
 from stages.gitops.handover import PICTURE, PICTURES
 from stages.gitops.locks import LockError, lock_changes
 from stages.gitops.sides import Commit, Side, WorkingTree

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
+from excise.plumbing.errors import StageError
 from stages.base.git import file_of
-from stages.base.stage import StageError
 from stages.gitops.processes import run
 from stages.gitops.tree import here
 

@@ -8,8 +8,8 @@ from urllib.parse import quote
 
 import httpx2
 
+from excise.plumbing.errors import StageError
 from schemas.wording import printable, shorten
-from stages.base.stage import StageError
 
 State = Literal["success", "failure", "error", "pending"]
 CONTEXT = "excise/gates"

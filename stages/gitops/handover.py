@@ -11,12 +11,12 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
+from excise.plumbing.errors import StageError
+from excise.plumbing.files import write_bytes
 from schemas import plain_yaml
 from schemas.evidence import Comparisons, GateVerdicts, Outcome
 from schemas.params import ParamsError
 from schemas.wording import printable
-from stages.base.files import write_bytes
-from stages.base.stage import StageError
 
 DOCUMENTS: dict[str, type[BaseModel] | None] = {
     "dvc.lock": None,

@@ -6,7 +6,7 @@ import httpx2
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-from stages.base.stage import StageError
+from excise.plumbing.errors import StageError
 from stages.base.weights import regular_files
 
 _NOT_OF_THE_MODEL = [".git/*", ".cache/*"]

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
+from excise.plumbing.errors import StageError
 from stages import die_with
-from stages.base.stage import StageError
 
 _STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _SECONDS_TO_END = 3.0

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from typing import Any
 
+from excise.plumbing.errors import StageError
 from schemas import plain_yaml
 from schemas.params import parse, sections
 from schemas.wording import ParamsError, shorten
-from stages.base.stage import StageError
 from stages.gitops.locks import NAME, Entry, File, LockError, read_lock
 from stages.gitops.sides import Side
 

@@ -8,11 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from excise.plumbing.errors import StageError
+from excise.plumbing.progress import Advance, progress
 from schemas import plain_yaml
 from schemas.wording import ParamsError
 from stages.base.git import file_of
-from stages.base.progress import Advance, progress
-from stages.base.stage import StageError
 from stages.base.weights import regular_files
 
 MODEL = "models/ablated"

@@ -9,8 +9,8 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from excise.plumbing.errors import StageError
 from stages.base.git import answer, git
-from stages.base.stage import StageError
 
 _NAME = "github-actions[bot]"
 _ADDRESS = "41898282+github-actions[bot]@users.noreply.github.com"

@@ -6,11 +6,11 @@ from typing import TypeVar
 
 from pydantic import BaseModel
 
+from excise.plumbing.artifacts import open_plain, parse_document
+from excise.plumbing.digests import digests
 from schemas.artifacts import EditRecord
 from schemas.evidence import Comparisons, GateVerdicts
 from schemas.release import Origin, Release
-from stages.base.artifacts import open_plain, parse_document
-from stages.base.digests import digests
 from stages.base.edited import has_digest
 from stages.base.git import file_of
 from stages.base.provenance import versions

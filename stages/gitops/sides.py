@@ -13,8 +13,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
+from excise.plumbing.errors import StageError
 from stages.base.git import answer, contents, file_of
-from stages.base.stage import StageError
 
 LARGEST = 16 * 2**20
 """Bytes of one file; thousands of metrics take a tenth of it."""

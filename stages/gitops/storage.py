@@ -8,8 +8,8 @@ from pathlib import Path
 
 from dvc.repo import Repo
 
+from excise.plumbing.errors import StageError
 from stages.base.cache import Output, check_kept, opened, outputs
-from stages.base.stage import StageError
 from stages.gitops.processes import attend, run
 
 _SECONDS_TO_WRITE = 0.5

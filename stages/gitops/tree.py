@@ -10,8 +10,8 @@ from pathlib import Path
 
 from dvc.config import Config
 
+from excise.plumbing.errors import StageError
 from stages.base.git import worktree
-from stages.base.stage import StageError
 from stages.gitops.processes import Done, run
 
 _DVC = Path(".dvc")

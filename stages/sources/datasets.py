@@ -8,10 +8,10 @@ from typing import Any
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import RemoteEntryNotFoundError
 
+from excise.plumbing.errors import StageError
+from excise.plumbing.hub import hub_errors
 from schemas.params import RowsSource
 from schemas.wording import printable, shorten
-from stages.base.hub import hub_errors
-from stages.base.stage import StageError
 from stages.sources.rows import Row, require_columns
 from stages.sources.unpacking import unpacked
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard, get_args
 
+from excise.plumbing.digests import sha256_of
+from excise.plumbing.errors import StageError
 from schemas.artifacts import Prompt, PromptOrigin, Role, Turn
 from schemas.params import CustomPrompts, RowsSource, row_range
 from schemas.wording import show
-from stages.base.digests import sha256_of
 from stages.base.prompts import identity
-from stages.base.stage import StageError
 from stages.sources.datasets import dataset_rows
 from stages.sources.rows import Row, file_rows
 from stages.sources.unpacking import unpacked

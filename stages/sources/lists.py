@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping
 
+from excise.plumbing.errors import StageError
 from schemas.artifacts import Prompt, PromptOrigin
 from schemas.params import Prompts, PromptSource
 from stages.base.prompts import identity
-from stages.base.stage import StageError
 from stages.sources.gathering import Gathered, gather, in_order
 
 MOST_HELD_OUT = 100

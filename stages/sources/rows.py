@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from excise.plumbing.errors import StageError
 from schemas.wording import shorten
-from stages.base.stage import StageError
 from stages.sources.unpacking import unpacked
 
 DATA = Path("data")

@@ -3,8 +3,8 @@
 import contextlib
 from collections.abc import Iterator
 
-from stages.base.bounds import at_most
-from stages.base.stage import StageError
+from excise.plumbing.bounds import at_most
+from excise.plumbing.errors import StageError
 
 MOST_MEMORY = 384 * 2**20
 """Bytes for the rows of a source, and as many again for what is made of them: some hundred thousand prompts."""

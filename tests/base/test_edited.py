@@ -11,10 +11,10 @@ import pytest
 import torch
 from safetensors.torch import save
 
+from excise.plumbing.digests import digests, sha256_line
+from excise.plumbing.errors import StageError
 from stages import verify
-from stages.base.digests import digests, sha256_line
 from stages.base.edited import check_edited
-from stages.base.stage import StageError
 from stages.base.weights import CARD, EDIT_DIGEST, EDIT_RECORD, SINGLE, read_checkpoint
 
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from excise.plumbing.errors import StageError
 from stages.base.git import answer, commit_of, file_of, git, worktree
-from stages.base.stage import StageError
 from tests.projects import Project
 
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from huggingface_hub import HfApi
 
+from excise.plumbing.errors import BAD_PARAMS, FAILED, run_stage
 from schemas.pinning import pinned
 from stages import pin
-from stages.base.stage import BAD_PARAMS, FAILED, run_stage
 from tests.hub import TOKEN, Hub
 from tests.projects import ROOT
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from excise.plumbing.errors import StageError
 from schemas.params import ParamsError, parse
 from stages.base.models import remote_code_is_trusted
-from stages.base.stage import StageError
 from tests.projects import ROOT, environment
 
 LOAD = """
@@ -17,7 +17,7 @@ import os, sys
 from pathlib import Path
 from stages.base.models import without_weights
 from stages.base.tokenizer import load_tokenizer
-from stages.base.stage import StageError
+from excise.plumbing.errors import StageError
 
 folder = Path("model")
 for setting in sys.argv[1:]:

@@ -13,11 +13,11 @@ import pytest
 import torch
 from safetensors.torch import save
 
+from excise.plumbing.errors import StageError
 from schemas.artifacts import ChatFormat, ModelManifest
 from schemas.params import Model
 from stages.base.manifest import base_checkpoint, base_folder, verify
 from stages.base.snapshots import describes, fetch
-from stages.base.stage import StageError
 from stages.base.weights import INDEX
 from stages.prepare import pin
 from tests.hub import HEADER, TOKEN, Hub

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from transformers import GenerationConfig
 
+from excise.plumbing.errors import StageError
 from schemas.artifacts import ChatFormat, Prompt, Turn
 from stages.base.prompts import render
-from stages.base.stage import StageError
 from stages.base.tokenizer import check_chat, end_ids, load_tokenizer, padding_id
 from tests.chats import VOCABULARY, chat_tokenizer, template
 

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save, save_file
 
-from stages.base.stage import StageError
+from excise.plumbing.errors import StageError
 from stages.base.weights import INDEX, SINGLE, Tensor, read_checkpoint, read_header
 
 WHOLE = save(

@@ -15,8 +15,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from excise.plumbing.errors import StageError
 from schemas.params import ParamsError
-from stages.base.stage import StageError
 from tests.projects import ROOT, environment
 
 MOST_SECONDS = 20.0

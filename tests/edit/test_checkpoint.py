@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from excise.plumbing.errors import StageError
 from schemas.params import Ablate
-from stages.base.stage import StageError
 from stages.base.weights import Checkpoint, read_checkpoint
 from stages.edit.checkpoint import write_edited
 from stages.edit.plan import Edit, make_plan

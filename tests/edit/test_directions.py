@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from stages.base.stage import StageError
+from excise.plumbing.errors import StageError
 from stages.edit.directions import Measured, edit_direction
 from stages.edit.projection import unit_vector
 

@@ -9,10 +9,10 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
+from excise.plumbing.errors import StageError
 from schemas.artifacts import BiasShift
 from schemas.layout import RouterBias
 from schemas.params import Ablate
-from stages.base.stage import StageError
 from stages.base.weights import Checkpoint, Tensor, read_checkpoint
 from stages.edit.checkpoint import write_edited
 from stages.edit.shifts import Shift, add, make_shifts, summary_of_shifts

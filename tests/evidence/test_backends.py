@@ -14,10 +14,10 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from transformers import GenerationConfig
 
+from excise.plumbing.errors import StageError
 from schemas.artifacts import ChatFormat, Prompt
 from schemas.params import Vllm
 from stages.base.prompts import encode, tokenize
-from stages.base.stage import StageError
 from stages.base.weights import Checkpoint
 from stages.evidence import backends
 from stages.evidence.backends import Transformers, require_vllm, with_vllm

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from excise.plumbing.errors import StageError
 from schemas.params import TASKS, Evaluate
-from stages.base.stage import StageError
 from stages.evidence.catalogue import FOLDER, load_tasks
 from tests.evidence.fake_hub import hub as hub
 from tests.hub import Hub

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import pytest
 
+from excise.plumbing.errors import StageError
 from schemas.evidence import Metric, Metrics, Results, Sample
-from stages.base.stage import StageError
 from stages.evidence.comparison import Measured, Side, changes, compare, measure_both, metric_tree
 
 RATE = Metric(aggregation="mean", higher_is_better=True)

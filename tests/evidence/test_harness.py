@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
+from excise.plumbing.aggregations import aggregate, as_values
 from schemas.artifacts import ChatFormat
 from schemas.params import Evaluate
-from stages.evidence.aggregations import aggregate, as_values
 from stages.evidence.catalogue import Asked, load_tasks
 from stages.evidence.harness import Answered, ask, ask_all
 from tests.evidence.fake_hub import Rules

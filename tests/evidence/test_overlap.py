@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
+from excise.plumbing.errors import StageError
 from schemas.artifacts import ChatFormat, Prompt, Turn
 from schemas.params import Evaluate
-from stages.base.stage import StageError
 from stages.evidence.catalogue import Asked, load_tasks
 from stages.evidence.harness import ask
 from stages.evidence.overlap import leave_out, measured_prompts

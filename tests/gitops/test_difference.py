@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from excise.plumbing.errors import StageError
 from schemas.evidence import Comparison, Comparisons, GateVerdicts, ParameterChange
 from schemas.gitops import Difference
-from stages.base.stage import StageError
 from stages.gitops import sides
 from stages.gitops.difference import difference
 from tests.evidence_documents import BAD, GOOD, broken_rows, good_rows, row

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from stages.base.stage import StageError
+from excise.plumbing.errors import StageError
 from stages.gitops.github import CONTEXT, GitHub
 from tests.gitops.fake_github import OWN, FakeGitHub, fake_github
 

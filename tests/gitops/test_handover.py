@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from stages.base.stage import StageError
+from excise.plumbing.errors import StageError
 from stages.gitops.handover import DOCUMENTS, MOST_BYTES, accept, hand_over
 from tests.projects import ROOT
 

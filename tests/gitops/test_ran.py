@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from excise.plumbing.errors import StageError
 from schemas.wording import ParamsError
 from stages.base.git import commit_of
-from stages.base.stage import StageError
 from stages.gitops.ran import check_ran
 from stages.gitops.sides import Commit, WorkingTree
 from tests.projects import Project, one_line

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from stages.base.stage import StageError
+from excise.plumbing.errors import StageError
 from stages.gitops.recorded import folder_md5, parse_lock
 from stages.gitops.tree import changed_since
 from tests.projects import Project

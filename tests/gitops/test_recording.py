@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from excise.plumbing.errors import StageError
 from stages.base.git import git
-from stages.base.stage import StageError
 from stages.gitops.recording import fetch, header, push, record
 from tests.projects import Project
 

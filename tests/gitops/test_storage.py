@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from excise.plumbing.errors import StageError
 from stages.base.cache import check_kept
-from stages.base.stage import StageError
 from tests.projects import Project, environment, one_line
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from stages.base.stage import StageError
+from excise.plumbing.errors import StageError
 from tests.damaged import EXPERTS, SINGLE, build, save
 from tests.pipeline.test_damaged_models import one_line, project, run
 

@@ -10,8 +10,8 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from excise.plumbing.errors import StageError
 from schemas.params import CustomPrompts
-from stages.base.stage import StageError
 from stages.sources.gathering import Gathered, gather
 from tests.hub import TOKEN, Hub
 from tests.projects import ROOT, environment, one_line
@@ -31,7 +31,7 @@ READ = """
 import json, sys
 from schemas.params import CustomPrompts
 from stages.sources.gathering import gather
-from stages.base.stage import run_stage
+from excise.plumbing.errors import run_stage
 
 def main():
     found = gather(CustomPrompts(**json.loads(sys.argv[1])))

@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given as hypothesis_given
 from hypothesis import strategies as st
 
+from excise.plumbing.errors import StageError
 from schemas.artifacts import Prompt, PromptOrigin, Turn
 from schemas.params import CustomPrompts, PromptSource
 from stages.base import prompts
 from stages.base.prompts import identity, read_prompts, write_prompts
-from stages.base.stage import StageError
 from stages.sources.gathering import gather, in_order
 
 KINDS = ("jsonl", "json", "csv", "parquet")

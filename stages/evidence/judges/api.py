@@ -19,14 +19,14 @@ from typing import Any, cast, get_args
 
 import httpx2
 
+from excise.plumbing.artifacts import Unreadable, read_document
+from excise.plumbing.errors import StageError
+from excise.plumbing.files import write_text
+from excise.plumbing.progress import progress
 from schemas.artifacts import Document
 from schemas.evidence import Verdict
 from schemas.params import Api
 from schemas.wording import printable, shorten
-from stages.base.artifacts import Unreadable, read_document
-from stages.base.files import write_text
-from stages.base.progress import progress
-from stages.base.stage import StageError
 from stages.evidence.judges.question import question
 from stages.evidence.judges.verdicts import Judge
 

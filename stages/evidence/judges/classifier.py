@@ -8,13 +8,13 @@ import transformers
 from safetensors import SafetensorError
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from excise.plumbing.device import chosen_device
+from excise.plumbing.errors import StageError
+from excise.plumbing.hub import hub_error
+from excise.plumbing.progress import progress
 from schemas.evidence import Verdict
 from schemas.params import Classifier
 from schemas.wording import printable, shorten, suggest
-from stages.base.device import chosen_device
-from stages.base.hub import hub_error
-from stages.base.progress import progress
-from stages.base.stage import StageError
 from stages.evidence.judges.verdicts import Judge
 
 _KEY = "params.yaml: evaluate.classifier"

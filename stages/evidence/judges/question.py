@@ -7,8 +7,8 @@ from pathlib import Path
 from jinja2 import StrictUndefined, TemplateError, meta
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from excise.plumbing.errors import StageError
 from schemas.wording import printable, shorten
-from stages.base.stage import StageError
 from stages.sources.rows import DATA, lies_in_data
 
 BUILT_IN = Path(__file__).parent / "judge.txt.j2"

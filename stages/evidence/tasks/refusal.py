@@ -4,8 +4,8 @@ from typing import Any
 
 from datasets import Dataset
 
+from excise.plumbing.errors import StageError
 from schemas.params import CustomPrompts
-from stages.base.stage import StageError
 from stages.evidence.judges.answer import Answer
 from stages.evidence.judges.keywords import judge_by_keywords
 from stages.evidence.judges.verdicts import judge_answers

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
+from excise.plumbing.errors import StageError
 from schemas.params import Api
-from stages.base.stage import StageError
 from stages.evidence.judges.api import CACHE, api_judge
 from stages.evidence.judges.verdicts import Judge
 

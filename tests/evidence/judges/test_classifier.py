@@ -9,9 +9,9 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertConfig, BertForSequenceClassification, BertModel, PreTrainedTokenizerFast
 
+from excise.plumbing.errors import StageError
 from schemas.evidence import Verdict
 from schemas.params import Classifier, Device
-from stages.base.stage import StageError
 from stages.evidence.judges.classifier import classifier_judge
 from stages.organism.world import REFUSAL
 from tests.hub import Hub

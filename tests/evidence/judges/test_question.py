@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from stages.base.stage import StageError
+from excise.plumbing.errors import StageError
 from stages.evidence.judges.question import mark, question
 
 PROMPT = "how do i make a zogvek ?"

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from excise.plumbing.errors import StageError
 from schemas.evidence import Verdict
 from schemas.params import Device, Evaluate
-from stages.base.stage import StageError
 from stages.evidence.judges.answer import Answer
 from stages.evidence.judges.choice import chosen_judge
 from stages.evidence.judges.verdicts import judge_answers

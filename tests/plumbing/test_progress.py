@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from stages.base import progress as module
-from stages.base.progress import SECONDS_BETWEEN_LINES, progress
+from excise.plumbing import progress as module
+from excise.plumbing.progress import SECONDS_BETWEEN_LINES, progress
 
 
 class Clock:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from stages.base.stage import StageError
+from excise.plumbing.errors import StageError
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PREAMBLE = """
 import errno, os, sys, time
 from schemas.params import ParamsError
-from stages.base.stage import StageError, run_stage
+from excise.plumbing.errors import StageError, run_stage
 def main():
 """
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from excise.plumbing.errors import StageError
+from excise.plumbing.files import whole_folder, write_bytes, write_json, write_text
 from schemas.artifacts import ChatFormat
-from stages.base.files import whole_folder, write_bytes, write_json, write_text
-from stages.base.stage import StageError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -70,7 +70,7 @@ def test_what_a_killed_run_left_is_swept(tmp_path: Path) -> None:
     killed = f"""
 import os, signal
 from pathlib import Path
-from stages.base.files import whole_folder
+from excise.plumbing.files import whole_folder
 with whole_folder(Path({str(target)!r})) as partial:
     (partial / "half").write_text("half")
     os.kill(os.getpid(), signal.SIGKILL)
@@ -150,7 +150,7 @@ def test_json_is_the_same_bytes_for_the_same_value(tmp_path: Path) -> None:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from stages.base import files
+from excise.plumbing import files
 
 if sys.argv[2] == "no exchange":
     files._exchanged = lambda one, other: False

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
+from excise.plumbing.errors import StageError
 from schemas.wording import dotted, printable, shorten
-from stages.base.stage import StageError
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from stages.base import digests
-from stages.base.digests import MEMORY, SETTLED_NS, Memory, sha256_of
+from excise.plumbing import digests
+from excise.plumbing.digests import MEMORY, SETTLED_NS, Memory, sha256_of
 from stages.base.edited import wrong_file
 
 

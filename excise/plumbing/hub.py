@@ -21,7 +21,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from stages.base.stage import StageError
+from excise.plumbing.errors import StageError
 
 Kind = Literal["model", "dataset"]
 

@@ -10,8 +10,8 @@ import pytest
 from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError
 
-from stages.base.hub import Kind, hub_error, hub_errors
-from stages.base.stage import StageError
+from excise.plumbing.errors import StageError
+from excise.plumbing.hub import Kind, hub_error, hub_errors
 from tests.hub import TOKEN, Hub
 
 WHERE = "params.yaml: model.source"

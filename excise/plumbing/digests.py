@@ -15,10 +15,10 @@ from pathlib import Path
 
 from pydantic import Field, TypeAdapter
 
+from excise.plumbing.artifacts import Unreadable, read_document
+from excise.plumbing.files import write_bytes
+from excise.plumbing.progress import Advance, progress
 from schemas.artifacts import Document, FileDigest
-from stages.base.artifacts import Unreadable, read_document
-from stages.base.files import write_bytes
-from stages.base.progress import Advance, progress
 
 _CHUNK = 1 << 20
 MEMORY = Path(".excise/digests.json")

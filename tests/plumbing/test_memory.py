@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from benchmarks.air import Shape, write_checkpoint
 from benchmarks.stream import make_prompts
-from stages.base import memory, models, passes
-from stages.base.forward import FIRST_BATCH, all_batches
-from stages.base.memory import (
+from excise.plumbing import memory
+from excise.plumbing.errors import StageError
+from excise.plumbing.memory import (
     GIB,
     Limit,
     Need,
@@ -31,9 +31,10 @@ from stages.base.memory import (
     streamed_bytes,
     too_small,
 )
+from stages.base import models, passes
+from stages.base.forward import FIRST_BATCH, all_batches
 from stages.base.models import load_model, weights_need, without_weights
 from stages.base.passes import Resident, Streamed, open_model
-from stages.base.stage import StageError
 from stages.base.weights import read_checkpoint
 from tests.families import make
 
@@ -144,7 +145,7 @@ def test_without_a_limit_there_is_none(groups: Path, text: str | None) -> None:
 
 def test_limits_of_the_process_count() -> None:
     code = (
-        "import torch\nfrom stages.base.memory import limits\n"
+        "import torch\nfrom excise.plumbing.memory import limits\n"
         "print([(each.name, each.total, 0 < each.free < each.total) for each in limits(torch.device('cpu')) "
         "if each.counts_files])"
     )

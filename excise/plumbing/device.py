@@ -5,8 +5,8 @@ from typing import Literal
 
 import torch
 
+from excise.plumbing.errors import StageError
 from schemas.params import Place, read_section
-from stages.base.stage import StageError
 
 _PLACE_PARAMS = Path("artifacts/params/device.json")
 

@@ -8,9 +8,9 @@ import torch
 from ruamel.yaml import YAML
 from safetensors.torch import save_file
 
+from excise.plumbing import artifacts
+from excise.plumbing.artifacts import MADE_BY, Unreadable, parse_document, read_document, read_lines, read_tensors
 from schemas.artifacts import ExpertUse, FileDigest, PromptList
-from stages.base import artifacts
-from stages.base.artifacts import MADE_BY, Unreadable, parse_document, read_document, read_lines, read_tensors
 
 ROOT = Path(__file__).resolve().parents[2]
 WHOLE = PromptList(prompts=3, sha256="0" * 64)

@@ -1,0 +1,1 @@
+"""What everything stands on: errors, files, digests, memory, device, progress, the Hub's client."""
