@@ -87,9 +87,9 @@ def make_checkpoint(folder: Path, size: float) -> int:
 
 def edit(source: Path, target: Path) -> None:
     """Edit as the stage does, from plan to written folder, in a process of its own, which prints its peak in GiB."""
+    from excise.checkpoint.weights import read_checkpoint
     from excise.plumbing.digests import sha256_of
     from schemas.params import Ablate
-    from stages.base.weights import read_checkpoint
     from stages.edit import checkpoint
     from stages.edit.directions import Measured
     from stages.edit.inspection import inspect

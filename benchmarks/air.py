@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from stages.base.weights import INDEX
+from excise.checkpoint.weights import INDEX
 from stages.organism.tokenizer import make_tokenizer
 from stages.organism.world import make_world
 

@@ -93,11 +93,11 @@ def look_at(base: Path, edited: Path) -> None:
     import torch
     from safetensors.torch import load_file
 
+    from excise.checkpoint.weights import read_checkpoint
     from schemas.params import Ablate, read_section
     from stages.base.passes import open_model
     from stages.base.prompts import read_format, read_prompts, tokenize
     from stages.base.tokenizer import load_tokenizer
-    from stages.base.weights import read_checkpoint
     from stages.residual.activations import look
 
     chat = read_format()

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from excise.checkpoint.weights import Tensor as Stored
 from schemas.layout import ModelLayout, layouts
 from schemas.params import Ablate, ThroughNorm
 from stages.base.forward import first_token_log_probabilities, mean_kl
-from stages.base.weights import Tensor as Stored
 from stages.edit.directions import Measured
 from stages.edit.pairing import make_pairs
 from stages.edit.plan import make_plan

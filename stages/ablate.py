@@ -3,6 +3,8 @@
 import sys
 from pathlib import Path
 
+from excise.checkpoint.manifest import base_checkpoint, base_folder, read_layout, read_manifest, verify
+from excise.checkpoint.weights import CARD, EDIT_DIGEST, EDIT_RECORD
 from excise.plumbing.device import chosen_device
 from excise.plumbing.digests import sha256_line, sha256_of
 from excise.plumbing.errors import StageError, run_stage
@@ -10,8 +12,6 @@ from excise.plumbing.files import whole_folder, write_json, write_text
 from excise.plumbing.progress import progress
 from schemas.artifacts import EditRecord, FileDigest
 from schemas.params import Ablate, read_section
-from stages.base.manifest import base_checkpoint, base_folder, read_layout, read_manifest, verify
-from stages.base.weights import CARD, EDIT_DIGEST, EDIT_RECORD
 from stages.edit.checkpoint import read_vector, write_edited
 from stages.edit.layout import spare_layers
 from stages.edit.measured import read_directions, read_use

@@ -6,12 +6,12 @@ Everything is tried on prompts that were not measured, in forward passes of the 
 import json
 from pathlib import Path
 
+from excise.checkpoint.manifest import base_checkpoint, base_folder, read_layout, read_manifest, verify
 from excise.plumbing.device import placement
 from excise.plumbing.errors import run_stage
 from excise.plumbing.files import write_json, write_text
 from excise.plumbing.progress import progress
 from schemas.params import Ablate, read_section
-from stages.base.manifest import base_checkpoint, base_folder, read_layout, read_manifest, verify
 from stages.base.models import load_model
 from stages.base.prompts import read_format, read_prompts, tokenize
 from stages.base.tokenizer import load_tokenizer

@@ -4,12 +4,12 @@ from pathlib import Path
 
 from safetensors.torch import save
 
+from excise.checkpoint.manifest import base_checkpoint, base_folder, read_layout, read_manifest, verify
 from excise.plumbing.device import placement, streaming
 from excise.plumbing.errors import run_stage
 from excise.plumbing.files import write_bytes, write_json
 from excise.plumbing.progress import progress
 from schemas.params import Measure, read_section
-from stages.base.manifest import base_checkpoint, base_folder, read_layout, read_manifest, verify
 from stages.base.passes import open_model
 from stages.base.prompts import read_format, read_prompts, tokenize
 from stages.base.tokenizer import load_tokenizer

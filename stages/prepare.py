@@ -9,6 +9,8 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from excise.checkpoint.manifest import LAYOUT, MANIFEST, ORGANISM, base_folder, make_manifest
+from excise.checkpoint.weights import read_checkpoint
 from excise.plumbing.digests import sha256_of
 from excise.plumbing.errors import run_stage
 from excise.plumbing.files import whole_folder, write_json, write_text
@@ -16,10 +18,8 @@ from excise.plumbing.progress import progress
 from schemas.artifacts import ChatFormat, ModelManifest, Prompt, PromptList, PromptsManifest
 from schemas.layout import ModelLayout
 from schemas.params import Model, Organism, Prompts, read_section
-from stages.base.manifest import LAYOUT, MANIFEST, ORGANISM, base_folder, make_manifest
 from stages.base.prompts import FOLDER, FORMAT, PROMPTS_MANIFEST, write_prompts
 from stages.base.tokenizer import check_chat
-from stages.base.weights import read_checkpoint
 from stages.edit.inspection import inspect, settled
 from stages.organism import world
 from stages.sources.lists import prompt_lists, side
@@ -79,7 +79,7 @@ def pin_of_hub(
     """Fetch what describes the model and the headers of its weights, look at them before anything large is fetched in
     vain, then fetch the weights."""
     # Slow to import, and needed only here.
-    from stages.base.snapshots import fetch_description, fetch_weights, read_headers
+    from excise.checkpoint.snapshots import fetch_description, fetch_weights, read_headers
 
     folder = fetch_description(model.source, revision)
     layout = inspect(folder, *read_headers(model.source, revision, folder), model.dtype, model.source)

@@ -7,6 +7,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from excise.checkpoint.manifest import read_manifest
 from excise.plumbing.artifacts import read_document
 from excise.plumbing.digests import sha256_of
 from excise.plumbing.errors import run_stage
@@ -15,7 +16,6 @@ from schemas.artifacts import ModelManifest
 from schemas.diagnosis import PLOTS, Diagnosis
 from schemas.evidence import Comparison, Comparisons, GateVerdicts, TaskChanges
 from schemas.params import Ablate, Gates, read_section
-from stages.base.manifest import read_manifest
 from stages.evidence.comparison import changes, compare, measure_both, metric_tree
 from stages.evidence.gates import judge_gates
 from stages.evidence.records import read_side

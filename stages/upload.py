@@ -7,8 +7,8 @@ import argparse
 import os
 from pathlib import Path
 
+from excise.checkpoint.edited import check_edited
 from excise.plumbing.errors import StageError, run_stage
-from stages.base.edited import check_edited
 from stages.gitops.hub import upload
 
 

@@ -3,9 +3,9 @@
 import sys
 from pathlib import Path
 
+from excise.checkpoint.edited import check_edited, has_digest
+from excise.checkpoint.weights import EDIT_DIGEST, EDIT_RECORD
 from excise.plumbing.errors import StageError, run_stage
-from stages.base.edited import check_edited, has_digest
-from stages.base.weights import EDIT_DIGEST, EDIT_RECORD
 
 ABLATED = Path("models/ablated")
 

@@ -13,9 +13,9 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, PreTrainedModel
 from transformers.utils import logging
 
+from excise.checkpoint.weights import read_checkpoint
 from schemas.artifacts import ModelManifest
 from schemas.layout import ModelLayout
-from stages.base.weights import read_checkpoint
 from stages.edit.inspection import inspect, settled
 
 VOCABULARY = 96

@@ -24,10 +24,10 @@ from transformers.core_model_loading import (
 )
 from transformers.modeling_utils import LoadStateDictConfig
 
+from excise.checkpoint.weights import FLOATS, Checkpoint, Tensor
 from excise.plumbing.bounds import UsedUp
 from excise.plumbing.errors import StageError
 from schemas.wording import listed, shorten
-from stages.base.weights import FLOATS, Checkpoint, Tensor
 
 _META = torch.device("meta")
 _MEND = "name a whole copy of the model"

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from excise.checkpoint.weights import Checkpoint
 from excise.plumbing.errors import StageError
 from excise.plumbing.memory import (
     GIB,
@@ -28,7 +29,6 @@ from excise.plumbing.memory import (
 from stages.base.forward import Batch, Watch, all_batches, first_size, in_batches, run_decoder, smaller
 from stages.base.layers import LayeredModel
 from stages.base.models import decoder_layers, load_model, weights_need, without_weights
-from stages.base.weights import Checkpoint
 
 
 class Passes(Protocol):

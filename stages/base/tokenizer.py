@@ -18,10 +18,10 @@ from typing import Any
 import psutil
 from transformers import AutoTokenizer
 
+from excise.checkpoint.manifest import read_config
 from excise.plumbing.errors import StageError
 from schemas.artifacts import ChatFormat, Prompt
 from stages.base.day import all_dated
-from stages.base.manifest import read_config
 from stages.base.models import read_model_config, remote_code_is_trusted
 from stages.base.prompts import chat_of, render, short, tokenize
 

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from excise.checkpoint import weights
 from schemas.layout import Layout, ModelLayout, Writer, WriterRole
-from stages.base import weights
 from stages.base.forward import Batch, in_batches, run_decoder
 from stages.base.models import decoder_layers
 from stages.edit.layout import resolve_layer, sort_by_layer

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from excise.checkpoint.weights import Checkpoint
 from schemas.layout import ModelLayout
 from schemas.params import Ablate, Rule, Target
-from stages.base.weights import Checkpoint
 from stages.diagnosis.contributions import Source, Trace
 from stages.diagnosis.refusal import Outcome, Questions
 from stages.edit.checkpoint import read_vector

@@ -17,10 +17,10 @@ from pathlib import Path
 
 import torch
 
+from excise.checkpoint.weights import Checkpoint, Tensor
 from excise.plumbing.digests import sha256_of
 from excise.plumbing.errors import StageError
 from excise.plumbing.progress import Advance
-from stages.base.weights import Checkpoint, Tensor
 from stages.edit.plan import Edit
 from stages.edit.projection import Pair, project
 from stages.edit.shifts import Shift, add

@@ -3,10 +3,10 @@
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from excise.checkpoint.weights import FLOATS, Tensor
 from excise.plumbing.errors import StageError
 from schemas.layout import Layout, ModelLayout, Norm, Reader, Variant, Writer, matcher
 from schemas.wording import listed
-from stages.base.weights import FLOATS, Tensor
 
 INCOMPLETE = "save the checkpoint whole, or name another copy of it"
 

@@ -5,11 +5,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from excise.checkpoint.weights import Tensor
 from excise.plumbing.errors import StageError
 from schemas.artifacts import PlanRow, Projection
 from schemas.layout import ModelLayout, Writer
 from schemas.params import Ablate, Rule, Target
-from stages.base.weights import Tensor
 from stages.edit.directions import CannotEdit
 from stages.edit.layout import Place, embedding_and_head, resolve_layer, sort_by_layer
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import torch
 
+from excise.checkpoint.weights import Tensor
 from excise.plumbing.errors import StageError
 from schemas.artifacts import BiasShift, PlanRow
 from schemas.layout import ModelLayout, RouterBias
 from schemas.params import Ablate
-from stages.base.weights import Tensor
 from stages.edit.directions import CannotEdit
 from stages.edit.layout import expert_count, sort_by_layer, variants_of
 from stages.edit.plan import layers_of

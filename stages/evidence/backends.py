@@ -14,6 +14,7 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import normalize_gen_kwargs
 from transformers import PreTrainedModel
 
+from excise.checkpoint.weights import Checkpoint
 from excise.plumbing.errors import StageError
 from excise.plumbing.progress import progress
 from schemas.artifacts import ChatFormat
@@ -22,7 +23,6 @@ from stages.base.forward import OUT_OF_MEMORY
 from stages.base.loading import exactly
 from stages.base.prompts import encode, render
 from stages.base.tokenizer import end_ids, padding_id
-from stages.base.weights import Checkpoint
 
 
 class AsMeasured(TemplateLM):

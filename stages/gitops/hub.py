@@ -6,8 +6,8 @@ import httpx2
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
+from excise.checkpoint.weights import regular_files
 from excise.plumbing.errors import StageError
-from stages.base.weights import regular_files
 
 _NOT_OF_THE_MODEL = [".git/*", ".cache/*"]
 _THE_HUBS_OWN = {".gitattributes"}

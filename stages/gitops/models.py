@@ -7,12 +7,12 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from excise.checkpoint.edited import recorded_files, wrong_file
 from excise.plumbing.artifacts import Unreadable, read_document
 from excise.plumbing.errors import StageError
 from excise.plumbing.files import whole_folder
 from schemas.release import Origin
 from stages.base.cache import check_kept
-from stages.base.edited import recorded_files, wrong_file
 from stages.gitops.copying import copy_folder
 from stages.gitops.environments import REQUIREMENTS, compare_requirements, locked_environment
 from stages.gitops.place import temporary_place

@@ -8,12 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from excise.checkpoint.weights import regular_files
 from excise.plumbing.errors import StageError
 from excise.plumbing.progress import Advance, progress
 from schemas import plain_yaml
 from schemas.wording import ParamsError
 from stages.base.git import file_of
-from stages.base.weights import regular_files
 
 MODEL = "models/ablated"
 LOCK = "dvc.lock"

@@ -6,15 +6,15 @@ from typing import TypeVar
 
 from pydantic import BaseModel
 
+from excise.checkpoint.edited import has_digest
+from excise.checkpoint.weights import EDIT_DIGEST, EDIT_RECORD
 from excise.plumbing.artifacts import open_plain, parse_document
 from excise.plumbing.digests import digests
 from schemas.artifacts import EditRecord
 from schemas.evidence import Comparisons, GateVerdicts
 from schemas.release import Origin, Release
-from stages.base.edited import has_digest
 from stages.base.git import file_of
 from stages.base.provenance import versions
-from stages.base.weights import EDIT_DIGEST, EDIT_RECORD
 from stages.gitops.environments import compare_requirements
 
 Read = TypeVar("Read", bound=BaseModel)

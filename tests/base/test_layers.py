@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from excise.checkpoint.weights import read_checkpoint
 from excise.plumbing.errors import StageError
 from stages.base.layers import LayeredModel, _Fuse
 from stages.base.models import load_model
-from stages.base.weights import read_checkpoint
 from tests.families import make
 
 CPU = torch.device("cpu")

@@ -10,7 +10,7 @@ from typing import Any
 
 from safetensors import SafetensorError, deserialize, safe_open
 
-from stages.base.weights import BITS_PER_ELEMENT, read_header
+from excise.checkpoint.weights import BITS_PER_ELEMENT, read_header
 
 WORDS = [
     "null", "true", "NaN", "-Infinity", "-0", "0", "1", "2", "8", "2.0", "1e3", "1e999", "-1", "18446744073709551616",

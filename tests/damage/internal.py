@@ -11,11 +11,11 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+from excise.checkpoint.edited import check_edited
+from excise.checkpoint.manifest import base_folder, read_layout
 from stages import ablate, comment, gate, report, verify
 from stages.ablate import ARTIFACTS
-from stages.base.edited import check_edited
 from stages.base.git import commit_of
-from stages.base.manifest import base_folder, read_layout
 from stages.base.prompts import read_format, read_prompts
 from stages.edit.measured import read_use
 from stages.evaluate import first_batch, measured

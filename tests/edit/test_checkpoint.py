@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from excise.checkpoint.weights import Checkpoint, read_checkpoint
 from excise.plumbing.errors import StageError
 from schemas.params import Ablate
-from stages.base.weights import Checkpoint, read_checkpoint
 from stages.edit.checkpoint import write_edited
 from stages.edit.plan import Edit, make_plan
 from stages.edit.projection import Pair, project, unit_vector

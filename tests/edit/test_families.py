@@ -10,11 +10,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from excise.checkpoint.weights import SINGLE, Checkpoint, read_checkpoint
 from excise.plumbing.errors import StageError
 from schemas.layout import Layout, Reader, Variant, Writer
 from schemas.params import Ablate, RouterBias
 from stages.base.passes import Resident
-from stages.base.weights import SINGLE, Checkpoint, read_checkpoint
 from stages.edit.checkpoint import read_vector, write_edited
 from stages.edit.directions import Measured
 from stages.edit.pairing import make_pairs

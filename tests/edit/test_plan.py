@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
+from excise.checkpoint.weights import Tensor
 from excise.plumbing.errors import StageError
 from schemas.artifacts import Projection
 from schemas.layout import ModelLayout, layouts
 from schemas.params import Ablate
-from stages.base.weights import Tensor
 from stages.edit.layout import sort_by_layer, spare_layers
 from stages.edit.plan import Edit, make_plan, summary
 

@@ -14,11 +14,11 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from transformers import GenerationConfig
 
+from excise.checkpoint.weights import Checkpoint
 from excise.plumbing.errors import StageError
 from schemas.artifacts import ChatFormat, Prompt
 from schemas.params import Vllm
 from stages.base.prompts import encode, tokenize
-from stages.base.weights import Checkpoint
 from stages.evidence import backends
 from stages.evidence.backends import Transformers, require_vllm, with_vllm
 from stages.organism.model import make_model

@@ -20,12 +20,12 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
 from transformers.utils import logging
 
+from excise.checkpoint.weights import read_checkpoint
 from excise.plumbing.errors import StageError
 from schemas.artifacts import ModelManifest
 from schemas.params import parse, sections
 from stages import ablate, measure, prepare
 from stages.base.models import load_model
-from stages.base.weights import read_checkpoint
 from tests import damaged
 from tests.damaged import EXPERTS, INDEX, LAYERS, LINEAR, SINGLE, Tensors, build, configure, read_tensors, rewrite, save
 from tests.projects import Project, copy_project

@@ -17,8 +17,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from excise.checkpoint.edited import recorded_files, wrong_file
 from excise.plumbing.errors import StageError
-from stages.base.edited import recorded_files, wrong_file
 from tests.projects import Project, environment
 from tests.workflows import lend_environment
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from excise.checkpoint.edited import wrong_file
 from excise.plumbing import digests
 from excise.plumbing.digests import MEMORY, SETTLED_NS, Memory, sha256_of
-from stages.base.edited import wrong_file
 
 
 @pytest.fixture

@@ -11,14 +11,14 @@ import transformers
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from excise.checkpoint.manifest import read_config
+from excise.checkpoint.weights import read_checkpoint
 from excise.plumbing.errors import StageError
 from schemas.layout import layouts
 from stages.base.forward import Batch
 from stages.base.layers import LayeredModel
-from stages.base.manifest import read_config
 from stages.base.models import decoder_layers, load_model
 from stages.base.passes import Passes, Resident, Streamed
-from stages.base.weights import read_checkpoint
 from stages.residual.activations import Seen, look
 from stages.residual.experts import routed_experts
 from tests.families import FAMILIES, ROUTED, VOCABULARY, make

@@ -11,11 +11,11 @@ import pytest
 import torch
 from safetensors.torch import save
 
+from excise.checkpoint.edited import check_edited
+from excise.checkpoint.weights import CARD, EDIT_DIGEST, EDIT_RECORD, SINGLE, read_checkpoint
 from excise.plumbing.digests import digests, sha256_line
 from excise.plumbing.errors import StageError
 from stages import verify
-from stages.base.edited import check_edited
-from stages.base.weights import CARD, EDIT_DIGEST, EDIT_RECORD, SINGLE, read_checkpoint
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 import pytest
 
-from stages.base.quantization import quantization
+from excise.checkpoint.quantization import quantization
 
 
 @pytest.mark.parametrize(

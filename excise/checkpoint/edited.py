@@ -6,11 +6,11 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from excise.checkpoint.weights import EDIT_DIGEST, EDIT_RECORD, regular_files
 from excise.plumbing.artifacts import MAPPING, open_plain, read_document
 from excise.plumbing.digests import digests, sha256_line
 from excise.plumbing.errors import StageError
 from schemas.artifacts import FileDigest
-from stages.base.weights import EDIT_DIGEST, EDIT_RECORD, regular_files
 
 _FILES = TypeAdapter(list[FileDigest])
 _REMEDY = "name the folder of an edited model, or fetch it again"

@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save, save_file
 
+from excise.checkpoint.weights import INDEX, SINGLE, Tensor, read_checkpoint, read_header
 from excise.plumbing.errors import StageError
-from stages.base.weights import INDEX, SINGLE, Tensor, read_checkpoint, read_header
 
 WHOLE = save(
     {"b.weight": torch.arange(6.0).view(2, 3), "a.bias": torch.arange(4.0).half(), "none": torch.empty(0, 3)},

@@ -10,11 +10,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from excise.checkpoint.manifest import make_manifest, read_config, verify
 from excise.plumbing.digests import digests
 from excise.plumbing.errors import StageError
 from schemas.artifacts import ModelManifest
 from schemas.layout import ModelLayout, layouts
-from stages.base.manifest import make_manifest, read_config, verify
 
 CONFIG = {"model_type": "llama", "num_hidden_layers": 2, "hidden_size": 4, "dtype": "bfloat16"}
 LAYOUT = ModelLayout(

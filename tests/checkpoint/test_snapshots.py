@@ -13,12 +13,12 @@ import pytest
 import torch
 from safetensors.torch import save
 
+from excise.checkpoint.manifest import base_checkpoint, base_folder, verify
+from excise.checkpoint.snapshots import describes, fetch
+from excise.checkpoint.weights import INDEX
 from excise.plumbing.errors import StageError
 from schemas.artifacts import ChatFormat, ModelManifest
 from schemas.params import Model
-from stages.base.manifest import base_checkpoint, base_folder, verify
-from stages.base.snapshots import describes, fetch
-from stages.base.weights import INDEX
 from stages.prepare import pin
 from tests.hub import HEADER, TOKEN, Hub
 
@@ -162,7 +162,7 @@ def test_how_far_a_fetch_is_is_said(
 
         yield advance
 
-    monkeypatch.setattr("stages.base.snapshots.progress", listening)
+    monkeypatch.setattr("excise.checkpoint.snapshots.progress", listening)
     commit = local_hub.add(NAME, SHARDS)
     local_hub.cut_after, local_hub.cuts = 3000, 1
     fetch(NAME, commit, list(SHARDS))

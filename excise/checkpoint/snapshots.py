@@ -17,12 +17,7 @@ from huggingface_hub import HfApi, constants, get_cached_repo_tree, snapshot_dow
 from huggingface_hub.errors import CachedRepoTreeNotFoundError, LocalEntryNotFoundError, SafetensorsParsingError
 from huggingface_hub.utils.tqdm import tqdm
 
-from excise.plumbing.digests import digests
-from excise.plumbing.errors import StageError
-from excise.plumbing.hub import hub_errors
-from excise.plumbing.progress import Advance, progress
-from schemas.artifacts import FileDigest
-from stages.base.weights import (
+from excise.checkpoint.weights import (
     INDEX,
     OF_THE_EDIT,
     SINGLE,
@@ -32,6 +27,11 @@ from stages.base.weights import (
     read_checkpoint,
     read_index,
 )
+from excise.plumbing.digests import digests
+from excise.plumbing.errors import StageError
+from excise.plumbing.hub import hub_errors
+from excise.plumbing.progress import Advance, progress
+from schemas.artifacts import FileDigest
 
 WHERE = "params.yaml: model.source"
 _FOLDERS = ("", "additional_chat_templates")

@@ -5,6 +5,8 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, cast
 
+from excise.checkpoint.quantization import quantization
+from excise.checkpoint.weights import Checkpoint, read_checkpoint
 from excise.plumbing.artifacts import open_plain, read_document
 from excise.plumbing.digests import digests
 from excise.plumbing.errors import StageError
@@ -12,8 +14,6 @@ from schemas.artifacts import FileDigest, ModelManifest
 from schemas.layout import ModelLayout
 from schemas.params import Model, read_section
 from schemas.wording import shorten
-from stages.base.quantization import quantization
-from stages.base.weights import Checkpoint, read_checkpoint
 
 MANIFEST = Path("artifacts/model.json")
 LAYOUT = Path("artifacts/layout.json")
@@ -33,7 +33,7 @@ def base_folder() -> Path:
     model = read_section(Model, _MODEL_PARAMS)
     if model.revision is not None:
         # Slow to import, and needed only here.
-        from stages.base.snapshots import fetch
+        from excise.checkpoint.snapshots import fetch
 
         return fetch(model.source, model.revision, [file.path for file in read_manifest().files])
     folder = ORGANISM if model.source == "organism" else Path(model.source)
@@ -164,7 +164,7 @@ def verify(folder: Path, manifest: ModelManifest) -> None:
 def _proven(folder: Path, files: Collection[str]) -> list[FileDigest]:
     """Digests of files of a Hub model's snapshot, which are those that the Hub gave."""
     # Slow to import, and needed only here.
-    from stages.base.snapshots import refuse_spoiled
+    from excise.checkpoint.snapshots import refuse_spoiled
 
     found = digests(folder, files, remembered=True)
     refuse_spoiled(folder, found)
