@@ -18,12 +18,12 @@ from excise.plumbing.digests import sha256_of
 from excise.plumbing.errors import StageError, run_stage
 from excise.plumbing.files import write_bytes, write_json, write_text
 from excise.plumbing.progress import progress
+from excise.prompts.chats import PROMPTS_MANIFEST, chat_of, read_format, read_prompts, render, tokenize
 from schemas.artifacts import ChatFormat, ModelManifest, Prompt, PromptsManifest
 from schemas.evidence import Results, Sample
 from schemas.params import Evaluate, read_section
 from stages.base.forward import FIRST_BATCH
 from stages.base.models import load_model, remote_code_is_trusted
-from stages.base.prompts import PROMPTS_MANIFEST, chat_of, read_format, read_prompts, render, tokenize
 from stages.base.tokenizer import load_tokenizer
 from stages.evidence.backends import Transformers, require_vllm, with_vllm
 from stages.evidence.catalogue import Asked, load_tasks

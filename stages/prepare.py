@@ -15,14 +15,14 @@ from excise.plumbing.digests import sha256_of
 from excise.plumbing.errors import run_stage
 from excise.plumbing.files import whole_folder, write_json, write_text
 from excise.plumbing.progress import progress
+from excise.prompts.chats import FOLDER, FORMAT, PROMPTS_MANIFEST, write_prompts
+from excise.prompts.lists import prompt_lists, side
 from schemas.artifacts import ChatFormat, ModelManifest, Prompt, PromptList, PromptsManifest
 from schemas.layout import ModelLayout
 from schemas.params import Model, Organism, Prompts, read_section
-from stages.base.prompts import FOLDER, FORMAT, PROMPTS_MANIFEST, write_prompts
 from stages.base.tokenizer import check_chat
 from stages.edit.inspection import inspect, settled
 from stages.organism import world
-from stages.sources.lists import prompt_lists, side
 
 PARAMS = Path("artifacts/params")
 RECORD = ORGANISM / "organism.json"

@@ -17,11 +17,11 @@ from transformers import PreTrainedModel
 from excise.checkpoint.weights import Checkpoint
 from excise.plumbing.errors import StageError
 from excise.plumbing.progress import progress
+from excise.prompts.chats import encode, render
 from schemas.artifacts import ChatFormat
 from schemas.params import Vllm
 from stages.base.forward import OUT_OF_MEMORY
 from stages.base.loading import exactly
-from stages.base.prompts import encode, render
 from stages.base.tokenizer import end_ids, padding_id
 
 

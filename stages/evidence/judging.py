@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
+from excise.prompts.chats import chat_of, render
 from schemas.artifacts import ChatFormat, Prompt
 from schemas.evidence import Metric, Verdict
 from schemas.params import TaskGroup
-from stages.base.prompts import chat_of, render
 from stages.evidence.harness import Answered
 from stages.evidence.judges.answer import Answer, final_part
 from stages.evidence.judges.verdicts import Judge, judge_answers

@@ -6,8 +6,8 @@ from typing import Any, Literal
 from lm_eval.api.task import Task
 
 from excise.plumbing.errors import StageError
+from excise.prompts.chats import identity
 from schemas.artifacts import Prompt
-from stages.base.prompts import identity
 from stages.evidence.catalogue import Asked
 
 Measured = Mapping[tuple[str, ...], str]

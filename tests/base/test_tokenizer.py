@@ -12,8 +12,8 @@ import pytest
 from transformers import GenerationConfig
 
 from excise.plumbing.errors import StageError
+from excise.prompts.chats import render
 from schemas.artifacts import ChatFormat, Prompt, Turn
-from stages.base.prompts import render
 from stages.base.tokenizer import check_chat, end_ids, load_tokenizer, padding_id
 from tests.chats import VOCABULARY, chat_tokenizer, template
 
@@ -178,7 +178,7 @@ HOSTILE = {
 @pytest.mark.parametrize(("content", "says"), HOSTILE.values(), ids=HOSTILE)
 def test_a_hostile_template_is_one_line(content: str, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if says.endswith("seconds"):
-        monkeypatch.setattr("stages.base.prompts.TEMPLATE_SECONDS", 0.3)
+        monkeypatch.setattr("excise.prompts.chats.TEMPLATE_SECONDS", 0.3)
         says = "more than 0.3 seconds"
     began, limit = time.monotonic(), resource.getrlimit(resource.RLIMIT_DATA)
     with pytest.raises(StageError) as error:

@@ -13,10 +13,10 @@ from typing import Any
 
 from excise.checkpoint.edited import check_edited
 from excise.checkpoint.manifest import base_folder, read_layout
+from excise.prompts.chats import read_format, read_prompts
 from stages import ablate, comment, gate, report, verify
 from stages.ablate import ARTIFACTS
 from stages.base.git import commit_of
-from stages.base.prompts import read_format, read_prompts
 from stages.edit.measured import read_use
 from stages.evaluate import first_batch, measured
 from stages.evidence.drift import read_predictions

@@ -14,8 +14,8 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 
+from excise.prompts.gathering import gather
 from schemas.params import PromptSource
-from stages.sources.gathering import gather
 
 KINDS = ("txt", "jsonl", "json", "csv", "parquet")
 MEGABYTE = "x" * 1_000_000

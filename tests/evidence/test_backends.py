@@ -16,9 +16,9 @@ from transformers import GenerationConfig
 
 from excise.checkpoint.weights import Checkpoint
 from excise.plumbing.errors import StageError
+from excise.prompts.chats import encode, tokenize
 from schemas.artifacts import ChatFormat, Prompt
 from schemas.params import Vllm
-from stages.base.prompts import encode, tokenize
 from stages.evidence import backends
 from stages.evidence.backends import Transformers, require_vllm, with_vllm
 from stages.organism.model import make_model

@@ -2,11 +2,11 @@
 
 from itertools import combinations
 
+from excise.prompts.lists import hold_out, prompt_lists, side
 from schemas.artifacts import Prompt
 from schemas.params import Organism, Prompts
 from stages.organism.world import make_world, splits
 from stages.prepare import organism_lists
-from stages.sources.lists import hold_out, prompt_lists, side
 
 
 def default_lists() -> dict[str, list[Prompt]]:

@@ -11,9 +11,9 @@ from lm_eval.models.huggingface import HFLM
 from transformers import AutoTokenizer
 
 from excise.plumbing.errors import StageError
+from excise.prompts.chats import read_format, tokenize
 from schemas.artifacts import ChatFormat, Prompt, Turn
 from schemas.params import TASKS as PARAMS_TASKS
-from stages.base.prompts import read_format, tokenize
 from stages.base.tokenizer import load_tokenizer
 from stages.evidence import backends, catalogue
 from tests.chats import SPECIAL, Stages, chat_model, chat_tokenizer, recorded, template

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 from lm_eval.models.huggingface import HFLM
 
+from excise.prompts.chats import read_prompts
 from schemas.params import Gates
 from stages import measure
-from stages.base.prompts import read_prompts
 from stages.base.tokenizer import load_tokenizer
 from stages.evidence.comparison import compare, measure_both
 from stages.evidence.gates import judge_gates

@@ -12,9 +12,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from benchmarks.hardware import Counted, count
 from benchmarks.larger_than_memory import run
 from excise.plumbing.memory import Work
+from excise.prompts.chats import tokenize
 from schemas.artifacts import ChatFormat, Prompt
 from stages.base.forward import all_batches
-from stages.base.prompts import tokenize
 from tests.projects import ROOT, Project, environment
 
 MODEL: dict[str, Any] = {

@@ -8,8 +8,8 @@ from jinja2 import StrictUndefined, TemplateError, meta
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from excise.plumbing.errors import StageError
+from excise.prompts.rows import DATA, lies_in_data
 from schemas.wording import printable, shorten
-from stages.sources.rows import DATA, lies_in_data
 
 BUILT_IN = Path(__file__).parent / "judge.txt.j2"
 _KEY = "params.yaml: evaluate.api.prompt"

@@ -4,7 +4,7 @@ from typing import Any
 
 from datasets import Dataset
 
-from stages.base.prompts import read_prompts
+from excise.prompts.chats import read_prompts
 from stages.organism.world import REFUSAL
 
 

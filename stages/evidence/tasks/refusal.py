@@ -5,11 +5,11 @@ from typing import Any
 from datasets import Dataset
 
 from excise.plumbing.errors import StageError
+from excise.prompts.gathering import gather
 from schemas.params import CustomPrompts
 from stages.evidence.judges.answer import Answer
 from stages.evidence.judges.keywords import judge_by_keywords
 from stages.evidence.judges.verdicts import judge_answers
-from stages.sources.gathering import gather
 
 
 def judge(document: dict[str, Any], results: list[str]) -> dict[str, float]:

@@ -9,13 +9,13 @@ from typing import Any, TypeGuard, get_args
 
 from excise.plumbing.digests import sha256_of
 from excise.plumbing.errors import StageError
+from excise.prompts.chats import identity
+from excise.prompts.datasets import dataset_rows
+from excise.prompts.rows import Row, file_rows
+from excise.prompts.unpacking import unpacked
 from schemas.artifacts import Prompt, PromptOrigin, Role, Turn
 from schemas.params import CustomPrompts, RowsSource, row_range
 from schemas.wording import show
-from stages.base.prompts import identity
-from stages.sources.datasets import dataset_rows
-from stages.sources.rows import Row, file_rows
-from stages.sources.unpacking import unpacked
 
 _ROLES: dict[str, Role] = {**{role: role for role in get_args(Role)}, "human": "user", "gpt": "assistant"}
 """Those of chats, and ShareGPT's names for them."""
@@ -32,7 +32,7 @@ class Gathered:
 def gather(source: RowsSource) -> Gathered:
     """The prompts of a file below `data/` or of a data set of the Hub.
 
-    Rows without a prompt are passed over; of those that hold the same one (`stages.base.prompts.identity`) the first
+    Rows without a prompt are passed over; of those that hold the same one (`excise.prompts.chats.identity`) the first
     stands for all. Both are counted.
 
     Raises:

@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 
 from excise.plumbing.errors import StageError
+from excise.prompts.chats import identity
+from excise.prompts.gathering import Gathered, gather, in_order
 from schemas.artifacts import Prompt, PromptOrigin
 from schemas.params import Prompts, PromptSource
-from stages.base.prompts import identity
-from stages.sources.gathering import Gathered, gather, in_order
 
 MOST_HELD_OUT = 100
 """Of either side: each is asked hundreds of times."""

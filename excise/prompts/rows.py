@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from excise.plumbing.errors import StageError
+from excise.prompts.unpacking import unpacked
 from schemas.wording import shorten
-from stages.sources.unpacking import unpacked
 
 DATA = Path("data")
 MOST_ROWS = 1_000_000

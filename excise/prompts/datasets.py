@@ -10,10 +10,10 @@ from huggingface_hub.errors import RemoteEntryNotFoundError
 
 from excise.plumbing.errors import StageError
 from excise.plumbing.hub import hub_errors
+from excise.prompts.rows import Row, require_columns
+from excise.prompts.unpacking import unpacked
 from schemas.params import RowsSource
 from schemas.wording import printable, shorten
-from stages.sources.rows import Row, require_columns
-from stages.sources.unpacking import unpacked
 
 CARD = "README.md"
 

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from excise.plumbing.errors import StageError
+from excise.prompts import chats as prompts
+from excise.prompts.chats import identity, read_prompts, tokenize, write_prompts
 from schemas.artifacts import ChatFormat, Prompt, Turn
-from stages.base import prompts
-from stages.base.prompts import identity, read_prompts, tokenize, write_prompts
 from stages.organism.tokenizer import make_tokenizer
 from stages.organism.world import make_world
 

@@ -14,11 +14,11 @@ from hypothesis import given as hypothesis_given
 from hypothesis import strategies as st
 
 from excise.plumbing.errors import StageError
+from excise.prompts import chats as prompts
+from excise.prompts.chats import identity, read_prompts, write_prompts
+from excise.prompts.gathering import gather, in_order
 from schemas.artifacts import Prompt, PromptOrigin, Turn
 from schemas.params import CustomPrompts, PromptSource
-from stages.base import prompts
-from stages.base.prompts import identity, read_prompts, write_prompts
-from stages.sources.gathering import gather, in_order
 
 KINDS = ("jsonl", "json", "csv", "parquet")
 

@@ -11,8 +11,8 @@ import pyarrow.parquet
 import pytest
 
 from excise.plumbing.errors import StageError
+from excise.prompts.gathering import Gathered, gather
 from schemas.params import CustomPrompts
-from stages.sources.gathering import Gathered, gather
 from tests.hub import TOKEN, Hub
 from tests.projects import ROOT, environment, one_line
 
@@ -30,7 +30,7 @@ configs:
 READ = """
 import json, sys
 from schemas.params import CustomPrompts
-from stages.sources.gathering import gather
+from excise.prompts.gathering import gather
 from excise.plumbing.errors import run_stage
 
 def main():
