@@ -94,10 +94,10 @@ def look_at(base: Path, edited: Path) -> None:
     from safetensors.torch import load_file
 
     from excise.checkpoint.weights import read_checkpoint
+    from excise.inference.passes import open_model
+    from excise.inference.tokenizer import load_tokenizer
     from excise.prompts.chats import read_format, read_prompts, tokenize
     from schemas.params import Ablate, read_section
-    from stages.base.passes import open_model
-    from stages.base.tokenizer import load_tokenizer
     from stages.residual.activations import look
 
     chat = read_format()

@@ -24,9 +24,9 @@ import transformers.models.glm4_moe.modeling_glm4_moe as imported_before_the_clo
 
 from benchmarks.air import Shape, total_bytes, write_checkpoint
 from excise.checkpoint.weights import read_checkpoint
+from excise.inference.passes import open_model
 from excise.plumbing.progress import progress
 from schemas.layout import layouts
-from stages.base.passes import open_model
 from stages.residual.activations import look
 from stages.residual.experts import routed_experts
 

@@ -15,9 +15,9 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from excise.checkpoint.weights import Tensor as Stored
+from excise.inference.forward import first_token_log_probabilities, mean_kl
 from schemas.layout import ModelLayout, layouts
 from schemas.params import Ablate, ThroughNorm
-from stages.base.forward import first_token_log_probabilities, mean_kl
 from stages.edit.directions import Measured
 from stages.edit.pairing import make_pairs
 from stages.edit.plan import make_plan

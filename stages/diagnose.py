@@ -7,14 +7,14 @@ import json
 from pathlib import Path
 
 from excise.checkpoint.manifest import base_checkpoint, base_folder, read_layout, read_manifest, verify
+from excise.inference.models import load_model
+from excise.inference.tokenizer import load_tokenizer
 from excise.plumbing.device import placement
 from excise.plumbing.errors import run_stage
 from excise.plumbing.files import write_json, write_text
 from excise.plumbing.progress import progress
 from excise.prompts.chats import read_format, read_prompts, tokenize
 from schemas.params import Ablate, read_section
-from stages.base.models import load_model
-from stages.base.tokenizer import load_tokenizer
 from stages.diagnosis.explanation import STEPS, explain
 from stages.diagnosis.plots import plots
 from stages.diagnosis.refusal import Questions

@@ -12,6 +12,9 @@ from transformers import PreTrainedModel
 
 from excise.checkpoint.manifest import base_checkpoint, base_folder, read_config, read_manifest, verify
 from excise.checkpoint.weights import read_checkpoint
+from excise.inference.forward import FIRST_BATCH
+from excise.inference.models import load_model, remote_code_is_trusted
+from excise.inference.tokenizer import load_tokenizer
 from excise.plumbing.artifacts import read_document
 from excise.plumbing.device import placement
 from excise.plumbing.digests import sha256_of
@@ -22,9 +25,6 @@ from excise.prompts.chats import PROMPTS_MANIFEST, chat_of, read_format, read_pr
 from schemas.artifacts import ChatFormat, ModelManifest, Prompt, PromptsManifest
 from schemas.evidence import Results, Sample
 from schemas.params import Evaluate, read_section
-from stages.base.forward import FIRST_BATCH
-from stages.base.models import load_model, remote_code_is_trusted
-from stages.base.tokenizer import load_tokenizer
 from stages.evidence.backends import Transformers, require_vllm, with_vllm
 from stages.evidence.catalogue import Asked, load_tasks
 from stages.evidence.drift import (

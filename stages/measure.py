@@ -5,14 +5,14 @@ from pathlib import Path
 from safetensors.torch import save
 
 from excise.checkpoint.manifest import base_checkpoint, base_folder, read_layout, read_manifest, verify
+from excise.inference.passes import open_model
+from excise.inference.tokenizer import load_tokenizer
 from excise.plumbing.device import placement, streaming
 from excise.plumbing.errors import run_stage
 from excise.plumbing.files import write_bytes, write_json
 from excise.plumbing.progress import progress
 from excise.prompts.chats import read_format, read_prompts, tokenize
 from schemas.params import Measure, read_section
-from stages.base.passes import open_model
-from stages.base.tokenizer import load_tokenizer
 from stages.residual.activations import look
 from stages.residual.directions import estimate, winsorize
 from stages.residual.experts import count_use, routed_experts

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from excise.checkpoint.manifest import LAYOUT, MANIFEST, ORGANISM, base_folder, make_manifest
 from excise.checkpoint.weights import read_checkpoint
+from excise.inference.tokenizer import check_chat
 from excise.plumbing.digests import sha256_of
 from excise.plumbing.errors import run_stage
 from excise.plumbing.files import whole_folder, write_json, write_text
@@ -20,7 +21,6 @@ from excise.prompts.lists import prompt_lists, side
 from schemas.artifacts import ChatFormat, ModelManifest, Prompt, PromptList, PromptsManifest
 from schemas.layout import ModelLayout
 from schemas.params import Model, Organism, Prompts, read_section
-from stages.base.tokenizer import check_chat
 from stages.edit.inspection import inspect, settled
 from stages.organism import world
 

@@ -24,12 +24,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from excise.checkpoint.weights import Checkpoint, read_checkpoint
+from excise.inference.forward import Batch, first_token_log_probabilities
+from excise.inference.models import decoder_layers, load_model
 from excise.prompts.chats import tokenize
 from schemas.artifacts import ChatFormat, MeasurementStatistics, Prompt
 from schemas.layout import ModelLayout
 from schemas.params import Ablate, Target
-from stages.base.forward import Batch, first_token_log_probabilities
-from stages.base.models import decoder_layers, load_model
 from stages.diagnosis.refusal import Questions
 from stages.diagnosis.trials import Bench
 from stages.edit.checkpoint import read_vector

@@ -9,8 +9,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from excise.checkpoint.weights import read_checkpoint
+from excise.inference.forward import Batch, in_batches, run_decoder
 from schemas.params import Ablate
-from stages.base.forward import Batch, in_batches, run_decoder
 from stages.diagnosis.contributions import Removal, Source, Trace, components, removals, trace
 from stages.diagnosis.refusal import Questions
 from stages.diagnosis.trials import Bench

@@ -13,14 +13,14 @@ from torch import Tensor
 
 from excise.checkpoint.manifest import base_folder, read_layout, read_manifest
 from excise.checkpoint.weights import read_checkpoint
+from excise.inference.forward import FIRST_BATCH, first_token_log_probabilities, mean_kl
+from excise.inference.models import load_model
+from excise.inference.tokenizer import load_tokenizer
 from excise.plumbing.device import placement
 from excise.prompts.chats import read_format, read_prompts, tokenize
 from schemas.artifacts import DirectionStatistics
 from schemas.layout import Reader
 from schemas.params import Ablate, Evaluate, read_section
-from stages.base.forward import FIRST_BATCH, first_token_log_probabilities, mean_kl
-from stages.base.models import load_model
-from stages.base.tokenizer import load_tokenizer
 from stages.edit.checkpoint import read_vector
 from stages.edit.directions import Measured, edit_direction
 from stages.edit.pairing import make_pairs

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from excise.inference.forward import Batch
+from excise.inference.models import decoder_layers
 from schemas.layout import WriterRole
-from stages.base.forward import Batch
-from stages.base.models import decoder_layers
 from stages.diagnosis.contributions import Component, Source, Trace, Write, watch_writes
 from stages.diagnosis.refusal import Outcome, Questions
 

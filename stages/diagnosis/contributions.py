@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from excise.checkpoint import weights
+from excise.inference.forward import Batch, in_batches, run_decoder
+from excise.inference.models import decoder_layers
 from schemas.layout import Layout, ModelLayout, Writer, WriterRole
-from stages.base.forward import Batch, in_batches, run_decoder
-from stages.base.models import decoder_layers
 from stages.edit.layout import resolve_layer, sort_by_layer
 from stages.edit.plan import Edit
 from stages.edit.projection import Pair

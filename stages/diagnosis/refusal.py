@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from excise.inference.forward import Watch, first_token_log_probabilities, kl
 from excise.plumbing.memory import give_back
-from stages.base.forward import Watch, first_token_log_probabilities, kl
 
 LEAST_RISE = 0.01
 """A token begins refusals when the base says it first on harmful prompts with so much more probability, on average."""

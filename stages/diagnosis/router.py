@@ -11,9 +11,9 @@ from scipy.spatial.distance import jensenshannon
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from excise.inference.forward import Batch, in_batches, run_decoder
+from excise.inference.models import decoder_layers
 from schemas.layout import Layout, Reader, Writer
-from stages.base.forward import Batch, in_batches, run_decoder
-from stages.base.models import decoder_layers
 from stages.diagnosis.contributions import ExpertWrites
 from stages.edit.plan import Edit
 from stages.edit.projection import Pair

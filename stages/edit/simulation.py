@@ -12,8 +12,8 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from excise.inference.models import decoder_layers
 from schemas.layout import Writer
-from stages.base.models import decoder_layers
 from stages.edit.plan import Edit
 from stages.edit.projection import Pair, project
 from stages.edit.shifts import Shift, add

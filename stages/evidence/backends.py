@@ -15,14 +15,14 @@ from lm_eval.models.utils import normalize_gen_kwargs
 from transformers import PreTrainedModel
 
 from excise.checkpoint.weights import Checkpoint
+from excise.inference.forward import OUT_OF_MEMORY
+from excise.inference.loading import exactly
+from excise.inference.tokenizer import end_ids, padding_id
 from excise.plumbing.errors import StageError
 from excise.plumbing.progress import progress
 from excise.prompts.chats import encode, render
 from schemas.artifacts import ChatFormat
 from schemas.params import Vllm
-from stages.base.forward import OUT_OF_MEMORY
-from stages.base.loading import exactly
-from stages.base.tokenizer import end_ids, padding_id
 
 
 class AsMeasured(TemplateLM):

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from excise.inference.forward import Batch, in_batches
+from excise.inference.tokenizer import end_ids, padding_id
 from excise.plumbing.aggregations import aggregate, as_values
 from excise.plumbing.artifacts import read_tensors, unreadable
 from schemas.artifacts import Prompt
 from schemas.evidence import Metric, Sample
-from stages.base.forward import Batch, in_batches
-from stages.base.tokenizer import end_ids, padding_id
 
 ANSWER_TOKENS = 32
 """So much of each of the base's answers is compared: what an edit does to a text shows early."""

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from excise.inference.forward import Batch
+from excise.inference.models import decoder_layers
+from excise.inference.passes import Passes, Resident
 from excise.plumbing.errors import StageError
-from stages.base.forward import Batch
-from stages.base.models import decoder_layers
-from stages.base.passes import Passes, Resident
 from stages.residual.experts import RoutedExperts, count, watch_experts
 
 Keep = Callable[[int, Tensor], None]

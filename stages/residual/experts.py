@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from excise.inference.forward import Batch
+from excise.inference.models import decoder_layers
 from schemas.artifacts import ExpertUse, LayerExpertUse
 from schemas.layout import Layout, Writer
-from stages.base.forward import Batch
-from stages.base.models import decoder_layers
 
 RoutedExperts = Mapping[int, tuple[Writer, nn.Module]]
 """By layer, what the layout says of its routed experts, and the module that holds them."""

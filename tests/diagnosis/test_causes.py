@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from stages.base.forward import Batch, Watch
+from excise.inference.forward import Batch, Watch
 from stages.diagnosis.causes import Part, Patches, ablated, added
 from stages.diagnosis.refusal import Outcome, Questions
 from stages.diagnosis.trials import Bench

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from excise.inference.forward import Batch
 from schemas.layout import Writer
-from stages.base.forward import Batch
 from stages.diagnosis.contributions import Source, Trace, watch_writes
 from stages.residual.activations import activations, watch_stream
 from stages.residual.experts import chosen, routed_experts

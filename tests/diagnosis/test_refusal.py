@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from stages.base.forward import Batch, first_token_log_probabilities, mean_kl
+from excise.inference.forward import Batch, first_token_log_probabilities, mean_kl
 from stages.diagnosis.refusal import Outcome, log_odds, refusal_tokens
 from tests.subjects import HARMFUL, HARMLESS, Subject, numbers
 

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from stages.base.forward import Batch
-from stages.base.models import decoder_layers
+from excise.inference.forward import Batch
+from excise.inference.models import decoder_layers
 from stages.diagnosis.contributions import ExpertWrites
 from stages.diagnosis.router import Routing, changed_choices, distance_of_use, routers, share_through, split
 from stages.diagnosis.router import trace_routers as trace

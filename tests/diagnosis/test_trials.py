@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from excise.inference.forward import first_token_log_probabilities
 from excise.plumbing.errors import StageError
 from schemas.params import Ablate
-from stages.base.forward import first_token_log_probabilities
 from stages.diagnosis.refusal import Questions, log_odds
 from stages.diagnosis.trials import at_scale, direct_effect, layer_ranges, targets_of, with_rules
 from stages.residual.activations import activations

@@ -11,10 +11,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from excise.checkpoint.weights import SINGLE, Checkpoint, read_checkpoint
+from excise.inference.passes import Resident
 from excise.plumbing.errors import StageError
 from schemas.layout import Layout, Reader, Variant, Writer
 from schemas.params import Ablate, RouterBias
-from stages.base.passes import Resident
 from stages.edit.checkpoint import read_vector, write_edited
 from stages.edit.directions import Measured
 from stages.edit.pairing import make_pairs

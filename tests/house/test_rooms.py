@@ -10,7 +10,7 @@ import pytest
 from ruamel.yaml import YAML
 
 ROOT = Path(__file__).resolve().parents[2]
-LOADERS = (ROOT / "stages/base/models.py", ROOT / "stages/base/tokenizer.py")
+LOADERS = (ROOT / "excise/inference/models.py", ROOT / "excise/inference/tokenizer.py")
 STAGES = ("params", "prepare", "measure", "ablate", "diagnose", "evaluate", "report")
 
 ROOMS = {

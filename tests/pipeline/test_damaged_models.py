@@ -21,11 +21,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageText
 from transformers.utils import logging
 
 from excise.checkpoint.weights import read_checkpoint
+from excise.inference.models import load_model
 from excise.plumbing.errors import StageError
 from schemas.artifacts import ModelManifest
 from schemas.params import parse, sections
 from stages import ablate, measure, prepare
-from stages.base.models import load_model
 from tests import damaged
 from tests.damaged import EXPERTS, INDEX, LAYERS, LINEAR, SINGLE, Tensors, build, configure, read_tensors, rewrite, save
 from tests.projects import Project, copy_project

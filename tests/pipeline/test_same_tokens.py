@@ -10,11 +10,11 @@ import pytest
 from lm_eval.models.huggingface import HFLM
 from transformers import AutoTokenizer
 
+from excise.inference.tokenizer import load_tokenizer
 from excise.plumbing.errors import StageError
 from excise.prompts.chats import read_format, tokenize
 from schemas.artifacts import ChatFormat, Prompt, Turn
 from schemas.params import TASKS as PARAMS_TASKS
-from stages.base.tokenizer import load_tokenizer
 from stages.evidence import backends, catalogue
 from tests.chats import SPECIAL, Stages, chat_model, chat_tokenizer, recorded, template
 

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 from lm_eval.models.huggingface import HFLM
 
+from excise.inference.tokenizer import load_tokenizer
 from excise.prompts.chats import read_prompts
 from schemas.params import Gates
 from stages import measure
-from stages.base.tokenizer import load_tokenizer
 from stages.evidence.comparison import compare, measure_both
 from stages.evidence.gates import judge_gates
 from stages.evidence.records import read_side

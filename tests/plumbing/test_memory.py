@@ -16,6 +16,10 @@ from hypothesis import strategies as st
 from benchmarks.air import Shape, write_checkpoint
 from benchmarks.stream import make_prompts
 from excise.checkpoint.weights import read_checkpoint
+from excise.inference import models, passes
+from excise.inference.forward import FIRST_BATCH, all_batches
+from excise.inference.models import load_model, weights_need, without_weights
+from excise.inference.passes import Resident, Streamed, open_model
 from excise.plumbing import memory
 from excise.plumbing.errors import StageError
 from excise.plumbing.memory import (
@@ -32,10 +36,6 @@ from excise.plumbing.memory import (
     streamed_bytes,
     too_small,
 )
-from stages.base import models, passes
-from stages.base.forward import FIRST_BATCH, all_batches
-from stages.base.models import load_model, weights_need, without_weights
-from stages.base.passes import Resident, Streamed, open_model
 from tests.families import make
 
 CPU = torch.device("cpu")

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
+from excise.inference.tokenizer import load_tokenizer
 from excise.prompts.chats import tokenize
 from excise.prompts.day import ASKS, dated
 from schemas.artifacts import ChatFormat, Prompt
-from stages.base.tokenizer import load_tokenizer
 from stages.evidence.backends import Transformers
 from stages.organism.model import make_model
 from stages.organism.tokenizer import make_tokenizer

@@ -11,10 +11,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from benchmarks.hardware import Counted, count
 from benchmarks.larger_than_memory import run
+from excise.inference.forward import all_batches
 from excise.plumbing.memory import Work
 from excise.prompts.chats import tokenize
 from schemas.artifacts import ChatFormat, Prompt
-from stages.base.forward import all_batches
 from tests.projects import ROOT, Project, environment
 
 MODEL: dict[str, Any] = {

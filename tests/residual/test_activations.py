@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from excise.inference.models import decoder, decoder_layers
 from excise.plumbing.errors import StageError
-from stages.base.models import decoder, decoder_layers
 from stages.organism.model import ARCHITECTURES, make_model, vary_norms
 from stages.organism.tokenizer import make_tokenizer
 from stages.organism.world import make_world

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from excise.inference.models import decoder_layers
+from excise.inference.passes import Resident
 from schemas.artifacts import ExpertUse, LayerExpertUse
 from schemas.layout import layouts
-from stages.base.models import decoder_layers
-from stages.base.passes import Resident
 from stages.organism.model import make_model, vary_norms
 from stages.organism.tokenizer import make_tokenizer
 from stages.organism.world import make_world

@@ -13,12 +13,12 @@ from torch import nn
 
 from excise.checkpoint.manifest import read_config
 from excise.checkpoint.weights import read_checkpoint
+from excise.inference.forward import Batch
+from excise.inference.layers import LayeredModel
+from excise.inference.models import decoder_layers, load_model
+from excise.inference.passes import Passes, Resident, Streamed
 from excise.plumbing.errors import StageError
 from schemas.layout import layouts
-from stages.base.forward import Batch
-from stages.base.layers import LayeredModel
-from stages.base.models import decoder_layers, load_model
-from stages.base.passes import Passes, Resident, Streamed
 from stages.residual.activations import Seen, look
 from stages.residual.experts import routed_experts
 from tests.families import FAMILIES, ROUTED, VOCABULARY, make

@@ -19,10 +19,10 @@ from transformers import (
 )
 
 from excise.checkpoint.weights import Checkpoint
+from excise.inference.loading import exactly, in_one_line, refuse_incomplete
 from excise.plumbing.bounds import bounded
 from excise.plumbing.errors import StageError
 from excise.plumbing.memory import GIB, Need, impossible, limits
-from stages.base.loading import exactly, in_one_line, refuse_incomplete
 
 _BUILDING = 15, 1 << 30
 """Seconds and bytes that a model without weights may take; one of 100 layers takes a second."""

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from transformers import GenerationConfig
 
+from excise.inference.tokenizer import check_chat, end_ids, load_tokenizer, padding_id
 from excise.plumbing.errors import StageError
 from excise.prompts.chats import render
 from schemas.artifacts import ChatFormat, Prompt, Turn
-from stages.base.tokenizer import check_chat, end_ids, load_tokenizer, padding_id
 from tests.chats import VOCABULARY, chat_tokenizer, template
 
 DATE = "2025-01-01"
@@ -240,7 +240,7 @@ def test_the_template_of_an_older_processor_is_read(folder: Path) -> None:
 
 
 def test_a_defect_of_ours_keeps_its_traceback(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stages.base.tokenizer.render", lambda *_: 1 // 0)
+    monkeypatch.setattr("excise.inference.tokenizer.render", lambda *_: 1 // 0)
     with pytest.raises(RuntimeError, match="ZeroDivisionError"):
         check_chat(folder, chat())
 

@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from excise.checkpoint.weights import read_checkpoint
+from excise.inference.layers import LayeredModel, _Fuse
+from excise.inference.models import load_model
 from excise.plumbing.errors import StageError
-from stages.base.layers import LayeredModel, _Fuse
-from stages.base.models import load_model
 from tests.families import make
 
 CPU = torch.device("cpu")

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from stages.base.forward import first_token_log_probabilities, mean_kl
+from excise.inference.forward import first_token_log_probabilities, mean_kl
 from stages.organism.model import ARCHITECTURES, make_model
 from stages.organism.tokenizer import make_tokenizer
 from stages.organism.world import make_world

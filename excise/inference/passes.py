@@ -12,6 +12,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from excise.checkpoint.weights import Checkpoint
+from excise.inference.forward import Batch, Watch, all_batches, first_size, in_batches, run_decoder, smaller
+from excise.inference.layers import LayeredModel
+from excise.inference.models import decoder_layers, load_model, weights_need, without_weights
 from excise.plumbing.errors import StageError
 from excise.plumbing.memory import (
     GIB,
@@ -26,9 +29,6 @@ from excise.plumbing.memory import (
     streamed_bytes,
     too_small,
 )
-from stages.base.forward import Batch, Watch, all_batches, first_size, in_batches, run_decoder, smaller
-from stages.base.layers import LayeredModel
-from stages.base.models import decoder_layers, load_model, weights_need, without_weights
 
 
 class Passes(Protocol):

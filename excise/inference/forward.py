@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from excise.inference.models import decoder
 from excise.plumbing.errors import StageError
-from stages.base.models import decoder
 
 FIRST_BATCH = 64
 """Where `auto` begins."""

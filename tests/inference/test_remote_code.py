@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 
+from excise.inference.models import remote_code_is_trusted
 from excise.plumbing.errors import StageError
 from schemas.params import ParamsError, parse
-from stages.base.models import remote_code_is_trusted
 from tests.projects import ROOT, environment
 
 LOAD = """
 import os, sys
 from pathlib import Path
-from stages.base.models import without_weights
-from stages.base.tokenizer import load_tokenizer
+from excise.inference.models import without_weights
+from excise.inference.tokenizer import load_tokenizer
 from excise.plumbing.errors import StageError
 
 folder = Path("model")

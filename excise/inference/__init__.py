@@ -1,0 +1,1 @@
+"""A model in memory: loading it and its tokenizer, forward passes, hooks, one layer at a time."""
