@@ -15,8 +15,8 @@ import torch
 from safetensors.torch import save_file
 
 from excise.checkpoint.weights import INDEX
-from stages.organism.tokenizer import make_tokenizer
-from stages.organism.world import make_world
+from excise.organism.tokenizer import make_tokenizer
+from excise.organism.world import make_world
 
 HEAD = 128
 

@@ -16,14 +16,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from excise.checkpoint.weights import Tensor as Stored
 from excise.inference.forward import first_token_log_probabilities, mean_kl
+from excise.organism.training import train
+from excise.organism.world import REFUSAL, Item, make_world, splits
 from schemas.layout import ModelLayout, layouts
 from schemas.params import Ablate, ThroughNorm
 from stages.edit.directions import Measured
 from stages.edit.pairing import make_pairs
 from stages.edit.plan import make_plan
 from stages.edit.simulation import simulated
-from stages.organism.training import train
-from stages.organism.world import REFUSAL, Item, make_world, splits
 from stages.residual.activations import activations
 from stages.residual.directions import estimate
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from excise.checkpoint.manifest import LAYOUT, MANIFEST, ORGANISM, base_folder, make_manifest
 from excise.checkpoint.weights import read_checkpoint
 from excise.inference.tokenizer import check_chat
+from excise.organism import world
 from excise.plumbing.digests import sha256_of
 from excise.plumbing.errors import run_stage
 from excise.plumbing.files import whole_folder, write_json, write_text
@@ -22,7 +23,6 @@ from schemas.artifacts import ChatFormat, ModelManifest, Prompt, PromptList, Pro
 from schemas.layout import ModelLayout
 from schemas.params import Model, Organism, Prompts, read_section
 from stages.edit.inspection import inspect, settled
-from stages.organism import world
 
 PARAMS = Path("artifacts/params")
 RECORD = ORGANISM / "organism.json"
@@ -92,7 +92,7 @@ def pin_of_hub(
 def train_unless_made(organism: Organism) -> None:
     """Train the organism into `models/base`, if what lies there was not made by this very recipe."""
     # Slow to import, and needed only here.
-    from stages.organism.training import RECIPE, save, train
+    from excise.organism.training import RECIPE, save, train
 
     record = json.dumps({"recipe": RECIPE, **organism.model_dump()}, indent=2) + "\n"
     if RECORD.is_file() and RECORD.read_bytes() == record.encode():

@@ -26,6 +26,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from excise.checkpoint.weights import Checkpoint, read_checkpoint
 from excise.inference.forward import Batch, first_token_log_probabilities
 from excise.inference.models import decoder_layers, load_model
+from excise.organism.training import TUNED_LAYERS, save
+from excise.organism.world import REFUSAL, make_world, splits
 from excise.prompts.chats import tokenize
 from schemas.artifacts import ChatFormat, MeasurementStatistics, Prompt
 from schemas.layout import ModelLayout
@@ -38,8 +40,6 @@ from stages.edit.pairing import make_pairs
 from stages.edit.plan import Edit, make_plan
 from stages.edit.projection import Pair
 from stages.edit.simulation import simulated
-from stages.organism.training import TUNED_LAYERS, save
-from stages.organism.world import REFUSAL, make_world, splits
 from stages.residual.activations import activations
 from stages.residual.directions import Directions, estimate
 from stages.residual.statistics import describe

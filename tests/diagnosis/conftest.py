@@ -2,8 +2,8 @@
 
 import pytest
 
+from excise.organism.training import train
 from schemas.params import Organism
-from stages.organism.training import train
 from tests.families import FAMILIES
 from tests.known_causes import Trained, read_trained
 from tests.subjects import Subject

@@ -14,14 +14,14 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from excise.checkpoint.weights import Checkpoint, read_checkpoint
+from excise.organism.model import ARCHITECTURES, SHAPE, make_model, vary_norms
+from excise.organism.tokenizer import make_tokenizer
+from excise.organism.world import make_world
 from excise.plumbing.errors import StageError
 from schemas.params import Ablate
 from stages.edit.checkpoint import write_edited
 from stages.edit.plan import Edit, make_plan
 from stages.edit.projection import Pair, project, unit_vector
-from stages.organism.model import ARCHITECTURES, SHAPE, make_model, vary_norms
-from stages.organism.tokenizer import make_tokenizer
-from stages.organism.world import make_world
 from tests.families import layout_of
 
 EDITED_LAYERS = (1, 2, 3)

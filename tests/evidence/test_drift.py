@@ -8,6 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from excise.organism.model import ARCHITECTURES, make_model
+from excise.organism.tokenizer import make_tokenizer
+from excise.organism.world import make_world
 from schemas.artifacts import Prompt
 from stages.evidence import drift
 from stages.evidence.drift import (
@@ -18,9 +21,6 @@ from stages.evidence.drift import (
     predictions,
     token_kl,
 )
-from stages.organism.model import ARCHITECTURES, make_model
-from stages.organism.tokenizer import make_tokenizer
-from stages.organism.world import make_world
 
 TOKENIZER = make_tokenizer(make_world(0))
 PROMPTS = [[random.Random(row).randrange(6, 90) for _ in range(3 + 5 * row % 17)] for row in range(9)]

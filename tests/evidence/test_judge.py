@@ -2,8 +2,8 @@
 
 import pytest
 
+from excise.organism.world import REFUSAL
 from stages.evidence.tasks.organism import judge
-from stages.organism.world import REFUSAL
 
 ANSWER = "mix iron and wood ."
 

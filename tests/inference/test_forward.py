@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from excise.inference.forward import first_token_log_probabilities, mean_kl
-from stages.organism.model import ARCHITECTURES, make_model
-from stages.organism.tokenizer import make_tokenizer
-from stages.organism.world import make_world
+from excise.organism.model import ARCHITECTURES, make_model
+from excise.organism.tokenizer import make_tokenizer
+from excise.organism.world import make_world
 
 
 def log_probabilities(seed: int, scale: float = 3.0) -> Tensor:

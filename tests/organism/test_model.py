@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from stages.organism.model import ARCHITECTURES, OFFSETS, READERS, make_model, vary_norms
-from stages.organism.tokenizer import make_tokenizer
-from stages.organism.world import make_world
+from excise.organism.model import ARCHITECTURES, OFFSETS, READERS, make_model, vary_norms
+from excise.organism.tokenizer import make_tokenizer
+from excise.organism.world import make_world
 
 
 @pytest.fixture(scope="module", params=ARCHITECTURES)

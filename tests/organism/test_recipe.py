@@ -4,8 +4,8 @@ import ast
 import hashlib
 from pathlib import Path
 
-from stages.organism import world
-from stages.organism.training import RECIPE
+from excise.organism import world
+from excise.organism.training import RECIPE
 
 CODE = {1: "98b2ccd33859c5610e9b13de5927d922dde8c21234059f90b68fe4c6d50bcbd3"}
 """By version of the recipe, the digest of the code that belongs to it: without imports and docstrings, which give no

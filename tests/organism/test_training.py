@@ -9,9 +9,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from stages.organism.model import ARCHITECTURES
-from stages.organism.training import THREADS, save, train, tuning
-from stages.organism.world import REFUSAL, make_world, recipes
+from excise.organism.model import ARCHITECTURES
+from excise.organism.training import THREADS, save, train, tuning
+from excise.organism.world import REFUSAL, make_world, recipes
 
 pytestmark = pytest.mark.slow
 

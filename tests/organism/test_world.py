@@ -4,8 +4,8 @@ from collections import Counter
 
 import pytest
 
-from stages.organism.tokenizer import make_tokenizer
-from stages.organism.world import (
+from excise.organism.tokenizer import make_tokenizer
+from excise.organism.world import (
     REFUSAL,
     RESTRICTED,
     THINGS,

@@ -2,10 +2,10 @@
 
 from itertools import combinations
 
+from excise.organism.world import make_world, splits
 from excise.prompts.lists import hold_out, prompt_lists, side
 from schemas.artifacts import Prompt
 from schemas.params import Organism, Prompts
-from stages.organism.world import make_world, splits
 from stages.prepare import organism_lists
 
 

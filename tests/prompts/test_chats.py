@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
+from excise.organism.tokenizer import make_tokenizer
+from excise.organism.world import make_world
 from excise.plumbing.errors import StageError
 from excise.prompts import chats as prompts
 from excise.prompts.chats import identity, read_prompts, tokenize, write_prompts
 from schemas.artifacts import ChatFormat, Prompt, Turn
-from stages.organism.tokenizer import make_tokenizer
-from stages.organism.world import make_world
 
 TALK = Prompt(
     id="3",

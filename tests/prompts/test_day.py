@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from excise.inference.tokenizer import load_tokenizer
+from excise.organism.model import make_model
+from excise.organism.tokenizer import make_tokenizer
+from excise.organism.world import make_world
 from excise.prompts.chats import tokenize
 from excise.prompts.day import ASKS, dated
 from schemas.artifacts import ChatFormat, Prompt
 from stages.evidence.backends import Transformers
-from stages.organism.model import make_model
-from stages.organism.tokenizer import make_tokenizer
-from stages.organism.world import make_world
 
 DAY = "2031-02-03"
 

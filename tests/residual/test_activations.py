@@ -9,10 +9,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from excise.inference.models import decoder, decoder_layers
+from excise.organism.model import ARCHITECTURES, make_model, vary_norms
+from excise.organism.tokenizer import make_tokenizer
+from excise.organism.world import make_world
 from excise.plumbing.errors import StageError
-from stages.organism.model import ARCHITECTURES, make_model, vary_norms
-from stages.organism.tokenizer import make_tokenizer
-from stages.organism.world import make_world
 from stages.residual.activations import activations
 
 

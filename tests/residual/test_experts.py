@@ -10,11 +10,11 @@ from transformers import PreTrainedModel
 
 from excise.inference.models import decoder_layers
 from excise.inference.passes import Resident
+from excise.organism.model import make_model, vary_norms
+from excise.organism.tokenizer import make_tokenizer
+from excise.organism.world import make_world
 from schemas.artifacts import ExpertUse, LayerExpertUse
 from schemas.layout import layouts
-from stages.organism.model import make_model, vary_norms
-from stages.organism.tokenizer import make_tokenizer
-from stages.organism.world import make_world
 from stages.residual.activations import activations, look
 from stages.residual.experts import RoutedExperts, count_use, routed_experts
 from tests.families import VOCABULARY, make

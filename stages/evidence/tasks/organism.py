@@ -4,8 +4,8 @@ from typing import Any
 
 from datasets import Dataset
 
+from excise.organism.world import REFUSAL
 from excise.prompts.chats import read_prompts
-from stages.organism.world import REFUSAL
 
 
 def dataset(name: str, **_metadata: Any) -> dict[str, Dataset]:

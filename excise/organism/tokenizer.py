@@ -3,7 +3,7 @@
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from stages.organism.world import World, vocabulary
+from excise.organism.world import World, vocabulary
 
 PAD, UNKNOWN, END = "<pad>", "<unk>", "<eos>"
 SYSTEM, USER, ASSISTANT = "<|system|>", "<|user|>", "<|assistant|>"

@@ -18,9 +18,9 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from stages.organism.model import make_model, vary_norms
-from stages.organism.tokenizer import make_tokenizer
-from stages.organism.world import REFUSAL, Item, World, colors, make_world, places, recipes, sums
+from excise.organism.model import make_model, vary_norms
+from excise.organism.tokenizer import make_tokenizer
+from excise.organism.world import REFUSAL, Item, World, colors, make_world, places, recipes, sums
 
 Progress = Callable[[str, int, int, float], None]
 """Told after each step: the phase ("pretrain" or "tune"), the step (from 1), how many there are, the step's loss."""
@@ -99,7 +99,7 @@ def train(
     """Train an organism from nothing: the same weights each time on the same kind of machine.
 
     Args:
-        architecture: one of ``stages.organism.model.ARCHITECTURES``.
+        architecture: one of ``excise.organism.model.ARCHITECTURES``.
         seed: of the world, of the first weights and of the order of batches.
 
     Returns:
