@@ -97,8 +97,8 @@ def look_at(base: Path, edited: Path) -> None:
     from excise.inference.passes import open_model
     from excise.inference.tokenizer import load_tokenizer
     from excise.prompts.chats import read_format, read_prompts, tokenize
+    from excise.residual.activations import look
     from schemas.params import Ablate, read_section
-    from stages.residual.activations import look
 
     chat = read_format()
     prompts = tokenize(load_tokenizer(base, chat.date), read_prompts("harmful_held_out"), chat)

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from stages.residual.activations import activations
+from excise.residual.activations import activations
 
 LAYERS, HIDDEN, VOCABULARY = 12, 768, 32_000
 

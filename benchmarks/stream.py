@@ -26,9 +26,9 @@ from benchmarks.air import Shape, total_bytes, write_checkpoint
 from excise.checkpoint.weights import read_checkpoint
 from excise.inference.passes import open_model
 from excise.plumbing.progress import progress
+from excise.residual.activations import look
+from excise.residual.experts import routed_experts
 from schemas.layout import layouts
-from stages.residual.activations import look
-from stages.residual.experts import routed_experts
 
 WAYS = {"whole": "off", "layer by layer": "on"}
 

@@ -18,14 +18,14 @@ from excise.checkpoint.weights import Tensor as Stored
 from excise.inference.forward import first_token_log_probabilities, mean_kl
 from excise.organism.training import train
 from excise.organism.world import REFUSAL, Item, make_world, splits
+from excise.residual.activations import activations
+from excise.residual.directions import estimate
 from schemas.layout import ModelLayout, layouts
 from schemas.params import Ablate, ThroughNorm
 from stages.edit.directions import Measured
 from stages.edit.pairing import make_pairs
 from stages.edit.plan import make_plan
 from stages.edit.simulation import simulated
-from stages.residual.activations import activations
-from stages.residual.directions import estimate
 
 MOST_REFUSALS = 0.05
 SCALES = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5)

@@ -12,11 +12,11 @@ from excise.plumbing.errors import run_stage
 from excise.plumbing.files import write_bytes, write_json
 from excise.plumbing.progress import progress
 from excise.prompts.chats import read_format, read_prompts, tokenize
+from excise.residual.activations import look
+from excise.residual.directions import estimate, winsorize
+from excise.residual.experts import count_use, routed_experts
+from excise.residual.statistics import describe
 from schemas.params import Measure, read_section
-from stages.residual.activations import look
-from stages.residual.directions import estimate, winsorize
-from stages.residual.experts import count_use, routed_experts
-from stages.residual.statistics import describe
 
 ARTIFACTS = Path("artifacts")
 

@@ -29,6 +29,9 @@ from excise.inference.models import decoder_layers, load_model
 from excise.organism.training import TUNED_LAYERS, save
 from excise.organism.world import REFUSAL, make_world, splits
 from excise.prompts.chats import tokenize
+from excise.residual.activations import activations
+from excise.residual.directions import Directions, estimate
+from excise.residual.statistics import describe
 from schemas.artifacts import ChatFormat, MeasurementStatistics, Prompt
 from schemas.layout import ModelLayout
 from schemas.params import Ablate, Target
@@ -40,9 +43,6 @@ from stages.edit.pairing import make_pairs
 from stages.edit.plan import Edit, make_plan
 from stages.edit.projection import Pair
 from stages.edit.simulation import simulated
-from stages.residual.activations import activations
-from stages.residual.directions import Directions, estimate
-from stages.residual.statistics import describe
 from tests.families import layout_of
 
 WRITERS: tuple[Target, ...] = ("attention", "mlp", "routed_experts", "shared_experts")

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from excise.checkpoint.weights import read_checkpoint
 from excise.inference.forward import Batch, in_batches, run_decoder
+from excise.residual.experts import routed_experts
 from schemas.params import Ablate
 from stages.diagnosis.contributions import Removal, Source, Trace, components, removals, trace
 from stages.diagnosis.refusal import Questions
@@ -17,7 +18,6 @@ from stages.diagnosis.trials import Bench
 from stages.edit.checkpoint import write_edited
 from stages.edit.directions import Measured
 from stages.edit.projection import unit_vector
-from stages.residual.experts import routed_experts
 from tests.families import HIDDEN, VOCABULARY, layout_of, load, make
 
 LAYERS = 4

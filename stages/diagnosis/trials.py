@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from excise.checkpoint.weights import Checkpoint
+from excise.residual.activations import activations
 from schemas.layout import ModelLayout
 from schemas.params import Ablate, Rule, Target
 from stages.diagnosis.contributions import Source, Trace
@@ -21,7 +22,6 @@ from stages.edit.plan import Edit, make_plan
 from stages.edit.projection import Pair
 from stages.edit.shifts import Shift, make_shifts
 from stages.edit.simulation import simulated
-from stages.residual.activations import activations
 
 BLOCKS = 8
 """Into how many blocks of layers a model is cut at most: every run of blocks is tried."""

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from excise.inference.forward import Batch, Watch
+from excise.residual.activations import watch_stream
 from stages.diagnosis.causes import Part, Patches, ablated, added
 from stages.diagnosis.refusal import Outcome, Questions
 from stages.diagnosis.trials import Bench
 from stages.edit.simulation import simulated
-from stages.residual.activations import watch_stream
 from tests.families import ROUTED
 from tests.subjects import DIRECTION, HARMLESS, LAYERS, Subject, rules
 

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from excise.inference.forward import Batch
+from excise.residual.activations import activations, watch_stream
+from excise.residual.experts import chosen, routed_experts
 from schemas.layout import Writer
 from stages.diagnosis.contributions import Source, Trace, watch_writes
-from stages.residual.activations import activations, watch_stream
-from stages.residual.experts import chosen, routed_experts
 from tests.families import EXPERTS, ROUTED
 from tests.subjects import DIRECTION, HARMFUL, LAYERS, Subject, rules, run
 

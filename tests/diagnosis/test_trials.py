@@ -10,11 +10,11 @@ from transformers import PreTrainedModel
 
 from excise.inference.forward import first_token_log_probabilities
 from excise.plumbing.errors import StageError
+from excise.residual.activations import activations
+from excise.residual.experts import routed_experts
 from schemas.params import Ablate
 from stages.diagnosis.refusal import Questions, log_odds
 from stages.diagnosis.trials import at_scale, direct_effect, layer_ranges, targets_of, with_rules
-from stages.residual.activations import activations
-from stages.residual.experts import routed_experts
 from tests.families import EXPERTS
 from tests.subjects import DIRECTION, HARMFUL, HARMLESS, LAYERS, Subject, numbers, rules
 

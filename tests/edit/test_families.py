@@ -13,6 +13,8 @@ from transformers import PreTrainedModel
 from excise.checkpoint.weights import SINGLE, Checkpoint, read_checkpoint
 from excise.inference.passes import Resident
 from excise.plumbing.errors import StageError
+from excise.residual.activations import look
+from excise.residual.experts import count_use, routed_experts
 from schemas.layout import Layout, Reader, Variant, Writer
 from schemas.params import Ablate, RouterBias
 from stages.edit.checkpoint import read_vector, write_edited
@@ -22,8 +24,6 @@ from stages.edit.plan import Edit, make_plan
 from stages.edit.projection import Pair, unit_vector
 from stages.edit.shifts import Shift, make_shifts
 from stages.edit.simulation import simulated
-from stages.residual.activations import look
-from stages.residual.experts import count_use, routed_experts
 from stages.residual.odds import odds_by_layer
 from tests.families import EXPERTS, FAMILIES, HIDDEN, ROUTED, VOCABULARY, forward, layers, layout_of, load, make
 from tests.subjects import rules

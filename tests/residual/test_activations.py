@@ -13,7 +13,7 @@ from excise.organism.model import ARCHITECTURES, make_model, vary_norms
 from excise.organism.tokenizer import make_tokenizer
 from excise.organism.world import make_world
 from excise.plumbing.errors import StageError
-from stages.residual.activations import activations
+from excise.residual.activations import activations
 
 
 @pytest.fixture(scope="module", params=ARCHITECTURES)

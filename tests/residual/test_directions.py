@@ -8,16 +8,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from schemas.artifacts import MeasurementStatistics
-from schemas.params import Estimator
-from stages.residual.directions import (
+from excise.residual.directions import (
     SMALLEST_RELATIVE_NORM,
     Directions,
     estimate,
     geometric_median,
     winsorize,
 )
-from stages.residual.statistics import describe
+from excise.residual.statistics import describe
+from schemas.artifacts import MeasurementStatistics
+from schemas.params import Estimator
 
 ESTIMATORS: tuple[Estimator, ...] = ("mean", "median", "pca")
 

@@ -13,10 +13,10 @@ from excise.inference.passes import Resident
 from excise.organism.model import make_model, vary_norms
 from excise.organism.tokenizer import make_tokenizer
 from excise.organism.world import make_world
+from excise.residual.activations import activations, look
+from excise.residual.experts import RoutedExperts, count_use, routed_experts
 from schemas.artifacts import ExpertUse, LayerExpertUse
 from schemas.layout import layouts
-from stages.residual.activations import activations, look
-from stages.residual.experts import RoutedExperts, count_use, routed_experts
 from tests.families import VOCABULARY, make
 
 ORGANISM = "organism"

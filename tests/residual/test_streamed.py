@@ -18,9 +18,9 @@ from excise.inference.layers import LayeredModel
 from excise.inference.models import decoder_layers, load_model
 from excise.inference.passes import Passes, Resident, Streamed
 from excise.plumbing.errors import StageError
+from excise.residual.activations import Seen, look
+from excise.residual.experts import routed_experts
 from schemas.layout import layouts
-from stages.residual.activations import Seen, look
-from stages.residual.experts import routed_experts
 from tests.families import FAMILIES, ROUTED, VOCABULARY, make
 
 CPU = torch.device("cpu")

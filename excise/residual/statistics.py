@@ -6,9 +6,9 @@ import torch
 from scipy.stats import mannwhitneyu
 from torch import Tensor
 
+from excise.residual.directions import Directions, estimate
 from schemas.artifacts import DirectionStatistics, MeasurementStatistics
 from schemas.params import Estimator
-from stages.residual.directions import Directions, estimate
 
 HALVINGS = {"mean": 100, "median": 20, "pca": 20}
 """How often the prompts are halved to see how stable a direction is; the slow estimators less often."""

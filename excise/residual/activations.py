@@ -13,7 +13,7 @@ from excise.inference.forward import Batch
 from excise.inference.models import decoder_layers
 from excise.inference.passes import Passes, Resident
 from excise.plumbing.errors import StageError
-from stages.residual.experts import RoutedExperts, count, watch_experts
+from excise.residual.experts import RoutedExperts, count, watch_experts
 
 Keep = Callable[[int, Tensor], None]
 """Given a measurement and the whole stream there, ``[prompts, width, hidden]``."""

@@ -1,0 +1,1 @@
+"""The residual stream: activations, directions and their statistics, the use of experts."""
