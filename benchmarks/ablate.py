@@ -88,13 +88,13 @@ def make_checkpoint(folder: Path, size: float) -> int:
 def edit(source: Path, target: Path) -> None:
     """Edit as the stage does, from plan to written folder, in a process of its own, which prints its peak in GiB."""
     from excise.checkpoint.weights import read_checkpoint
+    from excise.edit import checkpoint
+    from excise.edit.directions import Measured
+    from excise.edit.inspection import inspect
+    from excise.edit.pairing import make_pairs
+    from excise.edit.plan import make_plan
     from excise.plumbing.digests import sha256_of
     from schemas.params import Ablate
-    from stages.edit import checkpoint
-    from stages.edit.directions import Measured
-    from stages.edit.inspection import inspect
-    from stages.edit.pairing import make_pairs
-    from stages.edit.plan import make_plan
 
     base = read_checkpoint(source)
     layout = inspect(source, base.tensors, base.files, "bfloat16")

@@ -15,6 +15,9 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from excise.checkpoint.weights import Tensor as Stored
+from excise.edit.directions import Measured
+from excise.edit.pairing import make_pairs
+from excise.edit.plan import make_plan
 from excise.inference.forward import first_token_log_probabilities, mean_kl
 from excise.organism.training import train
 from excise.organism.world import REFUSAL, Item, make_world, splits
@@ -22,9 +25,6 @@ from excise.residual.activations import activations
 from excise.residual.directions import estimate
 from schemas.layout import ModelLayout, layouts
 from schemas.params import Ablate, ThroughNorm
-from stages.edit.directions import Measured
-from stages.edit.pairing import make_pairs
-from stages.edit.plan import make_plan
 from stages.edit.simulation import simulated
 
 MOST_REFUSALS = 0.05

@@ -5,6 +5,14 @@ from pathlib import Path
 
 from excise.checkpoint.manifest import base_checkpoint, base_folder, read_layout, read_manifest, verify
 from excise.checkpoint.weights import CARD, EDIT_DIGEST, EDIT_RECORD
+from excise.edit.card import render_card
+from excise.edit.checkpoint import read_vector, write_edited
+from excise.edit.layout import spare_layers
+from excise.edit.measured import read_directions, read_use
+from excise.edit.odds import odds_by_layer
+from excise.edit.pairing import make_pairs
+from excise.edit.plan import make_plan, summary
+from excise.edit.shifts import make_shifts, summary_of_shifts
 from excise.plumbing.device import chosen_device
 from excise.plumbing.digests import sha256_line, sha256_of
 from excise.plumbing.errors import StageError, run_stage
@@ -12,15 +20,7 @@ from excise.plumbing.files import whole_folder, write_json, write_text
 from excise.plumbing.progress import progress
 from schemas.artifacts import EditRecord, FileDigest
 from schemas.params import Ablate, read_section
-from stages.edit.checkpoint import read_vector, write_edited
-from stages.edit.layout import spare_layers
-from stages.edit.measured import read_directions, read_use
-from stages.edit.pairing import make_pairs
-from stages.edit.plan import make_plan, summary
-from stages.edit.shifts import make_shifts, summary_of_shifts
-from stages.rendering.card import render_card
 from stages.rendering.terminal import print_plan
-from stages.residual.odds import odds_by_layer
 
 ARTIFACTS = Path("artifacts")
 OUTPUT = Path("models/ablated")

@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 
 from excise.checkpoint.manifest import base_checkpoint, base_folder, read_layout, read_manifest, verify
+from excise.edit.measured import read_directions, read_use
+from excise.edit.odds import odds_by_layer
 from excise.inference.models import load_model
 from excise.inference.tokenizer import load_tokenizer
 from excise.plumbing.device import placement
@@ -19,8 +21,6 @@ from stages.diagnosis.explanation import STEPS, explain
 from stages.diagnosis.plots import plots
 from stages.diagnosis.refusal import Questions
 from stages.diagnosis.trials import Bench
-from stages.edit.measured import read_directions, read_use
-from stages.residual.odds import odds_by_layer
 
 ARTIFACTS = Path("artifacts")
 PLOTS = ARTIFACTS / "plots"

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from excise.checkpoint.manifest import LAYOUT, MANIFEST, ORGANISM, base_folder, make_manifest
 from excise.checkpoint.weights import read_checkpoint
+from excise.edit.inspection import inspect, settled
 from excise.inference.tokenizer import check_chat
 from excise.organism import world
 from excise.plumbing.digests import sha256_of
@@ -22,7 +23,6 @@ from excise.prompts.lists import prompt_lists, side
 from schemas.artifacts import ChatFormat, ModelManifest, Prompt, PromptList, PromptsManifest
 from schemas.layout import ModelLayout
 from schemas.params import Model, Organism, Prompts, read_section
-from stages.edit.inspection import inspect, settled
 
 PARAMS = Path("artifacts/params")
 RECORD = ORGANISM / "organism.json"

@@ -14,9 +14,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageText
 from transformers.utils import logging
 
 from excise.checkpoint.weights import read_checkpoint
+from excise.edit.inspection import inspect, settled
 from schemas.artifacts import ModelManifest
 from schemas.layout import ModelLayout
-from stages.edit.inspection import inspect, settled
 
 VOCABULARY = 96
 HIDDEN = 64

@@ -24,6 +24,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from excise.checkpoint.weights import Checkpoint, read_checkpoint
+from excise.edit.checkpoint import read_vector
+from excise.edit.directions import Measured
+from excise.edit.pairing import make_pairs
+from excise.edit.plan import Edit, make_plan
+from excise.edit.projection import Pair
 from excise.inference.forward import Batch, first_token_log_probabilities
 from excise.inference.models import decoder_layers, load_model
 from excise.organism.training import TUNED_LAYERS, save
@@ -37,11 +42,6 @@ from schemas.layout import ModelLayout
 from schemas.params import Ablate, Target
 from stages.diagnosis.refusal import Questions
 from stages.diagnosis.trials import Bench
-from stages.edit.checkpoint import read_vector
-from stages.edit.directions import Measured
-from stages.edit.pairing import make_pairs
-from stages.edit.plan import Edit, make_plan
-from stages.edit.projection import Pair
 from stages.edit.simulation import simulated
 from tests.families import layout_of
 

@@ -9,15 +9,15 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from excise.checkpoint.weights import read_checkpoint
+from excise.edit.checkpoint import write_edited
+from excise.edit.directions import Measured
+from excise.edit.projection import unit_vector
 from excise.inference.forward import Batch, in_batches, run_decoder
 from excise.residual.experts import routed_experts
 from schemas.params import Ablate
 from stages.diagnosis.contributions import Removal, Source, Trace, components, removals, trace
 from stages.diagnosis.refusal import Questions
 from stages.diagnosis.trials import Bench
-from stages.edit.checkpoint import write_edited
-from stages.edit.directions import Measured
-from stages.edit.projection import unit_vector
 from tests.families import HIDDEN, VOCABULARY, layout_of, load, make
 
 LAYERS = 4

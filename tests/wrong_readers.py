@@ -13,6 +13,11 @@ from torch import Tensor
 
 from excise.checkpoint.manifest import base_folder, read_layout, read_manifest
 from excise.checkpoint.weights import read_checkpoint
+from excise.edit.checkpoint import read_vector
+from excise.edit.directions import Measured, edit_direction
+from excise.edit.pairing import make_pairs
+from excise.edit.plan import Edit, make_plan
+from excise.edit.projection import Pair, unit_vector
 from excise.inference.forward import FIRST_BATCH, first_token_log_probabilities, mean_kl
 from excise.inference.models import load_model
 from excise.inference.tokenizer import load_tokenizer
@@ -21,11 +26,6 @@ from excise.prompts.chats import read_format, read_prompts, tokenize
 from schemas.artifacts import DirectionStatistics
 from schemas.layout import Reader
 from schemas.params import Ablate, Evaluate, read_section
-from stages.edit.checkpoint import read_vector
-from stages.edit.directions import Measured, edit_direction
-from stages.edit.pairing import make_pairs
-from stages.edit.plan import Edit, make_plan
-from stages.edit.projection import Pair, unit_vector
 from stages.edit.simulation import simulated
 from stages.evidence.backends import Transformers
 from stages.evidence.catalogue import Asked, load_tasks

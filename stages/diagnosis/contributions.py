@@ -15,14 +15,14 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from excise.checkpoint import weights
+from excise.edit.layout import resolve_layer, sort_by_layer
+from excise.edit.plan import Edit
+from excise.edit.projection import Pair
 from excise.inference.forward import Batch, in_batches, run_decoder
 from excise.inference.models import decoder_layers
 from excise.residual.activations import watch_stream
 from excise.residual.experts import count
 from schemas.layout import Layout, ModelLayout, Writer, WriterRole
-from stages.edit.layout import resolve_layer, sort_by_layer
-from stages.edit.plan import Edit
-from stages.edit.projection import Pair
 
 Source = tuple[int, WriterRole]
 """A layer and what writes there."""

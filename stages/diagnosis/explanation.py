@@ -8,6 +8,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from excise.edit.directions import CannotEdit, edit_direction
+from excise.edit.odds import log_odds
+from excise.edit.plan import Edit
+from excise.edit.projection import Pair
 from excise.plumbing.errors import StageError
 from schemas.artifacts import MeasurementStatistics
 from schemas.diagnosis import (
@@ -33,10 +37,6 @@ from stages.diagnosis.recommendation import LIMIT, Rules, range_rule, recommend
 from stages.diagnosis.refusal import Outcome
 from stages.diagnosis.router import Routing, changed_choices, distance_of_use, share_through, split, trace_routers
 from stages.diagnosis.trials import Bench, at_scale, direct_effect, layer_ranges, targets_of, with_rules
-from stages.edit.directions import CannotEdit, edit_direction
-from stages.edit.plan import Edit
-from stages.edit.projection import Pair
-from stages.residual.odds import log_odds
 
 SCALES = tuple(number / 4 for number in range(9))
 """From nothing to twice all of it."""

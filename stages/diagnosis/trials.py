@@ -10,17 +10,17 @@ import torch
 from torch import Tensor
 
 from excise.checkpoint.weights import Checkpoint
+from excise.edit.checkpoint import read_vector
+from excise.edit.directions import CannotEdit, Measured
+from excise.edit.pairing import make_pairs
+from excise.edit.plan import Edit, make_plan
+from excise.edit.projection import Pair
+from excise.edit.shifts import Shift, make_shifts
 from excise.residual.activations import activations
 from schemas.layout import ModelLayout
 from schemas.params import Ablate, Rule, Target
 from stages.diagnosis.contributions import Source, Trace
 from stages.diagnosis.refusal import Outcome, Questions
-from stages.edit.checkpoint import read_vector
-from stages.edit.directions import CannotEdit, Measured
-from stages.edit.pairing import make_pairs
-from stages.edit.plan import Edit, make_plan
-from stages.edit.projection import Pair
-from stages.edit.shifts import Shift, make_shifts
 from stages.edit.simulation import simulated
 
 BLOCKS = 8

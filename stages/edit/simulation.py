@@ -12,11 +12,11 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from excise.edit.plan import Edit
+from excise.edit.projection import Pair, project
+from excise.edit.shifts import Shift, add
 from excise.inference.models import decoder_layers
 from schemas.layout import Writer
-from stages.edit.plan import Edit
-from stages.edit.projection import Pair, project
-from stages.edit.shifts import Shift, add
 
 Planned = tuple[Edit, Pair]
 

@@ -14,14 +14,14 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from excise.checkpoint.weights import Checkpoint, read_checkpoint
+from excise.edit.checkpoint import write_edited
+from excise.edit.plan import Edit, make_plan
+from excise.edit.projection import Pair, project, unit_vector
 from excise.organism.model import ARCHITECTURES, SHAPE, make_model, vary_norms
 from excise.organism.tokenizer import make_tokenizer
 from excise.organism.world import make_world
 from excise.plumbing.errors import StageError
 from schemas.params import Ablate
-from stages.edit.checkpoint import write_edited
-from stages.edit.plan import Edit, make_plan
-from stages.edit.projection import Pair, project, unit_vector
 from tests.families import layout_of
 
 EDITED_LAYERS = (1, 2, 3)
@@ -255,7 +255,7 @@ def test_a_full_disk_is_told_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_any_number_of_workers_gives_the_same_bytes(
     base: Base, edited: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
-    monkeypatch.setattr("stages.edit.checkpoint._usable_cpus", lambda: workers)
+    monkeypatch.setattr("excise.edit.checkpoint._usable_cpus", lambda: workers)
     assert files_of(write(base, tmp_path)) == files_of(edited)
 
 
@@ -318,7 +318,7 @@ def test_fused_experts_are_edited_one_by_one_and_rows_in_pieces(
         replace(base.plan[0], stream_axis=0, experts=(1, 3)),
         replace(base.plan[1], stream_axis=1),
     ]
-    monkeypatch.setattr("stages.edit.checkpoint._ROWS_AT_ONCE", 7 * 4 * 4)
+    monkeypatch.setattr("excise.edit.checkpoint._ROWS_AT_ONCE", 7 * 4 * 4)
     (tmp_path / "edited").mkdir()
     write_plan(Base(base.checkpoint, plan), tmp_path / "edited", FOUR)
     found = load_file(tmp_path / "edited/model.safetensors")

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from excise.edit.directions import Measured, edit_direction
+from excise.edit.projection import unit_vector
 from excise.plumbing.errors import StageError
-from stages.edit.directions import Measured, edit_direction
-from stages.edit.projection import unit_vector
 
 ROWS = torch.stack(
     [unit_vector(row) for row in torch.randn(5, 12, generator=torch.Generator().manual_seed(0), dtype=torch.float64)]

@@ -11,20 +11,20 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from excise.checkpoint.weights import SINGLE, Checkpoint, read_checkpoint
+from excise.edit.checkpoint import read_vector, write_edited
+from excise.edit.directions import Measured
+from excise.edit.odds import odds_by_layer
+from excise.edit.pairing import make_pairs
+from excise.edit.plan import Edit, make_plan
+from excise.edit.projection import Pair, unit_vector
+from excise.edit.shifts import Shift, make_shifts
 from excise.inference.passes import Resident
 from excise.plumbing.errors import StageError
 from excise.residual.activations import look
 from excise.residual.experts import count_use, routed_experts
 from schemas.layout import Layout, Reader, Variant, Writer
 from schemas.params import Ablate, RouterBias
-from stages.edit.checkpoint import read_vector, write_edited
-from stages.edit.directions import Measured
-from stages.edit.pairing import make_pairs
-from stages.edit.plan import Edit, make_plan
-from stages.edit.projection import Pair, unit_vector
-from stages.edit.shifts import Shift, make_shifts
 from stages.edit.simulation import simulated
-from stages.residual.odds import odds_by_layer
 from tests.families import EXPERTS, FAMILIES, HIDDEN, ROUTED, VOCABULARY, forward, layers, layout_of, load, make
 from tests.subjects import rules
 from tests.wrong_readers import orthogonal_readers, raw_readers

@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from excise.edit.pairs import NoPair, reader_pair, writer_pair
+from excise.edit.projection import Pair, unit_vector
 from schemas.params import ThroughNorm
-from stages.edit.pairs import NoPair, reader_pair, writer_pair
-from stages.edit.projection import Pair, unit_vector
 
 SIZE = 40
 

@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 
 from excise.checkpoint.weights import Tensor
+from excise.edit.layout import sort_by_layer, spare_layers
+from excise.edit.plan import Edit, make_plan, summary
 from excise.plumbing.errors import StageError
 from schemas.artifacts import Projection
 from schemas.layout import ModelLayout, layouts
 from schemas.params import Ablate
-from stages.edit.layout import sort_by_layer, spare_layers
-from stages.edit.plan import Edit, make_plan, summary
 
 HIDDEN, LAYERS, EXPERTS = 8, 4, 3
 

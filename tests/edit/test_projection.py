@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stages.edit.projection import Pair, unit_vector
-from stages.edit.projection import project as project_pair
+from excise.edit.projection import Pair, unit_vector
+from excise.edit.projection import project as project_pair
 
 Array = NDArray[np.float64]
 

@@ -27,7 +27,7 @@ def _copy(*arguments):
 @contextmanager
 def ablating(project: Project, **settings: str) -> Iterator[tuple[psutil.Process, psutil.Process]]:
     """DVC and its ablate stage, in the middle of writing."""
-    with open(project.folder / "stages/edit/checkpoint.py", "a") as file:
+    with open(project.folder / "excise/edit/checkpoint.py", "a") as file:
         file.write(SLOW_DISK)
     partial = project.folder / "models/.ablated.partial"
     with subprocess.Popen(
@@ -65,7 +65,7 @@ def gone(process: psutil.Process) -> bool:
 
 def run_again(project: Project, scale: str) -> None:
     """The disk is fast again and everything is made. The scale is one that no test ran, so DVC has nothing stored."""
-    code = project.folder / "stages/edit/checkpoint.py"
+    code = project.folder / "excise/edit/checkpoint.py"
     code.write_text(code.read_text().replace(SLOW_DISK, ""))
     project.replace("scale: 0.5", f"scale: {scale}")
     project.repro()
@@ -97,7 +97,7 @@ def test_a_killed_dvc_takes_its_stage_along_and_runs_again(project: Project, she
 
 
 def test_an_interrupted_stage_says_so_in_one_line(project: Project) -> None:
-    with open(project.folder / "stages/edit/checkpoint.py", "a") as file:
+    with open(project.folder / "excise/edit/checkpoint.py", "a") as file:
         file.write(SLOW_DISK)
     with subprocess.Popen(
         ["python", "-m", "stages.ablate"],

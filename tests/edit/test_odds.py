@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import logit
 
+from excise.edit.odds import log_odds, odds_by_layer
 from schemas.artifacts import ExpertUse, LayerExpertUse
-from stages.residual.odds import log_odds, odds_by_layer
 
 quickly = settings(max_examples=200, deadline=None, derandomize=True)
 

@@ -18,12 +18,12 @@ from pathlib import Path
 import torch
 
 from excise.checkpoint.weights import Checkpoint, Tensor
+from excise.edit.plan import Edit
+from excise.edit.projection import Pair, project
+from excise.edit.shifts import Shift, add
 from excise.plumbing.digests import sha256_of
 from excise.plumbing.errors import StageError
 from excise.plumbing.progress import Advance
-from stages.edit.plan import Edit
-from stages.edit.projection import Pair, project
-from stages.edit.shifts import Shift, add
 
 TORCH_DTYPES = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 _COPIED_AT_ONCE = 1 << 26

@@ -8,8 +8,8 @@ import math
 import torch
 from torch import Tensor
 
+from excise.edit.projection import Pair, dot, unit_vector
 from schemas.params import ThroughNorm
-from stages.edit.projection import Pair, dot, unit_vector
 
 # An oblique edit changes a weight by at most the product of the two lengths, relative to itself.
 _LARGEST_AMPLIFICATION = 1e3

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 import torch
 
 from excise.checkpoint.weights import Tensor
+from excise.edit.directions import CannotEdit
+from excise.edit.layout import expert_count, sort_by_layer, variants_of
+from excise.edit.plan import layers_of
 from excise.plumbing.errors import StageError
 from schemas.artifacts import BiasShift, PlanRow
 from schemas.layout import ModelLayout, RouterBias
 from schemas.params import Ablate
-from stages.edit.directions import CannotEdit
-from stages.edit.layout import expert_count, sort_by_layer, variants_of
-from stages.edit.plan import layers_of
 
 KEY = "params.yaml: ablate.router_bias"
 

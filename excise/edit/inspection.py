@@ -9,12 +9,12 @@ from transformers import PreTrainedModel
 
 from excise.checkpoint.manifest import read_config_file, refuse_quantized
 from excise.checkpoint.weights import Checkpoint, Tensor, same_bytes
+from excise.edit.layout import as_named, check_layout, embedding_and_head
 from excise.inference.loading import check_loads, in_one_line
 from excise.inference.models import read_model_config, without_weights
 from excise.plumbing.errors import StageError
 from schemas.layout import Layout, ModelLayout, layouts, matcher
 from schemas.wording import listed, shorten
-from stages.edit.layout import as_named, check_layout, embedding_and_head
 
 _OTHER_FILES = {
     "transformers_weights": "has transformers read other weights than those that are edited",

@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from excise.checkpoint.weights import Tensor
+from excise.edit.directions import CannotEdit
+from excise.edit.layout import Place, embedding_and_head, resolve_layer, sort_by_layer
 from excise.plumbing.errors import StageError
 from schemas.artifacts import PlanRow, Projection
 from schemas.layout import ModelLayout, Writer
 from schemas.params import Ablate, Rule, Target
-from stages.edit.directions import CannotEdit
-from stages.edit.layout import Place, embedding_and_head, resolve_layer, sort_by_layer
 
 EMBEDDING: Target = "embedding"
 

@@ -5,13 +5,13 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from excise.edit.directions import CannotEdit, Measured, edit_direction
+from excise.edit.pairs import NoPair, reader_pair, writer_pair
+from excise.edit.plan import Edit
+from excise.edit.projection import Pair
 from excise.plumbing.errors import StageError
 from schemas.layout import Norm, Reader, Writer
 from schemas.params import Ablate
-from stages.edit.directions import CannotEdit, Measured, edit_direction
-from stages.edit.pairs import NoPair, reader_pair, writer_pair
-from stages.edit.plan import Edit
-from stages.edit.projection import Pair
 
 
 def make_pairs(plan: Sequence[Edit], ablate: Ablate, measured: Measured, vector: Callable[[str], Tensor]) -> list[Pair]:

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
+from excise.edit.directions import Measured
 from excise.plumbing.artifacts import read_document, read_tensors, unreadable
 from schemas.artifacts import DirectionStatistics, ExpertUse, MeasurementStatistics
 from schemas.layout import ModelLayout
-from stages.edit.directions import Measured
 
 _OTHER = "is of another model"
 
