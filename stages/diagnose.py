@@ -16,11 +16,11 @@ from excise.plumbing.errors import run_stage
 from excise.plumbing.files import write_json, write_text
 from excise.plumbing.progress import progress
 from excise.prompts.chats import read_format, read_prompts, tokenize
+from excise.trials.bench import Bench
+from excise.trials.refusal import Questions
 from schemas.params import Ablate, read_section
 from stages.diagnosis.explanation import STEPS, explain
 from stages.diagnosis.plots import plots
-from stages.diagnosis.refusal import Questions
-from stages.diagnosis.trials import Bench
 
 ARTIFACTS = Path("artifacts")
 PLOTS = ARTIFACTS / "plots"

@@ -3,8 +3,8 @@
 from itertools import count
 from typing import Any
 
+from excise.trials.bench import layer_ranges
 from schemas.diagnosis import Diagnosis
-from stages.diagnosis.trials import layer_ranges
 
 KINDS = ("attention", "routed_experts", "shared_experts")
 

@@ -37,12 +37,12 @@ from excise.prompts.chats import tokenize
 from excise.residual.activations import activations
 from excise.residual.directions import Directions, estimate
 from excise.residual.statistics import describe
+from excise.trials.bench import Bench
+from excise.trials.refusal import Questions
+from excise.trials.simulation import simulated
 from schemas.artifacts import ChatFormat, MeasurementStatistics, Prompt
 from schemas.layout import ModelLayout
 from schemas.params import Ablate, Target
-from stages.diagnosis.refusal import Questions
-from stages.diagnosis.trials import Bench
-from stages.edit.simulation import simulated
 from tests.families import layout_of
 
 WRITERS: tuple[Target, ...] = ("attention", "mlp", "routed_experts", "shared_experts")

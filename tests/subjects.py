@@ -14,10 +14,10 @@ from excise.edit.directions import Measured
 from excise.edit.projection import unit_vector
 from excise.inference.forward import Batch, in_batches, run_decoder
 from excise.residual.experts import routed_experts
+from excise.trials.bench import Bench
+from excise.trials.refusal import Questions
 from schemas.params import Ablate
 from stages.diagnosis.contributions import Removal, Source, Trace, components, removals, trace
-from stages.diagnosis.refusal import Questions
-from stages.diagnosis.trials import Bench
 from tests.families import HIDDEN, VOCABULARY, layout_of, load, make
 
 LAYERS = 4

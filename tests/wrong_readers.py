@@ -23,10 +23,10 @@ from excise.inference.models import load_model
 from excise.inference.tokenizer import load_tokenizer
 from excise.plumbing.device import placement
 from excise.prompts.chats import read_format, read_prompts, tokenize
+from excise.trials.simulation import simulated
 from schemas.artifacts import DirectionStatistics
 from schemas.layout import Reader
 from schemas.params import Ablate, Evaluate, read_section
-from stages.edit.simulation import simulated
 from stages.evidence.backends import Transformers
 from stages.evidence.catalogue import Asked, load_tasks
 from stages.evidence.harness import Answered, ask_all

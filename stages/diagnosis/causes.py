@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from excise.inference.forward import Batch
 from excise.inference.models import decoder_layers
+from excise.trials.refusal import Outcome, Questions
 from schemas.layout import WriterRole
 from stages.diagnosis.contributions import Component, Source, Trace, Write, watch_writes
-from stages.diagnosis.refusal import Outcome, Questions
 
 ENOUGH = 0.9
 """What share of a writer's effect its smallest part must have that is named."""

@@ -13,6 +13,8 @@ from excise.edit.odds import log_odds
 from excise.edit.plan import Edit
 from excise.edit.projection import Pair
 from excise.plumbing.errors import StageError
+from excise.trials.bench import Bench, at_scale, direct_effect, layer_ranges, targets_of, with_rules
+from excise.trials.refusal import Outcome
 from schemas.artifacts import MeasurementStatistics
 from schemas.diagnosis import (
     Answers,
@@ -34,9 +36,7 @@ from schemas.params import Ablate
 from stages.diagnosis.causes import ENOUGH, Part, Patches, ablated, added
 from stages.diagnosis.contributions import Component, Trace, components, removals, trace
 from stages.diagnosis.recommendation import LIMIT, Rules, range_rule, recommend
-from stages.diagnosis.refusal import Outcome
 from stages.diagnosis.router import Routing, changed_choices, distance_of_use, share_through, split, trace_routers
-from stages.diagnosis.trials import Bench, at_scale, direct_effect, layer_ranges, targets_of, with_rules
 
 SCALES = tuple(number / 4 for number in range(9))
 """From nothing to twice all of it."""

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from excise.inference.forward import Batch, Watch
 from excise.residual.activations import watch_stream
+from excise.trials.bench import Bench
+from excise.trials.refusal import Outcome, Questions
+from excise.trials.simulation import simulated
 from stages.diagnosis.causes import Part, Patches, ablated, added
-from stages.diagnosis.refusal import Outcome, Questions
-from stages.diagnosis.trials import Bench
-from stages.edit.simulation import simulated
 from tests.families import ROUTED
 from tests.subjects import DIRECTION, HARMLESS, LAYERS, Subject, rules
 

@@ -22,9 +22,9 @@ from excise.inference.passes import Resident
 from excise.plumbing.errors import StageError
 from excise.residual.activations import look
 from excise.residual.experts import count_use, routed_experts
+from excise.trials.simulation import simulated
 from schemas.layout import Layout, Reader, Variant, Writer
 from schemas.params import Ablate, RouterBias
-from stages.edit.simulation import simulated
 from tests.families import EXPERTS, FAMILIES, HIDDEN, ROUTED, VOCABULARY, forward, layers, layout_of, load, make
 from tests.subjects import rules
 from tests.wrong_readers import orthogonal_readers, raw_readers

@@ -12,9 +12,9 @@ from excise.inference.forward import first_token_log_probabilities
 from excise.plumbing.errors import StageError
 from excise.residual.activations import activations
 from excise.residual.experts import routed_experts
+from excise.trials.bench import at_scale, direct_effect, layer_ranges, targets_of, with_rules
+from excise.trials.refusal import Questions, log_odds
 from schemas.params import Ablate
-from stages.diagnosis.refusal import Questions, log_odds
-from stages.diagnosis.trials import at_scale, direct_effect, layer_ranges, targets_of, with_rules
 from tests.families import EXPERTS
 from tests.subjects import DIRECTION, HARMFUL, HARMLESS, LAYERS, Subject, numbers, rules
 

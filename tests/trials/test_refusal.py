@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from excise.inference.forward import Batch, first_token_log_probabilities, mean_kl
-from stages.diagnosis.refusal import Outcome, log_odds, refusal_tokens
+from excise.trials.refusal import Outcome, log_odds, refusal_tokens
 from tests.subjects import HARMFUL, HARMLESS, Subject, numbers
 
 

@@ -17,11 +17,11 @@ from excise.edit.plan import Edit, make_plan
 from excise.edit.projection import Pair
 from excise.edit.shifts import Shift, make_shifts
 from excise.residual.activations import activations
+from excise.trials.refusal import Outcome, Questions
+from excise.trials.simulation import simulated
 from schemas.layout import ModelLayout
 from schemas.params import Ablate, Rule, Target
 from stages.diagnosis.contributions import Source, Trace
-from stages.diagnosis.refusal import Outcome, Questions
-from stages.edit.simulation import simulated
 
 BLOCKS = 8
 """Into how many blocks of layers a model is cut at most: every run of blocks is tried."""
