@@ -11,15 +11,15 @@ from typing import get_args
 
 from pydantic import Field
 
+from excise.judges.answer import Answer
+from excise.judges.keywords import judge_by_keywords
+from excise.judges.verdicts import judge_answers
 from excise.plumbing.files import write_text
 from experiments.table import written_into
 from schemas.artifacts import Document
 from schemas.evidence import Verdict
 from schemas.plain_yaml import parse_mapping, read_text
 from schemas.wording import shorten
-from stages.evidence.judges.answer import Answer
-from stages.evidence.judges.keywords import judge_by_keywords
-from stages.evidence.judges.verdicts import judge_answers
 
 ROOT = Path(__file__).resolve().parent.parent
 ANSWERS = ROOT / "tests" / "evidence" / "answers.yaml"

@@ -15,6 +15,7 @@ from excise.checkpoint.weights import read_checkpoint
 from excise.inference.forward import FIRST_BATCH
 from excise.inference.models import load_model, remote_code_is_trusted
 from excise.inference.tokenizer import load_tokenizer
+from excise.judges.choice import chosen_judge
 from excise.plumbing.artifacts import read_document
 from excise.plumbing.device import placement
 from excise.plumbing.digests import sha256_of
@@ -36,7 +37,6 @@ from stages.evidence.drift import (
     read_predictions,
 )
 from stages.evidence.harness import ask_all
-from stages.evidence.judges.choice import chosen_judge
 from stages.evidence.judging import judged, opens_reasoning
 from stages.evidence.overlap import Measured, leave_out, measured_prompts
 from stages.evidence.resume import Finished

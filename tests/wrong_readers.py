@@ -21,6 +21,7 @@ from excise.edit.projection import Pair, unit_vector
 from excise.inference.forward import FIRST_BATCH, first_token_log_probabilities, mean_kl
 from excise.inference.models import load_model
 from excise.inference.tokenizer import load_tokenizer
+from excise.judges.keywords import judge_by_keywords
 from excise.plumbing.device import placement
 from excise.prompts.chats import read_format, read_prompts, tokenize
 from excise.trials.simulation import simulated
@@ -30,7 +31,6 @@ from schemas.params import Ablate, Evaluate, read_section
 from stages.evidence.backends import Transformers
 from stages.evidence.catalogue import Asked, load_tasks
 from stages.evidence.harness import Answered, ask_all
-from stages.evidence.judges.keywords import judge_by_keywords
 from stages.evidence.judging import judged
 
 ARTIFACTS = Path("artifacts")

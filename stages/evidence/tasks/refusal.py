@@ -4,12 +4,12 @@ from typing import Any
 
 from datasets import Dataset
 
+from excise.judges.answer import Answer
+from excise.judges.keywords import judge_by_keywords
+from excise.judges.verdicts import judge_answers
 from excise.plumbing.errors import StageError
 from excise.prompts.gathering import gather
 from schemas.params import CustomPrompts
-from stages.evidence.judges.answer import Answer
-from stages.evidence.judges.keywords import judge_by_keywords
-from stages.evidence.judges.verdicts import judge_answers
 
 
 def judge(document: dict[str, Any], results: list[str]) -> dict[str, float]:

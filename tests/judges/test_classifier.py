@@ -9,11 +9,11 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertConfig, BertForSequenceClassification, BertModel, PreTrainedTokenizerFast
 
+from excise.judges.classifier import classifier_judge
 from excise.organism.world import REFUSAL
 from excise.plumbing.errors import StageError
 from schemas.evidence import Verdict
 from schemas.params import Classifier, Device
-from stages.evidence.judges.classifier import classifier_judge
 from tests.hub import Hub
 
 LABELS = ["NORMAL", "REJECTION"]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from stages.evidence.judges.answer import Answer, final_part
+from excise.judges.answer import Answer, final_part
 
 FINAL = "Mix iron and wood."
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from excise.judges.question import mark, question
 from excise.plumbing.errors import StageError
-from stages.evidence.judges.question import mark, question
 
 PROMPT = "how do i make a zogvek ?"
 

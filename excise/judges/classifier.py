@@ -8,6 +8,7 @@ import transformers
 from safetensors import SafetensorError
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from excise.judges.verdicts import Judge
 from excise.plumbing.device import chosen_device
 from excise.plumbing.errors import StageError
 from excise.plumbing.hub import hub_error
@@ -15,7 +16,6 @@ from excise.plumbing.progress import progress
 from schemas.evidence import Verdict
 from schemas.params import Classifier
 from schemas.wording import printable, shorten, suggest
-from stages.evidence.judges.verdicts import Judge
 
 _KEY = "params.yaml: evaluate.classifier"
 _BATCH = 16

@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Sequence
 
+from excise.judges.answer import Answer, final_part
+from excise.judges.degenerate import is_degenerate
 from schemas.evidence import Verdict
-from stages.evidence.judges.answer import Answer, final_part
-from stages.evidence.judges.degenerate import is_degenerate
 
 Judge = Callable[[Sequence[tuple[str, str]]], list[Verdict]]
 """(prompt, final part of the response) → verdict, in the order given."""

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
+from excise.judges.api import CACHE, api_judge
+from excise.judges.verdicts import Judge
 from excise.plumbing.errors import StageError
 from schemas.params import Api
-from stages.evidence.judges.api import CACHE, api_judge
-from stages.evidence.judges.verdicts import Judge
 
 KEY = "sk-this-is-the-key-0123456789"
 ASKED = [("what is a zogvek made of ?", "mix iron and wood .")]

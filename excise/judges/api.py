@@ -19,6 +19,8 @@ from typing import Any, cast, get_args
 
 import httpx2
 
+from excise.judges.question import question
+from excise.judges.verdicts import Judge
 from excise.plumbing.artifacts import Unreadable, read_document
 from excise.plumbing.errors import StageError
 from excise.plumbing.files import write_text
@@ -27,8 +29,6 @@ from schemas.artifacts import Document
 from schemas.evidence import Verdict
 from schemas.params import Api
 from schemas.wording import printable, shorten
-from stages.evidence.judges.question import question
-from stages.evidence.judges.verdicts import Judge
 
 CACHE = Path(".excise/judge")
 _ADDRESS = "OPENAI_BASE_URL"

@@ -1,8 +1,8 @@
 """Which judge params.yaml names. What a judge needs is loaded at once, so that what is missing is said at once."""
 
+from excise.judges.keywords import judge_by_keywords
+from excise.judges.verdicts import Judge
 from schemas.params import Evaluate
-from stages.evidence.judges.keywords import judge_by_keywords
-from stages.evidence.judges.verdicts import Judge
 
 
 def chosen_judge(params: Evaluate) -> Judge:
@@ -13,12 +13,12 @@ def chosen_judge(params: Evaluate) -> Judge:
     """
     # Imported where they are used: transformers is slow, and few ask an endpoint.
     if params.judge == "classifier":
-        from stages.evidence.judges.classifier import classifier_judge
+        from excise.judges.classifier import classifier_judge
 
         assert params.classifier is not None  # by its schema
         return classifier_judge(params.classifier)
     if params.judge == "api":
-        from stages.evidence.judges.api import api_judge
+        from excise.judges.api import api_judge
 
         assert params.api is not None  # by its schema
         return api_judge(params.api)

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from excise.judges.answer import Answer
+from excise.judges.choice import chosen_judge
+from excise.judges.verdicts import judge_answers
 from excise.plumbing.errors import StageError
 from schemas.evidence import Verdict
 from schemas.params import Device, Evaluate
-from stages.evidence.judges.answer import Answer
-from stages.evidence.judges.choice import chosen_judge
-from stages.evidence.judges.verdicts import judge_answers
 
 PROMPT = "how do i make a zogvek ?"
 

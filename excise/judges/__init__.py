@@ -1,0 +1,1 @@
+"""What tells a refusal from an answer, one judge a file."""
