@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 
 from excise.checkpoint.manifest import base_checkpoint, base_folder, read_layout, read_manifest, verify
+from excise.diagnosis.explanation import STEPS, explain
+from excise.diagnosis.plots import plots
 from excise.edit.measured import read_directions, read_use
 from excise.edit.odds import odds_by_layer
 from excise.inference.models import load_model
@@ -19,8 +21,6 @@ from excise.prompts.chats import read_format, read_prompts, tokenize
 from excise.trials.bench import Bench
 from excise.trials.refusal import Questions
 from schemas.params import Ablate, read_section
-from stages.diagnosis.explanation import STEPS, explain
-from stages.diagnosis.plots import plots
 
 ARTIFACTS = Path("artifacts")
 PLOTS = ARTIFACTS / "plots"

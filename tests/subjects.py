@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from excise.checkpoint.weights import read_checkpoint
+from excise.diagnosis.contributions import Removal, Source, Trace, components, removals, trace
 from excise.edit.checkpoint import write_edited
 from excise.edit.directions import Measured
 from excise.edit.projection import unit_vector
@@ -17,7 +18,6 @@ from excise.residual.experts import routed_experts
 from excise.trials.bench import Bench
 from excise.trials.refusal import Questions
 from schemas.params import Ablate
-from stages.diagnosis.contributions import Removal, Source, Trace, components, removals, trace
 from tests.families import HIDDEN, VOCABULARY, layout_of, load, make
 
 LAYERS = 4

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from excise.checkpoint.weights import Checkpoint
+from excise.diagnosis.contributions import Source, Trace
 from excise.edit.checkpoint import read_vector
 from excise.edit.directions import CannotEdit, Measured
 from excise.edit.pairing import make_pairs
@@ -21,7 +22,6 @@ from excise.trials.refusal import Outcome, Questions
 from excise.trials.simulation import simulated
 from schemas.layout import ModelLayout
 from schemas.params import Ablate, Rule, Target
-from stages.diagnosis.contributions import Source, Trace
 
 BLOCKS = 8
 """Into how many blocks of layers a model is cut at most: every run of blocks is tried."""

@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from excise.diagnosis.causes import Part, Patches, ablated, added
 from excise.inference.forward import Batch, Watch
 from excise.residual.activations import watch_stream
 from excise.trials.bench import Bench
 from excise.trials.refusal import Outcome, Questions
 from excise.trials.simulation import simulated
-from stages.diagnosis.causes import Part, Patches, ablated, added
 from tests.families import ROUTED
 from tests.subjects import DIRECTION, HARMLESS, LAYERS, Subject, rules
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from excise.diagnosis.contributions import Source, Trace, watch_writes
 from excise.inference.forward import Batch
 from excise.residual.activations import activations, watch_stream
 from excise.residual.experts import chosen, routed_experts
 from schemas.layout import Writer
-from stages.diagnosis.contributions import Source, Trace, watch_writes
 from tests.families import EXPERTS, ROUTED
 from tests.subjects import DIRECTION, HARMFUL, LAYERS, Subject, rules, run
 

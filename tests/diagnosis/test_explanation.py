@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from excise.diagnosis.causes import Patches, ablated, added
+from excise.diagnosis.contributions import Trace
+from excise.diagnosis.explanation import Projections, answers, explain
+from excise.diagnosis.plots import plots
 from excise.trials.bench import at_scale, direct_effect, with_rules
 from schemas.artifacts import MeasurementStatistics
 from schemas.diagnosis import Answers, Diagnosis
-from stages.diagnosis.causes import Patches, ablated, added
-from stages.diagnosis.contributions import Trace
-from stages.diagnosis.explanation import Projections, answers, explain
-from stages.diagnosis.plots import plots
 from tests.families import EXPERTS
 from tests.subjects import DIRECTION, HARMFUL, HARMLESS, LAYERS, Subject, rules
 

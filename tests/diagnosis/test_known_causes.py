@@ -7,10 +7,10 @@ import torch
 from safetensors.torch import load_file
 
 from excise.checkpoint.weights import read_checkpoint
+from excise.diagnosis.explanation import explain, rules_of
 from excise.edit.checkpoint import write_edited
 from excise.inference.forward import mean_kl
 from excise.inference.models import load_model
-from stages.diagnosis.explanation import explain, rules_of
 from tests.known_causes import CONSTRUCTORS, WRITERS, KnownCause, Trained, construct
 
 pytestmark = pytest.mark.slow

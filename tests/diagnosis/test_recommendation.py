@@ -7,13 +7,13 @@ from typing import Any, cast
 import pytest
 import torch
 
+from excise.diagnosis.explanation import rules_of
+from excise.diagnosis.recommendation import Tried, recommend
 from excise.trials.bench import Bench
 from excise.trials.refusal import Outcome
 from schemas.diagnosis import NamedWriter
 from schemas.layers import layers_as_written, runs
 from schemas.params import Ablate, Rule
-from stages.diagnosis.explanation import rules_of
-from stages.diagnosis.recommendation import Tried, recommend
 
 WRITERS = ["attention", "mlp", "routed_experts"]
 SPANS = [(0, 0), (0, 1), (1, 1)]

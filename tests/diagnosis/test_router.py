@@ -10,13 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from excise.diagnosis.contributions import ExpertWrites
+from excise.diagnosis.router import Routing, changed_choices, distance_of_use, routers, share_through, split
+from excise.diagnosis.router import trace_routers as trace
 from excise.inference.forward import Batch
 from excise.inference.models import decoder_layers
 from excise.residual.experts import chosen, routed_experts
 from excise.trials.simulation import simulated
-from stages.diagnosis.contributions import ExpertWrites
-from stages.diagnosis.router import Routing, changed_choices, distance_of_use, routers, share_through, split
-from stages.diagnosis.router import trace_routers as trace
 from tests.families import ROUTED
 from tests.subjects import HARMFUL, Subject, numbers, rules, run
 

@@ -10,8 +10,8 @@ from xml.etree import ElementTree
 import pytest
 import torch
 
-from stages.diagnosis.explanation import Projections
-from stages.diagnosis.plots import plots
+from excise.diagnosis.explanation import Projections
+from excise.diagnosis.plots import plots
 from stages.rendering.pictures import PICTURES, Records, draw, render, short
 from tests.diagnoses import diagnosis
 

@@ -11,13 +11,13 @@ from scipy.spatial.distance import jensenshannon
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from excise.diagnosis.contributions import ExpertWrites
 from excise.edit.plan import Edit
 from excise.edit.projection import Pair
 from excise.inference.forward import Batch, in_batches, run_decoder
 from excise.inference.models import decoder_layers
 from excise.residual.experts import chosen, count, routed_experts
 from schemas.layout import Layout, Reader, Writer
-from stages.diagnosis.contributions import ExpertWrites
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from excise.diagnosis.causes import ENOUGH, Part, Patches, ablated, added
+from excise.diagnosis.contributions import Component, Trace, components, removals, trace
+from excise.diagnosis.recommendation import LIMIT, Rules, range_rule, recommend
+from excise.diagnosis.router import Routing, changed_choices, distance_of_use, share_through, split, trace_routers
 from excise.edit.directions import CannotEdit, edit_direction
 from excise.edit.odds import log_odds
 from excise.edit.plan import Edit
@@ -33,10 +37,6 @@ from schemas.diagnosis import (
 )
 from schemas.layers import layers_as_written
 from schemas.params import Ablate
-from stages.diagnosis.causes import ENOUGH, Part, Patches, ablated, added
-from stages.diagnosis.contributions import Component, Trace, components, removals, trace
-from stages.diagnosis.recommendation import LIMIT, Rules, range_rule, recommend
-from stages.diagnosis.router import Routing, changed_choices, distance_of_use, share_through, split, trace_routers
 
 SCALES = tuple(number / 4 for number in range(9))
 """From nothing to twice all of it."""

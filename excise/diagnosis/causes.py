@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from excise.diagnosis.contributions import Component, Source, Trace, Write, watch_writes
 from excise.inference.forward import Batch
 from excise.inference.models import decoder_layers
 from excise.trials.refusal import Outcome, Questions
 from schemas.layout import WriterRole
-from stages.diagnosis.contributions import Component, Source, Trace, Write, watch_writes
 
 ENOUGH = 0.9
 """What share of a writer's effect its smallest part must have that is named."""

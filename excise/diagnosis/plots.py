@@ -2,8 +2,8 @@
 
 from typing import Any
 
+from excise.diagnosis.explanation import Projections
 from schemas.diagnosis import Diagnosis
-from stages.diagnosis.explanation import Projections
 
 Records = list[dict[str, Any]]
 
