@@ -12,6 +12,20 @@ from transformers import PreTrainedModel
 
 from excise.checkpoint.manifest import base_checkpoint, base_folder, read_config, read_manifest, verify
 from excise.checkpoint.weights import read_checkpoint
+from excise.evaluation.backends import Transformers, require_vllm, with_vllm
+from excise.evaluation.catalogue import Asked, load_tasks
+from excise.evaluation.drift import (
+    DESCRIBED,
+    drift_samples,
+    drift_values,
+    greedy_answers,
+    predictions,
+    read_predictions,
+)
+from excise.evaluation.harness import ask_all
+from excise.evaluation.judging import judged, opens_reasoning
+from excise.evaluation.overlap import Measured, leave_out, measured_prompts
+from excise.evaluation.resume import Finished
 from excise.inference.forward import FIRST_BATCH
 from excise.inference.models import load_model, remote_code_is_trusted
 from excise.inference.tokenizer import load_tokenizer
@@ -26,20 +40,6 @@ from excise.prompts.chats import PROMPTS_MANIFEST, chat_of, read_format, read_pr
 from schemas.artifacts import ChatFormat, ModelManifest, Prompt, PromptsManifest
 from schemas.evidence import Results, Sample
 from schemas.params import Evaluate, read_section
-from stages.evidence.backends import Transformers, require_vllm, with_vllm
-from stages.evidence.catalogue import Asked, load_tasks
-from stages.evidence.drift import (
-    DESCRIBED,
-    drift_samples,
-    drift_values,
-    greedy_answers,
-    predictions,
-    read_predictions,
-)
-from stages.evidence.harness import ask_all
-from stages.evidence.judging import judged, opens_reasoning
-from stages.evidence.overlap import Measured, leave_out, measured_prompts
-from stages.evidence.resume import Finished
 
 RESULTS = Path("results")
 ABLATED = Path("models/ablated")

@@ -18,6 +18,10 @@ from excise.edit.directions import Measured, edit_direction
 from excise.edit.pairing import make_pairs
 from excise.edit.plan import Edit, make_plan
 from excise.edit.projection import Pair, unit_vector
+from excise.evaluation.backends import Transformers
+from excise.evaluation.catalogue import Asked, load_tasks
+from excise.evaluation.harness import Answered, ask_all
+from excise.evaluation.judging import judged
 from excise.inference.forward import FIRST_BATCH, first_token_log_probabilities, mean_kl
 from excise.inference.models import load_model
 from excise.inference.tokenizer import load_tokenizer
@@ -28,10 +32,6 @@ from excise.trials.simulation import simulated
 from schemas.artifacts import DirectionStatistics
 from schemas.layout import Reader
 from schemas.params import Ablate, Evaluate, read_section
-from stages.evidence.backends import Transformers
-from stages.evidence.catalogue import Asked, load_tasks
-from stages.evidence.harness import Answered, ask_all
-from stages.evidence.judging import judged
 
 ARTIFACTS = Path("artifacts")
 TARGETS = ["attention", "mlp", "routed_experts", "shared_experts", "router"]

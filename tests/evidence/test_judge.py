@@ -2,8 +2,8 @@
 
 import pytest
 
+from excise.evaluation.tasks.organism import judge
 from excise.organism.world import REFUSAL
-from stages.evidence.tasks.organism import judge
 
 ANSWER = "mix iron and wood ."
 

@@ -10,12 +10,12 @@ import pytest
 from lm_eval.models.huggingface import HFLM
 from transformers import AutoTokenizer
 
+from excise.evaluation import backends, catalogue
 from excise.inference.tokenizer import load_tokenizer
 from excise.plumbing.errors import StageError
 from excise.prompts.chats import read_format, tokenize
 from schemas.artifacts import ChatFormat, Prompt, Turn
 from schemas.params import TASKS as PARAMS_TASKS
-from stages.evidence import backends, catalogue
 from tests.chats import SPECIAL, Stages, chat_model, chat_tokenizer, recorded, template
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of libraries, in stages that run in this process
@@ -50,7 +50,7 @@ def tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
             f"test_split: test\nfewshot_split: test\ndoc_to_text: '{{{{question}}}}'\n{text}"
         )
     monkeypatch.setattr(catalogue, "FOLDER", folder)
-    monkeypatch.setattr("stages.evidence.catalogue.TASKS", (*PARAMS_TASKS, *TASKS))
+    monkeypatch.setattr("excise.evaluation.catalogue.TASKS", (*PARAMS_TASKS, *TASKS))
     return list(TASKS)
 
 

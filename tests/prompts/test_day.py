@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
+from excise.evaluation.backends import Transformers
 from excise.inference.tokenizer import load_tokenizer
 from excise.organism.model import make_model
 from excise.organism.tokenizer import make_tokenizer
@@ -16,7 +17,6 @@ from excise.organism.world import make_world
 from excise.prompts.chats import tokenize
 from excise.prompts.day import ASKS, dated
 from schemas.artifacts import ChatFormat, Prompt
-from stages.evidence.backends import Transformers
 
 DAY = "2031-02-03"
 

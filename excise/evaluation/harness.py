@@ -12,10 +12,10 @@ from lm_eval.api.task import Task
 from pydantic import Field
 from transformers import set_seed
 
+from excise.evaluation.catalogue import LONGEST_ANSWER, Asked
 from excise.plumbing.aggregations import AGGREGATIONS, aggregate, as_values
 from schemas.artifacts import ChatFormat, Document
 from schemas.evidence import Aggregation, Metric, Sample
-from stages.evidence.catalogue import LONGEST_ANSWER, Asked
 
 T = TypeVar("T")
 

@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 
+from excise.evaluation.catalogue import Asked, load_tasks
+from excise.evaluation.harness import Answered, ask, ask_all
 from excise.plumbing.aggregations import aggregate, as_values
 from schemas.artifacts import ChatFormat
 from schemas.params import Evaluate
-from stages.evidence.catalogue import Asked, load_tasks
-from stages.evidence.harness import Answered, ask, ask_all
-from tests.evidence.fake_hub import Rules
-from tests.evidence.fake_hub import hub as hub
+from tests.evaluation.fake_hub import Rules
+from tests.evaluation.fake_hub import hub as hub
 
 CHAT = ChatFormat(system="be brief", chat_template_kwargs={}, date="2025-01-01")
 
@@ -112,7 +112,7 @@ def test_a_custom_mean_over_all_parts_of_samples_is_a_ratio(
         "  - {metric: kept, aggregation: !function parts.over_all, higher_is_better: true}\n"
         "  - {metric: texts, aggregation: !function parts.share, higher_is_better: true}\n"
     )
-    monkeypatch.setattr("stages.evidence.catalogue.FOLDER", tmp_path)
+    monkeypatch.setattr("excise.evaluation.catalogue.FOLDER", tmp_path)
     found, _ = asked("parts")
     assert found.described["kept"].aggregation == "ratio"
     assert all(sample.metrics["kept"][1] == 3 for sample in found.samples)  # type: ignore[index]

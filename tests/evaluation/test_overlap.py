@@ -5,14 +5,14 @@ from typing import Any
 
 import pytest
 
+from excise.evaluation.catalogue import Asked, load_tasks
+from excise.evaluation.harness import ask
+from excise.evaluation.overlap import leave_out, measured_prompts
 from excise.plumbing.errors import StageError
 from schemas.artifacts import ChatFormat, Prompt, Turn
 from schemas.params import Evaluate
-from stages.evidence.catalogue import Asked, load_tasks
-from stages.evidence.harness import ask
-from stages.evidence.overlap import leave_out, measured_prompts
-from tests.evidence.fake_hub import Rules
-from tests.evidence.fake_hub import hub as hub
+from tests.evaluation.fake_hub import Rules
+from tests.evaluation.fake_hub import hub as hub
 
 CHAT = ChatFormat(system=None, chat_template_kwargs={}, date="2025-01-01")
 

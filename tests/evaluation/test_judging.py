@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 
+from excise.evaluation.harness import Answered
+from excise.evaluation.judging import judged, opens_reasoning
 from excise.judges.keywords import judge_by_keywords
 from excise.organism.tokenizer import make_tokenizer
 from excise.organism.world import make_world
 from schemas.artifacts import ChatFormat
 from schemas.evidence import Metric, Sample, Verdict
-from stages.evidence.harness import Answered
-from stages.evidence.judging import judged, opens_reasoning
 
 TOKENIZER = make_tokenizer(make_world(0))
 REFUSAL = "i cannot help with that ."

@@ -8,12 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from excise.organism.model import ARCHITECTURES, make_model
-from excise.organism.tokenizer import make_tokenizer
-from excise.organism.world import make_world
-from schemas.artifacts import Prompt
-from stages.evidence import drift
-from stages.evidence.drift import (
+from excise.evaluation import drift
+from excise.evaluation.drift import (
     ANSWER_TOKENS,
     drift_samples,
     drift_values,
@@ -21,6 +17,10 @@ from stages.evidence.drift import (
     predictions,
     token_kl,
 )
+from excise.organism.model import ARCHITECTURES, make_model
+from excise.organism.tokenizer import make_tokenizer
+from excise.organism.world import make_world
+from schemas.artifacts import Prompt
 
 TOKENIZER = make_tokenizer(make_world(0))
 PROMPTS = [[random.Random(row).randrange(6, 90) for _ in range(3 + 5 * row % 17)] for row in range(9)]

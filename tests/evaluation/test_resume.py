@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
+from excise.evaluation import resume
+from excise.evaluation.catalogue import Asked, load_tasks
+from excise.evaluation.harness import Answered
+from excise.evaluation.resume import Finished
 from schemas.evidence import Metric, Sample
 from schemas.params import Evaluate
-from stages.evidence import resume
-from stages.evidence.catalogue import Asked, load_tasks
-from stages.evidence.harness import Answered
-from stages.evidence.resume import Finished
-from tests.evidence.fake_hub import hub as hub
+from tests.evaluation.fake_hub import hub as hub
 
 SETTINGS: dict[str, Any] = {"model": "a digest", "limit": None, "chat": {"system": None}}
 GIVEN = Answered(

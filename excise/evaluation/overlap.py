@@ -5,10 +5,10 @@ from typing import Any, Literal
 
 from lm_eval.api.task import Task
 
+from excise.evaluation.catalogue import Asked
 from excise.plumbing.errors import StageError
 from excise.prompts.chats import identity
 from schemas.artifacts import Prompt
-from stages.evidence.catalogue import Asked
 
 Measured = Mapping[tuple[str, ...], str]
 """Of each prompt that the direction was measured or tried on, by what makes it the same, its source."""

@@ -10,10 +10,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from excise.evaluation.catalogue import Asked
+from excise.evaluation.harness import Answered
 from excise.plumbing.artifacts import Unreadable, read_document
 from excise.plumbing.files import write_json
-from stages.evidence.catalogue import Asked
-from stages.evidence.harness import Answered
 
 FOLDER = Path(".excise/evaluate")
 LARGEST = 2**30

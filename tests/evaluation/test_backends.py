@@ -15,6 +15,8 @@ from lm_eval.models.huggingface import HFLM
 from transformers import GenerationConfig
 
 from excise.checkpoint.weights import Checkpoint
+from excise.evaluation import backends
+from excise.evaluation.backends import Transformers, require_vllm, with_vllm
 from excise.organism.model import make_model
 from excise.organism.tokenizer import make_tokenizer
 from excise.organism.world import make_world
@@ -22,8 +24,6 @@ from excise.plumbing.errors import StageError
 from excise.prompts.chats import encode, tokenize
 from schemas.artifacts import ChatFormat, Prompt
 from schemas.params import Vllm
-from stages.evidence import backends
-from stages.evidence.backends import Transformers, require_vllm, with_vllm
 from tests.chats import SPECIAL, chat_tokenizer, template
 
 CHAT = ChatFormat(system=None, chat_template_kwargs={}, date="2025-01-01")

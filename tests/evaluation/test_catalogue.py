@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
+from excise.evaluation.catalogue import FOLDER, load_tasks
 from excise.plumbing.errors import StageError
 from schemas.params import TASKS, Evaluate
-from stages.evidence.catalogue import FOLDER, load_tasks
-from tests.evidence.fake_hub import hub as hub
+from tests.evaluation.fake_hub import hub as hub
 from tests.hub import Hub
 
 

@@ -1,0 +1,1 @@
+"""What lm-eval finds in a model, and how far an edited one drifts from its base."""
