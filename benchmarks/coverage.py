@@ -1,7 +1,7 @@
 """How often intervals hold the truth, and what sizes can show: `python -m benchmarks.coverage`. Prints Markdown.
 
 Independent samples are counted out, every possible outcome with its probability, and so are items whose wordings all
-end alike. Other clustered samples and the bootstrap are simulated, with seeds. `tests/evidence/test_intervals.py` asks
+end alike. Other clustered samples and the bootstrap are simulated, with seeds. `tests/comparison/test_intervals.py` asks
 the same functions for what is promised.
 """
 
@@ -15,7 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binom
 
-from stages.evidence.intervals import Bounds, bootstrap_interval, clopper_pearson, paired_interval, rate_interval, tango
+from excise.comparison.intervals import (
+    Bounds,
+    bootstrap_interval,
+    clopper_pearson,
+    paired_interval,
+    rate_interval,
+    tango,
+)
 
 Array = NDArray[np.float64]
 

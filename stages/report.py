@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from excise.checkpoint.manifest import read_manifest
+from excise.comparison.comparison import changes, compare, measure_both, metric_tree
+from excise.comparison.gates import judge_gates
+from excise.comparison.records import read_side
 from excise.plumbing.artifacts import read_document
 from excise.plumbing.digests import sha256_of
 from excise.plumbing.errors import run_stage
@@ -16,9 +19,6 @@ from schemas.artifacts import ModelManifest
 from schemas.diagnosis import PLOTS, Diagnosis
 from schemas.evidence import Comparison, Comparisons, GateVerdicts, TaskChanges
 from schemas.params import Ablate, Gates, read_section
-from stages.evidence.comparison import changes, compare, measure_both, metric_tree
-from stages.evidence.gates import judge_gates
-from stages.evidence.records import read_side
 from stages.rendering.markdown import render_report
 from stages.rendering.page import render_page
 from stages.rendering.pictures import draw

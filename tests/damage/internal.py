@@ -13,6 +13,7 @@ from typing import Any
 
 from excise.checkpoint.edited import check_edited
 from excise.checkpoint.manifest import base_folder, read_layout
+from excise.comparison.records import read_side
 from excise.edit.measured import read_use
 from excise.edit.odds import odds_by_layer
 from excise.evaluation.drift import read_predictions
@@ -21,7 +22,6 @@ from stages import ablate, comment, gate, report, verify
 from stages.ablate import ARTIFACTS
 from stages.base.git import commit_of
 from stages.evaluate import first_batch, measured
-from stages.evidence.records import read_side
 from stages.gitops.handover import accept
 from stages.gitops.releasing import gather
 

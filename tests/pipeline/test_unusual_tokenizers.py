@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 from lm_eval.models.huggingface import HFLM
 
+from excise.comparison.comparison import compare, measure_both
+from excise.comparison.gates import judge_gates
+from excise.comparison.records import read_side
 from excise.inference.tokenizer import load_tokenizer
 from excise.prompts.chats import read_prompts
 from schemas.params import Gates
 from stages import measure
-from stages.evidence.comparison import compare, measure_both
-from stages.evidence.gates import judge_gates
-from stages.evidence.records import read_side
 from stages.rendering.conclusions import conclude
 from tests.chats import Stages, chat_model, chat_tokenizer, recorded, template
 

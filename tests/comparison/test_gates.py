@@ -5,10 +5,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from excise.comparison.comparison import Measured
+from excise.comparison.gates import judge_gates
 from schemas.evidence import GateVerdict, GateVerdicts, Metric
 from schemas.params import Gates
-from stages.evidence.comparison import Measured
-from stages.evidence.gates import judge_gates
 
 METRIC = "capability.facts.exact_match"
 DRIFT = "drift.first_token_kl"

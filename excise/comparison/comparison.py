@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from excise.comparison.intervals import Bounds, bootstrap_interval, mcnemar, paired_interval, rate_interval
 from excise.plumbing.aggregations import AGGREGATIONS, Values, as_values
 from excise.plumbing.errors import StageError
 from schemas.evidence import ChangedSample, Comparison, Interval, Metric, Results, Sample, TaskChanges
-from stages.evidence.intervals import Bounds, bootstrap_interval, mcnemar, paired_interval, rate_interval
 
 CONFIDENCE = 0.95
 MOST_SHOWN = 10

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import pytest
 
+from excise.comparison.comparison import Measured, Side, changes, compare, measure_both, metric_tree
 from excise.plumbing.errors import StageError
 from schemas.evidence import Metric, Metrics, Results, Sample
-from stages.evidence.comparison import Measured, Side, changes, compare, measure_both, metric_tree
 
 RATE = Metric(aggregation="mean", higher_is_better=True)
 DRIFT = Metric(aggregation="ratio", higher_is_better=False)

@@ -3,10 +3,10 @@
 import math
 from collections.abc import Sequence
 
+from excise.comparison.comparison import Growing, Measured, as_interval
+from excise.comparison.intervals import Bounds, samples_needed
 from schemas.evidence import UNJUDGED, GateVerdict, GateVerdicts, Outcome
 from schemas.params import Bound, Gate
-from stages.evidence.comparison import Growing, Measured, as_interval
-from stages.evidence.intervals import Bounds, samples_needed
 
 _WORDS: dict[Bound, str] = {
     "at_most": "at most",

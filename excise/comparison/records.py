@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
+from excise.comparison.comparison import DRIFT, Side
 from excise.plumbing.aggregations import PAIRS
 from excise.plumbing.artifacts import read_document, read_lines, unreadable
 from schemas.evidence import Results, Sample
-from stages.evidence.comparison import DRIFT, Side
 
 
 def read_side(folder: Path) -> Side:

@@ -28,8 +28,8 @@ from benchmarks.coverage import (
     of_tango,
     perplexity_change,
 )
-from stages.evidence import intervals
-from stages.evidence.intervals import (
+from excise.comparison import intervals
+from excise.comparison.intervals import (
     Bounds,
     bootstrap_interval,
     clopper_pearson,

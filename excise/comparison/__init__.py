@@ -1,0 +1,1 @@
+"""Base against edited: intervals, paired statistics, gates."""
