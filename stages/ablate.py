@@ -18,9 +18,9 @@ from excise.plumbing.digests import sha256_line, sha256_of
 from excise.plumbing.errors import StageError, run_stage
 from excise.plumbing.files import whole_folder, write_json, write_text
 from excise.plumbing.progress import progress
+from excise.report.terminal import print_plan
 from schemas.artifacts import EditRecord, FileDigest
 from schemas.params import Ablate, read_section
-from stages.rendering.terminal import print_plan
 
 ARTIFACTS = Path("artifacts")
 OUTPUT = Path("models/ablated")

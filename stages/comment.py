@@ -13,14 +13,14 @@ from pathlib import Path
 from excise.plumbing.artifacts import read_document
 from excise.plumbing.errors import StageError, run_stage
 from excise.plumbing.files import write_json, write_text
+from excise.report.comment import render_comment
+from excise.report.quoted import MOST_IN_BLOCK
 from schemas.evidence import ChangedSample, TaskChanges
 from schemas.gitops import SampleFile
 from stages.base.git import commit_of
 from stages.gitops.difference import difference
 from stages.gitops.ran import check_ran
 from stages.gitops.sides import Commit, WorkingTree
-from stages.rendering.comment import render_comment
-from stages.rendering.quoted import MOST_IN_BLOCK
 
 RESULTS = Path("results")
 COMMENT = Path("report/comment.md")

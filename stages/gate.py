@@ -8,10 +8,10 @@ from pathlib import Path
 
 from excise.plumbing.artifacts import read_document
 from excise.plumbing.errors import StageError, run_stage
+from excise.report.terminal import print_gates
 from schemas.evidence import GateVerdicts
 from stages.gitops.ran import check_ran
 from stages.gitops.sides import WorkingTree
-from stages.rendering.terminal import print_gates
 
 GATES = Path("gates.json")
 

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from excise.plumbing.artifacts import parse_document
 from excise.plumbing.errors import StageError, run_stage
+from excise.report.comment import MARKER, render_comment
+from excise.report.verdicts import headline
 from schemas.evidence import GateVerdicts
 from stages.base.git import commit_of
 from stages.comment import MOST_SAMPLES, written_samples
@@ -20,8 +22,6 @@ from stages.gitops.handover import PICTURES, SAMPLES, accept
 from stages.gitops.ran import check_ran
 from stages.gitops.recording import fetch, header, push, record
 from stages.gitops.sides import Commit
-from stages.rendering.comment import MARKER, render_comment
-from stages.rendering.verdicts import headline
 
 PROJECT = Path()
 STATES: dict[str, State] = {"pass": "success", "warn": "success", "fail": "failure"}

@@ -10,12 +10,12 @@ from pathlib import Path
 
 from excise.plumbing.errors import run_stage
 from excise.plumbing.files import whole_folder, write_bytes, write_text
+from excise.report.release import render_release
 from stages.base.git import commit_of
 from stages.gitops.models import bring_back, bring_report, check_recorded, is_free, refuse_full
 from stages.gitops.processes import stoppable
 from stages.gitops.recorded import recorded_at
 from stages.gitops.releasing import gather, own_files
-from stages.rendering.release import render_release
 
 
 def main() -> None:

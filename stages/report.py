@@ -15,13 +15,13 @@ from excise.plumbing.artifacts import read_document
 from excise.plumbing.digests import sha256_of
 from excise.plumbing.errors import run_stage
 from excise.plumbing.files import write_json, write_text
+from excise.report.markdown import render_report
+from excise.report.page import render_page
+from excise.report.pictures import draw
 from schemas.artifacts import ModelManifest
 from schemas.diagnosis import PLOTS, Diagnosis
 from schemas.evidence import Comparison, Comparisons, GateVerdicts, TaskChanges
 from schemas.params import Ablate, Gates, read_section
-from stages.rendering.markdown import render_report
-from stages.rendering.page import render_page
-from stages.rendering.pictures import draw
 
 ARTIFACTS = Path("artifacts")
 RESULTS = Path("results")

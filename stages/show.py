@@ -6,10 +6,10 @@ from pathlib import Path
 
 from excise.plumbing.errors import run_stage
 from excise.plumbing.files import write_text
+from excise.report.page import render_page
 from stages.base.provenance import provenance
 from stages.gitops.ran import check_ran
 from stages.gitops.sides import WorkingTree
-from stages.rendering.page import render_page
 from stages.report import REPORT, read_report
 
 

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
+from excise.report.jinja import TEMPLATES
+from excise.report.words import ranges
 from schemas.artifacts import ModelManifest, PlanRow
 from schemas.params import Ablate
-from stages.rendering.jinja import TEMPLATES
-from stages.rendering.words import ranges
 
 
 def render_card(

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from excise.report.comment import MARKER
 from schemas.gitops import SampleFile
-from stages.rendering.comment import MARKER
 from tests.projects import ROOT, Project, one_line
 
 HEAVY = ("torch", "transformers", "dvc", "lm_eval", "numpy", "scipy", "matplotlib", "datasets", "rich")

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from markdown_it import MarkdownIt
 
+from excise.report.release import render_release
 from schemas.artifacts import FileDigest, ModelManifest
 from schemas.evidence import Comparison, GateVerdict, GateVerdicts, Interval
 from schemas.release import Release
-from stages.rendering.release import render_release
 from tests.projects import Project, one_line
 
 HOSTILE = [

@@ -45,8 +45,8 @@ PLUMBING = {
     "excise/checkpoint/quantization.py",
     "excise/checkpoint/snapshots.py",
     "excise/plumbing/errors.py",
-    "stages/rendering/terminal.py",
-    "stages/rendering/verdicts.py",
+    "excise/report/terminal.py",
+    "excise/report/verdicts.py",
 }
 """Modules through which no result changes: a stage reads its resolved parameters, fetches what is pinned, runs
 somewhere, says how far it is. Were they dependencies, a better error message would train every model again.

@@ -11,9 +11,9 @@ from excise.comparison.gates import judge_gates
 from excise.comparison.records import read_side
 from excise.inference.tokenizer import load_tokenizer
 from excise.prompts.chats import read_prompts
+from excise.report.conclusions import conclude
 from schemas.params import Gates
 from stages import measure
-from stages.rendering.conclusions import conclude
 from tests.chats import Stages, chat_model, chat_tokenizer, recorded, template
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of libraries, in stages that run in this process

@@ -7,11 +7,11 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
+from excise.report import markdown, terminal
+from excise.report.terminal import print_gates
+from excise.report.verdicts import measured
 from schemas.evidence import Comparison, GateVerdicts
 from schemas.params import Ablate
-from stages.rendering import markdown, terminal
-from stages.rendering.terminal import print_gates
-from stages.rendering.verdicts import measured
 from tests.diagnoses import diagnosis
 from tests.evidence_documents import (
     BAD,

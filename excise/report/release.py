@@ -1,9 +1,9 @@
 """The card of a release, from a template. Names in it come from params.yaml, files and tags: all are code spans."""
 
+from excise.report.jinja import TEMPLATES
+from excise.report.verdicts import VERDICTS, headline, measured
 from schemas.release import Origin, Release
 from schemas.wording import printable
-from stages.rendering.jinja import TEMPLATES
-from stages.rendering.verdicts import VERDICTS, headline, measured
 
 CAME: dict[Origin, str] = {
     "cache": "It was taken from DVC's cache.",

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.rendering.drawing import Axis, axes, draw_difference, draw_drift, draw_gate
+from excise.report.drawing import Axis, axes, draw_difference, draw_drift, draw_gate
 from tests.evidence_documents import drift_row, gate, interval, row, silent_row
 
 NUMBERS = st.floats(-1e6, 1e6)

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
+from excise.report.comment import MARKER, MOST_BYTES, render_comment
+from excise.report.quoted import MOST_IN_BLOCK, block, metric, prose, span
 from schemas.evidence import Comparison, GateVerdicts, Interval, ParameterChange, TaskChanges
 from schemas.gitops import Difference, Evidence, LockChanges, StageChange
-from stages.rendering.comment import MARKER, MOST_BYTES, render_comment
-from stages.rendering.quoted import MOST_IN_BLOCK, block, metric, prose, span
 from tests.evidence_documents import (
     BAD,
     FAILS,

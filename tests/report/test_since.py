@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.stats import beta, binom
 
+from excise.report.since import Since, mover, since
 from schemas.evidence import Comparison, Interval
-from stages.rendering.since import Since, mover, since
 from tests.evidence_documents import drift_row, row, silent_row
 
 CAPABILITY = "capability.facts.exact_match"

@@ -9,10 +9,10 @@ from typing import Literal
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Dialog, Page, ViewportSize, sync_playwright
 
+from excise.report.page import render_page
+from excise.report.pictures import PICTURES
 from schemas.evidence import Comparison, GateVerdicts, TaskChanges
 from schemas.params import Ablate
-from stages.rendering.page import render_page
-from stages.rendering.pictures import PICTURES
 from tests.diagnoses import diagnosis
 from tests.evidence_documents import (
     BAD,

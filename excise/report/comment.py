@@ -10,16 +10,16 @@ from functools import cached_property
 from itertools import zip_longest
 from typing import Any
 
+from excise.report.conclusions import Conclusion, conclude
+from excise.report.jinja import TEMPLATES
+from excise.report.markdown import say, why
+from excise.report.noise import change
+from excise.report.quoted import MOST_IN_BLOCK, block, metric, prose, span
+from excise.report.since import Since, since
+from excise.report.verdicts import VERDICTS, headline, measured
+from excise.report.words import number
 from schemas.evidence import ChangedSample, Comparison, GateVerdict, GateVerdicts, Interval, TaskChanges
 from schemas.gitops import Difference, LockChanges, StageChange
-from stages.rendering.conclusions import Conclusion, conclude
-from stages.rendering.jinja import TEMPLATES
-from stages.rendering.markdown import say, why
-from stages.rendering.noise import change
-from stages.rendering.quoted import MOST_IN_BLOCK, block, metric, prose, span
-from stages.rendering.since import Since, since
-from stages.rendering.verdicts import VERDICTS, headline, measured
-from stages.rendering.words import number
 
 MARKER = "<!-- excise -->"
 """The first line, by which the comment is found again."""

@@ -10,11 +10,11 @@ from xml.etree import ElementTree
 
 import pytest
 
+from excise.report.inert import MOST_CHARACTERS, inert
+from excise.report.page import render_page
 from schemas.artifacts import ModelManifest
 from schemas.evidence import Comparison, GateVerdicts, ParameterChange, Provenance, TaskChanges
 from schemas.params import Ablate
-from stages.rendering.inert import MOST_CHARACTERS, inert
-from stages.rendering.page import render_page
 from tests.diagnoses import diagnosis
 from tests.evidence_documents import (
     BAD,

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from excise.report.noise import change, movement, worst_drop
 from schemas.evidence import UNJUDGED, Comparison, GateVerdict, GateVerdicts, Interval
-from stages.rendering.noise import change, movement, worst_drop
 
 Kind = Literal[
     "broken",

@@ -12,7 +12,7 @@ import torch
 
 from excise.diagnosis.explanation import Projections
 from excise.diagnosis.plots import plots
-from stages.rendering.pictures import PICTURES, Records, draw, render, short
+from excise.report.pictures import PICTURES, Records, draw, render, short
 from tests.diagnoses import diagnosis
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -21,7 +21,7 @@ PROJECTIONS = Projections((NUMBERS, NUMBERS - 4), (NUMBERS / 8, NUMBERS / 9))
 RECORDS: dict[str, Records] = plots(diagnosis(), PROJECTIONS)  # type: ignore[assignment]
 
 IN_A_PROCESS = (
-    "import json, sys; from stages.rendering.pictures import draw; print(json.dumps(draw(json.load(sys.stdin))))"
+    "import json, sys; from excise.report.pictures import draw; print(json.dumps(draw(json.load(sys.stdin))))"
 )
 
 

@@ -20,18 +20,18 @@ from markdown_it.token import Token
 from markdown_it.utils import EnvType, OptionsDict
 from markupsafe import Markup
 
+from excise.report.conclusions import conclude
+from excise.report.drawing import Drawing, axes, draw_difference, draw_drift, draw_gate
+from excise.report.findings import as_yaml
+from excise.report.inert import MOST_CHARACTERS, excerpt, inert
+from excise.report.jinja import PAGES
+from excise.report.markdown import drift_note, left_out_note, render_explanation, say, why
+from excise.report.noise import Change, Movement, change, movement
+from excise.report.verdicts import VERDICTS, headline, measured
 from schemas.artifacts import ModelManifest
 from schemas.diagnosis import Diagnosis
 from schemas.evidence import Comparison, GateVerdict, GateVerdicts, Provenance, TaskChanges
 from schemas.params import Ablate
-from stages.rendering.conclusions import conclude
-from stages.rendering.drawing import Drawing, axes, draw_difference, draw_drift, draw_gate
-from stages.rendering.findings import as_yaml
-from stages.rendering.inert import MOST_CHARACTERS, excerpt, inert
-from stages.rendering.jinja import PAGES
-from stages.rendering.markdown import drift_note, left_out_note, render_explanation, say, why
-from stages.rendering.noise import Change, Movement, change, movement
-from stages.rendering.verdicts import VERDICTS, headline, measured
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,14 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from excise.report.conclusions import DRIFT, REMOVED, Conclusion, conclude
+from excise.report.findings import MOST_WORDS, findings
+from excise.report.jinja import TEMPLATES
+from excise.report.verdicts import VERDICTS, headline, measured
+from excise.report.words import code, number, ranges, signed
 from schemas.diagnosis import Diagnosis
 from schemas.evidence import Comparison, GateVerdicts
 from schemas.params import Ablate
-from stages.rendering.conclusions import DRIFT, REMOVED, Conclusion, conclude
-from stages.rendering.findings import MOST_WORDS, findings
-from stages.rendering.jinja import TEMPLATES
-from stages.rendering.verdicts import VERDICTS, headline, measured
-from stages.rendering.words import code, number, ranges, signed
 
 
 def render_report(

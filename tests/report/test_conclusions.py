@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from excise.report.conclusions import MOST_NAMED, Conclusion, conclude
+from excise.report.markdown import say
+from excise.report.noise import change, movement
 from schemas.evidence import Comparison, GateVerdicts
-from stages.rendering.conclusions import MOST_NAMED, Conclusion, conclude
-from stages.rendering.markdown import say
-from stages.rendering.noise import change, movement
 from tests.evidence_documents import (
     DRIFT,
     FAILS,

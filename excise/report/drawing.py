@@ -3,8 +3,8 @@
 import math
 from dataclasses import dataclass
 
+from excise.report.conclusions import DRIFT
 from schemas.evidence import Comparison, GateVerdict, Interval
-from stages.rendering.conclusions import DRIFT
 
 
 @dataclass(frozen=True)

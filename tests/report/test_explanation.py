@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
+from excise.report.markdown import render_report
+from excise.report.pictures import PICTURES
+from excise.report.words import code, number, signed
 from schemas.diagnosis import Diagnosis
 from schemas.evidence import GateVerdicts
 from schemas.params import Ablate, parse
-from stages.rendering.markdown import render_report
-from stages.rendering.pictures import PICTURES
-from stages.rendering.words import code, number, signed
 from tests.diagnoses import answers, diagnosis
 
 RULES = [{"layers": "0-1", "measurement": 2, "scale": 1.0}]

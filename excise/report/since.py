@@ -6,8 +6,8 @@ The samples of both are never at hand, so the interval of the difference is made
 import math
 from typing import Literal
 
+from excise.report.noise import Change, change
 from schemas.evidence import Comparison, Interval
-from stages.rendering.noise import Change, change
 
 Since = Change | Literal["new", "gone"]
 """Unchanged: the same value with the same interval."""

@@ -6,10 +6,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from excise.report.verdicts import VERDICTS, measured
+from excise.report.words import ranges
 from schemas.artifacts import PlanRow
 from schemas.evidence import GateVerdicts
-from stages.rendering.verdicts import VERDICTS, measured
-from stages.rendering.words import ranges
 
 COLOURS = {"pass": "green", "warn": "yellow", "fail": "red"}
 

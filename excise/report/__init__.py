@@ -1,0 +1,1 @@
+"""What readers see: words, templates, the page, pictures."""
