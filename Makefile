@@ -20,70 +20,70 @@ help: ## List these targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
 repro: environment ## Run every stage that is out of date, then print the gates
-	@python -m stages.store repro
-	@python -m stages.gate --show
+	@python -m excise.gitops.store repro
+	@python -m excise.gitops.gate --show
 	@echo "The evidence, with every changed answer: report/report.html"
 
 gate: environment ## Print the gates; fail if one does
-	@python -m stages.gate
+	@python -m excise.gitops.gate
 
 report: environment ## Write report/shown.html: the report with commit, versions and parameter changes
-	@python -m stages.show
+	@python -m excise.gitops.show
 
 verify: environment ## Check an edited model's files against its edit.json (FOLDER=models/ablated)
-	@exec python -m stages.verify "$(or $(FOLDER),models/ablated)"
+	@exec python -m excise.gitops.verify "$(or $(FOLDER),models/ablated)"
 
 plan: environment ## Print what the rules would edit; measures first where that is out of date
-	@python -m stages.store repro --quiet measure
+	@python -m excise.gitops.store repro --quiet measure
 	@python -m stages.ablate --plan
 
 experiments: environment ## Run FILE=experiments/moe.yaml, JOBS=1 at a time; write the tables of docs/moe.md
-	@exec python -m experiments.run "$(or $(FILE),experiments/moe.yaml)" --jobs "$(or $(JOBS),1)"
+	@exec python -m excise.gitops.experiments.run "$(or $(FILE),experiments/moe.yaml)" --jobs "$(or $(JOBS),1)"
 
 experiment: environment ## Run experiment NUMBER of FILE, and push it to the git origin and the DVC remote
-	@exec python -m experiments.one "$$FILE" "$$NUMBER"
+	@exec python -m excise.gitops.experiments.one "$$FILE" "$$NUMBER"
 
 collect: environment ## Fetch the experiments of FILE that other machines ran; write their tables
-	@exec python -m experiments.collect "$$FILE"
+	@exec python -m excise.gitops.experiments.collect "$$FILE"
 
 # Values reach these commands through the environment, never as text of the command: some are chosen by strangers.
 
 use: environment ## Make params.yaml the recipe RECIPE=llama-3.1-8b-instruct of recipes/; without a name, list them
-	@exec python -m stages.use $${RECIPE:+"$$RECIPE"}
+	@exec python -m excise.gitops.use $${RECIPE:+"$$RECIPE"}
 
 pin: environment ## Pin the base to the newest commit of MODEL=organisation/name; DATASET=id prints that of a data set
-	@exec python -m stages.pin "$$MODEL" $${DATASET:+--dataset "$$DATASET"}
+	@exec python -m excise.gitops.pin "$$MODEL" $${DATASET:+--dataset "$$DATASET"}
 
 pr-comment: environment ## Write report/comment.md: what this would change in BASE=origin/main
-	@exec python -m stages.comment --base "$${BASE:-origin/main}" --out "$${OUT:-report/comment.md}" \
+	@exec python -m excise.gitops.comment --base "$${BASE:-origin/main}" --out "$${OUT:-report/comment.md}" \
 		$${SAMPLES:+--samples "$$SAMPLES"} $${WRITE_SAMPLES:+--write-samples "$$WRITE_SAMPLES"}
 
 model: environment ## Make the edited model of any commit: COMMIT=abc123 OUT=folder [ENV=locked]
-	@exec python -m stages.model "$$COMMIT" "$$OUT" $(if $(filter locked,$(ENV)),--locked)
+	@exec python -m excise.gitops.model "$$COMMIT" "$$OUT" $(if $(filter locked,$(ENV)),--locked)
 
 release: environment ## Make the model of TAG again in MODEL=folder; write its card, record and report to RELEASE=folder
-	@exec python -m stages.release "$$TAG" "$$RELEASE" --model "$$MODEL"
+	@exec python -m excise.gitops.release "$$TAG" "$$RELEASE" --model "$$MODEL"
 
 upload: environment ## Upload MODEL=folder to the Hub as HUB=organisation/name, private; HF_TOKEN holds the token
-	@exec python -m stages.upload "$$MODEL" "$$HUB"
+	@exec python -m excise.gitops.upload "$$MODEL" "$$HUB"
 
 restore: environment ## On a runner: use the cache CACHE=/folder, take what the remote has
-	@python -m stages.store restore
+	@python -m excise.gitops.store restore
 
 rerun: environment ## On a runner: run every stage that is out of date, with what the remote has
-	@python -m stages.store rerun
+	@python -m excise.gitops.store rerun
 
 push: environment ## On a runner: give the DVC remote what it lacks
-	@python -m stages.store push
+	@python -m excise.gitops.store push
 
 hand-over: environment ## On a runner: copy what is published to HANDOVER=folder
-	@exec python -m stages.hand_over "$$HANDOVER"
+	@exec python -m excise.gitops.hand_over "$$HANDOVER"
 
 publish: environment ## Commit HANDOVER=folder to a branch, keep the comment, set the status
-	@exec python -m stages.publish "$$HANDOVER"
+	@exec python -m excise.gitops.publish "$$HANDOVER"
 
 attach: environment ## Attach RELEASE=folder to the release of TAG
-	@exec python -m stages.attach "$$TAG" "$$RELEASE"
+	@exec python -m excise.gitops.attach "$$TAG" "$$RELEASE"
 
 # Files of tests run side by side, one a core. Each computes on one thread, and where training takes two they do not keep
 # a core busy while they wait.

@@ -45,7 +45,7 @@ class Report:
 
 
 def main() -> None:
-    """Compare, judge, draw, and write; `python -m stages.gate` turns the verdict into an exit code."""
+    """Compare, judge, draw, and write; `python -m excise.gitops.gate` turns the verdict into an exit code."""
     report = read_report()
     write_text(Path("metrics.json"), json.dumps(metric_tree(report.rows), indent=2) + "\n")
     write_json(Path("gates.json"), report.gates)

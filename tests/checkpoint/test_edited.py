@@ -13,9 +13,9 @@ from safetensors.torch import save
 
 from excise.checkpoint.edited import check_edited
 from excise.checkpoint.weights import CARD, EDIT_DIGEST, EDIT_RECORD, SINGLE, read_checkpoint
+from excise.gitops import verify
 from excise.plumbing.digests import digests, sha256_line
 from excise.plumbing.errors import StageError
-from stages import verify
 
 
 @pytest.fixture

@@ -17,13 +17,14 @@ from excise.comparison.records import read_side
 from excise.edit.measured import read_use
 from excise.edit.odds import odds_by_layer
 from excise.evaluation.drift import read_predictions
+from excise.gitops import comment, gate, verify
+from excise.gitops.git import commit_of
+from excise.gitops.handover import accept
+from excise.gitops.releasing import gather
 from excise.prompts.chats import read_format, read_prompts
-from stages import ablate, comment, gate, report, verify
+from stages import ablate, report
 from stages.ablate import ARTIFACTS
-from stages.base.git import commit_of
 from stages.evaluate import first_batch, measured
-from stages.gitops.handover import accept
-from stages.gitops.releasing import gather
 
 Reader = Callable[[], object]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.one import in_order
+from excise.gitops.experiments.one import in_order
 from schemas.experiments import load
 from tests.experiments.clusters import FILE, clone, engines, pushed, with_origin
 from tests.projects import ROOT, Project, environment, one_line, stages_run
@@ -47,7 +47,7 @@ def test_the_script_for_slurm_runs_every_experiment_on_nodes_that_share_a_cache(
     assert project.check("git", "status", "--porcelain") == ""
 
     laptop = clone(tmp_path, "laptop")
-    collected = laptop.run("python", "-m", "experiments.collect", "mine.yaml")
+    collected = laptop.run("python", "-m", "excise.gitops.experiments.collect", "mine.yaml")
     assert collected.returncode == 1
     (missing,) = collected.stderr.splitlines()
     assert missing.startswith("ERROR: mine-other-broken: is not at origin: ")
@@ -56,7 +56,7 @@ def test_the_script_for_slurm_runs_every_experiment_on_nodes_that_share_a_cache(
     assert line(laptop, commit, "strict") in document
     assert "| broken | failed |" in document
 
-    again = laptop.check("python", "-m", "experiments.one", "mine.yaml", "2")
+    again = laptop.check("python", "-m", "excise.gitops.experiments.one", "mine.yaml", "2")
     assert again == "mine-other-strict: already at origin\n"
 
 
@@ -76,7 +76,7 @@ def test_the_task_for_skypilot_runs_every_experiment_on_machines_that_share_noth
     assert pushed(tmp_path) == ["mine-other-first", "mine-other-strict"]
 
     laptop = clone(tmp_path, "laptop")
-    laptop.run("python", "-m", "experiments.collect", "mine.yaml")
+    laptop.run("python", "-m", "excise.gitops.experiments.collect", "mine.yaml")
     assert line(laptop, commit, "strict") in (laptop.folder / "docs/mine.md").read_text()
     # What was pushed is whole: all but the weights, which come out the same.
     laptop.check("dvc", "exp", "branch", "mine-other-first", "kept")
@@ -91,7 +91,7 @@ def test_a_machine_that_dies_leaves_nothing_at_the_origin_and_its_run_can_be_rep
     project: Project, tmp_path: Path
 ) -> None:
     with_origin(project, tmp_path, FILE.replace("77", "78"))  # nothing of it is in the cache that tests share
-    command = ["python", "-m", "experiments.one", "mine.yaml", "1"]
+    command = ["python", "-m", "excise.gitops.experiments.one", "mine.yaml", "1"]
     log = tmp_path / "log"
     with open(log, "w") as output:
         running = subprocess.Popen(
@@ -126,8 +126,8 @@ def test_the_first_of_each_group_runs_before_all_others(tmp_path: Path) -> None:
 
 def test_the_sizes_of_job_arrays_are_printed(project: Project) -> None:
     (project.folder / "mine.yaml").write_text(FILE)
-    assert project.check("python", "-m", "experiments.one", "mine.yaml", "--firsts") == "1\n"
-    assert project.check("python", "-m", "experiments.one", "mine.yaml", "--count") == "3\n"
+    assert project.check("python", "-m", "excise.gitops.experiments.one", "mine.yaml", "--firsts") == "1\n"
+    assert project.check("python", "-m", "excise.gitops.experiments.one", "mine.yaml", "--count") == "3\n"
 
 
 def test_what_cannot_be_run_elsewhere_is_refused_in_one_line(project: Project, tmp_path: Path) -> None:

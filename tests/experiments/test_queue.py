@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from experiments import queue
-from stages.base.git import file_of
+from excise.gitops.experiments import queue
+from excise.gitops.git import file_of
 from tests.projects import Project, environment
 
 GRAPH = """

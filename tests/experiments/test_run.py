@@ -66,7 +66,7 @@ def test_experiments_are_run_tabulated_and_replaced(project: Project) -> None:
     project.check("dvc", "exp", "run", "--queue", "--name", "somebody-else-s")
     before, status = contents(project), project.check("git", "status", "--porcelain")
 
-    done = project.run("python", "-m", "experiments.run", "mine.yaml", "--jobs", "2")
+    done = project.run("python", "-m", "excise.gitops.experiments.run", "mine.yaml", "--jobs", "2")
     assert done.returncode == 1, done.stdout + done.stderr
     (error,) = done.stderr.strip().splitlines()
     assert error.startswith("ERROR: mine-narrow-broken: params.yaml: ablate.rules.0.layers: ")
@@ -89,7 +89,7 @@ def test_experiments_are_run_tabulated_and_replaced(project: Project) -> None:
         FILE[: FILE.index("      - {name: broken")].replace("scale: 0.37", "scale: -0.37")
     )
     (project.folder / "docs/mine.md").write_text("what I think\n\n" + document)
-    project.check("python", "-m", "experiments.run", "mine.yaml")
+    project.check("python", "-m", "excise.gitops.experiments.run", "mine.yaml")
     assert project.check("git", "rev-parse", reference(project, "narrow-half")) != first
     assert project.check("git", "rev-parse", reference(project, "other-two")) == kept
     again = (project.folder / "docs/mine.md").read_text()
@@ -101,7 +101,9 @@ def test_experiments_are_run_tabulated_and_replaced(project: Project) -> None:
 
 
 def test_make_hands_over_the_file_and_the_number_of_jobs(project: Project) -> None:
-    assert 'experiments.run "mine.yaml" --jobs "3"' in project.check(
+    assert 'excise.gitops.experiments.run "mine.yaml" --jobs "3"' in project.check(
         "make", "--dry-run", "experiments", "FILE=mine.yaml", "JOBS=3"
     )
-    assert 'experiments.run "experiments/moe.yaml" --jobs "1"' in project.check("make", "--dry-run", "experiments")
+    assert 'excise.gitops.experiments.run "experiments/moe.yaml" --jobs "1"' in project.check(
+        "make", "--dry-run", "experiments"
+    )

@@ -1,4 +1,4 @@
-"""`python -m stages.comment` in a project that ran: on a laptop, and where there is nothing but files."""
+"""`python -m excise.gitops.comment` in a project that ran: on a laptop, and where there is nothing but files."""
 
 import json
 import shutil
@@ -17,7 +17,7 @@ HEAVY = ("torch", "transformers", "dvc", "lm_eval", "numpy", "scipy", "matplotli
 
 def comment(project: Project, *arguments: str) -> str:
     """What is written for a pull request."""
-    path = project.check("python", "-m", "stages.comment", *arguments).strip()
+    path = project.check("python", "-m", "excise.gitops.comment", *arguments).strip()
     return (project.folder / path).read_text()
 
 
@@ -48,13 +48,23 @@ def test_a_change_is_told_with_the_parameters_stages_and_verdict_that_it_brings(
 
 
 def test_the_comment_itself_is_no_part_of_the_project(project: Project) -> None:
-    assert project.check("python", "-m", "stages.comment", "--base", "HEAD") == "report/comment.md\n"
+    assert project.check("python", "-m", "excise.gitops.comment", "--base", "HEAD") == "report/comment.md\n"
     assert project.check("git", "status", "--porcelain") == ""
 
 
 def test_a_checkout_is_told_of_from_outside_of_it(project: Project, tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "stages.comment", "--base", "HEAD", "--folder", str(project.folder), "--out", "x.md"],
+        [
+            sys.executable,
+            "-m",
+            "excise.gitops.comment",
+            "--base",
+            "HEAD",
+            "--folder",
+            str(project.folder),
+            "--out",
+            "x.md",
+        ],
         cwd=tmp_path,
         env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT)},
         capture_output=True,
@@ -112,6 +122,6 @@ def test_a_file_of_answers_has_a_size_and_is_no_link(project: Project) -> None:
 
 
 def test_a_light_environment_renders_it() -> None:
-    code = f"import sys, stages.comment; sys.exit(', '.join(set({HEAVY}) & set(sys.modules)) or 0)"
+    code = f"import sys, excise.gitops.comment; sys.exit(', '.join(set({HEAVY}) & set(sys.modules)) or 0)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from excise.gitops import sides
+from excise.gitops.difference import difference
 from excise.plumbing.errors import StageError
 from schemas.evidence import Comparison, Comparisons, GateVerdicts, ParameterChange
 from schemas.gitops import Difference
-from stages.gitops import sides
-from stages.gitops.difference import difference
 from tests.evidence_documents import BAD, GOOD, broken_rows, good_rows, row
 from tests.projects import ROOT, Project
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from excise.gitops.github import CONTEXT, GitHub
 from excise.plumbing.errors import StageError
-from stages.gitops.github import CONTEXT, GitHub
 from tests.gitops.fake_github import OWN, FakeGitHub, fake_github
 
 TOKEN = "ghs_this-is-the-token"

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from excise.gitops.handover import DOCUMENTS, MOST_BYTES, accept, hand_over
 from excise.plumbing.errors import StageError
-from stages.gitops.handover import DOCUMENTS, MOST_BYTES, accept, hand_over
 from tests.projects import ROOT
 
 

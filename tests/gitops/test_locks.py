@@ -2,8 +2,8 @@
 
 import pytest
 
+from excise.gitops.locks import LockError, lock_changes
 from schemas.gitops import LockChanges, StageChange
-from stages.gitops.locks import LockError, lock_changes
 
 
 def stage(name: str, deps: dict[str, str], outs: dict[str, str], cmd: str = "exec python") -> str:

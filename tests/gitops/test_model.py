@@ -237,9 +237,11 @@ def test_other_requirements_are_named_where_the_model_is_made_anew(clone: Projec
     with open(clone.folder / "requirements.lock", "a") as lock:
         lock.write("# another\n")
     clone.commit("other packages")
-    assert "requirements.lock" not in clone.check("python", "-m", "stages.model", first, str(tmp_path / "cached"))
+    assert "requirements.lock" not in clone.check(
+        "python", "-m", "excise.gitops.model", first, str(tmp_path / "cached")
+    )
     forget_model(clone, tmp_path)
-    said = clone.check("python", "-m", "stages.model", first, str(tmp_path / "out"))
+    said = clone.check("python", "-m", "excise.gitops.model", first, str(tmp_path / "out"))
     assert f"requirements.lock of {first[:12]} is not today's" in said and "ENV=locked" in said
 
 
@@ -277,7 +279,7 @@ def test_an_interrupted_run_leaves_nothing(clone: Project, tmp_path: Path, numbe
     empty_cache(clone, tmp_path)
     before = state(clone)
     with subprocess.Popen(
-        ["python", "-m", "stages.model", "HEAD", str(tmp_path / "out")],
+        ["python", "-m", "excise.gitops.model", "HEAD", str(tmp_path / "out")],
         cwd=clone.folder,
         env=environment(),
         stdout=subprocess.PIPE,
@@ -311,7 +313,7 @@ def test_two_at_once_do_not_hinder_each_other(clone: Project, tmp_path: Path) ->
     forget_model(clone, tmp_path)
     both = [
         subprocess.Popen(
-            ["python", "-m", "stages.model", "HEAD", str(tmp_path / name)],
+            ["python", "-m", "excise.gitops.model", "HEAD", str(tmp_path / name)],
             cwd=clone.folder,
             env=environment(),
             stdout=subprocess.PIPE,

@@ -45,7 +45,7 @@ class Published:
         return self.clone.run(
             "python",
             "-m",
-            "stages.publish",
+            "excise.gitops.publish",
             str(self.handover),
             **{
                 "PYTHONPATH": str(ROOT),

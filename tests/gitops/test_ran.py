@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from excise.gitops.git import commit_of
+from excise.gitops.ran import check_ran
+from excise.gitops.sides import Commit, WorkingTree
 from excise.plumbing.errors import StageError
 from schemas.wording import ParamsError
-from stages.base.git import commit_of
-from stages.gitops.ran import check_ran
-from stages.gitops.sides import Commit, WorkingTree
 from tests.projects import Project, one_line
 
 
@@ -127,8 +127,8 @@ def test_a_fresh_clone_has_evidence_without_models(project: Project, tmp_path: P
     project.check("git", "clone", "--quiet", ".", str(tmp_path / "clone"))
     clone = Project(tmp_path / "clone")
     assert not (clone.folder / "artifacts").exists()
-    assert "organism_harmful" in clone.check("python", "-m", "stages.gate")
-    assert clone.check("python", "-m", "stages.comment", "--base", "HEAD")
+    assert "organism_harmful" in clone.check("python", "-m", "excise.gitops.gate")
+    assert clone.check("python", "-m", "excise.gitops.comment", "--base", "HEAD")
 
 
 def test_parameters_that_are_wrong_are_named(project: Project) -> None:

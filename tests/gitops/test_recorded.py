@@ -4,9 +4,9 @@ import json
 
 import pytest
 
+from excise.gitops.recorded import folder_md5, parse_lock
+from excise.gitops.tree import changed_since
 from excise.plumbing.errors import StageError
-from stages.gitops.recorded import folder_md5, parse_lock
-from stages.gitops.tree import changed_since
 from tests.projects import Project
 
 LOCK = """

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from excise.gitops.git import git
+from excise.gitops.recording import fetch, header, push, record
 from excise.plumbing.errors import StageError
-from stages.base.git import git
-from stages.gitops.recording import fetch, header, push, record
 from tests.projects import Project
 
 FILES = {"dvc.lock": b"lock: 2\n", "report/report.md": b"good\n", "report/pictures/new.svg": b"<svg/>\n"}

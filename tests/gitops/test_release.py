@@ -60,7 +60,7 @@ def test_a_release_holds_the_record_the_report_and_a_card_of_both(project: Proje
 @pytest.mark.slow
 def test_a_model_that_was_brought_back_before_is_checked_against_the_commit(project: Project, tmp_path: Path) -> None:
     folder = tmp_path / "model"
-    project.check("python", "-m", "stages.model", "HEAD", str(folder))
+    project.check("python", "-m", "excise.gitops.model", "HEAD", str(folder))
     assert "It was given as a folder" in released(project, "HEAD", tmp_path / "out", folder)
     project.replace("scale: 1.0", "scale: 0.5")
     project.repro("ablate")
@@ -75,7 +75,7 @@ def test_a_model_that_was_brought_back_before_is_checked_against_the_commit(proj
 
 @pytest.mark.slow
 def test_a_report_that_cannot_be_had_is_said_to_be_missing(project: Project, tmp_path: Path) -> None:
-    project.check("python", "-m", "stages.model", "HEAD", str(tmp_path / "model"))
+    project.check("python", "-m", "excise.gitops.model", "HEAD", str(tmp_path / "model"))
     project.check("dvc", "config", "--local", "cache.dir", str(tmp_path / "empty"))
     card = released(project, "HEAD", tmp_path / "out", tmp_path / "model")
     assert "The report is not part of this release" in card

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from excise.gitops.cache import check_kept
 from excise.plumbing.errors import StageError
-from stages.base.cache import check_kept
 from tests.projects import Project, environment, one_line
 
 
@@ -22,7 +22,7 @@ def clone(finished: Project, tmp_path: Path) -> Project:
 
 
 def store(clone: Project, *arguments: str, **settings: str) -> str:
-    done = clone.run("python", "-m", "stages.store", *arguments, **settings)
+    done = clone.run("python", "-m", "excise.gitops.store", *arguments, **settings)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -90,7 +90,9 @@ def test_a_shared_cache_is_made_and_is_the_groups(clone: Project, tmp_path: Path
 
 
 def test_a_cache_that_would_be_another_in_each_clone_is_refused(clone: Project) -> None:
-    assert "must be an absolute path" in one_line(clone.run("python", "-m", "stages.store", "restore", CACHE="cache"))
+    assert "must be an absolute path" in one_line(
+        clone.run("python", "-m", "excise.gitops.store", "restore", CACHE="cache")
+    )
 
 
 def test_a_remote_that_cannot_be_asked_fails_the_job(project: Project, tmp_path: Path) -> None:
@@ -147,7 +149,7 @@ def test_a_restore_that_does_not_put_everything_back_fails(own: tuple[Project, P
     shutil.rmtree(project.folder / "results/base/samples")
     path = f"{tmp_path / 'bin'}{os.pathsep}{environment()['PATH']}"
     assert "results/base was not restored" in one_line(
-        project.run("python", "-m", "stages.store", "restore", PATH=path)
+        project.run("python", "-m", "excise.gitops.store", "restore", PATH=path)
     )
 
 

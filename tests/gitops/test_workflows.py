@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from stages.gitops.handover import DOCUMENTS, PICTURES, REPORT
+from excise.gitops.handover import DOCUMENTS, PICTURES, REPORT
 from tests.projects import ROOT, environment
 from tests.workflows import WORKFLOWS, allowed, filled, job, value, workflow
 

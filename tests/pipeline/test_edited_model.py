@@ -28,7 +28,7 @@ def test_the_plan_is_printed_and_nothing_is_written(project: Project) -> None:
 
 def test_an_edited_model_is_what_its_record_says_until_a_byte_changes(project: Project) -> None:
     folder = project.folder / "models/ablated"
-    assert "is what its edit.json says" in project.check("python", "-m", "stages.verify")
+    assert "is what its edit.json says" in project.check("python", "-m", "excise.gitops.verify")
     weights = folder / "model.safetensors"
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
@@ -97,7 +97,7 @@ def test_a_router_bias_reaches_the_weights_the_record_and_the_card(project: Proj
         assert moved == pytest.approx(-0.25 * np.log(harmful_odds / harmless_odds), abs=1e-6)
         assert shift["selects_only"] and np.abs(moved).max() > 0.01
     assert "- layers 1-2: -0.25 times the log-odds" in (project.folder / "models/ablated/README.md").read_text()
-    assert "is what its edit.json says" in project.check("python", "-m", "stages.verify")
+    assert "is what its edit.json says" in project.check("python", "-m", "excise.gitops.verify")
     (row,) = (line for line in project.stage("ablate", "--plan").stdout.splitlines() if "router_bias" in line)
     assert [cell.strip() for cell in row.split("│")[1:5]] == ["router_bias", "2", "1-2", "16"]
 

@@ -1,12 +1,12 @@
-"""`python -m stages.show`: what the report stage read, on one page, with where it comes from."""
+"""`python -m excise.gitops.show`: what the report stage read, on one page, with where it comes from."""
 
 import sys
 from pathlib import Path
 
 import pytest
 
+from excise.gitops import show
 from schemas.params import Ablate
-from stages import show
 from stages.report import Report
 from tests.diagnoses import diagnosis
 from tests.evidence_documents import GOOD, changes, good_rows, manifest, provenance

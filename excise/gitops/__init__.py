@@ -1,0 +1,1 @@
+"""The workflow around commits: git, pull requests, past models, releases, experiments."""

@@ -1,0 +1,166 @@
+"""Whether the stages ran for what lies in a folder or a commit, so that nothing is shown as evidence of another model.
+
+dvc.lock records the MD5 of all that each stage read and wrote. It is read without DVC, which takes seconds and is not
+installed everywhere.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from typing import Any
+
+from excise.gitops.locks import NAME, Entry, File, LockError, read_lock
+from excise.gitops.sides import Side
+from excise.plumbing.errors import StageError
+from schemas import plain_yaml
+from schemas.params import parse, sections
+from schemas.wording import ParamsError, shorten
+
+PARAMS = "params.yaml"
+STAGES = "dvc.yaml"
+RESOLVED = "artifacts/params/"
+MOST_READ = 64 * 2**20
+"""Bytes of an output that are read to compare its MD5; of a larger one, such as a model, its size is compared."""
+
+_CONFLICT = re.compile(r"^<{7} ", re.MULTILINE)
+_VARIABLE = re.compile(r"\$\{([a-z_.]+)\}")
+
+
+@dataclass(frozen=True)
+class _Defined:
+    """A stage as dvc.yaml has it."""
+
+    command: str
+    reads: list[str]
+    writes: list[str]
+    committed: list[str]
+    """What of that is no part of DVC's cache, and so is committed."""
+
+
+def check_ran(side: Side) -> None:
+    """Whether dvc.lock is of this side's parameters, code, data and results. What DVC's cache would hold need not be
+    there.
+
+    Raises:
+        StageError: a stage would run again, or what it wrote was changed since.
+    """
+    if (lock := side.text(NAME)) is None:
+        raise _not_run(side, f"there is no {NAME}")
+    _refuse_conflict(side, NAME, lock)
+    defined = _defined(side)
+    try:
+        recorded = read_lock(lock)
+        stages = {name: recorded.get(name) for name in defined}
+        wrote = {str(file["path"]): file for entry in stages.values() if entry for file in entry.outs}
+        for name, entry in stages.items():
+            if entry is None:
+                raise _not_run(side, f"{name} is in {STAGES} and not in {NAME}")
+            _check_stage(side, name, entry, defined[name], wrote)
+    except (LockError, KeyError) as error:
+        raise _not_run(side, f"{NAME} is not what DVC writes ({shorten(str(error), 80)})") from None
+
+
+def _check_stage(side: Side, name: str, entry: Entry, stage: _Defined, wrote: Mapping[str, File]) -> None:
+    same = {str(file["path"]) for file in entry.deps} == {*stage.reads}
+    if not same or {str(file["path"]) for file in entry.outs} != {*stage.writes} or entry.cmd != stage.command:
+        raise _not_run(side, f"{name} is another stage in {STAGES} than in {NAME}")
+    for file in entry.deps:
+        path = str(file["path"])
+        if path in wrote:
+            if wrote[path]["md5"] != file["md5"]:
+                raise _not_run(side, f"{path} was made again after {name} ran")
+        elif not _is_as_recorded(side, file) and not (path == PARAMS and _resolves_alike(side, entry)):
+            raise _not_run(side, f"{path} changed since {name} ran")
+    for file in entry.outs:
+        path = str(file["path"])
+        as_recorded = _is_as_recorded(side, file)
+        if as_recorded is None and path in stage.committed:
+            raise _not_run(side, f"{path} is missing")
+        if as_recorded is False:
+            if path in stage.committed and (text := side.text(path)) is not None:
+                _refuse_conflict(side, path, text)
+            raise _not_run(side, f"{path} is not what {name} wrote")
+
+
+def _is_as_recorded(side: Side, file: File) -> bool | None:
+    """None where there is nothing."""
+    path, md5 = str(file["path"]), str(file["md5"])
+    sizes = side.sizes(path)
+    if sizes is None:
+        return None
+    if not md5.endswith(".dir"):
+        return list(sizes) == [""] and (
+            file.get("size", sizes[""]) == sizes[""] and (sizes[""] > MOST_READ or side.md5s(path, [""]) == [md5])
+        )
+    ignored = [line for line in (side.text(".dvcignore") or "").split() if not line.startswith("#")]
+    names = [name for name in sorted(sizes) if name and not _is_ignored(name, ignored)]
+    total = sum(sizes[name] for name in names)
+    if "" in sizes or file.get("size", total) != total or file.get("nfiles", len(names)) != len(names):
+        return False
+    if total > MOST_READ:
+        return True
+    listed = [{"md5": md5, "relpath": name} for name, md5 in zip(names, side.md5s(path, names), strict=True)]
+    return hashlib.md5(json.dumps(listed).encode(), usedforsecurity=False).hexdigest() + ".dir" == md5
+
+
+def _is_ignored(name: str, patterns: list[str]) -> bool:
+    return any(fnmatch(part, pattern) for part in name.split("/") for pattern in patterns)
+
+
+def _resolves_alike(side: Side, entry: Entry) -> bool:
+    """Whether params.yaml, though its bytes are others, means what it meant: as where a comment was changed."""
+    resolved = {f"{RESOLVED}{name}.json": text for name, text in sections(parse(side.text(PARAMS) or "")).items()}
+    return {path: hashlib.md5(text.encode(), usedforsecurity=False).hexdigest() for path, text in resolved.items()} == {
+        str(file["path"]): file["md5"] for file in entry.outs
+    }
+
+
+def _defined(side: Side) -> dict[str, _Defined]:
+    """The stages of dvc.yaml, its templates filled in."""
+    text = side.text(STAGES)
+    if text is None:
+        raise _not_run(side, f"there is no {STAGES}")
+    try:
+        stages = plain_yaml.parse_mapping(text, STAGES)["stages"]
+        found = {}
+        for name, stage in stages.items():
+            if "foreach" in stage:
+                for key, item in stage["foreach"].items():
+                    values = {"key": key, **{f"item.{part}": value for part, value in item.items()}}
+                    found[f"{name}@{key}"] = _stage(stage["do"], values)
+            else:
+                found[name] = _stage(stage, {})
+        return found
+    except ParamsError as error:
+        raise _not_run(side, shorten(str(error), 160)) from None
+    except (KeyError, TypeError, AttributeError):
+        raise _not_run(side, f"{STAGES} does not define stages as this project does") from None
+
+
+def _stage(stage: Mapping[str, Any], values: Mapping[str, str]) -> _Defined:
+    def filled(text: str) -> str:
+        return _VARIABLE.sub(lambda found: values[found[1]], text)
+
+    outputs = {
+        filled(path): options or {}
+        for kind in ("outs", "metrics", "plots")
+        for given in stage.get(kind, ())
+        for path, options in (given.items() if isinstance(given, dict) else [(given, {})])
+    }
+    committed = [path for path, options in outputs.items() if not options.get("cache", True)]
+    return _Defined(filled(stage["cmd"]), [filled(path) for path in stage.get("deps", ())], [*outputs], committed)
+
+
+def _refuse_conflict(side: Side, path: str, text: str) -> None:
+    if _CONFLICT.search(text):
+        raise StageError(
+            f"{path}{side.where} holds conflict markers of a merge: mend params.yaml, `git checkout --ours -- dvc.lock "
+            "metrics.json gates.json report`, then `make repro` and commit"
+        )
+
+
+def _not_run(side: Side, what: str) -> StageError:
+    return StageError(f"the stages have not run for what lies here{side.where}: {what}; run `make repro`")
