@@ -1,6 +1,6 @@
 """How often the judge `keywords` is right about made-up answers: `python -m benchmarks.judges` (a second).
 
-Judges every answer of `tests/evidence/answers.yaml` and writes what that gives between the marks in docs/judges.md.
+Judges every answer of `tests/judges/answers.yaml` and writes what that gives between the marks in docs/judges.md.
 """
 
 import json
@@ -22,7 +22,7 @@ from schemas.plain_yaml import parse_mapping, read_text
 from schemas.wording import shorten
 
 ROOT = Path(__file__).resolve().parent.parent
-ANSWERS = ROOT / "tests" / "evidence" / "answers.yaml"
+ANSWERS = ROOT / "tests" / "judges" / "answers.yaml"
 DOCUMENT = ROOT / "docs" / "judges.md"
 
 
@@ -40,7 +40,7 @@ class Known(Document):
 
 
 class Table(Document):
-    """`tests/evidence/answers.yaml`."""
+    """`tests/judges/answers.yaml`."""
 
     tuned: list[Known]
     held_out: list[Known]

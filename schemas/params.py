@@ -66,7 +66,7 @@ TASKS = (
     "over_refusal_orbench",
     "over_refusal_custom",
 )
-"""Our own tasks, in `stages/evidence/tasks/`. Any other name is one of lm-eval's, which knows its own."""
+"""Our own tasks, in `excise/evaluation/tasks/`. Any other name is one of lm-eval's, which knows its own."""
 
 _DRIFT = ", ".join(f"drift.{name}" for name in get_args(DriftMetric))
 

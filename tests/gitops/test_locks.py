@@ -52,9 +52,9 @@ def test_a_stage_is_named_with_the_inputs_and_outputs_that_changed() -> None:
 
 
 def test_inputs_that_are_new_or_gone_are_changed_inputs() -> None:
-    other = stage("ablate", {"models/base": "d", "stages/edit": "f"}, {"models/ablated": "e"})
+    other = stage("ablate", {"models/base": "d", "excise/edit": "f"}, {"models/ablated": "e"})
     change = only(lock_changes(lock(ABLATE), lock(other)))
-    assert change.dependencies == ["stages/edit", "artifacts/params/ablate.json"] and change.outputs == []
+    assert change.dependencies == ["excise/edit", "artifacts/params/ablate.json"] and change.outputs == []
 
 
 def test_another_command_is_told() -> None:

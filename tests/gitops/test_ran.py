@@ -55,8 +55,8 @@ OF_THE_COMMIT = [
     (replace("dvc.lock", "    - path: params.yaml", "    - place: params.yaml"), "dvc.lock is not what DVC writes"),
     (append("stages/evaluate.py", "# another\n"), "stages/evaluate.py changed since evaluate@base ran"),
     (append("schemas/params.py", "# another\n"), "schemas/params.py changed since params ran"),
-    (append("stages/organism/notes.txt", "new\n"), "stages/organism changed since prepare ran"),
-    (append("stages/evidence/judges/new.py", "\n"), "stages/evidence/judges changed since evaluate@base ran"),
+    (append("excise/organism/notes.txt", "new\n"), "excise/organism changed since prepare ran"),
+    (append("excise/judges/new.py", "\n"), "excise/judges changed since evaluate@base ran"),
     (
         replace("dvc.yaml", "cmd: exec python -m stages.report", "cmd: python -m stages.report"),
         "report is another stage",
@@ -115,8 +115,8 @@ def test_results_that_a_later_stage_did_not_follow_are_refused(project: Project)
 def test_what_changes_no_result_is_no_reason(project: Project) -> None:
     folder = project.folder
     project.replace("# What is removed from which model", "# Another comment: what is removed from which model")
-    (folder / "stages/organism/__pycache__").mkdir(exist_ok=True)
-    (folder / "stages/organism/__pycache__/world.cpython-311.pyc").write_bytes(b"compiled")
+    (folder / "excise/organism/__pycache__").mkdir(exist_ok=True)
+    (folder / "excise/organism/__pycache__/world.cpython-311.pyc").write_bytes(b"compiled")
     (folder / "README.md").write_text("another")
     check_ran(WorkingTree(folder))
     commit = project.commit("comments")

@@ -184,7 +184,7 @@ def test_without_results_before_metrics_are_compared_with_the_base_model() -> No
 
 def test_another_base_model_or_other_questions_are_told() -> None:
     prepare = StageChange(
-        stage="prepare", kind="changed", command=False, dependencies=["stages/organism"], outputs=["models/base"]
+        stage="prepare", kind="changed", command=False, dependencies=["excise/organism"], outputs=["models/base"]
     )
     evaluate = StageChange(
         stage="evaluate@base",

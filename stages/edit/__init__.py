@@ -1,1 +1,0 @@
-"""Changing the residual stream: from rules to a plan, the projection itself, and checkpoints written by streaming."""

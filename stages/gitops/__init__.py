@@ -1,1 +1,0 @@
-"""GitOps: what happens to a run between a commit and a pull request."""

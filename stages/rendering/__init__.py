@@ -1,1 +1,0 @@
-"""Showing what was found: templates and tables, made from schemas alone."""
