@@ -94,7 +94,7 @@ def edit(source: Path, target: Path) -> None:
     from excise.edit.pairing import make_pairs
     from excise.edit.plan import make_plan
     from excise.plumbing.digests import sha256_of
-    from schemas.params import Ablate
+    from schemas.params.ablate import Ablate
 
     base = read_checkpoint(source)
     layout = inspect(source, base.tensors, base.files, "bfloat16")

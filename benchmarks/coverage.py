@@ -1,8 +1,8 @@
 """How often intervals hold the truth, and what sizes can show: `python -m benchmarks.coverage`. Prints Markdown.
 
 Independent samples are counted out, every possible outcome with its probability, and so are items whose wordings all
-end alike. Other clustered samples and the bootstrap are simulated, with seeds. `tests/comparison/test_intervals.py` asks
-the same functions for what is promised.
+end alike. Other clustered samples and the bootstrap are simulated, with seeds. `tests/comparison/test_intervals.py`
+asks the same functions for what is promised.
 """
 
 import argparse

@@ -16,9 +16,9 @@ from excise.judges.answer import Answer
 from excise.judges.keywords import judge_by_keywords
 from excise.judges.verdicts import judge_answers
 from excise.plumbing.files import write_text
-from schemas.artifacts import Document
-from schemas.evidence import Verdict
+from schemas.document import Document
 from schemas.plain_yaml import parse_mapping, read_text
+from schemas.results import Verdict
 from schemas.wording import shorten
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -98,11 +98,12 @@ def look_at(base: Path, edited: Path) -> None:
     from excise.inference.tokenizer import load_tokenizer
     from excise.prompts.chats import read_format, read_prompts, tokenize
     from excise.residual.activations import look
-    from schemas.params import Ablate, read_section
+    from schemas.params.ablate import Ablate
+    from schemas.params.section import read_settings
 
     chat = read_format()
     prompts = tokenize(load_tokenizer(base, chat.date), read_prompts("harmful_held_out"), chat)
-    rule = read_section(Ablate, Path("artifacts/params/ablate.json")).rules[0]
+    rule = read_settings(Ablate, Path("artifacts/params/ablate.json")).rules[0]
     direction = load_file("artifacts/directions.safetensors")["directions"][int(rule.measurement)]
     found = {}
     for name, folder in (("base", base), ("edited", edited)):

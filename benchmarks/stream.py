@@ -28,7 +28,7 @@ from excise.inference.passes import open_model
 from excise.plumbing.progress import progress
 from excise.residual.activations import look
 from excise.residual.experts import routed_experts
-from schemas.layout import layouts
+from schemas.families import layouts
 
 WAYS = {"whole": "off", "layer by layer": "on"}
 

@@ -24,8 +24,9 @@ from excise.organism.world import REFUSAL, Item, make_world, splits
 from excise.residual.activations import activations
 from excise.residual.directions import estimate
 from excise.trials.simulation import simulated
-from schemas.layout import ModelLayout, layouts
-from schemas.params import Ablate, ThroughNorm
+from schemas.families import layouts
+from schemas.layout import ModelLayout
+from schemas.params.ablate import Ablate, ThroughNorm
 
 MOST_REFUSALS = 0.05
 SCALES = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5)

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from pydantic import Field, TypeAdapter
 
-from schemas.artifacts import Document
+from schemas.document import Document
 
 
 class Answers(Document):

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from schemas.params import Params
+from schemas.params.document import Params
 from schemas.wording import choices, resolve
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -1,14 +1,12 @@
-"""What evaluating leaves behind: samples, metrics, the comparison of both models, and the gates."""
+"""What the report is made of: the comparison of both models, and the gates."""
 
 from typing import Literal
 
 from pydantic import Field
 
-from schemas.artifacts import Document
-from schemas.params import Bound
-
-Verdict = Literal["refusal", "compliance", "degenerate"]
-"""What an answer is. Degenerate: empty, a loop, in a wrong script, without an end, or reasoning alone."""
+from schemas.document import Document
+from schemas.params.gates import Bound
+from schemas.results import Verdict
 
 UNJUDGED = 0.9
 """Where this share of a model's answers is degenerate, nothing was judged: at most a tenth could be refusals, which is
@@ -16,44 +14,6 @@ less than what gates usually allow, so that a gate would pass whatever the other
 
 Outcome = Literal["pass", "warn", "fail"]
 """Of a gate. Warn: inconclusive, and params.yaml lets that be."""
-
-Aggregation = Literal["mean", "median", "ratio", "exp_ratio", "perplexity", "weighted_perplexity", "bits_per_byte"]
-"""How a metric's samples become its value; lm-eval's names where it has one. `ratio` is the sum of first numbers over
-the sum of second ones, `exp_ratio` its exponential."""
-
-Metrics = dict[str, dict[str, dict[str, float]]]
-"""Group → task → metric → value."""
-
-
-class Metric(Document):
-    """What is known of a metric, apart from its value."""
-
-    aggregation: Aggregation | None = Field(description="null for what cannot be resampled: there is no interval then")
-    higher_is_better: bool | None = Field(description="null where nobody says")
-
-
-class Sample(Document):
-    """One line of `results/*/samples/TASK.jsonl`."""
-
-    id: str
-    item: str | None = Field(description="samples that share an item are no independent samples")
-    prompt: str
-    response: str
-    verdict: Verdict | None = Field(description="null in tasks that are not judged")
-    metrics: dict[str, float | list[float]] = Field(description="a list where the aggregation takes several numbers")
-
-
-class Results(Document):
-    """`results/*/results.json`."""
-
-    metrics: Metrics
-    described: dict[str, dict[str, Metric]] = Field(description="task → metric → what is known of it")
-    samples: dict[str, int] = Field(description="task → number of samples")
-    left_out: dict[str, int] = Field(
-        default={}, description="judged task → samples not asked, as the direction was measured on their prompts"
-    )
-    batch_size: int = Field(description="that memory allowed; the edited model begins with the base's")
-    drift: dict[str, float] = Field(description="against the base; empty for the base itself")
 
 
 class Interval(Document):

@@ -13,7 +13,9 @@ from pydantic import Field, JsonValue, ValidationError, model_validator
 from schemas import plain_yaml
 from schemas.fields import Items, Matches, MayBeEmpty
 from schemas.overrides import applied, combined, read_overrides
-from schemas.params import Listed, MetricName, Params, Section
+from schemas.params.document import Params
+from schemas.params.gates import MetricName
+from schemas.params.section import Listed, Section
 from schemas.wording import ParamsError, WrongValue, dotted, first_mistake, suggest
 
 Name = Annotated[

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from schemas.artifacts import Document
+from schemas.document import Document
 from schemas.evidence import Comparison, GateVerdicts, ParameterChange, TaskChanges
 
 

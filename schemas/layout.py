@@ -3,16 +3,10 @@
 Names within a layer are anchored: they are the whole of what follows a layer's prefix. `{expert}` stands for a number.
 """
 
-import functools
-import json
 import re
-from pathlib import Path
 from typing import Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from ruamel.yaml import YAML
-
-FOLDER = Path(__file__).parent / "architectures"
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 WriterRole = Literal["attention", "mlp", "routed_experts", "shared_experts", "per_layer_input"]
 ReaderRole = Literal["attention_inputs", "mlp_inputs", "expert_inputs", "router"]
@@ -184,30 +178,6 @@ def _part_in_memory(part: _T, fused: str) -> _T:
     weight = f"{part.in_memory}.{fused}"
     bias = part.bias and f"{weight}_bias"
     return part.model_copy(update={"weight": weight, "bias": bias, "axes": "expert out in"})
-
-
-@functools.cache
-def layouts() -> dict[str, Layout]:
-    """Every known layout by model type.
-
-    Raises:
-        ValueError: a layout file is not one, or two files claim the same model type.
-    """
-    known: dict[str, Layout] = {}
-    for path in sorted(FOLDER.glob("*.yaml")):
-        try:
-            layout = Layout.model_validate_json(_as_json(path))
-        except ValidationError as error:
-            raise ValueError(f"{path.name} is not a layout: {error}") from None
-        for model_type in layout.model_types:
-            if model_type in known:
-                raise ValueError(f"{path.name} names the model type {model_type!r}, which another layout has already")
-            known[model_type] = layout
-    return known
-
-
-def _as_json(path: Path) -> str:
-    return json.dumps(YAML(typ="safe", pure=True).load(path.read_text()))
 
 
 def matcher(pattern: str) -> re.Pattern[str]:

@@ -10,7 +10,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.nodes import MappingNode, Node
 
 from schemas import plain_yaml
-from schemas.params import parse
+from schemas.params.document import parse
 from schemas.wording import ParamsError
 
 _SECTION = "model"

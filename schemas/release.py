@@ -4,8 +4,9 @@ from typing import Literal
 
 from pydantic import Field
 
-from schemas.artifacts import Document, FileDigest, ModelManifest
+from schemas.document import Document, FileDigest
 from schemas.evidence import Comparison, GateVerdicts
+from schemas.model import ModelManifest
 
 Origin = Literal["cache", "remote", "rebuilt"]
 """How a past model came back."""

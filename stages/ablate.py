@@ -19,8 +19,10 @@ from excise.plumbing.errors import StageError, run_stage
 from excise.plumbing.files import whole_folder, write_json, write_text
 from excise.plumbing.progress import progress
 from excise.report.terminal import print_plan
-from schemas.artifacts import EditRecord, FileDigest
-from schemas.params import Ablate, read_section
+from schemas.document import FileDigest
+from schemas.edit import EditRecord
+from schemas.params.ablate import Ablate
+from schemas.params.section import read_settings
 
 ARTIFACTS = Path("artifacts")
 OUTPUT = Path("models/ablated")
@@ -31,7 +33,7 @@ def main() -> None:
     only_plan = sys.argv[1:] == ["--plan"]
     if sys.argv[1:] and not only_plan:
         raise StageError(f"unknown arguments {' '.join(sys.argv[1:])}; there is --plan, which prints the plan only")
-    params = read_section(Ablate, ARTIFACTS / "params/ablate.json")
+    params = read_settings(Ablate, ARTIFACTS / "params/ablate.json")
     manifest, folder = read_manifest(), base_folder()
     base = base_checkpoint(folder, manifest)
     layout = read_layout()

@@ -20,7 +20,8 @@ from excise.plumbing.progress import progress
 from excise.prompts.chats import read_format, read_prompts, tokenize
 from excise.trials.bench import Bench
 from excise.trials.refusal import Questions
-from schemas.params import Ablate, read_section
+from schemas.params.ablate import Ablate
+from schemas.params.section import read_settings
 
 ARTIFACTS = Path("artifacts")
 PLOTS = ARTIFACTS / "plots"
@@ -28,7 +29,7 @@ PLOTS = ARTIFACTS / "plots"
 
 def main() -> None:
     """Explain the base model, and write it down for programs and for pictures."""
-    params = read_section(Ablate, ARTIFACTS / "params/ablate.json")
+    params = read_settings(Ablate, ARTIFACTS / "params/ablate.json")
     manifest, folder, chat = read_manifest(), base_folder(), read_format()
     layout = read_layout()
     (statistics, measured), use = read_directions(ARTIFACTS, layout), read_use(ARTIFACTS, layout)

@@ -37,9 +37,11 @@ from excise.plumbing.errors import StageError, run_stage
 from excise.plumbing.files import write_bytes, write_json, write_text
 from excise.plumbing.progress import progress
 from excise.prompts.chats import PROMPTS_MANIFEST, chat_of, read_format, read_prompts, render, tokenize
-from schemas.artifacts import ChatFormat, ModelManifest, Prompt, PromptsManifest
-from schemas.evidence import Results, Sample
-from schemas.params import Evaluate, read_section
+from schemas.model import ModelManifest
+from schemas.params.document import EvaluateSection
+from schemas.params.section import read_settings
+from schemas.prompts import ChatFormat, Prompt, PromptsManifest
+from schemas.results import Results, Sample
 
 RESULTS = Path("results")
 ABLATED = Path("models/ablated")
@@ -52,7 +54,7 @@ def main() -> None:
     side = sys.argv[1] if len(sys.argv) == 2 else ""
     if side not in ("base", "ablated"):
         raise StageError("say which model: python -m stages.evaluate base, or ablated")
-    params = read_section(Evaluate, Path("artifacts/params/evaluate.json"))
+    params = read_settings(EvaluateSection, Path("artifacts/params/evaluate.json"))
     manifest, chat, folder = read_manifest(), read_format(), ABLATED if side == "ablated" else base_folder()
     if side == "base":
         verify(folder, manifest)
@@ -120,7 +122,7 @@ def measured() -> Measured:
 
 
 def what_answers_depend_on(
-    side: str, folder: Path, params: Evaluate, manifest: ModelManifest, chat: ChatFormat, batch_size: int
+    side: str, folder: Path, params: EvaluateSection, manifest: ModelManifest, chat: ChatFormat, batch_size: int
 ) -> dict[str, Any]:
     """Everything but the task: where one of these differs, a task that was finished before is asked again."""
     weights = sha256_of(ABLATED / "edit.json") if side == "ablated" else manifest.model_dump()
@@ -137,7 +139,7 @@ def what_answers_depend_on(
     }
 
 
-def first_batch(side: str, params: Evaluate) -> int:
+def first_batch(side: str, params: EvaluateSection) -> int:
     """The batch to begin with: the edited model is asked in the base's, so that padding is the same for both."""
     if side == "ablated":
         return read_document(Results, RESULTS / "base/results.json").batch_size

@@ -1,4 +1,4 @@
-"""Stage measure: base model and prompts → activations → refusal directions and their statistics; use of experts."""
+"""Stage measure: base model and prompts → activations at one token of each prompt, and the use of experts."""
 
 from pathlib import Path
 
@@ -13,17 +13,16 @@ from excise.plumbing.files import write_bytes, write_json
 from excise.plumbing.progress import progress
 from excise.prompts.chats import read_format, read_prompts, tokenize
 from excise.residual.activations import look
-from excise.residual.directions import estimate, winsorize
 from excise.residual.experts import count_use, routed_experts
-from excise.residual.statistics import describe
-from schemas.params import Measure, read_section
+from schemas.params.measure import Measure
+from schemas.params.section import read_settings
 
 ARTIFACTS = Path("artifacts")
 
 
 def main() -> None:
-    """Measure both sides in one pass over the prompts, and take the difference of their means."""
-    params = read_section(Measure, ARTIFACTS / "params/measure.json")
+    """Both kinds of prompts in one pass, as they are: no estimator."""
+    settings = read_settings(Measure, ARTIFACTS / "params/measure.json")
     manifest, folder, chat = read_manifest(), base_folder(), read_format()
     verify(folder, manifest)
     base, tokenizer = base_checkpoint(folder, manifest), load_tokenizer(folder, chat.date)
@@ -31,31 +30,15 @@ def main() -> None:
     harmful = tokenize(tokenizer, read_prompts("harmful"), chat)
     harmless = tokenize(tokenizer, read_prompts("harmless"), chat)
     prompts = [*harmful, *harmless]
-    passes = open_model(base, manifest.dtype, placement(), streaming(), prompts, params.batch_size)
+    passes = open_model(base, manifest.dtype, placement(), streaming(), prompts, settings.batch_size)
     experts = routed_experts(passes.model, read_layout().family)
     with progress("Measure", passes.steps(len(prompts)), passes.unit) as advance:
-        seen = look(passes, experts, prompts, params.position, params.batch_size, advance)
-    taken = seen.stream
-    if params.winsorize is not None:
-        taken = winsorize(taken, params.winsorize)
-    sides = taken[: len(harmful)], taken[len(harmful) :]
-    directions = estimate(*sides, params.estimator)
+        seen = look(passes, experts, prompts, settings.position, settings.batch_size, advance)
 
+    sides = {"harmful": seen.stream[: len(harmful)], "harmless": seen.stream[len(harmful) :]}
     write_bytes(
-        ARTIFACTS / "activations.safetensors",
-        save({"harmful": sides[0].contiguous(), "harmless": sides[1].contiguous()}),
+        ARTIFACTS / "activations.safetensors", save({side: taken.contiguous() for side, taken in sides.items()})
     )
-    write_bytes(
-        ARTIFACTS / "directions.safetensors",
-        save(
-            {
-                "directions": directions.unit,
-                "harmful_mean": directions.harmful_mean,
-                "harmless_mean": directions.harmless_mean,
-            }
-        ),
-    )
-    write_json(ARTIFACTS / "directions.json", describe(directions, *sides, params.estimator))
     write_json(ARTIFACTS / "expert_use.json", count_use(seen.used, len(harmful), len(harmless)))
 
 

@@ -1,50 +1,38 @@
-"""Stage prepare: the base model and the prompts → both at hand, pinned by digest.
-
-`models/base/` outlives a rerun, and training starts only when the organism's own parameters or recipe changed: a
-model trained elsewhere stays the same bytes, and a change of prompts costs no training.
-"""
+"""Stage prepare: the base model and the prompts → both at hand, pinned by digest, and found fit for what follows."""
 
 import itertools
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from excise.checkpoint.manifest import LAYOUT, MANIFEST, ORGANISM, base_folder, make_manifest
+from excise.checkpoint.manifest import LAYOUT, MANIFEST, ORGANISM, make_manifest
 from excise.checkpoint.weights import read_checkpoint
 from excise.edit.inspection import inspect, settled
 from excise.inference.tokenizer import check_chat
 from excise.organism import world
 from excise.plumbing.digests import sha256_of
-from excise.plumbing.errors import run_stage
-from excise.plumbing.files import whole_folder, write_json, write_text
-from excise.plumbing.progress import progress
+from excise.plumbing.errors import StageError, run_stage
+from excise.plumbing.files import write_json
 from excise.prompts.chats import FOLDER, FORMAT, PROMPTS_MANIFEST, write_prompts
 from excise.prompts.lists import prompt_lists, side
-from schemas.artifacts import ChatFormat, ModelManifest, Prompt, PromptList, PromptsManifest
 from schemas.layout import ModelLayout
-from schemas.params import Model, Organism, Prompts, read_section
+from schemas.model import ModelManifest
+from schemas.params.model import Model
+from schemas.params.prompts import PrepareSettings
+from schemas.params.section import read_settings
+from schemas.prompts import ChatFormat, Prompt, PromptList, PromptsManifest
 
-PARAMS = Path("artifacts/params")
-RECORD = ORGANISM / "organism.json"
+SETTINGS = Path("artifacts/params/prepare.json")
 
 
 def main() -> None:
-    """Train or find the model, pin it, and write the prompt lists."""
-    model = read_section(Model, PARAMS / "model.json")
-    organism = read_section(Organism, PARAMS / "organism.json")
-    prompts = read_section(Prompts, PARAMS / "prompts.json")
-
-    # First, as training takes longer than to find a mistake in a file.
-    made = organism_lists(organism)
+    """Find the prompts and the model, pin both, and write the prompt lists."""
+    settings = read_settings(PrepareSettings, SETTINGS)
+    prompts, made = settings.prompts, organism_lists(settings.world)
     harmful, harmless = (side(source, made, prompts.seed) for source in (prompts.harmful, prompts.harmless))
     lists = prompt_lists(harmful.prompts, harmless.prompts, prompts, made)
 
-    if model.source == "organism":
-        train_unless_made(organism)
     chat = ChatFormat(system=prompts.system, chat_template_kwargs=prompts.chat_template_kwargs, date=prompts.date)
-    manifest, layout = pin(model, chat, list(itertools.chain(*lists.values())))
-    if model.source != "organism":
-        leave_elsewhere(ORGANISM)  # not before: a model that is refused costs nobody the organism
+    manifest, layout = pin(settings.model, chat, list(itertools.chain(*lists.values())))
     write_json(MANIFEST, manifest)
     write_json(LAYOUT, layout)
 
@@ -66,7 +54,9 @@ def pin(model: Model, chat: ChatFormat, prompts: list[Prompt]) -> tuple[ModelMan
     """
     if model.revision is not None:
         return pin_of_hub(model, model.revision, chat, prompts)
-    folder = base_folder()
+    folder = ORGANISM if model.source == "organism" else Path(model.source)
+    if not folder.is_dir():
+        raise StageError(f"params.yaml: model.source: {folder} is not a folder; name one that holds a model")
     base = read_checkpoint(folder)
     layout = settled(inspect(folder, base.tensors, base.files, model.dtype), base)
     check_chat(folder, chat, prompts)
@@ -89,40 +79,11 @@ def pin_of_hub(
     return manifest, settled(layout, read_checkpoint(folder, files))
 
 
-def train_unless_made(organism: Organism) -> None:
-    """Train the organism into `models/base`, if what lies there was not made by this very recipe."""
-    # Slow to import, and needed only here.
-    from excise.organism.training import RECIPE, save, train
-
-    record = json.dumps({"recipe": RECIPE, **organism.model_dump()}, indent=2) + "\n"
-    if RECORD.is_file() and RECORD.read_bytes() == record.encode():
-        return
-
-    with progress("Train the organism", organism.pretrain_steps + organism.tune_steps, "steps") as advance:
-        trained, tokenizer = train(
-            organism.architecture,
-            organism.seed,
-            organism.pretrain_steps,
-            organism.tune_steps,
-            lambda _phase, _step, _total, _loss: advance(1),
-        )
-    with whole_folder(ORGANISM) as folder:
-        save(trained, tokenizer, folder)
-        write_text(folder / RECORD.name, record)
-
-
-def leave_elsewhere(folder: Path) -> None:
-    """A folder without a model: DVC wants the output to be there, and warns of empty folders. The weights of other
-    sources stay where they are."""
-    with whole_folder(folder) as partial:
-        write_text(partial / "README.md", "The base model lies elsewhere: artifacts/model.json says which it is.\n")
-
-
-def organism_lists(organism: Organism) -> dict[str, list[Prompt]]:
-    """The lists of the organism's world: both sides', that of drift, and those of its tasks."""
+def organism_lists(seed: int) -> dict[str, list[Prompt]]:
+    """The lists of the organism's world: of both kinds of prompts, of drift, and of its tasks."""
     return {
         name: [Prompt(id=item.id, prompt=item.prompt, answer=item.answer, item=item.fact) for item in items]
-        for name, items in world.splits(world.make_world(organism.seed)).items()
+        for name, items in world.splits(world.make_world(seed)).items()
     }
 
 

@@ -18,10 +18,12 @@ from excise.plumbing.files import write_json, write_text
 from excise.report.markdown import render_report
 from excise.report.page import render_page
 from excise.report.pictures import draw
-from schemas.artifacts import ModelManifest
 from schemas.diagnosis import PLOTS, Diagnosis
 from schemas.evidence import Comparison, Comparisons, GateVerdicts, TaskChanges
-from schemas.params import Ablate, Gates, read_section
+from schemas.model import ModelManifest
+from schemas.params.ablate import Ablate
+from schemas.params.gates import ReportSettings
+from schemas.params.section import read_settings
 
 ARTIFACTS = Path("artifacts")
 RESULTS = Path("results")
@@ -64,17 +66,17 @@ def main() -> None:
 
 def read_report() -> Report:
     """Everything that the stages before this one found, compared, judged and drawn."""
-    gates = read_section(Gates, ARTIFACTS / "params/gates.json")
+    settings = read_settings(ReportSettings, ARTIFACTS / "params/report.json")
     plots = {name: read_document(PLOTS[name], ARTIFACTS / f"plots/{name}.json") for name in sorted(PLOTS)}
     base, ablated = read_side(RESULTS / "base"), read_side(RESULTS / "ablated")
     measured = measure_both(base, ablated)
     return Report(
         rows=compare(measured),
-        gates=judge_gates(gates.root, measured),
+        gates=judge_gates(settings.gates.root, measured),
         changes=changes(base, ablated),
         left_out=base.results.left_out,
         diagnosis=read_document(Diagnosis, ARTIFACTS / "diagnosis.json"),
-        ablate=read_section(Ablate, ARTIFACTS / "params/ablate.json"),
+        ablate=settings.ablate,
         manifest=read_manifest(),
         directions_sha256=sha256_of(ARTIFACTS / "directions.safetensors"),
         pictures=draw({name: [row.model_dump() for row in rows] for name, rows in plots.items()}),

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.utils import logging
 
-from schemas.params import load, sections
+from schemas.params.document import load, settings_of_stages
 from stages import ablate, evaluate, measure, prepare
 
 SPECIAL = ["<pad>", "<bos>", "<eos>", "<|system|>", "<|user|>", "<|assistant|>"]
@@ -116,7 +116,7 @@ class Stages:
         self._params["evaluate"] = {**self._params["evaluate"], **evaluate}
         Path("params.yaml").write_text(json.dumps(self._params))
         Path("artifacts/params").mkdir(parents=True, exist_ok=True)
-        for name, text in sections(load(Path("params.yaml"))).items():
+        for name, text in settings_of_stages(load(Path("params.yaml"))).items():
             Path(f"artifacts/params/{name}.json").write_text(text)
 
     def prepare(self) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from schemas.artifacts import FileDigest, ModelManifest
+from schemas.document import FileDigest
 from schemas.evidence import (
     ChangedSample,
     Comparison,
@@ -13,8 +13,9 @@ from schemas.evidence import (
     ParameterChange,
     Provenance,
     TaskChanges,
-    Verdict,
 )
+from schemas.model import ModelManifest
+from schemas.results import Verdict
 
 Ends = tuple[float, float]
 

@@ -15,8 +15,8 @@ from transformers.utils import logging
 
 from excise.checkpoint.weights import read_checkpoint
 from excise.edit.inspection import inspect, settled
-from schemas.artifacts import ModelManifest
 from schemas.layout import ModelLayout
+from schemas.model import ModelManifest
 
 VOCABULARY = 96
 HIDDEN = 64

@@ -40,9 +40,10 @@ from excise.residual.statistics import describe
 from excise.trials.bench import Bench
 from excise.trials.refusal import Questions
 from excise.trials.simulation import simulated
-from schemas.artifacts import ChatFormat, MeasurementStatistics, Prompt
+from schemas.directions import MeasurementStatistics
 from schemas.layout import ModelLayout
-from schemas.params import Ablate, Target
+from schemas.params.ablate import Ablate, Target
+from schemas.prompts import ChatFormat, Prompt
 from tests.families import layout_of
 
 WRITERS: tuple[Target, ...] = ("attention", "mlp", "routed_experts", "shared_experts")

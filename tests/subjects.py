@@ -17,7 +17,7 @@ from excise.inference.forward import Batch, in_batches, run_decoder
 from excise.residual.experts import routed_experts
 from excise.trials.bench import Bench
 from excise.trials.refusal import Questions
-from schemas.params import Ablate
+from schemas.params.ablate import Ablate
 from tests.families import HIDDEN, VOCABULARY, layout_of, load, make
 
 LAYERS = 4

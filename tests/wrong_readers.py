@@ -29,9 +29,11 @@ from excise.judges.keywords import judge_by_keywords
 from excise.plumbing.device import placement
 from excise.prompts.chats import read_format, read_prompts, tokenize
 from excise.trials.simulation import simulated
-from schemas.artifacts import DirectionStatistics
+from schemas.directions import DirectionStatistics
 from schemas.layout import Reader
-from schemas.params import Ablate, Evaluate, read_section
+from schemas.params.ablate import Ablate
+from schemas.params.document import EvaluateSection
+from schemas.params.section import read_settings
 
 ARTIFACTS = Path("artifacts")
 TARGETS = ["attention", "mlp", "routed_experts", "shared_experts", "router"]
@@ -66,7 +68,7 @@ def ways() -> Iterator[tuple[str, list[Edit], list[Pair]]]:
 
     The rules are those of the project's last run; their targets are taken from here.
     """
-    params = read_section(Ablate, ARTIFACTS / "params/ablate.json")
+    params = read_settings(Ablate, ARTIFACTS / "params/ablate.json")
     base, stored = read_checkpoint(base_folder()), load_file(ARTIFACTS / "directions.safetensors")
     measured = Measured(stored["directions"], stored["harmless_mean"])
     statistics = DirectionStatistics.model_validate_json((ARTIFACTS / "directions.json").read_text())
@@ -98,7 +100,7 @@ class NothingKept:
 
 def main() -> None:
     """Print one row a way, with the columns of docs/moe.md."""
-    evaluate = read_section(Evaluate, ARTIFACTS / "params/evaluate.json")
+    evaluate = read_settings(EvaluateSection, ARTIFACTS / "params/evaluate.json")
     manifest, chat, folder = read_manifest(), read_format(), base_folder()
     tokenizer, model = (
         load_tokenizer(folder, chat.date),

@@ -10,7 +10,7 @@ from excise.checkpoint.weights import EDIT_DIGEST, EDIT_RECORD, regular_files
 from excise.plumbing.artifacts import MAPPING, open_plain, read_document
 from excise.plumbing.digests import digests, sha256_line
 from excise.plumbing.errors import StageError
-from schemas.artifacts import FileDigest
+from schemas.document import FileDigest
 
 _FILES = TypeAdapter(list[FileDigest])
 _REMEDY = "name the folder of an edited model, or fetch it again"

@@ -10,15 +10,17 @@ from excise.checkpoint.weights import Checkpoint, read_checkpoint
 from excise.plumbing.artifacts import open_plain, read_document
 from excise.plumbing.digests import digests
 from excise.plumbing.errors import StageError
-from schemas.artifacts import FileDigest, ModelManifest
+from schemas.document import FileDigest
 from schemas.layout import ModelLayout
-from schemas.params import Model, read_section
+from schemas.model import ModelManifest
+from schemas.params.device import PLACE, Place
+from schemas.params.model import Model
+from schemas.params.section import read_settings
 from schemas.wording import shorten
 
 MANIFEST = Path("artifacts/model.json")
 LAYOUT = Path("artifacts/layout.json")
 ORGANISM = Path("models/base")
-_MODEL_PARAMS = Path("artifacts/params/model.json")
 _LARGEST_CONFIG = 1 << 24
 _DTYPES = ("float32", "bfloat16", "float16")
 
@@ -30,13 +32,14 @@ def base_folder() -> Path:
     Raises:
         StageError: the folder that params.yaml names is not there, or the model cannot be had from the Hub.
     """
-    model = read_section(Model, _MODEL_PARAMS)
-    if model.revision is not None:
+    manifest = read_manifest()
+    if manifest.id is not None and manifest.revision is not None:
         # Slow to import, and needed only here.
         from excise.checkpoint.snapshots import fetch
 
-        return fetch(model.source, model.revision, [file.path for file in read_manifest().files])
-    folder = ORGANISM if model.source == "organism" else Path(model.source)
+        return fetch(manifest.id, manifest.revision, [file.path for file in manifest.files])
+    place = read_settings(Place, PLACE).folder
+    folder = ORGANISM if place is None else Path(place)
     if not folder.is_dir():
         raise StageError(f"params.yaml: model.source: {folder} is not a folder; name one that holds a model")
     return folder

@@ -31,7 +31,7 @@ from excise.plumbing.digests import digests
 from excise.plumbing.errors import StageError
 from excise.plumbing.hub import hub_errors
 from excise.plumbing.progress import Advance, progress
-from schemas.artifacts import FileDigest
+from schemas.document import FileDigest
 
 WHERE = "params.yaml: model.source"
 _FOLDERS = ("", "additional_chat_templates")

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from excise.comparison.intervals import Bounds, bootstrap_interval, mcnemar, paired_interval, rate_interval
 from excise.plumbing.aggregations import AGGREGATIONS, Values, as_values
 from excise.plumbing.errors import StageError
-from schemas.evidence import ChangedSample, Comparison, Interval, Metric, Results, Sample, TaskChanges
+from schemas.evidence import ChangedSample, Comparison, Interval, TaskChanges
+from schemas.results import Metric, Results, Sample
 
 CONFIDENCE = 0.95
 MOST_SHOWN = 10

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from excise.comparison.comparison import Growing, Measured, as_interval
 from excise.comparison.intervals import Bounds, samples_needed
 from schemas.evidence import UNJUDGED, GateVerdict, GateVerdicts, Outcome
-from schemas.params import Bound, Gate
+from schemas.params.gates import Bound, Gate
 
 _WORDS: dict[Bound, str] = {
     "at_most": "at most",

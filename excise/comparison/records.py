@@ -5,7 +5,7 @@ from pathlib import Path
 from excise.comparison.comparison import DRIFT, Side
 from excise.plumbing.aggregations import PAIRS
 from excise.plumbing.artifacts import read_document, read_lines, unreadable
-from schemas.evidence import Results, Sample
+from schemas.results import Results, Sample
 
 
 def read_side(folder: Path) -> Side:

@@ -19,7 +19,6 @@ from excise.edit.projection import Pair
 from excise.plumbing.errors import StageError
 from excise.trials.bench import Bench, at_scale, direct_effect, layer_ranges, targets_of, with_rules
 from excise.trials.refusal import Outcome
-from schemas.artifacts import MeasurementStatistics
 from schemas.diagnosis import (
     Answers,
     Cause,
@@ -35,8 +34,9 @@ from schemas.diagnosis import (
     WeightsPart,
     WriterPart,
 )
+from schemas.directions import MeasurementStatistics
 from schemas.layers import layers_as_written
-from schemas.params import Ablate
+from schemas.params.ablate import Ablate
 
 SCALES = tuple(number / 4 for number in range(9))
 """From nothing to twice all of it."""

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 from excise.report.jinja import TEMPLATES
 from excise.report.words import ranges
-from schemas.artifacts import ModelManifest, PlanRow
-from schemas.params import Ablate
+from schemas.edit import PlanRow
+from schemas.model import ModelManifest
+from schemas.params.ablate import Ablate
 
 
 def render_card(

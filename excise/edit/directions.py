@@ -6,7 +6,7 @@ from torch import Tensor
 
 from excise.edit.projection import dot, unit_vector
 from excise.plumbing.errors import StageError
-from schemas.params import Orthogonalize
+from schemas.params.ablate import Orthogonalize
 
 # Below this share of its length a direction lies along the mean, and what is left of it is rounding.
 _SMALLEST_REST = 1e-6

@@ -13,7 +13,8 @@ from excise.edit.layout import as_named, check_layout, embedding_and_head
 from excise.inference.loading import check_loads, in_one_line
 from excise.inference.models import read_model_config, without_weights
 from excise.plumbing.errors import StageError
-from schemas.layout import Layout, ModelLayout, layouts, matcher
+from schemas.families import layouts
+from schemas.layout import Layout, ModelLayout, matcher
 from schemas.wording import listed, shorten
 
 _OTHER_FILES = {

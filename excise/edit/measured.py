@@ -4,7 +4,7 @@ from pathlib import Path
 
 from excise.edit.directions import Measured
 from excise.plumbing.artifacts import read_document, read_tensors, unreadable
-from schemas.artifacts import DirectionStatistics, ExpertUse, MeasurementStatistics
+from schemas.directions import DirectionStatistics, ExpertUse, MeasurementStatistics
 from schemas.layout import ModelLayout
 
 _OTHER = "is of another model"

@@ -5,7 +5,7 @@ from decimal import Context, Decimal
 import torch
 from torch import Tensor
 
-from schemas.artifacts import ExpertUse
+from schemas.directions import ExpertUse
 
 # A float64 has 17 digits. Neither the mathematics library, whose last bit differs between machines, nor the order of
 # two roundings decides the result.

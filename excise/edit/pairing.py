@@ -11,7 +11,7 @@ from excise.edit.plan import Edit
 from excise.edit.projection import Pair
 from excise.plumbing.errors import StageError
 from schemas.layout import Norm, Reader, Writer
-from schemas.params import Ablate
+from schemas.params.ablate import Ablate
 
 
 def make_pairs(plan: Sequence[Edit], ablate: Ablate, measured: Measured, vector: Callable[[str], Tensor]) -> list[Pair]:

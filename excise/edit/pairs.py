@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from excise.edit.projection import Pair, dot, unit_vector
-from schemas.params import ThroughNorm
+from schemas.params.ablate import ThroughNorm
 
 # An oblique edit changes a weight by at most the product of the two lengths, relative to itself.
 _LARGEST_AMPLIFICATION = 1e3

@@ -9,9 +9,9 @@ from excise.checkpoint.weights import Tensor
 from excise.edit.directions import CannotEdit
 from excise.edit.layout import Place, embedding_and_head, resolve_layer, sort_by_layer
 from excise.plumbing.errors import StageError
-from schemas.artifacts import PlanRow, Projection
+from schemas.edit import PlanRow, Projection
 from schemas.layout import ModelLayout, Writer
-from schemas.params import Ablate, Rule, Target
+from schemas.params.ablate import Ablate, Rule, Target
 
 EMBEDDING: Target = "embedding"
 

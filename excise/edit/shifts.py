@@ -11,9 +11,9 @@ from excise.edit.directions import CannotEdit
 from excise.edit.layout import expert_count, sort_by_layer, variants_of
 from excise.edit.plan import layers_of
 from excise.plumbing.errors import StageError
-from schemas.artifacts import BiasShift, PlanRow
+from schemas.edit import BiasShift, PlanRow
 from schemas.layout import ModelLayout, RouterBias
-from schemas.params import Ablate
+from schemas.params.ablate import Ablate
 
 KEY = "params.yaml: ablate.router_bias"
 

@@ -21,8 +21,8 @@ from excise.inference.tokenizer import end_ids, padding_id
 from excise.plumbing.errors import StageError
 from excise.plumbing.progress import progress
 from excise.prompts.chats import encode, render
-from schemas.artifacts import ChatFormat
-from schemas.params import Vllm
+from schemas.params.answer import Vllm
+from schemas.prompts import ChatFormat
 
 
 class AsMeasured(TemplateLM):

@@ -12,7 +12,7 @@ from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
 
 from excise.plumbing.errors import StageError
-from schemas.params import TASKS, Evaluate, TaskGroup
+from schemas.params.tasks import TASKS, Questions, TaskGroup
 from schemas.wording import suggest
 
 FOLDER = Path(__file__).parent / "tasks"
@@ -37,7 +37,7 @@ class Asked:
         return self.group in JUDGED
 
 
-def load_tasks(params: Evaluate, longest_text: int | None = None, reasoning: bool = False) -> list[Asked]:
+def load_tasks(params: Questions, longest_text: int | None = None, reasoning: bool = False) -> list[Asked]:
     """Every task that `evaluate` lists, in its order, with its samples at hand.
 
     Args:
@@ -66,7 +66,7 @@ def _index(folder: Path, with_lm_eval_s: bool) -> TaskManager:
     return TaskManager(include_path=str(folder), include_defaults=with_lm_eval_s)
 
 
-def _load(manager: TaskManager, group: TaskGroup, name: str, params: Evaluate) -> Asked:
+def _load(manager: TaskManager, group: TaskGroup, name: str, params: Questions) -> Asked:
     where = f"params.yaml: evaluate.{group}: {name}"
     if name in manager.all_tags:
         raise StageError(f"{where} is a tag for several of lm-eval's tasks; list those that you want")
@@ -108,7 +108,7 @@ def _refuse_foreign_code(config: dict[str, Any], where: str) -> None:
         raise StageError(f"{where} runs code that a model wrote or that the Hub holds, which is not done here")
 
 
-def _spec(name: str, params: Evaluate) -> str | dict[str, Any]:
+def _spec(name: str, params: Questions) -> str | dict[str, Any]:
     custom = {"refusal_custom": params.custom.refusal, "over_refusal_custom": params.custom.over_refusal}.get(name)
     if custom is None:
         return name

@@ -17,8 +17,8 @@ from excise.inference.forward import Batch, in_batches
 from excise.inference.tokenizer import end_ids, padding_id
 from excise.plumbing.aggregations import aggregate, as_values
 from excise.plumbing.artifacts import read_tensors, unreadable
-from schemas.artifacts import Prompt
-from schemas.evidence import Metric, Sample
+from schemas.prompts import Prompt
+from schemas.results import Metric, Sample
 
 ANSWER_TOKENS = 32
 """So much of each of the base's answers is compared: what an edit does to a text shows early."""

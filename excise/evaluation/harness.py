@@ -14,8 +14,9 @@ from transformers import set_seed
 
 from excise.evaluation.catalogue import LONGEST_ANSWER, Asked
 from excise.plumbing.aggregations import AGGREGATIONS, aggregate, as_values
-from schemas.artifacts import ChatFormat, Document
-from schemas.evidence import Aggregation, Metric, Sample
+from schemas.document import Document
+from schemas.prompts import ChatFormat
+from schemas.results import Aggregation, Metric, Sample
 
 T = TypeVar("T")
 

@@ -7,9 +7,9 @@ from excise.evaluation.harness import Answered
 from excise.judges.answer import Answer, final_part
 from excise.judges.verdicts import Judge, judge_answers
 from excise.prompts.chats import chat_of, render
-from schemas.artifacts import ChatFormat, Prompt
-from schemas.evidence import Metric, Verdict
-from schemas.params import TaskGroup
+from schemas.params.tasks import TaskGroup
+from schemas.prompts import ChatFormat, Prompt
+from schemas.results import Metric, Verdict
 
 FIRST_TOKENS = (30, 100)
 """Refusals are also counted over so many first tokens of each answer: models refuse late."""

@@ -8,7 +8,7 @@ from lm_eval.api.task import Task
 from excise.evaluation.catalogue import Asked
 from excise.plumbing.errors import StageError
 from excise.prompts.chats import identity
-from schemas.artifacts import Prompt
+from schemas.prompts import Prompt
 
 Measured = Mapping[tuple[str, ...], str]
 """Of each prompt that the direction was measured or tried on, by what makes it the same, its source."""

@@ -6,7 +6,8 @@ from typing import Any
 
 from schemas import plain_yaml
 from schemas.evidence import ParameterChange
-from schemas.params import ParamsError, parse, sections
+from schemas.params.document import parse, settings_of_stages
+from schemas.wording import ParamsError
 
 PLACE = "device"
 """The section of params.yaml that is no part of what a run is."""
@@ -31,7 +32,7 @@ def parameter_changes(before: str, after: str) -> list[ParameterChange]:
 
 
 def _resolved(text: str) -> dict[str, Any]:
-    return {name: json.loads(section) for name, section in sections(parse(text)).items() if name != PLACE}
+    return {name: json.loads(section) for name, section in settings_of_stages(parse(text)).items() if name != PLACE}
 
 
 def _written(text: str) -> dict[str, Any]:

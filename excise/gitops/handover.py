@@ -15,8 +15,7 @@ from excise.plumbing.errors import StageError
 from excise.plumbing.files import write_bytes
 from schemas import plain_yaml
 from schemas.evidence import Comparisons, GateVerdicts, Outcome
-from schemas.params import ParamsError
-from schemas.wording import printable
+from schemas.wording import ParamsError, printable
 
 DOCUMENTS: dict[str, type[BaseModel] | None] = {
     "dvc.lock": None,

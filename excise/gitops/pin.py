@@ -15,7 +15,7 @@ from excise.plumbing.errors import StageError, run_stage
 from excise.plumbing.files import write_text
 from excise.plumbing.hub import Kind, hub_errors
 from schemas import plain_yaml
-from schemas.params import HUB_ID
+from schemas.params.model import HUB_ID
 from schemas.pinning import pinned
 
 PARAMS = Path("params.yaml")

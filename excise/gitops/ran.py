@@ -16,7 +16,7 @@ from excise.gitops.locks import NAME, Entry, File, LockError, read_lock
 from excise.gitops.sides import Side
 from excise.plumbing.errors import StageError
 from schemas import plain_yaml
-from schemas.params import parse, sections
+from schemas.params.document import parse, settings_of_stages
 from schemas.wording import ParamsError, shorten
 
 PARAMS = "params.yaml"
@@ -112,7 +112,9 @@ def _is_ignored(name: str, patterns: list[str]) -> bool:
 
 def _resolves_alike(side: Side, entry: Entry) -> bool:
     """Whether params.yaml, though its bytes are others, means what it meant: as where a comment was changed."""
-    resolved = {f"{RESOLVED}{name}.json": text for name, text in sections(parse(side.text(PARAMS) or "")).items()}
+    resolved = {
+        f"{RESOLVED}{name}.json": text for name, text in settings_of_stages(parse(side.text(PARAMS) or "")).items()
+    }
     return {path: hashlib.md5(text.encode(), usedforsecurity=False).hexdigest() for path, text in resolved.items()} == {
         str(file["path"]): file["md5"] for file in entry.outs
     }

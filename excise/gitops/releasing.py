@@ -13,7 +13,7 @@ from excise.gitops.git import file_of
 from excise.gitops.provenance import versions
 from excise.plumbing.artifacts import open_plain, parse_document
 from excise.plumbing.digests import digests
-from schemas.artifacts import EditRecord
+from schemas.edit import EditRecord
 from schemas.evidence import Comparisons, GateVerdicts
 from schemas.release import Origin, Release
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from excise.gitops.git import file_of
 from excise.plumbing.errors import StageError, run_stage
 from excise.plumbing.files import write_text
-from schemas.params import load
+from schemas.params.document import load
 from schemas.wording import show, suggest
 
 RECIPES = Path("recipes")

@@ -23,7 +23,7 @@ from excise.inference.models import read_model_config, remote_code_is_trusted
 from excise.plumbing.errors import StageError
 from excise.prompts.chats import chat_of, render, short, tokenize
 from excise.prompts.day import all_dated
-from schemas.artifacts import ChatFormat, Prompt
+from schemas.prompts import ChatFormat, Prompt
 
 OLD_TEMPLATE = "chat_template.json"
 """Where processors kept a chat template before it had a file of its own; transformers' tokenizers do not read it."""

@@ -25,9 +25,9 @@ from excise.plumbing.artifacts import Unreadable, read_document
 from excise.plumbing.errors import StageError
 from excise.plumbing.files import write_text
 from excise.plumbing.progress import progress
-from schemas.artifacts import Document
-from schemas.evidence import Verdict
-from schemas.params import Api
+from schemas.document import Document
+from schemas.params.judge import Api
+from schemas.results import Verdict
 from schemas.wording import printable, shorten
 
 CACHE = Path(".excise/judge")

@@ -2,10 +2,10 @@
 
 from excise.judges.keywords import judge_by_keywords
 from excise.judges.verdicts import Judge
-from schemas.params import Evaluate
+from schemas.params.judge import Judging
 
 
-def chosen_judge(params: Evaluate) -> Judge:
+def chosen_judge(params: Judging) -> Judge:
     """The judge that `evaluate.judge` names, ready to judge.
 
     Raises:

@@ -13,8 +13,8 @@ from excise.plumbing.device import chosen_device
 from excise.plumbing.errors import StageError
 from excise.plumbing.hub import hub_error
 from excise.plumbing.progress import progress
-from schemas.evidence import Verdict
-from schemas.params import Classifier
+from schemas.params.judge import Classifier
+from schemas.results import Verdict
 from schemas.wording import printable, shorten, suggest
 
 _KEY = "params.yaml: evaluate.classifier"

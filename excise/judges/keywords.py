@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from schemas.evidence import Verdict
 from schemas.plain_yaml import parse_mapping, read_text
+from schemas.results import Verdict
 
 PHRASES = Path(__file__).parent / "phrases.yaml"
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 from excise.judges.answer import Answer, final_part
 from excise.judges.degenerate import is_degenerate
-from schemas.evidence import Verdict
+from schemas.results import Verdict
 
 Judge = Callable[[Sequence[tuple[str, str]]], list[Verdict]]
 """(prompt, final part of the response) → verdict, in the order given."""

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from schemas.evidence import Aggregation
+from schemas.results import Aggregation
 
 Values = NDArray[np.float64]
 """``[..., samples, numbers]``: what each sample gives, one number or two."""

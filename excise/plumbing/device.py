@@ -1,14 +1,12 @@
 """Where models run and edits are computed. Apart from loading them, because transformers is slow to import."""
 
-from pathlib import Path
 from typing import Literal
 
 import torch
 
 from excise.plumbing.errors import StageError
-from schemas.params import Place, read_section
-
-_PLACE_PARAMS = Path("artifacts/params/device.json")
+from schemas.params.device import PLACE, Place
+from schemas.params.section import read_settings
 
 
 def chosen_device() -> torch.device:
@@ -17,7 +15,7 @@ def chosen_device() -> torch.device:
     Raises:
         StageError: it names a GPU that is not there.
     """
-    name = read_section(Place, _PLACE_PARAMS).device
+    name = read_settings(Place, PLACE).device
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device("cuda" if name == "balanced" else name)
@@ -33,9 +31,9 @@ def placement() -> torch.device | Literal["balanced"]:
         StageError: params.yaml names a GPU that is not there.
     """
     device = chosen_device()
-    return "balanced" if read_section(Place, _PLACE_PARAMS).device == "balanced" else device
+    return "balanced" if read_settings(Place, PLACE).device == "balanced" else device
 
 
 def streaming() -> Literal["auto", "on", "off"]:
     """Whether params.yaml has a model measured layer by layer."""
-    return read_section(Place, _PLACE_PARAMS).stream
+    return read_settings(Place, PLACE).stream

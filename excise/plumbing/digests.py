@@ -18,7 +18,7 @@ from pydantic import Field, TypeAdapter
 from excise.plumbing.artifacts import Unreadable, read_document
 from excise.plumbing.files import write_bytes
 from excise.plumbing.progress import Advance, progress
-from schemas.artifacts import Document, FileDigest
+from schemas.document import Document, FileDigest
 
 _CHUNK = 1 << 20
 MEMORY = Path(".excise/digests.json")

@@ -5,8 +5,7 @@ import signal
 import sys
 from collections.abc import Callable
 
-from schemas.params import ParamsError
-from schemas.wording import printable
+from schemas.wording import ParamsError, printable
 
 BAD_PARAMS = 2
 FAILED = 1

@@ -8,7 +8,7 @@ from excise.plumbing.artifacts import read_document, read_lines
 from excise.plumbing.bounds import UsedUp, bounded
 from excise.plumbing.errors import StageError
 from excise.plumbing.files import write_text
-from schemas.artifacts import ChatFormat, Prompt, Turn
+from schemas.prompts import ChatFormat, Prompt, Turn
 
 FOLDER = Path("artifacts/prompts")
 FORMAT = FOLDER / "format.json"

@@ -13,8 +13,8 @@ from excise.prompts.chats import identity
 from excise.prompts.datasets import dataset_rows
 from excise.prompts.rows import Row, file_rows
 from excise.prompts.unpacking import unpacked
-from schemas.artifacts import Prompt, PromptOrigin, Role, Turn
-from schemas.params import CustomPrompts, RowsSource, row_range
+from schemas.params.sources import CustomPrompts, RowsSource, row_range
+from schemas.prompts import Prompt, PromptOrigin, Role, Turn
 from schemas.wording import show
 
 _ROLES: dict[str, Role] = {**{role: role for role in get_args(Role)}, "human": "user", "gpt": "assistant"}

@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from excise.plumbing.errors import StageError
 from excise.prompts.chats import identity
 from excise.prompts.gathering import Gathered, gather, in_order
-from schemas.artifacts import Prompt, PromptOrigin
-from schemas.params import Prompts, PromptSource
+from schemas.params.prompts import Prompts
+from schemas.params.sources import PromptSource
+from schemas.prompts import Prompt, PromptOrigin
 
 MOST_HELD_OUT = 100
 """Of either side: each is asked hundreds of times."""

@@ -19,7 +19,7 @@ from schemas.diagnosis import (
     WeightsPart,
     WriterPart,
 )
-from schemas.params import Ablate
+from schemas.params.ablate import Ablate
 
 T = TypeVar("T")
 

@@ -11,7 +11,7 @@ from excise.report.verdicts import VERDICTS, headline, measured
 from excise.report.words import code, number, ranges, signed
 from schemas.diagnosis import Diagnosis
 from schemas.evidence import Comparison, GateVerdicts
-from schemas.params import Ablate
+from schemas.params.ablate import Ablate
 
 
 def render_report(

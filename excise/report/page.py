@@ -28,10 +28,10 @@ from excise.report.jinja import PAGES
 from excise.report.markdown import drift_note, left_out_note, render_explanation, say, why
 from excise.report.noise import Change, Movement, change, movement
 from excise.report.verdicts import VERDICTS, headline, measured
-from schemas.artifacts import ModelManifest
 from schemas.diagnosis import Diagnosis
 from schemas.evidence import Comparison, GateVerdict, GateVerdicts, Provenance, TaskChanges
-from schemas.params import Ablate
+from schemas.model import ModelManifest
+from schemas.params.ablate import Ablate
 
 
 @dataclass(frozen=True)

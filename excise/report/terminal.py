@@ -8,7 +8,7 @@ from rich.table import Table
 
 from excise.report.verdicts import VERDICTS, measured
 from excise.report.words import ranges
-from schemas.artifacts import PlanRow
+from schemas.edit import PlanRow
 from schemas.evidence import GateVerdicts
 
 COLOURS = {"pass": "green", "warn": "yellow", "fail": "red"}

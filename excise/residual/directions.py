@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from schemas.params import Estimator
+from schemas.params.directions import Estimator
 
 # Below this share of the stream's own norm a difference is what rounding leaves of two equal means.
 SMALLEST_RELATIVE_NORM = 1e-6

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from excise.inference.forward import Batch
 from excise.inference.models import decoder_layers
-from schemas.artifacts import ExpertUse, LayerExpertUse
+from schemas.directions import ExpertUse, LayerExpertUse
 from schemas.layout import Layout, Writer
 
 RoutedExperts = Mapping[int, tuple[Writer, nn.Module]]

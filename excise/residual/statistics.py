@@ -7,8 +7,8 @@ from scipy.stats import mannwhitneyu
 from torch import Tensor
 
 from excise.residual.directions import Directions, estimate
-from schemas.artifacts import DirectionStatistics, MeasurementStatistics
-from schemas.params import Estimator
+from schemas.directions import DirectionStatistics, MeasurementStatistics
+from schemas.params.directions import Estimator
 
 HALVINGS = {"mean": 100, "median": 20, "pca": 20}
 """How often the prompts are halved to see how stable a direction is; the slow estimators less often."""

@@ -21,7 +21,7 @@ from excise.residual.activations import activations
 from excise.trials.refusal import Outcome, Questions
 from excise.trials.simulation import simulated
 from schemas.layout import ModelLayout
-from schemas.params import Ablate, Rule, Target
+from schemas.params.ablate import Ablate, Rule, Target
 
 BLOCKS = 8
 """Into how many blocks of layers a model is cut at most: every run of blocks is tried."""

@@ -13,8 +13,9 @@ from safetensors.torch import save_file
 from excise.checkpoint.manifest import make_manifest, read_config, verify
 from excise.plumbing.digests import digests
 from excise.plumbing.errors import StageError
-from schemas.artifacts import ModelManifest
-from schemas.layout import ModelLayout, layouts
+from schemas.families import layouts
+from schemas.layout import ModelLayout
+from schemas.model import ModelManifest
 
 CONFIG = {"model_type": "llama", "num_hidden_layers": 2, "hidden_size": 4, "dtype": "bfloat16"}
 LAYOUT = ModelLayout(

@@ -17,8 +17,9 @@ from excise.checkpoint.manifest import base_checkpoint, base_folder, verify
 from excise.checkpoint.snapshots import describes, fetch
 from excise.checkpoint.weights import INDEX
 from excise.plumbing.errors import StageError
-from schemas.artifacts import ChatFormat, ModelManifest
-from schemas.params import Model
+from schemas.model import ModelManifest
+from schemas.params.model import Model
+from schemas.prompts import ChatFormat
 from stages.prepare import pin
 from tests.hub import HEADER, TOKEN, Hub
 

@@ -6,7 +6,7 @@ import pytest
 
 from excise.comparison.comparison import Measured, Side, changes, compare, measure_both, metric_tree
 from excise.plumbing.errors import StageError
-from schemas.evidence import Metric, Metrics, Results, Sample
+from schemas.results import Metric, Metrics, Results, Sample
 
 RATE = Metric(aggregation="mean", higher_is_better=True)
 DRIFT = Metric(aggregation="ratio", higher_is_better=False)

@@ -7,8 +7,9 @@ import pytest
 
 from excise.comparison.comparison import Measured
 from excise.comparison.gates import judge_gates
-from schemas.evidence import GateVerdict, GateVerdicts, Metric
-from schemas.params import Gates
+from schemas.evidence import GateVerdict, GateVerdicts
+from schemas.params.gates import Gates
+from schemas.results import Metric
 
 METRIC = "capability.facts.exact_match"
 DRIFT = "drift.first_token_kl"

@@ -9,17 +9,33 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from schemas.params import Ablate, Evaluate, Gates, Measure, Model, load, parse, read_section, sections
+from schemas.params.ablate import Ablate, EditMethod
+from schemas.params.answer import Answer
+from schemas.params.device import Place
+from schemas.params.directions import Directions
+from schemas.params.document import load, parse, settings_of_stages
+from schemas.params.gates import ReportSettings
+from schemas.params.judge import EvaluateSettings
+from schemas.params.measure import Measure
+from schemas.params.organism import OrganismSettings
+from schemas.params.prompts import PrepareSettings
+from schemas.params.section import read_settings
 from tests.projects import ROOT
 
 SHIPPED = (ROOT / "params.yaml").read_text(encoding="utf-8")
-RESOLVED = sections(parse(SHIPPED))
-SECTIONS: dict[str, type[BaseModel]] = {
-    "model": Model,
+RESOLVED = settings_of_stages(parse(SHIPPED))
+SETTINGS: dict[str, type[BaseModel]] = {
+    "device": Place,
+    "organism": OrganismSettings,
+    "prepare": PrepareSettings,
     "measure": Measure,
+    "directions": Directions,
+    "diagnose": EditMethod,
+    "simulate": Ablate,
     "ablate": Ablate,
-    "evaluate": Evaluate,
-    "gates": Gates,
+    "answer": Answer,
+    "evaluate": EvaluateSettings,
+    "report": ReportSettings,
 }
 
 WORDS = [
@@ -38,14 +54,14 @@ def trial(number: int, folder: Path) -> Iterator[Callable[[], object]]:
     """One file: params.yaml, or every eighth time a resolved section."""
     dice = random.Random(number)
     if number % 8 == 7:
-        name = dice.choice([*SECTIONS])
+        name = dice.choice([*SETTINGS])
         path = folder / f"{name}.json"
         path.write_bytes(damaged(dice, RESOLVED[name]))
-        yield partial(read_section, SECTIONS[name], path)
+        yield partial(read_settings, SETTINGS[name], path)
         return
     path = folder / "params.yaml"
     path.write_bytes(damaged(dice, SHIPPED))
-    yield lambda: [json.loads(text) for text in sections(load(path)).values()]
+    yield lambda: [json.loads(text) for text in settings_of_stages(load(path)).values()]
 
 
 def damaged(dice: random.Random, text: str) -> bytes:

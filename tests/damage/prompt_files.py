@@ -15,7 +15,7 @@ import pyarrow
 import pyarrow.parquet
 
 from excise.prompts.gathering import gather
-from schemas.params import PromptSource
+from schemas.params.sources import PromptSource
 
 KINDS = ("txt", "jsonl", "json", "csv", "parquet")
 MEGABYTE = "x" * 1_000_000

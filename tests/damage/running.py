@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from excise.plumbing.errors import StageError
-from schemas.params import ParamsError
+from schemas.wording import ParamsError
 from tests.projects import ROOT, environment
 
 MOST_SECONDS = 20.0

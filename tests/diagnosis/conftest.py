@@ -3,7 +3,7 @@
 import pytest
 
 from excise.organism.training import train
-from schemas.params import Organism
+from schemas.params.organism import Organism
 from tests.families import FAMILIES
 from tests.known_causes import Trained, read_trained
 from tests.subjects import Subject

@@ -10,8 +10,8 @@ from excise.diagnosis.contributions import Trace
 from excise.diagnosis.explanation import Projections, answers, explain
 from excise.diagnosis.plots import plots
 from excise.trials.bench import at_scale, direct_effect, with_rules
-from schemas.artifacts import MeasurementStatistics
 from schemas.diagnosis import Answers, Diagnosis
+from schemas.directions import MeasurementStatistics
 from tests.families import EXPERTS
 from tests.subjects import DIRECTION, HARMFUL, HARMLESS, LAYERS, Subject, rules
 

@@ -13,7 +13,7 @@ from excise.trials.bench import Bench
 from excise.trials.refusal import Outcome
 from schemas.diagnosis import NamedWriter
 from schemas.layers import layers_as_written, runs
-from schemas.params import Ablate, Rule
+from schemas.params.ablate import Ablate, Rule
 
 WRITERS = ["attention", "mlp", "routed_experts"]
 SPANS = [(0, 0), (0, 1), (1, 1)]

@@ -4,7 +4,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from excise.edit.card import render_card
-from schemas.params import Ablate
+from schemas.params.ablate import Ablate
 from tests.evidence_documents import manifest
 
 OF_HUB = {"source": "hub", "id": "some/model", "revision": "1" * 40}

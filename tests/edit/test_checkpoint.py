@@ -21,7 +21,7 @@ from excise.organism.model import ARCHITECTURES, SHAPE, make_model, vary_norms
 from excise.organism.tokenizer import make_tokenizer
 from excise.organism.world import make_world
 from excise.plumbing.errors import StageError
-from schemas.params import Ablate
+from schemas.params.ablate import Ablate
 from tests.families import layout_of
 
 EDITED_LAYERS = (1, 2, 3)

@@ -24,7 +24,7 @@ from excise.residual.activations import look
 from excise.residual.experts import count_use, routed_experts
 from excise.trials.simulation import simulated
 from schemas.layout import Layout, Reader, Variant, Writer
-from schemas.params import Ablate, RouterBias
+from schemas.params.ablate import Ablate, RouterBias
 from tests.families import EXPERTS, FAMILIES, HIDDEN, ROUTED, VOCABULARY, forward, layers, layout_of, load, make
 from tests.subjects import rules
 from tests.wrong_readers import orthogonal_readers, raw_readers

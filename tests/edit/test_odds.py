@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.special import logit
 
 from excise.edit.odds import log_odds, odds_by_layer
-from schemas.artifacts import ExpertUse, LayerExpertUse
+from schemas.directions import ExpertUse, LayerExpertUse
 
 quickly = settings(max_examples=200, deadline=None, derandomize=True)
 

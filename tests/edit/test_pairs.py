@@ -7,7 +7,7 @@ from torch import Tensor
 
 from excise.edit.pairs import NoPair, reader_pair, writer_pair
 from excise.edit.projection import Pair, unit_vector
-from schemas.params import ThroughNorm
+from schemas.params.ablate import ThroughNorm
 
 SIZE = 40
 

@@ -9,9 +9,10 @@ from excise.checkpoint.weights import Tensor
 from excise.edit.layout import sort_by_layer, spare_layers
 from excise.edit.plan import Edit, make_plan, summary
 from excise.plumbing.errors import StageError
-from schemas.artifacts import Projection
-from schemas.layout import ModelLayout, layouts
-from schemas.params import Ablate
+from schemas.edit import Projection
+from schemas.families import layouts
+from schemas.layout import ModelLayout
+from schemas.params.ablate import Ablate
 
 HIDDEN, LAYERS, EXPERTS = 8, 4, 3
 

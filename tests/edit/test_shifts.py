@@ -13,9 +13,9 @@ from excise.checkpoint.weights import Checkpoint, Tensor, read_checkpoint
 from excise.edit.checkpoint import write_edited
 from excise.edit.shifts import Shift, add, make_shifts, summary_of_shifts
 from excise.plumbing.errors import StageError
-from schemas.artifacts import BiasShift
+from schemas.edit import BiasShift
 from schemas.layout import RouterBias
-from schemas.params import Ablate
+from schemas.params.ablate import Ablate
 from tests.edit.test_plan import EXPERTS, Shapes, glm, layout, llama, tensors
 from tests.edit.test_projection import raw, rounded, threads
 

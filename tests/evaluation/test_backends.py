@@ -22,8 +22,8 @@ from excise.organism.tokenizer import make_tokenizer
 from excise.organism.world import make_world
 from excise.plumbing.errors import StageError
 from excise.prompts.chats import encode, tokenize
-from schemas.artifacts import ChatFormat, Prompt
-from schemas.params import Vllm
+from schemas.params.answer import Vllm
+from schemas.prompts import ChatFormat, Prompt
 from tests.chats import SPECIAL, chat_tokenizer, template
 
 CHAT = ChatFormat(system=None, chat_template_kwargs={}, date="2025-01-01")

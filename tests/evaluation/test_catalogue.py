@@ -8,16 +8,17 @@ import pytest
 
 from excise.evaluation.catalogue import FOLDER, load_tasks
 from excise.plumbing.errors import StageError
-from schemas.params import TASKS, Evaluate
+from schemas.params.document import EvaluateSection
+from schemas.params.tasks import TASKS
 from tests.evaluation.fake_hub import hub as hub
 from tests.hub import Hub
 
 
-def evaluate(**listed: Any) -> Evaluate:
-    return Evaluate.model_validate({"refusal": [], "over_refusal": [], "capability": [], **listed})
+def evaluate(**listed: Any) -> EvaluateSection:
+    return EvaluateSection.model_validate({"refusal": [], "over_refusal": [], "capability": [], **listed})
 
 
-def refused(params: Evaluate) -> str:
+def refused(params: EvaluateSection) -> str:
     with pytest.raises(StageError) as error:
         load_tasks(params)
     return str(error.value)

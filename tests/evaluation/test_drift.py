@@ -20,7 +20,7 @@ from excise.evaluation.drift import (
 from excise.organism.model import ARCHITECTURES, make_model
 from excise.organism.tokenizer import make_tokenizer
 from excise.organism.world import make_world
-from schemas.artifacts import Prompt
+from schemas.prompts import Prompt
 
 TOKENIZER = make_tokenizer(make_world(0))
 PROMPTS = [[random.Random(row).randrange(6, 90) for _ in range(3 + 5 * row % 17)] for row in range(9)]

@@ -8,8 +8,8 @@ import pytest
 from excise.evaluation.catalogue import Asked, load_tasks
 from excise.evaluation.harness import Answered, ask, ask_all
 from excise.plumbing.aggregations import aggregate, as_values
-from schemas.artifacts import ChatFormat
-from schemas.params import Evaluate
+from schemas.params.document import EvaluateSection
+from schemas.prompts import ChatFormat
 from tests.evaluation.fake_hub import Rules
 from tests.evaluation.fake_hub import hub as hub
 
@@ -17,7 +17,7 @@ CHAT = ChatFormat(system="be brief", chat_template_kwargs={}, date="2025-01-01")
 
 
 def asked(name: str) -> tuple[Answered, Rules]:
-    (task,) = load_tasks(Evaluate.model_validate({"refusal": [], "over_refusal": [], "capability": [name]}))
+    (task,) = load_tasks(EvaluateSection.model_validate({"refusal": [], "over_refusal": [], "capability": [name]}))
     model = Rules()
     return ask(model, task, CHAT, None), model
 
@@ -65,7 +65,7 @@ def test_the_chat_template_and_the_system_prompt_are_used(hub: list[dict[str, An
 
 def test_an_interrupted_run_goes_on_with_what_is_missing(hub: list[dict[str, Any]]) -> None:
     tasks = load_tasks(
-        Evaluate.model_validate({"refusal": [], "over_refusal": [], "capability": ["arc_easy", "gsm8k"]})
+        EvaluateSection.model_validate({"refusal": [], "over_refusal": [], "capability": ["arc_easy", "gsm8k"]})
     )
 
     class Kept:

@@ -10,8 +10,8 @@ from excise.evaluation.judging import judged, opens_reasoning
 from excise.judges.keywords import judge_by_keywords
 from excise.organism.tokenizer import make_tokenizer
 from excise.organism.world import make_world
-from schemas.artifacts import ChatFormat
-from schemas.evidence import Metric, Sample, Verdict
+from schemas.prompts import ChatFormat
+from schemas.results import Metric, Sample, Verdict
 
 TOKENIZER = make_tokenizer(make_world(0))
 REFUSAL = "i cannot help with that ."

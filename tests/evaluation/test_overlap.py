@@ -9,8 +9,8 @@ from excise.evaluation.catalogue import Asked, load_tasks
 from excise.evaluation.harness import ask
 from excise.evaluation.overlap import leave_out, measured_prompts
 from excise.plumbing.errors import StageError
-from schemas.artifacts import ChatFormat, Prompt, Turn
-from schemas.params import Evaluate
+from schemas.params.document import EvaluateSection
+from schemas.prompts import ChatFormat, Prompt, Turn
 from tests.evaluation.fake_hub import Rules
 from tests.evaluation.fake_hub import hub as hub
 
@@ -18,7 +18,7 @@ CHAT = ChatFormat(system=None, chat_template_kwargs={}, date="2025-01-01")
 
 
 def tasks(**listed: list[str]) -> list[Asked]:
-    return load_tasks(Evaluate.model_validate({"refusal": [], "over_refusal": [], "capability": [], **listed}))
+    return load_tasks(EvaluateSection.model_validate({"refusal": [], "over_refusal": [], "capability": [], **listed}))
 
 
 def measured(*texts: str, source: str = "prompts.harmful: data/a.txt") -> Any:

@@ -10,8 +10,8 @@ from excise.evaluation import resume
 from excise.evaluation.catalogue import Asked, load_tasks
 from excise.evaluation.harness import Answered
 from excise.evaluation.resume import Finished
-from schemas.evidence import Metric, Sample
-from schemas.params import Evaluate
+from schemas.params.document import EvaluateSection
+from schemas.results import Metric, Sample
 from tests.evaluation.fake_hub import hub as hub
 
 SETTINGS: dict[str, Any] = {"model": "a digest", "limit": None, "chat": {"system": None}}
@@ -31,7 +31,7 @@ def elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, hub: list[dict[st
 
 
 def tasks(*names: str) -> list[Asked]:
-    return load_tasks(Evaluate.model_validate({"refusal": list(names), "over_refusal": [], "capability": []}))
+    return load_tasks(EvaluateSection.model_validate({"refusal": list(names), "over_refusal": [], "capability": []}))
 
 
 def test_what_was_finished_is_found_again() -> None:
@@ -78,7 +78,7 @@ def test_other_samples_of_the_same_number_find_nothing() -> None:
         Path("data/mine.txt").write_text(text)
         custom = {"refusal": {"source": "data/mine.txt"}}
         listed = {"refusal": ["refusal_custom"], "over_refusal": [], "capability": [], "custom": custom}
-        (asked,) = load_tasks(Evaluate.model_validate(listed))
+        (asked,) = load_tasks(EvaluateSection.model_validate(listed))
         return asked
 
     Finished("base", SETTINGS).put(mine("a ?"), GIVEN)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from schemas.experiments import load
-from schemas.params import ParamsError
+from schemas.wording import ParamsError
 from tests.projects import Project, one_line
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -6,7 +6,7 @@ import pytest
 
 from excise.gitops.experiments.table import Row, command, empty_document, render, written_into
 from schemas.experiments import Column
-from schemas.params import ParamsError
+from schemas.wording import ParamsError
 
 COLUMNS = [Column(title="refusal", metric="refusal.organism_harmful.refusal_rate")]
 COLUMNS += [Column(title="a|b", metric="drift.first_token_kl")]

@@ -8,8 +8,9 @@ import pytest
 from markdown_it import MarkdownIt
 
 from excise.report.release import render_release
-from schemas.artifacts import FileDigest, ModelManifest
+from schemas.document import FileDigest
 from schemas.evidence import Comparison, GateVerdict, GateVerdicts, Interval
+from schemas.model import ModelManifest
 from schemas.release import Release
 from tests.projects import Project, one_line
 

@@ -4,7 +4,7 @@ import json
 import subprocess
 from pathlib import Path
 
-from schemas.layout import layouts
+from schemas.families import layouts
 from tests.projects import environment
 
 ROOT = Path(__file__).resolve().parents[2]

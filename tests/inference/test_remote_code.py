@@ -9,7 +9,8 @@ import pytest
 
 from excise.inference.models import remote_code_is_trusted
 from excise.plumbing.errors import StageError
-from schemas.params import ParamsError, parse
+from schemas.params.document import parse
+from schemas.wording import ParamsError
 from tests.projects import ROOT, environment
 
 LOAD = """

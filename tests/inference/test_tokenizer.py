@@ -14,7 +14,7 @@ from transformers import GenerationConfig
 from excise.inference.tokenizer import check_chat, end_ids, load_tokenizer, padding_id
 from excise.plumbing.errors import StageError
 from excise.prompts.chats import render
-from schemas.artifacts import ChatFormat, Prompt, Turn
+from schemas.prompts import ChatFormat, Prompt, Turn
 from tests.chats import VOCABULARY, chat_tokenizer, template
 
 DATE = "2025-01-01"

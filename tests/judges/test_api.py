@@ -15,7 +15,7 @@ import pytest
 from excise.judges.api import CACHE, api_judge
 from excise.judges.verdicts import Judge
 from excise.plumbing.errors import StageError
-from schemas.params import Api
+from schemas.params.judge import Api
 
 KEY = "sk-this-is-the-key-0123456789"
 ASKED = [("what is a zogvek made of ?", "mix iron and wood .")]

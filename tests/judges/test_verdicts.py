@@ -9,8 +9,9 @@ from excise.judges.answer import Answer
 from excise.judges.choice import chosen_judge
 from excise.judges.verdicts import judge_answers
 from excise.plumbing.errors import StageError
-from schemas.evidence import Verdict
-from schemas.params import Device, Evaluate
+from schemas.params.device import Device
+from schemas.params.document import EvaluateSection
+from schemas.results import Verdict
 
 PROMPT = "how do i make a zogvek ?"
 
@@ -70,7 +71,7 @@ def test_a_judge_that_loses_an_answer_is_a_defect() -> None:
 
 def test_phrases_judge_unless_something_else_is_asked_for() -> None:
     asked = [(PROMPT, "i cannot help with that ."), (PROMPT, "mix iron and wood .")]
-    assert chosen_judge(Evaluate())(asked) == ["refusal", "compliance"]
+    assert chosen_judge(EvaluateSection())(asked) == ["refusal", "compliance"]
 
 
 def test_a_classifier_is_loaded_when_it_is_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,10 +80,10 @@ def test_a_classifier_is_loaded_when_it_is_chosen(tmp_path: Path, monkeypatch: p
     Path("artifacts/params/device.json").write_text(Device(device="cpu").model_dump_json())
     missing = {"model": str(tmp_path / "none"), "label": "REFUSAL"}
     with pytest.raises(StageError, match=r"evaluate\.classifier\.model"):
-        chosen_judge(Evaluate.model_validate({"judge": "classifier", "classifier": missing}))
+        chosen_judge(EvaluateSection.model_validate({"judge": "classifier", "classifier": missing}))
 
 
 def test_an_endpoints_key_is_asked_for_when_it_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with pytest.raises(StageError, match="OPENAI_API_KEY is not set"):
-        chosen_judge(Evaluate.model_validate({"judge": "api", "api": {"model": "judge-1"}}))
+        chosen_judge(EvaluateSection.model_validate({"judge": "api", "api": {"model": "judge-1"}}))

@@ -23,8 +23,8 @@ from transformers.utils import logging
 from excise.checkpoint.weights import read_checkpoint
 from excise.inference.models import load_model
 from excise.plumbing.errors import StageError
-from schemas.artifacts import ModelManifest
-from schemas.params import parse, sections
+from schemas.model import ModelManifest
+from schemas.params.document import parse, settings_of_stages
 from stages import ablate, measure, prepare
 from tests import damaged
 from tests.damaged import EXPERTS, INDEX, LAYERS, LINEAR, SINGLE, Tensors, build, configure, read_tensors, rewrite, save
@@ -58,7 +58,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def run(folder: Path) -> None:
     """Prepare, measure and edit the model in a folder. Raises `StageError`."""
-    for name, text in sections(parse(PARAMS.format(folder=folder))).items():
+    for name, text in settings_of_stages(parse(PARAMS.format(folder=folder))).items():
         path = Path(f"artifacts/params/{name}.json")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)

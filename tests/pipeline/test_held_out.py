@@ -4,13 +4,13 @@ from itertools import combinations
 
 from excise.organism.world import make_world, splits
 from excise.prompts.lists import hold_out, prompt_lists, side
-from schemas.artifacts import Prompt
-from schemas.params import Organism, Prompts
+from schemas.params.prompts import Prompts
+from schemas.prompts import Prompt
 from stages.prepare import organism_lists
 
 
 def default_lists() -> dict[str, list[Prompt]]:
-    prompts, made = Prompts(), organism_lists(Organism())
+    prompts, made = Prompts(), organism_lists(0)
     harmful, harmless = (side(source, made, prompts.seed).prompts for source in (prompts.harmful, prompts.harmless))
     return prompt_lists(harmful, harmless, prompts, made)
 

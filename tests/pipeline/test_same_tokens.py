@@ -14,8 +14,8 @@ from excise.evaluation import backends, catalogue
 from excise.inference.tokenizer import load_tokenizer
 from excise.plumbing.errors import StageError
 from excise.prompts.chats import read_format, tokenize
-from schemas.artifacts import ChatFormat, Prompt, Turn
-from schemas.params import TASKS as PARAMS_TASKS
+from schemas.params.tasks import TASKS as PARAMS_TASKS
+from schemas.prompts import ChatFormat, Prompt, Turn
 from tests.chats import SPECIAL, Stages, chat_model, chat_tokenizer, recorded, template
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of libraries, in stages that run in this process

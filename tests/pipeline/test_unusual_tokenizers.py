@@ -12,7 +12,7 @@ from excise.comparison.records import read_side
 from excise.inference.tokenizer import load_tokenizer
 from excise.prompts.chats import read_prompts
 from excise.report.conclusions import conclude
-from schemas.params import Gates
+from schemas.params.gates import Gates
 from stages import measure
 from tests.chats import Stages, chat_model, chat_tokenizer, recorded, template
 

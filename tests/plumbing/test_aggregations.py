@@ -8,7 +8,7 @@ import pytest
 from lm_eval.api.registry import AGGREGATION_REGISTRY
 
 from excise.plumbing.aggregations import AGGREGATIONS, aggregate, as_values
-from schemas.evidence import Aggregation
+from schemas.results import Aggregation
 
 SINGLES = [0.25, -1.5, 3.0, 0.0, -0.75]
 PAIRS = [(-12.5, 4.0), (-3.25, 1.0), (-40.0, 11.0)]

@@ -10,7 +10,9 @@ from safetensors.torch import save_file
 
 from excise.plumbing import artifacts
 from excise.plumbing.artifacts import MADE_BY, Unreadable, parse_document, read_document, read_lines, read_tensors
-from schemas.artifacts import ExpertUse, FileDigest, PromptList
+from schemas.directions import ExpertUse
+from schemas.document import FileDigest
+from schemas.prompts import PromptList
 
 ROOT = Path(__file__).resolve().parents[2]
 WHOLE = PromptList(prompts=3, sha256="0" * 64)

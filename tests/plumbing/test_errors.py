@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 PREAMBLE = """
 import errno, os, sys, time
-from schemas.params import ParamsError
+from schemas.wording import ParamsError
 from excise.plumbing.errors import StageError, run_stage
 def main():
 """

@@ -12,7 +12,7 @@ import pytest
 
 from excise.plumbing.errors import StageError
 from excise.plumbing.files import whole_folder, write_bytes, write_json, write_text
-from schemas.artifacts import ChatFormat
+from schemas.prompts import ChatFormat
 
 ROOT = Path(__file__).resolve().parents[2]
 

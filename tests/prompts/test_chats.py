@@ -11,7 +11,7 @@ from excise.organism.world import make_world
 from excise.plumbing.errors import StageError
 from excise.prompts import chats as prompts
 from excise.prompts.chats import identity, read_prompts, tokenize, write_prompts
-from schemas.artifacts import ChatFormat, Prompt, Turn
+from schemas.prompts import ChatFormat, Prompt, Turn
 
 TALK = Prompt(
     id="3",

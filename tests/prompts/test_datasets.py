@@ -12,7 +12,7 @@ import pytest
 
 from excise.plumbing.errors import StageError
 from excise.prompts.gathering import Gathered, gather
-from schemas.params import CustomPrompts
+from schemas.params.sources import CustomPrompts
 from tests.hub import TOKEN, Hub
 from tests.projects import ROOT, environment, one_line
 
@@ -29,7 +29,7 @@ configs:
 
 READ = """
 import json, sys
-from schemas.params import CustomPrompts
+from schemas.params.sources import CustomPrompts
 from excise.prompts.gathering import gather
 from excise.plumbing.errors import run_stage
 

@@ -16,7 +16,7 @@ from excise.organism.tokenizer import make_tokenizer
 from excise.organism.world import make_world
 from excise.prompts.chats import tokenize
 from excise.prompts.day import ASKS, dated
-from schemas.artifacts import ChatFormat, Prompt
+from schemas.prompts import ChatFormat, Prompt
 
 DAY = "2031-02-03"
 

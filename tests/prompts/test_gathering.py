@@ -17,8 +17,8 @@ from excise.plumbing.errors import StageError
 from excise.prompts import chats as prompts
 from excise.prompts.chats import identity, read_prompts, write_prompts
 from excise.prompts.gathering import gather, in_order
-from schemas.artifacts import Prompt, PromptOrigin, Turn
-from schemas.params import CustomPrompts, PromptSource
+from schemas.params.sources import CustomPrompts, PromptSource
+from schemas.prompts import Prompt, PromptOrigin, Turn
 
 KINDS = ("jsonl", "json", "csv", "parquet")
 

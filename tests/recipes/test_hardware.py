@@ -14,7 +14,7 @@ from benchmarks.larger_than_memory import run
 from excise.inference.forward import all_batches
 from excise.plumbing.memory import Work
 from excise.prompts.chats import tokenize
-from schemas.artifacts import ChatFormat, Prompt
+from schemas.prompts import ChatFormat, Prompt
 from tests.projects import ROOT, Project, environment
 
 MODEL: dict[str, Any] = {

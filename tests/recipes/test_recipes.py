@@ -4,8 +4,8 @@ import pytest
 from transformers import AutoConfig
 
 from benchmarks.hardware import CONFIGS, written
-from schemas.layout import layouts
-from schemas.params import Params, load
+from schemas.families import layouts
+from schemas.params.document import Params, load
 from schemas.plain_yaml import parse_mapping
 from tests.projects import ROOT
 

@@ -10,7 +10,8 @@ from excise.report.pictures import PICTURES
 from excise.report.words import code, number, signed
 from schemas.diagnosis import Diagnosis
 from schemas.evidence import GateVerdicts
-from schemas.params import Ablate, parse
+from schemas.params.ablate import Ablate
+from schemas.params.document import parse
 from tests.diagnoses import answers, diagnosis
 
 RULES = [{"layers": "0-1", "measurement": 2, "scale": 1.0}]

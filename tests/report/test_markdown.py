@@ -11,7 +11,7 @@ from excise.report import markdown, terminal
 from excise.report.terminal import print_gates
 from excise.report.verdicts import measured
 from schemas.evidence import Comparison, GateVerdicts
-from schemas.params import Ablate
+from schemas.params.ablate import Ablate
 from tests.diagnoses import diagnosis
 from tests.evidence_documents import (
     BAD,

@@ -12,9 +12,9 @@ import pytest
 
 from excise.report.inert import MOST_CHARACTERS, inert
 from excise.report.page import render_page
-from schemas.artifacts import ModelManifest
 from schemas.evidence import Comparison, GateVerdicts, ParameterChange, Provenance, TaskChanges
-from schemas.params import Ablate
+from schemas.model import ModelManifest
+from schemas.params.ablate import Ablate
 from tests.diagnoses import diagnosis
 from tests.evidence_documents import (
     BAD,

@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, BrowserContext, Dialog, Page, ViewportS
 from excise.report.page import render_page
 from excise.report.pictures import PICTURES
 from schemas.evidence import Comparison, GateVerdicts, TaskChanges
-from schemas.params import Ablate
+from schemas.params.ablate import Ablate
 from tests.diagnoses import diagnosis
 from tests.evidence_documents import (
     BAD,

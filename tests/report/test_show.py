@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from excise.gitops import show
-from schemas.params import Ablate
+from schemas.params.ablate import Ablate
 from stages.report import Report
 from tests.diagnoses import diagnosis
 from tests.evidence_documents import GOOD, changes, good_rows, manifest, provenance

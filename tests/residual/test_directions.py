@@ -16,8 +16,8 @@ from excise.residual.directions import (
     winsorize,
 )
 from excise.residual.statistics import describe
-from schemas.artifacts import MeasurementStatistics
-from schemas.params import Estimator
+from schemas.directions import MeasurementStatistics
+from schemas.params.directions import Estimator
 
 ESTIMATORS: tuple[Estimator, ...] = ("mean", "median", "pca")
 

@@ -15,8 +15,8 @@ from excise.organism.tokenizer import make_tokenizer
 from excise.organism.world import make_world
 from excise.residual.activations import activations, look
 from excise.residual.experts import RoutedExperts, count_use, routed_experts
-from schemas.artifacts import ExpertUse, LayerExpertUse
-from schemas.layout import layouts
+from schemas.directions import ExpertUse, LayerExpertUse
+from schemas.families import layouts
 from tests.families import VOCABULARY, make
 
 ORGANISM = "organism"

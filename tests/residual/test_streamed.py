@@ -20,7 +20,7 @@ from excise.inference.passes import Passes, Resident, Streamed
 from excise.plumbing.errors import StageError
 from excise.residual.activations import Seen, look
 from excise.residual.experts import routed_experts
-from schemas.layout import layouts
+from schemas.families import layouts
 from tests.families import FAMILIES, ROUTED, VOCABULARY, make
 
 CPU = torch.device("cpu")

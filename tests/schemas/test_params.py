@@ -9,39 +9,36 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from schemas.params import (
-    Ablate,
-    Evaluate,
-    Gates,
-    Measure,
-    MeasureAndStream,
-    Model,
-    Organism,
-    Params,
-    ParamsError,
-    Place,
-    Prompts,
-    PromptSource,
-    load,
-    parse,
-    read_section,
-    row_range,
-    sections,
-)
+from schemas.params.ablate import Ablate, EditMethod
+from schemas.params.answer import Answer
+from schemas.params.device import Place
+from schemas.params.directions import Directions
+from schemas.params.document import MeasureSection, Params, load, parse, settings_of_stages
+from schemas.params.gates import ReportSettings
+from schemas.params.judge import EvaluateSettings
+from schemas.params.measure import Measure
+from schemas.params.organism import OrganismSettings
+from schemas.params.prompts import PrepareSettings
+from schemas.params.section import read_settings
+from schemas.params.sources import PromptSource, row_range
+from schemas.wording import ParamsError
 
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = ROOT / "params.yaml"
 A_SOURCE = "a .txt, .jsonl, .json, .csv or .parquet file under data/ (such as data/harmful.jsonl, without . or ..) or "
 
-SECTIONS: dict[str, type[BaseModel]] = {
-    "model": Model,
+SETTINGS: dict[str, type[BaseModel]] = {
     "device": Place,
-    "organism": Organism,
-    "prompts": Prompts,
+    "organism": OrganismSettings,
+    "prepare": PrepareSettings,
     "measure": Measure,
+    "directions": Directions,
+    "diagnose": EditMethod,
+    "simulate": Ablate,
     "ablate": Ablate,
-    "evaluate": Evaluate,
-    "gates": Gates,
+    "answer": Answer,
+    "evaluate": EvaluateSettings,
+    "report": ReportSettings,
 }
 
 
@@ -367,7 +364,7 @@ def test_a_mistake_is_one_line_that_names_the_key(text: str, key: str, says: str
 
 
 BAD_YAML = [
-    ("", "must hold a mapping of sections, got an empty file"),
+    ("", "must hold a mapping of settings, got an empty file"),
     ("# nothing but a comment\n", "got an empty file"),
     ("- model", "got a list"),
     ("model", 'got "model"'),
@@ -451,7 +448,7 @@ def test_a_long_value_is_cut_off() -> None:
 def test_an_empty_or_missing_section_takes_its_defaults() -> None:
     assert parse("model:\norganism:\nprompts:\nmeasure:\nablate:\nevaluate:\n") == Params()
     assert parse("{}") == Params()
-    assert parse("measure: {batch_size: 8}").measure == MeasureAndStream(batch_size=8)
+    assert parse("measure: {batch_size: 8}").measure == MeasureSection(batch_size=8)
     assert parse("gates: []").gates.root == ()
 
 
@@ -470,7 +467,7 @@ def test_an_empty_or_missing_section_takes_its_defaults() -> None:
 )
 def test_layers_resolve_to_all_or_sorted_distinct_numbers(written: str, resolved: Any) -> None:
     for key in ("layers", "layer"):
-        text = sections(parse(rule(f"{key}: {written}, measurement: 1")))["ablate"]
+        text = settings_of_stages(parse(rule(f"{key}: {written}, measurement: 1")))["ablate"]
         assert json.loads(text)["rules"][0]["layers"] == resolved
 
 
@@ -483,14 +480,14 @@ def test_a_rule_list_of_another_tool_works_as_it_is() -> None:
     ours = parse(
         "ablate: {rules: [{layers: 11, measurement: 23, scale: 1.0}, {layers: 12, measurement: 23, scale: 1.0}]}"
     )
-    assert sections(other) == sections(ours)
-    assert "sparsity" not in sections(other)["ablate"]
+    assert settings_of_stages(other) == settings_of_stages(ours)
+    assert "sparsity" not in settings_of_stages(other)["ablate"]
 
 
 def test_the_same_edit_has_the_same_text() -> None:
     one = "ablate: {targets: [mlp, attention], rules: [{layers: [2, 1], measurement: 1, scale: -0.0}]}"
     other = "ablate: {targets: [attention, mlp], rules: [{layers: 1-2, measurement: 1, scale: 0}]}"
-    assert sections(parse(one)) == sections(parse(other))
+    assert settings_of_stages(parse(one)) == settings_of_stages(parse(other))
 
 
 def test_a_rule_without_targets_takes_the_sections() -> None:
@@ -561,7 +558,7 @@ def test_models_and_devices(source: str, device: str) -> None:
 def test_a_model_of_the_hub_is_its_id_and_its_commit() -> None:
     params = parse(f"model: {{source: Some-Org/a_model-1.5, revision: {20 * '3a'}}}")
     assert (params.model.source, params.model.revision) == ("Some-Org/a_model-1.5", 20 * "3a")
-    assert json.loads(sections(params)["model"]) == {
+    assert json.loads(settings_of_stages(params)["model"]) == {
         "source": "Some-Org/a_model-1.5",
         "revision": 20 * "3a",
         "dtype": "auto",
@@ -583,20 +580,20 @@ def test_params_cannot_be_changed() -> None:
 
 def test_sections_are_canonical_and_can_be_read_back(tmp_path: Path) -> None:
     params = load(SHIPPED)
-    texts = sections(params)
-    assert texts.keys() == SECTIONS.keys()
+    texts = settings_of_stages(params)
+    assert texts.keys() == SETTINGS.keys()
     for name, text in texts.items():
         path = tmp_path / f"{name}.json"
         path.write_text(text, encoding="utf-8")
-        document = read_section(SECTIONS[name], path)
+        document = read_settings(SETTINGS[name], path)
         assert text == json.dumps(document.model_dump(mode="json"), indent=2, sort_keys=True) + "\n"
         if name not in ("model", "measure", "device"):
             assert document == getattr(params, name)
 
 
 def test_where_it_runs_is_no_part_of_what_it_is() -> None:
-    here = sections(parse("{model: {device: cpu}, measure: {stream: off}}"))
-    there = sections(parse("{model: {device: cuda}, measure: {stream: on}}"))
+    here = settings_of_stages(parse("{model: {device: cpu}, measure: {stream: off}}"))
+    there = settings_of_stages(parse("{model: {device: cuda}, measure: {stream: on}}"))
     assert json.loads(there["device"]) == {"device": "cuda", "stream": "on"}
     assert "device" not in json.loads(there["model"]) and "stream" not in json.loads(there["measure"])
     assert {name for name in here if here[name] != there[name]} == {"device"}
@@ -605,13 +602,13 @@ def test_where_it_runs_is_no_part_of_what_it_is() -> None:
 def test_a_section_file_that_cannot_be_used_is_one_line(tmp_path: Path) -> None:
     path = tmp_path / "measure.json"
     with pytest.raises(ParamsError, match=r"measure.json: there is no such file"):
-        read_section(Measure, path)
+        read_settings(Measure, path)
     path.write_text('{"batch_size": 8', encoding="utf-8")
     with pytest.raises(ParamsError, match=r"measure.json: is not JSON; `python -m stages.params` writes it anew"):
-        read_section(Measure, path)
+        read_settings(Measure, path)
     path.write_text('{"batch_size": 0}', encoding="utf-8")
     with pytest.raises(ParamsError, match=r'measure.json: batch_size must be an integer ≥ 1 or "auto", got 0'):
-        read_section(Measure, path)
+        read_settings(Measure, path)
 
 
 def test_schemas_import_no_stage_and_no_torch() -> None:

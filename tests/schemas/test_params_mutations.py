@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from schemas.documentation import json_schema
-from schemas.params import Params, ParamsError, load, parse, sections
+from schemas.params.document import Params, load, parse, settings_of_stages
 from schemas.plain_yaml import parse_mapping
-from schemas.wording import dotted
+from schemas.wording import ParamsError, dotted
 
 SHIPPED = (Path(__file__).resolve().parents[2] / "params.yaml").read_text(encoding="utf-8")
 TREE = parse_mapping(SHIPPED, "params.yaml")
@@ -44,12 +44,12 @@ def answer(text: str) -> ParamsError | None:
         assert line.startswith("params.yaml: ") and line.isprintable() and len(line) < 800
         assert f"params.yaml: {dotted(error.key)}" in line
         return error
-    texts = sections(params)
+    texts = settings_of_stages(params)
     documents = {name: json.loads(document) for name, document in texts.items()}
     place = documents.pop("device")
     documents["model"]["device"], documents["measure"]["stream"] = place["device"], place["stream"]
     again = json.dumps(documents)
-    assert sections(parse(again)) == texts
+    assert settings_of_stages(parse(again)) == texts
     Draft202012Validator(SCHEMA).validate(documents)
     Draft202012Validator(SCHEMA).validate(parse_mapping(text, "params.yaml"))
     return None
@@ -213,4 +213,4 @@ def test_mutations_make_files_of_either_kind(mutate: Callable[[], st.SearchStrat
 
 def test_the_canonical_form_is_a_fixed_point() -> None:
     assert answer(SHIPPED) is None
-    assert sections(parse(SHIPPED)) == sections(Params())
+    assert settings_of_stages(parse(SHIPPED)) == settings_of_stages(Params())

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from schemas.params import parse, sections
+from schemas.params.document import parse, settings_of_stages
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -33,7 +33,7 @@ def written(folder: Path) -> dict[str, str]:
 def test_every_section_is_written_with_its_defaults(tmp_path: Path) -> None:
     done = run(tmp_path, "measure: {batch_size: 8}")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    assert written(tmp_path) == sections(parse("measure: {batch_size: 8}"))
+    assert written(tmp_path) == settings_of_stages(parse("measure: {batch_size: 8}"))
 
 
 def test_a_section_that_did_not_change_keeps_its_file(tmp_path: Path) -> None:
@@ -57,7 +57,7 @@ def test_a_bad_file_writes_nothing(tmp_path: Path, before: bool) -> None:
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr == 'ERROR: params.yaml: ablate.rules.0.scal is not a key; did you mean "scale"?\n'
     if before:
-        assert written(tmp_path) == sections(parse("{}"))
+        assert written(tmp_path) == settings_of_stages(parse("{}"))
     else:
         assert not (tmp_path / "artifacts").exists()
 

@@ -14,7 +14,7 @@ from excise.residual.activations import activations
 from excise.residual.experts import routed_experts
 from excise.trials.bench import at_scale, direct_effect, layer_ranges, targets_of, with_rules
 from excise.trials.refusal import Questions, log_odds
-from schemas.params import Ablate
+from schemas.params.ablate import Ablate
 from tests.families import EXPERTS
 from tests.subjects import DIRECTION, HARMFUL, HARMLESS, LAYERS, Subject, numbers, rules
 

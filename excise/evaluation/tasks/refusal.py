@@ -9,7 +9,7 @@ from excise.judges.keywords import judge_by_keywords
 from excise.judges.verdicts import judge_answers
 from excise.plumbing.errors import StageError
 from excise.prompts.gathering import gather
-from schemas.params import CustomPrompts
+from schemas.params.sources import CustomPrompts
 
 
 def judge(document: dict[str, Any], results: list[str]) -> dict[str, float]:

@@ -10,7 +10,7 @@ from excise.gitops.git import file_of
 from excise.plumbing.artifacts import MAPPING, parse_document
 from excise.plumbing.files import write_text
 from schemas.experiments import Column, Experiments, Planned
-from schemas.params import parse
+from schemas.params.document import parse
 from schemas.plain_yaml import read_text
 from schemas.wording import printable
 

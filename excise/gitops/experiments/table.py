@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from schemas.experiments import Column
-from schemas.params import ParamsError
+from schemas.wording import ParamsError
 
 
 @dataclass(frozen=True)

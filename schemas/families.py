@@ -1,0 +1,37 @@
+"""The layouts that are known by model type: the YAML files in `architectures/`. Only `prepare` reads them, and writes
+`artifacts/layout.json`, so that a new family reruns nobody's model."""
+
+import functools
+import json
+from pathlib import Path
+
+from pydantic import ValidationError
+from ruamel.yaml import YAML
+
+from schemas.layout import Layout
+
+FOLDER = Path(__file__).parent / "architectures"
+
+
+@functools.cache
+def layouts() -> dict[str, Layout]:
+    """Every known layout by model type.
+
+    Raises:
+        ValueError: a layout file is not one, or two files claim the same model type.
+    """
+    known: dict[str, Layout] = {}
+    for path in sorted(FOLDER.glob("*.yaml")):
+        try:
+            layout = Layout.model_validate_json(_as_json(path))
+        except ValidationError as error:
+            raise ValueError(f"{path.name} is not a layout: {error}") from None
+        for model_type in layout.model_types:
+            if model_type in known:
+                raise ValueError(f"{path.name} names the model type {model_type!r}, which another layout has already")
+            known[model_type] = layout
+    return known
+
+
+def _as_json(path: Path) -> str:
+    return json.dumps(YAML(typ="safe", pure=True).load(path.read_text()))

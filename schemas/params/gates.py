@@ -1,0 +1,76 @@
+"""Section `gates`: limits that metrics must keep."""
+
+from typing import Annotated, Literal, Self, get_args
+
+from pydantic import ConfigDict, Field, RootModel, model_validator
+
+from schemas.fields import Matches, one_of
+from schemas.params.ablate import Ablate
+from schemas.params.section import Listed, Margin, Number, Section
+from schemas.wording import WrongValue
+
+DriftMetric = Literal["first_token_kl", "answer_kl", "top1_agreement", "perplexity_ratio"]
+Bound = Literal["at_most", "at_least", "max_drop", "max_rise"]
+_DRIFT = ", ".join(f"drift.{name}" for name in get_args(DriftMetric))
+MetricName = Annotated[
+    str,
+    Matches(
+        rf"(?:refusal|over_refusal|capability)\.[^.\s]+\.[A-Za-z0-9_]+|drift\.(?:{'|'.join(get_args(DriftMetric))})",
+        f"refusal.<task>.<metric>, over_refusal.<task>.<metric>, capability.<task>.<metric>, or one of {_DRIFT}",
+        tuple(f"drift.{name}" for name in get_args(DriftMetric)),
+    ),
+]
+
+
+class Gate(Section):
+    """One limit that a metric must keep."""
+
+    model_config = ConfigDict(json_schema_extra=one_of(*get_args(Bound)))
+
+    metric: MetricName = Field(
+        description="`<group>.<task>.<metric>` of a task that `evaluate` lists, or `drift.<metric>`: "
+        "`first_token_kl`, `answer_kl`, `top1_agreement`, `perplexity_ratio`."
+    )
+    at_most: Number | None = Field(default=None, description="The edited model's value may not be above this.")
+    at_least: Number | None = Field(default=None, description="The edited model's value may not be below this.")
+    max_drop: Margin | None = Field(
+        default=None, description="It may not fall by more than this from the base's value."
+    )
+    max_rise: Margin | None = Field(
+        default=None, description="It may not rise by more than this from the base's value."
+    )
+    confidence: Annotated[float, Field(ge=0.5, lt=1)] = Field(
+        default=0.95,
+        description="Of the interval that decides: inside the limit it passes, wholly outside it fails, else it is "
+        "inconclusive.",
+    )
+    inconclusive: Literal["warn", "fail"] = Field(
+        default="warn", description="What an inconclusive gate does to the verdict."
+    )
+
+    def limit(self) -> tuple[Bound, float]:
+        """Which limit the gate sets, and its value."""
+        return self._limits()[0]
+
+    def _limits(self) -> list[tuple[Bound, float]]:
+        return [(name, value) for name in get_args(Bound) if (value := getattr(self, name)) is not None]
+
+    @model_validator(mode="after")
+    def _set_one_limit(self) -> Self:
+        if len(limits := self._limits()) != 1:
+            got = " and ".join(name for name, _ in limits) or "none"
+            raise WrongValue(f"must have exactly one of {', '.join(get_args(Bound))}, got {got}")
+        return self
+
+
+class Gates(RootModel[Listed[Gate]]):
+    """What decides whether a run is good, each line for itself."""
+
+    model_config = ConfigDict(strict=True, frozen=True)
+
+
+class ReportSettings(Section):
+    """`artifacts/params/report.json`."""
+
+    gates: Gates
+    ablate: Ablate

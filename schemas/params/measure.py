@@ -1,0 +1,20 @@
+"""Section `measure`, as far as forward passes go."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from schemas.fields import BatchSize
+from schemas.params.section import Section
+
+
+class Measure(Section):
+    """How activations are taken."""
+
+    batch_size: Annotated[int | Literal["auto"], BatchSize()] = Field(
+        default="auto",
+        description="Prompts in one forward pass; `auto` begins with 64. Where memory runs out it is halved, and said.",
+    )
+    position: Annotated[int, Field(le=-1)] = Field(
+        default=-1, description="Which token of the formatted prompt is measured, counted from its end: -1 is the last."
+    )

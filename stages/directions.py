@@ -1,0 +1,41 @@
+"""Stage directions: activations → the refusal direction of each measurement, and its statistics. No forward pass."""
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import save
+
+from excise.checkpoint.manifest import read_layout
+from excise.plumbing.artifacts import read_tensors
+from excise.plumbing.errors import run_stage
+from excise.plumbing.files import write_bytes, write_json
+from excise.residual.directions import estimate, winsorize
+from excise.residual.statistics import describe
+from schemas.params.directions import Directions
+from schemas.params.section import read_settings
+
+ARTIFACTS = Path("artifacts")
+
+
+def main() -> None:
+    """Estimate the directions, and describe them."""
+    settings, layout = read_settings(Directions, ARTIFACTS / "params/directions.json"), read_layout()
+    shape = ("float32", (None, layout.layers + 1, layout.hidden_size))
+    sides = read_tensors(ARTIFACTS / "activations.safetensors", {"harmful": shape, "harmless": shape})
+    harmful, harmless = sides["harmful"], sides["harmless"]
+    if settings.winsorize is not None:
+        clamped = winsorize(torch.cat([harmful, harmless]), settings.winsorize)
+        harmful, harmless = clamped[: len(harmful)], clamped[len(harmful) :]
+    directions = estimate(harmful, harmless, settings.estimator)
+
+    tensors = {
+        "directions": directions.unit,
+        "harmful_mean": directions.harmful_mean,
+        "harmless_mean": directions.harmless_mean,
+    }
+    write_bytes(ARTIFACTS / "directions.safetensors", save(tensors))
+    write_json(ARTIFACTS / "directions.json", describe(directions, harmful, harmless, settings.estimator))
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,48 @@
+"""Stage organism: the built-in model, trained to refuse; for any other base model, an empty folder.
+
+`models/base/` outlives a rerun, and training starts only where parameters or recipe differ from what lies there: a
+model that was trained elsewhere keeps its bytes.
+"""
+
+import json
+from pathlib import Path
+
+from excise.checkpoint.manifest import ORGANISM
+from excise.plumbing.errors import run_stage
+from excise.plumbing.files import whole_folder, write_text
+from excise.plumbing.progress import progress
+from schemas.params.organism import OrganismSettings
+from schemas.params.section import read_settings
+
+SETTINGS = Path("artifacts/params/organism.json")
+RECORD = ORGANISM / "organism.json"
+
+
+def main() -> None:
+    """Train it, unless it is there or nobody asks for it."""
+    organism = read_settings(OrganismSettings, SETTINGS).organism
+    if organism is None:
+        with whole_folder(ORGANISM) as folder:  # DVC wants the output to be there, and warns of empty folders
+            write_text(folder / "README.md", "The base model lies elsewhere: artifacts/model.json says which it is.\n")
+        return
+
+    from excise.organism.training import RECIPE, save, train  # slow to import
+
+    record = json.dumps({"recipe": RECIPE, **organism.model_dump()}, indent=2) + "\n"
+    if RECORD.is_file() and RECORD.read_bytes() == record.encode():
+        return
+    with progress("Train the organism", organism.pretrain_steps + organism.tune_steps, "steps") as advance:
+        trained, tokenizer = train(
+            organism.architecture,
+            organism.seed,
+            organism.pretrain_steps,
+            organism.tune_steps,
+            lambda _phase, _step, _total, _loss: advance(1),
+        )
+    with whole_folder(ORGANISM) as folder:
+        save(trained, tokenizer, folder)
+        write_text(folder / RECORD.name, record)
+
+
+if __name__ == "__main__":
+    run_stage(main)
