@@ -6,11 +6,11 @@ from typing import Any
 
 from schemas import plain_yaml
 from schemas.evidence import ParameterChange
-from schemas.params.document import parse, settings_of_stages
+from schemas.params.document import parse
 from schemas.wording import ParamsError
 
-PLACE = "device"
-"""The section of params.yaml that is no part of what a run is."""
+PLACES = {"model": {"device"}, "measure": {"stream"}}
+"""By section, the keys that are no part of what a run is."""
 
 
 def parameter_changes(before: str, after: str) -> list[ParameterChange]:
@@ -32,7 +32,11 @@ def parameter_changes(before: str, after: str) -> list[ParameterChange]:
 
 
 def _resolved(text: str) -> dict[str, Any]:
-    return {name: json.loads(section) for name, section in settings_of_stages(parse(text)).items() if name != PLACE}
+    resolved = parse(text).model_dump(mode="json", exclude=PLACES)
+    return {
+        name: dict(sorted(section.items())) if isinstance(section, dict) else section
+        for name, section in resolved.items()
+    }
 
 
 def _written(text: str) -> dict[str, Any]:

@@ -558,7 +558,7 @@ def test_models_and_devices(source: str, device: str) -> None:
 def test_a_model_of_the_hub_is_its_id_and_its_commit() -> None:
     params = parse(f"model: {{source: Some-Org/a_model-1.5, revision: {20 * '3a'}}}")
     assert (params.model.source, params.model.revision) == ("Some-Org/a_model-1.5", 20 * "3a")
-    assert json.loads(settings_of_stages(params)["model"]) == {
+    assert json.loads(settings_of_stages(params)["prepare"])["model"] == {
         "source": "Some-Org/a_model-1.5",
         "revision": 20 * "3a",
         "dtype": "auto",
@@ -578,7 +578,7 @@ def test_params_cannot_be_changed() -> None:
         parse("{}").measure.batch_size = 3
 
 
-def test_sections_are_canonical_and_can_be_read_back(tmp_path: Path) -> None:
+def test_settings_are_canonical_and_can_be_read_back(tmp_path: Path) -> None:
     params = load(SHIPPED)
     texts = settings_of_stages(params)
     assert texts.keys() == SETTINGS.keys()
@@ -587,19 +587,38 @@ def test_sections_are_canonical_and_can_be_read_back(tmp_path: Path) -> None:
         path.write_text(text, encoding="utf-8")
         document = read_settings(SETTINGS[name], path)
         assert text == json.dumps(document.model_dump(mode="json"), indent=2, sort_keys=True) + "\n"
-        if name not in ("model", "measure", "device"):
-            assert document == getattr(params, name)
+
+
+@pytest.mark.parametrize(
+    ("changed", "stages"),
+    [
+        ("organism: {tune_steps: 3}", {"organism"}),
+        ("model: {dtype: float32}", {"prepare"}),
+        ("prompts: {limit: 9}", {"prepare"}),
+        ("measure: {position: -2}", {"measure"}),
+        ("measure: {estimator: pca}", {"directions"}),
+        ("measure: {winsorize: 0.9}", {"directions"}),
+        ("ablate: {method: preserve_column_norms}", {"diagnose", "simulate", "ablate", "report"}),
+        ("ablate: {rules: [{layers: 1, measurement: 1}]}", {"simulate", "ablate", "report"}),
+        ("evaluate: {batch_size: 3}", {"answer"}),
+        ("evaluate: {limit: 3}", {"answer", "evaluate"}),
+        ("evaluate: {judge: api, api: {model: m}}", {"evaluate"}),
+        ("gates: []", {"report"}),
+    ],
+)
+def test_a_key_reaches_the_stages_that_read_it(changed: str, stages: set[str]) -> None:
+    before, after = settings_of_stages(Params()), settings_of_stages(parse(changed))
+    assert {stage for stage in before if before[stage] != after[stage]} == stages
 
 
 def test_where_it_runs_is_no_part_of_what_it_is() -> None:
     here = settings_of_stages(parse("{model: {device: cpu}, measure: {stream: off}}"))
     there = settings_of_stages(parse("{model: {device: cuda}, measure: {stream: on}}"))
-    assert json.loads(there["device"]) == {"device": "cuda", "stream": "on"}
-    assert "device" not in json.loads(there["model"]) and "stream" not in json.loads(there["measure"])
+    assert json.loads(there["device"]) == {"device": "cuda", "folder": None, "stream": "on"}
     assert {name for name in here if here[name] != there[name]} == {"device"}
 
 
-def test_a_section_file_that_cannot_be_used_is_one_line(tmp_path: Path) -> None:
+def test_a_file_of_settings_that_cannot_be_used_is_one_line(tmp_path: Path) -> None:
     path = tmp_path / "measure.json"
     with pytest.raises(ParamsError, match=r"measure.json: there is no such file"):
         read_settings(Measure, path)

@@ -45,9 +45,7 @@ def answer(text: str) -> ParamsError | None:
         assert f"params.yaml: {dotted(error.key)}" in line
         return error
     texts = settings_of_stages(params)
-    documents = {name: json.loads(document) for name, document in texts.items()}
-    place = documents.pop("device")
-    documents["model"]["device"], documents["measure"]["stream"] = place["device"], place["stream"]
+    documents = params.model_dump(mode="json")
     again = json.dumps(documents)
     assert settings_of_stages(parse(again)) == texts
     Draft202012Validator(SCHEMA).validate(documents)
