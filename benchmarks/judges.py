@@ -19,7 +19,7 @@ from excise.plumbing.files import write_text
 from schemas.document import Document
 from schemas.plain_yaml import parse_mapping, read_text
 from schemas.results import Verdict
-from schemas.wording import shorten
+from schemas.text import shorten
 
 ROOT = Path(__file__).resolve().parent.parent
 ANSWERS = ROOT / "tests" / "judges" / "answers.yaml"

@@ -16,7 +16,8 @@ from schemas.overrides import applied, combined, read_overrides
 from schemas.params.document import Params
 from schemas.params.gates import MetricName
 from schemas.params.section import Listed, Section
-from schemas.wording import ParamsError, WrongValue, dotted, first_mistake, suggest
+from schemas.text import dotted, suggest
+from schemas.wording import ParamsError, WrongValue, first_mistake
 
 Name = Annotated[
     str,

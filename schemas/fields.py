@@ -11,7 +11,8 @@ from typing import Any
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
-from schemas.wording import WrongValue, show, suggest
+from schemas.text import show, suggest
+from schemas.wording import WrongValue
 
 LAST_LAYER = 9999
 """No model comes near it; without an end, `0-99999999999` would fill the memory."""

@@ -13,7 +13,8 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError
 from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
 
-from schemas.wording import ParamsError, shorten, show
+from schemas.text import shorten, show
+from schemas.wording import ParamsError
 
 MOST_CHARACTERS = 256 * 1024
 """A rule for each layer of a large model takes a tenth of it."""

@@ -1,21 +1,13 @@
 """What is wrong with a parameter file, in one line and in the user's words: the key, what was given, what is allowed.
 
-What is allowed is read off the JSON Schema, so that no constraint of `schemas/params.py` is worded a second time.
+What is allowed is read off the JSON Schema, so that no constraint of `schemas/params/` is worded a second time.
 """
 
-import difflib
-import json
-import re
-from collections.abc import Iterable, Sequence
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-Key = Sequence[str | int]
-
-_SHOWN = 60
-_SHOWN_KEY = 120
-_BARE = re.compile(r"[\w-]{1,60}", re.ASCII)
+from schemas.text import Key, dotted, printable, show, suggest
 
 
 class ParamsError(ValueError):
@@ -34,41 +26,6 @@ class WrongValue(ValueError):
         super().__init__(message)
         self.message = message
         self.at = at
-
-
-def printable(text: str) -> str:
-    """The text with line ends, control characters and the like escaped."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
-
-
-def shorten(text: str, length: int = _SHOWN) -> str:
-    """The text, its end cut off where it is longer than `length`."""
-    return text if len(text) <= length else text[: length - 1] + "…"
-
-
-def listed(names: Sequence[str]) -> str:
-    """Some names, and how many there are beside them."""
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(shorten(name, 80) for name in names[:3]) + more
-
-
-def show(value: object) -> str:
-    """A value as it would stand in the file, on one line and not too long."""
-    try:
-        return shorten(printable(json.dumps(value, ensure_ascii=False, default=str)))
-    except ValueError:  # Python writes no integer of more than 4,300 digits, as 0xf… can be
-        return "a number of thousands of digits"
-
-
-def dotted(key: Key) -> str:
-    """`ablate.rules.0.scale`; a name with other than letters, digits, _ and - is quoted."""
-    return shorten(".".join(str(part) if _BARE.fullmatch(str(part)) else show(part) for part in key), _SHOWN_KEY)
-
-
-def suggest(given: object, choices: Iterable[str]) -> str:
-    """`; did you mean "scale"?` where one of the choices is close, else nothing."""
-    close = difflib.get_close_matches(given, list(choices), n=1) if isinstance(given, str) and len(given) < 200 else []
-    return f'; did you mean "{close[0]}"?' if close else ""
 
 
 def first_mistake(error: ValidationError, model: type[BaseModel]) -> tuple[str, Key]:

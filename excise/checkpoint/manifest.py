@@ -16,7 +16,7 @@ from schemas.model import ModelManifest
 from schemas.params.device import PLACE, Place
 from schemas.params.model import Model
 from schemas.params.section import read_settings
-from schemas.wording import shorten
+from schemas.text import shorten
 
 MANIFEST = Path("artifacts/model.json")
 LAYOUT = Path("artifacts/layout.json")

@@ -15,7 +15,7 @@ from excise.inference.models import read_model_config, without_weights
 from excise.plumbing.errors import StageError
 from schemas.families import layouts
 from schemas.layout import Layout, ModelLayout, matcher
-from schemas.wording import listed, shorten
+from schemas.text import listed, shorten
 
 _OTHER_FILES = {
     "transformers_weights": "has transformers read other weights than those that are edited",

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from excise.checkpoint.weights import FLOATS, Tensor
 from excise.plumbing.errors import StageError
 from schemas.layout import Layout, ModelLayout, Norm, Reader, Variant, Writer, matcher
-from schemas.wording import listed
+from schemas.text import listed
 
 INCOMPLETE = "save the checkpoint whole, or name another copy of it"
 

@@ -13,7 +13,7 @@ from lm_eval.tasks._yaml_loader import load_yaml
 
 from excise.plumbing.errors import StageError
 from schemas.params.tasks import TASKS, Questions, TaskGroup
-from schemas.wording import suggest
+from schemas.text import suggest
 
 FOLDER = Path(__file__).parent / "tasks"
 JUDGED: tuple[TaskGroup, ...] = ("refusal", "over_refusal")

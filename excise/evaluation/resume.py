@@ -26,7 +26,7 @@ class Finished:
 
     def __init__(self, side: str, settings: dict[str, Any]) -> None:
         """`settings`: everything that answers depend on, but the task; the model's digest among it."""
-        code = sorted(path for path in Path(__file__).parent.rglob("*") if path.suffix in (".py", ".yaml"))
+        code = sorted(path for path in Path("excise/evaluation").rglob("*") if path.suffix in (".py", ".yaml"))
         self._folder = FOLDER / side
         self._settings = {
             **settings,

@@ -11,7 +11,7 @@ from dvc.exceptions import DvcException
 from dvc.repo import Repo
 
 from excise.plumbing.errors import StageError
-from schemas.wording import shorten
+from schemas.text import shorten
 
 
 @dataclass(frozen=True)

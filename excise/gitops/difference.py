@@ -14,7 +14,8 @@ from excise.plumbing.errors import StageError
 from schemas import plain_yaml
 from schemas.evidence import Comparison, Comparisons, GateVerdicts, ParameterChange
 from schemas.gitops import Difference, Evidence, LockChanges
-from schemas.wording import ParamsError, dotted, show
+from schemas.text import dotted, show
+from schemas.wording import ParamsError
 
 PARAMS = "params.yaml"
 LOCK = "dvc.lock"

@@ -15,7 +15,8 @@ from excise.plumbing.errors import StageError
 from excise.plumbing.files import write_bytes
 from schemas import plain_yaml
 from schemas.evidence import Comparisons, GateVerdicts, Outcome
-from schemas.wording import ParamsError, printable
+from schemas.text import printable
+from schemas.wording import ParamsError
 
 DOCUMENTS: dict[str, type[BaseModel] | None] = {
     "dvc.lock": None,

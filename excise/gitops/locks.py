@@ -7,7 +7,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from schemas import plain_yaml
 from schemas.gitops import LockChanges, StageChange
-from schemas.wording import ParamsError, dotted
+from schemas.text import dotted
+from schemas.wording import ParamsError
 
 NAME = "dvc.lock"
 

@@ -17,7 +17,8 @@ from excise.gitops.sides import Side
 from excise.plumbing.errors import StageError
 from schemas import plain_yaml
 from schemas.params.document import parse, settings_of_stages
-from schemas.wording import ParamsError, shorten
+from schemas.text import shorten
+from schemas.wording import ParamsError
 
 PARAMS = "params.yaml"
 STAGES = "dvc.yaml"

@@ -7,7 +7,7 @@ from excise.gitops.git import file_of
 from excise.plumbing.errors import StageError, run_stage
 from excise.plumbing.files import write_text
 from schemas.params.document import load
-from schemas.wording import show, suggest
+from schemas.text import show, suggest
 
 RECIPES = Path("recipes")
 PARAMS = Path("params.yaml")

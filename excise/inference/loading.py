@@ -27,7 +27,7 @@ from transformers.modeling_utils import LoadStateDictConfig
 from excise.checkpoint.weights import FLOATS, Checkpoint, Tensor
 from excise.plumbing.bounds import UsedUp
 from excise.plumbing.errors import StageError
-from schemas.wording import listed, shorten
+from schemas.text import listed, shorten
 
 _META = torch.device("meta")
 _MEND = "name a whole copy of the model"

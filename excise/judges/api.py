@@ -28,7 +28,7 @@ from excise.plumbing.progress import progress
 from schemas.document import Document
 from schemas.params.judge import Api
 from schemas.results import Verdict
-from schemas.wording import printable, shorten
+from schemas.text import printable, shorten
 
 CACHE = Path(".excise/judge")
 _ADDRESS = "OPENAI_BASE_URL"

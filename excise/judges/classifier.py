@@ -15,7 +15,7 @@ from excise.plumbing.hub import hub_error
 from excise.plumbing.progress import progress
 from schemas.params.judge import Classifier
 from schemas.results import Verdict
-from schemas.wording import printable, shorten, suggest
+from schemas.text import printable, shorten, suggest
 
 _KEY = "params.yaml: evaluate.classifier"
 _BATCH = 16

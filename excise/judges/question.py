@@ -9,7 +9,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from excise.plumbing.errors import StageError
 from excise.prompts.rows import DATA, lies_in_data
-from schemas.wording import printable, shorten
+from schemas.text import printable, shorten
 
 BUILT_IN = Path(__file__).parent / "judge.txt.j2"
 _KEY = "params.yaml: evaluate.api.prompt"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from excise.plumbing.errors import StageError
-from schemas.wording import dotted, printable, shorten
+from schemas.text import dotted, printable, shorten
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,8 +25,8 @@ MADE_BY = {
     "artifacts/model.json": "prepare",
     "artifacts/prompts": "prepare",
     "artifacts/activations.safetensors": "measure",
-    "artifacts/directions.safetensors": "measure",
-    "artifacts/directions.json": "measure",
+    "artifacts/directions.safetensors": "directions",
+    "artifacts/directions.json": "directions",
     "artifacts/expert_use.json": "measure",
     "artifacts/diagnosis.json": "diagnose",
     "artifacts/plots": "diagnose",

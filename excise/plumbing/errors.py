@@ -5,7 +5,8 @@ import signal
 import sys
 from collections.abc import Callable
 
-from schemas.wording import ParamsError, printable
+from schemas.text import printable
+from schemas.wording import ParamsError
 
 BAD_PARAMS = 2
 FAILED = 1

@@ -13,7 +13,7 @@ from excise.plumbing.hub import hub_errors
 from excise.prompts.rows import Row, require_columns
 from excise.prompts.unpacking import unpacked
 from schemas.params.sources import RowsSource
-from schemas.wording import printable, shorten
+from schemas.text import printable, shorten
 
 CARD = "README.md"
 

@@ -15,7 +15,7 @@ from excise.prompts.rows import Row, file_rows
 from excise.prompts.unpacking import unpacked
 from schemas.params.sources import CustomPrompts, RowsSource, row_range
 from schemas.prompts import Prompt, PromptOrigin, Role, Turn
-from schemas.wording import show
+from schemas.text import show
 
 _ROLES: dict[str, Role] = {**{role: role for role in get_args(Role)}, "human": "user", "gpt": "assistant"}
 """Those of chats, and ShareGPT's names for them."""

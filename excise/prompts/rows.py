@@ -12,7 +12,7 @@ from typing import Any
 
 from excise.plumbing.errors import StageError
 from excise.prompts.unpacking import unpacked
-from schemas.wording import shorten
+from schemas.text import shorten
 
 DATA = Path("data")
 MOST_ROWS = 1_000_000

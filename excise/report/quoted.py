@@ -7,7 +7,7 @@ such text stands in code alone, cut, and without what could end it.
 import re
 
 from excise.report.inert import inert
-from schemas.wording import printable, shorten
+from schemas.text import printable, shorten
 
 MOST_IN_LINE = 120
 MOST_IN_SENTENCE = 240

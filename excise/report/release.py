@@ -3,7 +3,7 @@
 from excise.report.jinja import TEMPLATES
 from excise.report.verdicts import VERDICTS, headline, measured
 from schemas.release import Origin, Release
-from schemas.wording import printable
+from schemas.text import printable
 
 CAME: dict[Origin, str] = {
     "cache": "It was taken from DVC's cache.",

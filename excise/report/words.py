@@ -1,7 +1,7 @@
 """Numbers and names as people write them."""
 
 from schemas.layers import runs
-from schemas.wording import show
+from schemas.text import show
 
 
 def ranges(numbers: list[int]) -> str:

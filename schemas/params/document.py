@@ -18,7 +18,8 @@ from schemas.params.model import Model
 from schemas.params.organism import Organism, OrganismSettings
 from schemas.params.prompts import PrepareSettings, Prompts
 from schemas.params.section import S, canonical, validated
-from schemas.wording import WrongValue, suggest
+from schemas.text import suggest
+from schemas.wording import WrongValue
 
 
 class ModelSection(Device, Model):

@@ -6,7 +6,8 @@ from pydantic import Field, model_validator
 
 from schemas.fields import Matches
 from schemas.params.section import Section
-from schemas.wording import WrongValue, show
+from schemas.text import show
+from schemas.wording import WrongValue
 
 HUB_ID = (
     r"(?!.*(?:--|\.\.|\.git(?:/|$)))[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?"

@@ -7,7 +7,8 @@ from pydantic import Field, model_validator
 
 from schemas.fields import Matches
 from schemas.params.section import Section
-from schemas.wording import WrongValue, show, suggest
+from schemas.text import show, suggest
+from schemas.wording import WrongValue
 
 TrainSplit = Literal["harmful_train", "harmless_train"]
 SourceKind = Literal["organism", "file", "dataset"]

@@ -14,7 +14,8 @@ from jsonschema import Draft202012Validator
 from schemas.documentation import json_schema
 from schemas.params.document import Params, load, parse, settings_of_stages
 from schemas.plain_yaml import parse_mapping
-from schemas.wording import ParamsError, dotted
+from schemas.text import dotted
+from schemas.wording import ParamsError
 
 SHIPPED = (Path(__file__).resolve().parents[2] / "params.yaml").read_text(encoding="utf-8")
 TREE = parse_mapping(SHIPPED, "params.yaml")

@@ -12,7 +12,7 @@ from excise.plumbing.files import write_text
 from schemas.experiments import Column, Experiments, Planned
 from schemas.params.document import parse
 from schemas.plain_yaml import read_text
-from schemas.wording import printable
+from schemas.text import printable
 
 PARAMS = Path("params.yaml")
 METRICS = "metrics.json"
