@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 
 from excise.checkpoint.manifest import ORGANISM
+from excise.organism import RECIPE
 from excise.plumbing.errors import run_stage
 from excise.plumbing.files import whole_folder, write_text
 from excise.plumbing.progress import progress
@@ -26,11 +27,11 @@ def main() -> None:
             write_text(folder / "README.md", "The base model lies elsewhere: artifacts/model.json says which it is.\n")
         return
 
-    from excise.organism.training import RECIPE, save, train  # slow to import
-
     record = json.dumps({"recipe": RECIPE, **organism.model_dump()}, indent=2) + "\n"
     if RECORD.is_file() and RECORD.read_bytes() == record.encode():
         return
+    from excise.organism.training import save, train  # slow to import
+
     with progress("Train the organism", organism.pretrain_steps + organism.tune_steps, "steps") as advance:
         trained, tokenizer = train(
             organism.architecture,
