@@ -18,3 +18,8 @@ def layers_as_written(layers: Sequence[int]) -> int | str | list[int | str]:
     """Sorted layers as params.yaml writes them: `2`, `0-3`, or a list of these."""
     written = [f"{first}-{last}" if last > first else first for first, last in runs(layers)]
     return written[0] if len(written) == 1 else written
+
+
+def ranges(numbers: Sequence[int]) -> str:
+    """The same as text: `0-3, 5`."""
+    return ", ".join(f"{first}-{last}" if last > first else str(first) for first, last in runs(numbers))

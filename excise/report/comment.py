@@ -11,13 +11,12 @@ from itertools import zip_longest
 from typing import Any
 
 from excise.report.conclusions import Conclusion, conclude
-from excise.report.jinja import TEMPLATES
 from excise.report.markdown import say, why
 from excise.report.noise import change
 from excise.report.quoted import MOST_IN_BLOCK, block, metric, prose, span
 from excise.report.since import Since, since
 from excise.report.verdicts import VERDICTS, headline, measured
-from excise.report.words import number
+from excise.report.words import TEMPLATES, number
 from schemas.evidence import ChangedSample, Comparison, GateVerdict, GateVerdicts, Interval, TaskChanges
 from schemas.gitops import Difference, LockChanges, StageChange
 

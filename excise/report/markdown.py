@@ -6,11 +6,11 @@ from typing import Any
 
 from excise.report.conclusions import DRIFT, REMOVED, Conclusion, conclude
 from excise.report.findings import MOST_WORDS, findings
-from excise.report.jinja import TEMPLATES
 from excise.report.verdicts import VERDICTS, headline, measured
-from excise.report.words import code, number, ranges, signed
+from excise.report.words import TEMPLATES, code, number, signed
 from schemas.diagnosis import Diagnosis
 from schemas.evidence import Comparison, GateVerdicts
+from schemas.layers import ranges
 from schemas.params.ablate import Ablate
 
 

@@ -24,10 +24,10 @@ from excise.report.conclusions import conclude
 from excise.report.drawing import Drawing, axes, draw_difference, draw_drift, draw_gate
 from excise.report.findings import as_yaml
 from excise.report.inert import MOST_CHARACTERS, excerpt, inert
-from excise.report.jinja import PAGES
 from excise.report.markdown import drift_note, left_out_note, render_explanation, say, why
 from excise.report.noise import Change, Movement, change, movement
 from excise.report.verdicts import VERDICTS, headline, measured
+from excise.report.words import PAGES
 from schemas.diagnosis import Diagnosis
 from schemas.evidence import Comparison, GateVerdict, GateVerdicts, Provenance, TaskChanges
 from schemas.model import ModelManifest

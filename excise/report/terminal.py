@@ -7,9 +7,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from excise.report.verdicts import VERDICTS, measured
-from excise.report.words import ranges
 from schemas.edit import PlanRow
 from schemas.evidence import GateVerdicts
+from schemas.layers import ranges
 
 COLOURS = {"pass": "green", "warn": "yellow", "fail": "red"}
 

@@ -1,12 +1,15 @@
-"""Numbers and names as people write them."""
+"""Numbers and names as people write them, and the templates that they are put into."""
 
-from schemas.layers import runs
+from pathlib import Path
+
+from excise.plumbing.templates import environment
 from schemas.text import show
 
-
-def ranges(numbers: list[int]) -> str:
-    """Sorted numbers as params.yaml writes them: `0-3, 5`."""
-    return ", ".join(f"{first}-{last}" if last > first else str(first) for first, last in runs(numbers))
+_FOLDER = Path(__file__).parent / "templates"
+TEMPLATES = environment(_FOLDER)
+"""Of Markdown."""
+PAGES = environment(_FOLDER, autoescape=True)
+"""Of HTML: whatever goes in is text, unless it was made by such a template itself."""
 
 
 def number(value: float) -> str:

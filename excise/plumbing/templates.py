@@ -1,0 +1,21 @@
+"""Texts from templates, which lie beside their reader."""
+
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+
+def environment(folder: Path, autoescape: bool = False) -> Environment:
+    """The templates of a folder.
+
+    Args:
+        autoescape: for HTML, into which any text may go; Markdown is made of our own names and numbers.
+    """
+    return Environment(
+        loader=FileSystemLoader(folder),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=autoescape,
+    )
