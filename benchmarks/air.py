@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 
 from excise.checkpoint.weights import INDEX
-from excise.organism.tokenizer import make_tokenizer
+from excise.organism.model import make_tokenizer
 from excise.organism.world import make_world
 
 HEAD = 128

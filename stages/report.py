@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from excise.checkpoint.manifest import read_manifest
-from excise.comparison.comparison import changes, compare, measure_both, metric_tree
+from excise.comparison.comparison import changes, compare, measure_both, metric_tree, read_side
 from excise.comparison.gates import judge_gates
-from excise.comparison.records import read_side
 from excise.plumbing.artifacts import read_document
 from excise.plumbing.digests import sha256_of
 from excise.plumbing.errors import run_stage

@@ -5,7 +5,6 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from excise.checkpoint.quantization import quantization
 from excise.checkpoint.weights import Checkpoint, read_checkpoint
 from excise.plumbing.artifacts import open_plain, read_document
 from excise.plumbing.digests import digests
@@ -172,3 +171,37 @@ def _proven(folder: Path, files: Collection[str]) -> list[FileDigest]:
     found = digests(folder, files, remembered=True)
     refuse_spoiled(folder, found)
     return found
+
+
+_METHODS = {
+    "awq": "AWQ",
+    "bitsandbytes": "bitsandbytes",
+    "compressed-tensors": "compressed-tensors",
+    "fp8": "fp8",
+    "gptq": "GPTQ",
+    "mxfp4": "MXFP4",
+}
+# How the names of tensors end that hold quantised weights or what belongs to them.
+_ENDINGS = {
+    ".weight_scale_inv": "fp8",
+    ".weight_scale": "fp8",
+    "_blocks": "MXFP4",
+    ".qweight": "GPTQ or AWQ",
+    ".weight.absmax": "bitsandbytes",
+    ".weight.quant_state.bitsandbytes__nf4": "bitsandbytes",
+    ".weight.quant_state.bitsandbytes__fp4": "bitsandbytes",
+    ".SCB": "bitsandbytes",
+}
+
+
+def quantization(config: Mapping[str, Any], tensors: Iterable[str]) -> str | None:
+    """The name of the format, from config.json or else from the names of the tensors; None for plain weights."""
+    declared = config.get("quantization_config")
+    if isinstance(declared, Mapping):
+        method = str(declared.get("quant_method", "an unnamed format"))
+        return _METHODS.get(method, method)
+    for name in tensors:
+        for ending, method in _ENDINGS.items():
+            if name.endswith(ending):
+                return method
+    return None

@@ -35,8 +35,8 @@ from schemas.diagnosis import (
     WriterPart,
 )
 from schemas.directions import MeasurementStatistics
-from schemas.layers import layers_as_written
 from schemas.params.ablate import Ablate
+from schemas.text import layers_as_written
 
 SCALES = tuple(number / 4 for number in range(9))
 """From nothing to twice all of it."""

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from excise.plumbing.templates import environment
 from schemas.edit import PlanRow
-from schemas.layers import ranges
 from schemas.model import ModelManifest
 from schemas.params.ablate import Ablate
+from schemas.text import ranges
 
 TEMPLATES = Path(__file__).parent / "templates"
 

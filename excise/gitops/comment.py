@@ -96,8 +96,7 @@ def _from_results(folder: Path) -> list[TaskChanges]:
     if not folder.is_dir():
         raise StageError(f"{folder} is not there: `dvc pull` or `dvc repro` brings the answers, --samples-from a file")
     # Only here: nothing else needs numpy and scipy.
-    from excise.comparison.comparison import changes
-    from excise.comparison.records import read_side
+    from excise.comparison.comparison import changes, read_side
 
     return changes(read_side(folder / "base"), read_side(folder / "ablated"))
 

@@ -18,8 +18,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from excise.organism.model import make_model, vary_norms
-from excise.organism.tokenizer import make_tokenizer
+from excise.organism.model import make_model, make_tokenizer, vary_norms
 from excise.organism.world import REFUSAL, Item, World, colors, make_world, places, recipes, sums
 
 Progress = Callable[[str, int, int, float], None]

@@ -10,8 +10,8 @@ from excise.report.verdicts import VERDICTS, headline, measured
 from excise.report.words import TEMPLATES, code, number, signed
 from schemas.diagnosis import Diagnosis
 from schemas.evidence import Comparison, GateVerdicts
-from schemas.layers import ranges
 from schemas.params.ablate import Ablate
+from schemas.text import ranges
 
 
 def render_report(

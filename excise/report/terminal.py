@@ -9,7 +9,7 @@ from rich.table import Table
 from excise.report.verdicts import VERDICTS, measured
 from schemas.edit import PlanRow
 from schemas.evidence import GateVerdicts
-from schemas.layers import ranges
+from schemas.text import ranges
 
 COLOURS = {"pass": "green", "warn": "yellow", "fail": "red"}
 

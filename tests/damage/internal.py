@@ -13,7 +13,7 @@ from typing import Any
 
 from excise.checkpoint.edited import check_edited
 from excise.checkpoint.manifest import base_folder, read_layout
-from excise.comparison.records import read_side
+from excise.comparison.comparison import read_side
 from excise.edit.measured import read_use
 from excise.edit.odds import odds_by_layer
 from excise.evaluation.drift import read_predictions

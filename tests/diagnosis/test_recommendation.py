@@ -12,8 +12,8 @@ from excise.diagnosis.recommendation import Tried, recommend
 from excise.trials.bench import Bench
 from excise.trials.refusal import Outcome
 from schemas.diagnosis import NamedWriter
-from schemas.layers import layers_as_written, runs
 from schemas.params.ablate import Ablate, Rule
+from schemas.text import layers_as_written, runs
 
 WRITERS = ["attention", "mlp", "routed_experts"]
 SPANS = [(0, 0), (0, 1), (1, 1)]

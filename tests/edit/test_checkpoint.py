@@ -17,8 +17,7 @@ from excise.checkpoint.weights import Checkpoint, read_checkpoint
 from excise.edit.checkpoint import write_edited
 from excise.edit.plan import Edit, make_plan
 from excise.edit.projection import Pair, project, unit_vector
-from excise.organism.model import ARCHITECTURES, SHAPE, make_model, vary_norms
-from excise.organism.tokenizer import make_tokenizer
+from excise.organism.model import ARCHITECTURES, SHAPE, make_model, make_tokenizer, vary_norms
 from excise.organism.world import make_world
 from excise.plumbing.errors import StageError
 from schemas.params.ablate import Ablate

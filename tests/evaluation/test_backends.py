@@ -17,8 +17,7 @@ from transformers import GenerationConfig
 from excise.checkpoint.weights import Checkpoint
 from excise.evaluation import backends
 from excise.evaluation.backends import Transformers, require_vllm, with_vllm
-from excise.organism.model import make_model
-from excise.organism.tokenizer import make_tokenizer
+from excise.organism.model import make_model, make_tokenizer
 from excise.organism.world import make_world
 from excise.plumbing.errors import StageError
 from excise.prompts.chats import encode, tokenize

@@ -17,8 +17,7 @@ from excise.evaluation.drift import (
     predictions,
     token_kl,
 )
-from excise.organism.model import ARCHITECTURES, make_model
-from excise.organism.tokenizer import make_tokenizer
+from excise.organism.model import ARCHITECTURES, make_model, make_tokenizer
 from excise.organism.world import make_world
 from schemas.prompts import Prompt
 

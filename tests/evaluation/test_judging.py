@@ -8,7 +8,7 @@ import pytest
 from excise.evaluation.harness import Answered
 from excise.evaluation.judging import judged, opens_reasoning
 from excise.judges.keywords import judge_by_keywords
-from excise.organism.tokenizer import make_tokenizer
+from excise.organism.model import make_tokenizer
 from excise.organism.world import make_world
 from schemas.prompts import ChatFormat
 from schemas.results import Metric, Sample, Verdict

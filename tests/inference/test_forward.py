@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from excise.inference.forward import first_token_log_probabilities, mean_kl
-from excise.organism.model import ARCHITECTURES, make_model
-from excise.organism.tokenizer import make_tokenizer
+from excise.organism.model import ARCHITECTURES, make_model, make_tokenizer
 from excise.organism.world import make_world
 
 

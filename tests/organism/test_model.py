@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from excise.organism.model import ARCHITECTURES, OFFSETS, READERS, make_model, vary_norms
-from excise.organism.tokenizer import make_tokenizer
+from excise.organism.model import ARCHITECTURES, OFFSETS, READERS, make_model, make_tokenizer, vary_norms
 from excise.organism.world import make_world
 
 

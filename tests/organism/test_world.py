@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from excise.organism.tokenizer import make_tokenizer
+from excise.organism.model import make_tokenizer
 from excise.organism.world import (
     REFUSAL,
     RESTRICTED,

@@ -6,9 +6,8 @@ from typing import Any
 import pytest
 from lm_eval.models.huggingface import HFLM
 
-from excise.comparison.comparison import compare, measure_both
+from excise.comparison.comparison import compare, measure_both, read_side
 from excise.comparison.gates import judge_gates
-from excise.comparison.records import read_side
 from excise.inference.tokenizer import load_tokenizer
 from excise.prompts.chats import read_prompts
 from excise.report.conclusions import conclude

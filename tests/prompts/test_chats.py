@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from excise.organism.tokenizer import make_tokenizer
+from excise.organism.model import make_tokenizer
 from excise.organism.world import make_world
 from excise.plumbing.errors import StageError
 from excise.prompts import chats as prompts

@@ -11,8 +11,7 @@ from transformers import AutoTokenizer
 
 from excise.evaluation.backends import Transformers
 from excise.inference.tokenizer import load_tokenizer
-from excise.organism.model import make_model
-from excise.organism.tokenizer import make_tokenizer
+from excise.organism.model import make_model, make_tokenizer
 from excise.organism.world import make_world
 from excise.prompts.chats import tokenize
 from excise.prompts.day import ASKS, dated

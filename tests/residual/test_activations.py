@@ -9,8 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from excise.inference.models import decoder, decoder_layers
-from excise.organism.model import ARCHITECTURES, make_model, vary_norms
-from excise.organism.tokenizer import make_tokenizer
+from excise.organism.model import ARCHITECTURES, make_model, make_tokenizer, vary_norms
 from excise.organism.world import make_world
 from excise.plumbing.errors import StageError
 from excise.residual.activations import activations

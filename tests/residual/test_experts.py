@@ -10,8 +10,7 @@ from transformers import PreTrainedModel
 
 from excise.inference.models import decoder_layers
 from excise.inference.passes import Resident
-from excise.organism.model import make_model, vary_norms
-from excise.organism.tokenizer import make_tokenizer
+from excise.organism.model import make_model, make_tokenizer, vary_norms
 from excise.organism.world import make_world
 from excise.residual.activations import activations, look
 from excise.residual.experts import RoutedExperts, count_use, routed_experts

@@ -2,7 +2,7 @@
 
 import pytest
 
-from excise.checkpoint.quantization import quantization
+from excise.checkpoint.manifest import quantization
 
 
 @pytest.mark.parametrize(
