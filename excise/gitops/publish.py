@@ -20,7 +20,7 @@ from excise.gitops.sides import Commit
 from excise.plumbing.artifacts import parse_document
 from excise.plumbing.errors import StageError, run_stage
 from excise.report.comment import MARKER, render_comment
-from excise.report.verdicts import headline
+from excise.report.words import headline
 from schemas.evidence import GateVerdicts
 
 PROJECT = Path()

@@ -10,8 +10,7 @@ from huggingface_hub.errors import RemoteEntryNotFoundError
 
 from excise.plumbing.errors import StageError
 from excise.plumbing.hub import hub_errors
-from excise.prompts.rows import Row, require_columns
-from excise.prompts.unpacking import unpacked
+from excise.prompts.rows import Row, require_columns, unpacked
 from schemas.params.sources import RowsSource
 from schemas.text import printable, shorten
 

@@ -11,8 +11,7 @@ from excise.plumbing.digests import sha256_of
 from excise.plumbing.errors import StageError
 from excise.prompts.chats import identity
 from excise.prompts.datasets import dataset_rows
-from excise.prompts.rows import Row, file_rows
-from excise.prompts.unpacking import unpacked
+from excise.prompts.rows import Row, file_rows, unpacked
 from schemas.params.sources import CustomPrompts, RowsSource, row_range
 from schemas.prompts import Prompt, PromptOrigin, Role, Turn
 from schemas.text import show

@@ -1,18 +1,38 @@
 """The rows of a file under `data/`, whatever kind of file it is. What a row says is read in `gathering.py`."""
 
+import contextlib
 import csv
 import io
 import itertools
 import json
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from excise.plumbing.bounds import at_most
 from excise.plumbing.errors import StageError
-from excise.prompts.unpacking import unpacked
 from schemas.text import shorten
+
+MOST_MEMORY = 384 * 2**20
+"""Bytes for the rows of a source, and as many again for what is made of them: some hundred thousand prompts."""
+
+
+@contextlib.contextmanager
+def unpacked(name: str) -> Iterator[None]:
+    """A block that reads a source, or makes prompts of what was read.
+
+    Raises:
+        StageError: that takes more than `MOST_MEMORY`.
+    """
+    try:
+        with at_most(MOST_MEMORY):
+            yield
+    except MemoryError:
+        what = f"takes more than {MOST_MEMORY // 2**20} MiB of memory once it is unpacked"
+        raise StageError(f"{name} {what}; keep fewer rows or columns in it") from None
+
 
 DATA = Path("data")
 MOST_ROWS = 1_000_000

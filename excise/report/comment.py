@@ -4,19 +4,17 @@ Whatever a model, a parameter file or a stranger wrote stands in it as `quoted.p
 longer than GitHub takes, whole rows are left out, those of least importance first.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import zip_longest
-from typing import Any
+from typing import Any, Literal
 
-from excise.report.conclusions import Conclusion, conclude
+from excise.report.conclusions import Change, Conclusion, change, conclude
 from excise.report.markdown import say, why
-from excise.report.noise import change
 from excise.report.quoted import MOST_IN_BLOCK, block, metric, prose, span
-from excise.report.since import Since, since
-from excise.report.verdicts import VERDICTS, headline, measured
-from excise.report.words import TEMPLATES, number
+from excise.report.words import TEMPLATES, VERDICTS, headline, measured, number
 from schemas.evidence import ChangedSample, Comparison, GateVerdict, GateVerdicts, Interval, TaskChanges
 from schemas.gitops import Difference, LockChanges, StageChange
 
@@ -34,6 +32,9 @@ MOST_ROWS = 100
 
 MOST_PATHS = 6
 """Named of one stage."""
+
+Since = Change | Literal["new", "gone"]
+"""Unchanged: the same value with the same interval."""
 
 STILL: tuple[Since, ...] = ("within noise", "unchanged")
 URGENT: tuple[Since, ...] = ("worse", "better", "higher", "lower", "gone", "new", "no interval")
@@ -252,3 +253,31 @@ WORDS: dict[str, Any] = {
     "verdicts": VERDICTS,
 }
 """What the template may call."""
+
+
+def since(before: Comparison | None, now: Comparison | None) -> Since:
+    """What became of a metric; None where a side does not have it."""
+    if before is None:
+        return "new"
+    if now is None:
+        return "gone"
+    if (before.ablated, before.ablated_interval) == (now.ablated, now.ablated_interval):
+        return "unchanged"
+    between = {"difference": now.ablated - before.ablated, "difference_interval": mover(before, now)}
+    # How many samples rose or fell is known of the difference from the base alone.
+    return change(now.model_copy(update={**between, "rose": None, "fell": None}))
+
+
+def mover(before: Comparison, now: Comparison) -> Interval | None:
+    """Of the edited value now less the one before, by Zou and Donner's MOVER (2008); None without both intervals.
+
+    It takes both for independent, and so is too wide where the same samples were asked, as they mostly were.
+    """
+    old, new = before.ablated_interval, now.ablated_interval
+    if old is None or new is None:
+        return None
+    difference = now.ablated - before.ablated
+    return Interval(
+        low=difference - math.hypot(now.ablated - new.low, old.high - before.ablated),
+        high=difference + math.hypot(new.high - now.ablated, before.ablated - old.low),
+    )

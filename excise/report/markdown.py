@@ -6,8 +6,7 @@ from typing import Any
 
 from excise.report.conclusions import DRIFT, REMOVED, Conclusion, conclude
 from excise.report.findings import MOST_WORDS, findings
-from excise.report.verdicts import VERDICTS, headline, measured
-from excise.report.words import TEMPLATES, code, number, signed
+from excise.report.words import TEMPLATES, VERDICTS, code, headline, measured, number, signed
 from schemas.diagnosis import Diagnosis
 from schemas.evidence import Comparison, GateVerdicts
 from schemas.params.ablate import Ablate

@@ -20,14 +20,12 @@ from markdown_it.token import Token
 from markdown_it.utils import EnvType, OptionsDict
 from markupsafe import Markup
 
-from excise.report.conclusions import conclude
+from excise.report.conclusions import Change, Movement, change, conclude, movement
 from excise.report.drawing import Drawing, axes, draw_difference, draw_drift, draw_gate
 from excise.report.findings import as_yaml
 from excise.report.inert import MOST_CHARACTERS, excerpt, inert
 from excise.report.markdown import drift_note, left_out_note, render_explanation, say, why
-from excise.report.noise import Change, Movement, change, movement
-from excise.report.verdicts import VERDICTS, headline, measured
-from excise.report.words import PAGES
+from excise.report.words import PAGES, VERDICTS, headline, measured
 from schemas.diagnosis import Diagnosis
 from schemas.evidence import Comparison, GateVerdict, GateVerdicts, Provenance, TaskChanges
 from schemas.model import ModelManifest

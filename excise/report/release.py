@@ -1,7 +1,6 @@
 """The card of a release, from a template. Names in it come from params.yaml, files and tags: all are code spans."""
 
-from excise.report.verdicts import VERDICTS, headline, measured
-from excise.report.words import TEMPLATES
+from excise.report.words import TEMPLATES, VERDICTS, headline, measured
 from schemas.release import Origin, Release
 from schemas.text import printable
 

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from excise.report.verdicts import VERDICTS, measured
+from excise.report.words import VERDICTS, measured
 from schemas.edit import PlanRow
 from schemas.evidence import GateVerdicts
 from schemas.text import ranges

@@ -7,9 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from excise.report.conclusions import MOST_NAMED, Conclusion, conclude
+from excise.report.conclusions import MOST_NAMED, Conclusion, change, conclude, movement
 from excise.report.markdown import say
-from excise.report.noise import change, movement
 from schemas.evidence import Comparison, GateVerdicts
 from tests.evidence_documents import (
     DRIFT,

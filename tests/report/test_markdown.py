@@ -9,7 +9,7 @@ from rich.console import Console
 
 from excise.report import markdown, terminal
 from excise.report.terminal import print_gates
-from excise.report.verdicts import measured
+from excise.report.words import measured
 from schemas.evidence import Comparison, GateVerdicts
 from schemas.params.ablate import Ablate
 from tests.diagnoses import diagnosis
