@@ -364,7 +364,7 @@ def test_a_mistake_is_one_line_that_names_the_key(text: str, key: str, says: str
 
 
 BAD_YAML = [
-    ("", "must hold a mapping of settings, got an empty file"),
+    ("", "must hold a mapping of sections, got an empty file"),
     ("# nothing but a comment\n", "got an empty file"),
     ("- model", "got a list"),
     ("model", 'got "model"'),
