@@ -1,27 +1,30 @@
 """Everything that differs between a base commit and a head, which is a commit or a working tree."""
 
+import json
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from excise.gitops.changes import parameter_changes
 from excise.gitops.git import answer, commit_of
 from excise.gitops.handover import PICTURE, PICTURES
-from excise.gitops.locks import LockError, lock_changes
+from excise.gitops.lock import LOCK, LockError, lock_changes
 from excise.gitops.sides import Commit, Side, WorkingTree
 from excise.plumbing.errors import StageError
 from schemas import plain_yaml
 from schemas.evidence import Comparison, Comparisons, GateVerdicts, ParameterChange
 from schemas.gitops import Difference, Evidence, LockChanges
+from schemas.params import parse, sections
 from schemas.wording import ParamsError, dotted, show
 
 PARAMS = "params.yaml"
-LOCK = "dvc.lock"
 COMPARISON = "report/comparison.json"
 GATES = "gates.json"
 
 MOST_PICTURES = 24
+ELSEWHERE = "device"
+"""The section of params.yaml that is no part of what a run is."""
 
 D = TypeVar("D", bound=BaseModel)
 
@@ -64,6 +67,24 @@ def difference(folder: Path, base: str, head: str | None = None) -> Difference:
         )
     except (_NoEvidence, LockError, ParamsError) as error:
         raise StageError(f"{error} (in {where}); run `dvc repro` and commit what it writes") from None
+
+
+def parameter_changes(before: str, after: str) -> list[ParameterChange]:
+    """What differs between two texts of params.yaml, defaults filled in; as they are written where one is of a version
+    whose keys are other ones. Of texts that are not YAML nothing is known."""
+    readers: tuple[Callable[[str], dict[str, Any]], ...] = (_resolved, _written)
+    for read in readers:
+        try:
+            old, new = dict(_flat(read(before))), dict(_flat(read(after)))
+        except ParamsError:
+            continue
+        keys = list(dict.fromkeys([*old, *new]))
+        return [
+            ParameterChange(key=key, before=old.get(key), after=new.get(key))
+            for key in keys
+            if old.get(key) != new.get(key)
+        ]
+    return []
 
 
 def _needed(side: Side, path: str, where: str) -> str:
@@ -126,3 +147,25 @@ def _check(row: Comparison) -> None:
 
 def _pictures(side: Side) -> list[str]:
     return [found[1] for name in side.names(PICTURES) if (found := PICTURE.fullmatch(name))][:MOST_PICTURES]
+
+
+def _resolved(text: str) -> dict[str, Any]:
+    return {name: json.loads(section) for name, section in sections(parse(text)).items() if name != ELSEWHERE}
+
+
+def _written(text: str) -> dict[str, Any]:
+    return plain_yaml.parse_mapping(text, "params.yaml")
+
+
+def _flat(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """Dotted key and value of everything that is neither a mapping nor a list of mappings."""
+    parts: Iterable[tuple[object, Any]]
+    if isinstance(value, dict):
+        parts = value.items()
+    elif isinstance(value, list) and any(isinstance(part, dict) for part in value):
+        parts = enumerate(value)
+    else:
+        yield key, json.dumps(value, ensure_ascii=False)
+        return
+    for name, part in parts:
+        yield from _flat(part, f"{key}.{name}" if key else str(name))

@@ -1,27 +1,26 @@
-"""What a run did, in its pull request: `python -m excise.gitops.publish HANDOVER`.
+"""What is published on GitHub: what a run did, in its pull request, and a release.
 
-Commits what was handed on to the branch, keeps one comment up to date, and sets the status that the gates decide.
 Nothing of the branch is executed or checked out. Where and as whom comes from the environment, as GitHub sets it.
 """
 
 import os
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from excise.gitops.comment import MOST_SAMPLES, written_samples
 from excise.gitops.difference import difference
 from excise.gitops.git import commit_of
-from excise.gitops.github import GitHub, State, setting
+from excise.gitops.github import State, from_environment, setting
 from excise.gitops.handover import PICTURES, SAMPLES, accept
 from excise.gitops.ran import check_ran
 from excise.gitops.recording import fetch, header, push, record
 from excise.gitops.sides import Commit
 from excise.plumbing.artifacts import parse_document
-from excise.plumbing.errors import StageError, run_stage
+from excise.plumbing.errors import StageError
 from excise.report.comment import MARKER, render_comment
 from excise.report.verdicts import headline
 from schemas.evidence import GateVerdicts
+from schemas.release import CARD
 
 PROJECT = Path()
 STATES: dict[str, State] = {"pass": "success", "warn": "success", "fail": "failure"}
@@ -47,11 +46,13 @@ class Run:
     """How many changed answers of each task are shown: the team's decision, not the branch's."""
 
 
-def main() -> None:
-    """Accept, commit and push, comment, set the status; fails if a gate does."""
-    if len(sys.argv) != 2:
-        raise StageError("name one folder, the one that `make hand-over` wrote")
-    handover = Path(sys.argv[1])
+def publish(handover: Path) -> None:
+    """Commit the files of a run to its branch, keep one comment up to date, and set the status that the gates decide.
+
+    Raises:
+        StageError: the files are not those of a run of this commit, the branch moved on, GitHub refuses, or a gate
+            fails.
+    """
     run = the_run()
     files = accept(handover)
     gates = parse_document(GateVerdicts, files["gates.json"], "gates.json", "run `dvc repro` on the branch")
@@ -66,7 +67,7 @@ def main() -> None:
     if recorded != parent and not push(PROJECT, recorded, parent, run.branch, credentials):
         raise StageError(f"{run.branch} moved on while {parent[:12]} ran; what came later is published by its own run")
 
-    with GitHub(run.repository, run.token, setting("GITHUB_API_URL"), setting("GITHUB_GRAPHQL_URL")) as github:
+    with from_environment() as github:
         if run.number:
             github.keep_comment(int(run.number), MARKER, shown)
         for commit in dict.fromkeys([parent, recorded]):
@@ -74,6 +75,20 @@ def main() -> None:
     print(f"{headline(gates)}: {recorded}" + ("" if recorded == parent else f", upon {parent}"))
     if gates.verdict == "fail":
         raise StageError("a gate fails; the pull request's comment says which")
+
+
+def attach(tag: str, folder: Path) -> str:
+    """Attach what `make release` wrote to the release of a tag, with the card as its text; the release's address.
+
+    Raises:
+        StageError: there is no card, no such tag, or GitHub refuses.
+    """
+    card = folder / CARD
+    if not card.is_file():
+        raise StageError(f"{card} is not there; `make release` makes it")
+    files = sorted(path for path in folder.iterdir() if path.is_file() and not path.is_symlink())
+    with from_environment() as github:
+        return github.release(tag, card.read_text(errors="replace"), files)
 
 
 def comment(run: Run, recorded: str, samples: Path) -> str:
@@ -103,7 +118,3 @@ def the_run() -> Run:
         page=f"{server}/{repository}/actions/runs/{setting('GITHUB_RUN_ID')}",
         samples=min(int(samples), MOST_SAMPLES),
     )
-
-
-if __name__ == "__main__":
-    run_stage(main)

@@ -1,9 +1,8 @@
 """Where one side's files are read: from a commit, or from a working tree, which may be a stranger's.
 
-Nothing that is read is followed or run: what is no regular file, or not of a sane size, is refused.
+Nothing that is read is followed or run: what is not a regular file, or not of a sane size, is refused.
 """
 
-import hashlib
 import io
 import os
 import re
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from excise.gitops.git import answer, contents, file_of
+from excise.gitops.lock import md5_of
 from excise.plumbing.errors import StageError
 
 LARGEST = 16 * 2**20
@@ -57,7 +57,7 @@ class Commit:
         if found is None:
             return None
         if not found[1].startswith("100"):
-            raise _refusal(path, self.commit, "is no regular file")
+            raise _refusal(path, self.commit, "is not a regular file")
         if int(found[2]) > LARGEST:
             raise _refusal(path, self.commit, "is too large")
         return file_of(self.project, self.commit, path)
@@ -104,7 +104,7 @@ class WorkingTree:
         if not place.exists():
             return None
         if not place.is_file():
-            raise _refusal(path, str(self.project), "is no regular file")
+            raise _refusal(path, str(self.project), "is not a regular file")
         if place.stat().st_size > LARGEST:
             raise _refusal(path, str(self.project), "is too large")
         return place.read_bytes().decode(errors="replace")
@@ -143,11 +143,6 @@ class WorkingTree:
             if place.is_symlink():
                 raise _refusal(path, str(self.project), "is behind a link")
         return place
-
-
-def md5_of(file: io.BufferedReader | io.BytesIO) -> str:
-    """The MD5 by which DVC knows a file."""
-    return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
 def _refusal(path: str, where: str, what: str) -> StageError:

@@ -70,7 +70,7 @@ def test_a_release_may_be_immutable_once_it_is_published(hub: FakeGitHub, github
 
 
 def test_what_is_no_tag_is_not_made_one(hub: FakeGitHub, github: GitHub) -> None:
-    with pytest.raises(StageError, match="main is no tag of team/models"):
+    with pytest.raises(StageError, match="main is not a tag of team/models"):
         github.release("main", "x", [])
     assert not hub.releases
 

@@ -5,19 +5,19 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 from excise.plumbing.errors import StageError
-from stages import die_with
+from excise.plumbing.process import die_with
 
-_STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _SECONDS_TO_END = 3.0
 """Whoever stops a run from outside, such as a runner of workflows, gives it ten or less before it kills."""
 _SECONDS_TO_BE_GONE = 1.0
+_WORDS_NAMED = 3
 
 
 @dataclass(frozen=True)
@@ -29,23 +29,37 @@ class Done:
 
     @property
     def error(self) -> str:
-        """Why it failed, on one line: its first error, the stage's own rather than DVC's that follows; or the last
-        thing that it said."""
-        lines = [line.strip() for line in self.output.splitlines() if line.strip()]
-        errors = (line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: "))
-        return next(errors, lines[-1] if lines else f"it exited with {self.code}")
+        """Why it failed, on one line."""
+        return first_error(self.output) or _last_line(self.output) or f"it exited with {self.code}"
+
+
+def environment() -> dict[str, str]:
+    """This process's environment variables, with the programs beside its own Python first, such as `dvc`."""
+    return {**os.environ, "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])}
+
+
+def say(line: str) -> None:
+    """Print a line at once, in its order among those that programs print."""
+    print(line, flush=True)
 
 
 def run(
-    command: Sequence[str], folder: Path, environment: Mapping[str, str], show: Callable[[str], None] | None = None
+    command: Sequence[str],
+    folder: Path,
+    variables: Mapping[str, str] | None = None,
+    show: Callable[[str], None] | None = None,
 ) -> Done:
-    """Run a program to its end; `show` is told each line that it writes, as it does.
+    """Run a program to its end.
+
+    Args:
+        variables: its environment; by default `environment()`.
+        show: receives each line that it writes, as it does.
 
     Raises:
         StageError: there is no such program.
     """
     lines = []
-    with _started(command, folder, environment, piped=True) as process:
+    with _started(command, folder, variables or environment(), piped=True) as process:
         assert process.stdout is not None
         for line in process.stdout:
             lines.append(line)
@@ -61,14 +75,42 @@ def attend(command: Sequence[str], folder: Path) -> int:
         StageError: there is no such program.
     """
     sys.stdout.flush()
-    with _started(command, folder, os.environ, piped=False) as process:
+    with _started(command, folder, environment(), piped=False) as process:
         process.wait()
     return process.returncode
 
 
+def output_of(*command: str) -> str:
+    """What a program prints that may leave others behind, as `dvc queue start` leaves workers.
+
+    Raises:
+        StageError: it fails; with the first error that it prints.
+    """
+    # Not through pipes, which end with the last process that holds them.
+    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
+        done = subprocess.run(command, env=environment(), stdin=subprocess.DEVNULL, stdout=output, stderr=errors)
+        output.seek(0)
+        errors.seek(0)
+        if done.returncode == 0:
+            return output.read()
+        printed = errors.read()
+    reason = first_error(printed) or printed.strip() or f"it exited with {done.returncode}"
+    raise StageError(f"`{' '.join(command[:_WORDS_NAMED])}` failed: {reason}")
+
+
+def first_error(text: str) -> str | None:
+    """The first line that says ERROR, without that word: the stage's own, rather than DVC's that follows."""
+    lines = (line.strip() for line in text.splitlines())
+    return next((line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")), None)
+
+
+def _last_line(text: str) -> str | None:
+    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), None)
+
+
 @contextlib.contextmanager
 def _started(
-    command: Sequence[str], folder: Path, environment: Mapping[str, str], piped: bool
+    command: Sequence[str], folder: Path, variables: Mapping[str, str], piped: bool
 ) -> Iterator["subprocess.Popen[str]"]:
     """A program, waited for at the end of the block. When this process is interrupted meanwhile, it and everything that
     it started end before the interruption goes on, so that nothing writes into a folder that is about to be removed;
@@ -79,7 +121,7 @@ def _started(
         process = subprocess.Popen(
             command,
             cwd=folder,
-            env=dict(environment),
+            env=dict(variables),
             text=True,
             errors="replace",
             start_new_session=True,  # a group that can be ended as a whole
@@ -97,27 +139,6 @@ def _started(
         except BaseException:
             _end(process)
             raise
-
-
-@contextlib.contextmanager
-def stoppable() -> Iterator[None]:
-    """Within the block SIGTERM and SIGHUP interrupt as Ctrl-C does. What comes after the first of them is ignored:
-    it would only stop the tidying up."""
-    before = {number: signal.getsignal(number) for number in _STOPS}
-    heeded = [number for number, handler in before.items() if handler != signal.SIG_IGN]  # as under nohup
-
-    def stop(_number: int, _frame: FrameType | None) -> None:
-        for number in heeded:
-            signal.signal(number, signal.SIG_IGN)
-        raise KeyboardInterrupt
-
-    for number in heeded:
-        signal.signal(number, stop)
-    try:
-        yield
-    finally:
-        for number in heeded:
-            signal.signal(number, before[number])
 
 
 def _end(process: "subprocess.Popen[str]") -> None:

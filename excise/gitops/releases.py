@@ -1,6 +1,8 @@
-"""What a release tells of a model: gathered from its folder, and from the commit that recorded it."""
+"""A release of an edited model: its record, its report, and a card of both, gathered from the model's folder and from
+the commit that recorded it."""
 
 import hashlib
+import shutil
 from pathlib import Path
 from typing import TypeVar
 
@@ -8,16 +10,54 @@ from pydantic import BaseModel
 
 from excise.checkpoint.edited import has_digest
 from excise.checkpoint.weights import EDIT_DIGEST, EDIT_RECORD
-from excise.gitops.environments import compare_requirements
-from excise.gitops.git import file_of
+from excise.gitops.git import commit_of, file_of
+from excise.gitops.lock import lock_of_model
+from excise.gitops.models import bring_back, bring_report, check_recorded, is_free, refuse_full
 from excise.gitops.provenance import versions
+from excise.gitops.trees import compare_requirements
 from excise.plumbing.artifacts import open_plain, parse_document
 from excise.plumbing.digests import digests
+from excise.plumbing.files import whole_folder, write_bytes, write_text
+from excise.report.release import render_release
 from schemas.artifacts import EditRecord
 from schemas.evidence import Comparisons, GateVerdicts
-from schemas.release import Origin, Release
+from schemas.release import CARD, Origin, Release
+
+REPORT = "report.html"
 
 Read = TypeVar("Read", bound=BaseModel)
+
+
+def write_release(clone: Path, tag: str, out: Path, model: Path, locked: bool) -> bool:
+    """Write edit.json with its digest, the card, and the report where it can be had; whether it can.
+
+    Args:
+        tag: or another name of the commit.
+        out: is not there, or an empty folder.
+        model: the folder of the commit's model; where there is nothing yet, the model is brought back.
+        locked: whether to install the commit's own packages where the model must be rebuilt.
+
+    Raises:
+        StageError: the model cannot be had, or what is there is not what the commit recorded.
+    """
+    commit = commit_of(clone, tag)
+    recorded = lock_of_model(clone, commit)
+    refuse_full(out)
+    origin: Origin | None = None
+    if is_free(model):
+        origin = bring_back(clone, commit, model, locked)
+    else:
+        check_recorded(model, recorded, commit)
+    report = bring_report(clone, commit, recorded)
+    with whole_folder(out.resolve()) as partial:
+        release = gather(clone, commit, tag, model, recorded.model or "", origin, locked, report is not None)
+        for name in own_files(model):
+            shutil.copyfile(model / name, partial / name)
+        write_text(partial / CARD, render_release(release))
+        if report is not None:
+            write_bytes(partial / REPORT, report)
+        refuse_full(out)
+    return report is not None
 
 
 def gather(
