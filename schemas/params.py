@@ -2,7 +2,7 @@
 
 `load` reads the file as a whole and either gives `Params` or raises a `ParamsError` of one line. `sections` gives the
 resolved text of each file under `artifacts/params/`, and `read_section` reads one of those back in a later stage.
-The JSON Schema and the README's table are made from the descriptions here (`python -m schemas.documentation`).
+The JSON Schema and the README's table are made from the descriptions here (`make schema`).
 """
 
 import json

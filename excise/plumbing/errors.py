@@ -23,10 +23,13 @@ def run_stage(main: Callable[[], None]) -> None:
     """Run a stage's `main`, with the project's own code and the pinned packages, and leave the process with its exit
     code.
 
-    Exit codes: 0; 2 for a bad params.yaml or the code of another project; 128 and the signal's number where it was
+    Exit codes: 0; 2 for wrong arguments, a bad params.yaml or the code of another project; 128 and the signal's number where it was
     interrupted; 1 for everything else that the user can mend (`StageError`, a full disk, a missing file). Anything
     unforeseen keeps its traceback: it is a defect of ours.
     """
+
+    if options := [argument for argument in sys.argv[1:] if argument.startswith("-")]:
+        _fail(f"unknown argument {options[0]}: a stage has no options; params.yaml says what it does", WRONG_INPUT)
 
     def stage() -> None:
         if difference := other_versions():

@@ -17,13 +17,14 @@ def test_the_plan_is_printed_and_nothing_is_written(project: Project) -> None:
     project.replace("layers: 1-4", "layers: 0-2")
     assert project.stage("params").returncode == 0
     before = (project.folder / "models/ablated/edit.json").stat().st_mtime_ns
-    done = project.stage("ablate", "--plan")
+    done = project.excise("plan")
     assert done.returncode == 0, done.stderr
     rows = [line for line in done.stdout.splitlines() if "experts" in line or "attention" in line or "mlp" in line]
     assert [row.split("│")[1].strip() for row in rows] == ["attention", "mlp", "routed_experts", "shared_experts"]
     assert [row.split("│")[3].strip() for row in rows] == ["0-2", "0", "1-2", "1-2"]
     assert (project.folder / "models/ablated/edit.json").stat().st_mtime_ns == before
-    assert "unknown arguments" in one_line(project.stage("ablate", "--plans"))
+    done = project.stage("ablate", "--plan")
+    assert done.returncode == 2 and "unknown argument --plan" in one_line(done)
 
 
 def test_an_edited_model_is_what_its_record_says_until_a_byte_changes(project: Project) -> None:
@@ -98,7 +99,7 @@ def test_a_router_bias_reaches_the_weights_the_record_and_the_card(project: Proj
         assert shift["selects_only"] and np.abs(moved).max() > 0.01
     assert "- layers 1-2: -0.25 times the log-odds" in (project.folder / "models/ablated/README.md").read_text()
     assert "is what its edit.json says" in project.check("python", "-m", "excise", "verify")
-    (row,) = (line for line in project.stage("ablate", "--plan").stdout.splitlines() if "router_bias" in line)
+    (row,) = (line for line in project.excise("plan").stdout.splitlines() if "router_bias" in line)
     assert [cell.strip() for cell in row.split("│")[1:5]] == ["router_bias", "2", "1-2", "16"]
 
 
