@@ -140,7 +140,7 @@ def _rebuild(tree: Tree, recorded: Lock, may_pull: bool, variables: dict[str, st
     if may_pull:
         tree.use_remote()
     pull = ["--pull"] if may_pull else []
-    done = run(["dvc", "repro", *pull, "--no-commit", STAGE], tree.folder, variables, show=say)
+    done = run(["dvc", "repro", *pull, "--no-commit", STAGE], tree.folder, variables, shown=True)
     if done.code != 0:
         raise StageError(f"the model of {tree.commit[:12]} cannot be rebuilt: {done.error}")
     made = read_lock((tree.folder / LOCK).read_text())

@@ -7,9 +7,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from excise.plumbing.errors import StageError
 from excise.plumbing.process import die_with
@@ -43,29 +44,41 @@ def say(line: str) -> None:
     print(line, flush=True)
 
 
-def run(
-    command: Sequence[str],
-    folder: Path,
-    variables: Mapping[str, str] | None = None,
-    show: Callable[[str], None] | None = None,
-) -> Done:
-    """Run a program to its end.
+def run(command: Sequence[str], folder: Path, variables: Mapping[str, str] | None = None, shown: bool = False) -> Done:
+    """Run a program to its end, and keep what it writes.
 
     Args:
         variables: its environment; by default `environment()`.
-        show: receives each line that it writes, as it does.
+        shown: whether each line is printed as it comes.
 
     Raises:
         StageError: there is no such program.
     """
-    lines = []
-    with _started(command, folder, variables or environment(), piped=True) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            lines.append(line)
-            if show is not None:
-                show(line.rstrip("\n"))
-    return Done(process.returncode, "".join(lines))
+    if shown:
+        lines = []
+        with _started(command, folder, variables, subprocess.PIPE) as process:
+            assert process.stdout is not None
+            for line in process.stdout:
+                lines.append(line)
+                say(line.rstrip("\n"))
+        return Done(process.returncode, "".join(lines))
+    # Not a pipe, which ends with the last process that holds it: `dvc queue start` leaves workers behind.
+    with tempfile.TemporaryFile("w+", errors="replace") as output:
+        with _started(command, folder, variables, output) as process:
+            process.wait()
+        output.seek(0)
+        return Done(process.returncode, output.read())
+
+
+def run_or_fail(*command: str) -> None:
+    """Run a program in the current folder that must succeed.
+
+    Raises:
+        StageError: it fails; with the first error that it prints.
+    """
+    done = run(command, Path())
+    if done.code != 0:
+        raise StageError(f"`{' '.join(command[:_WORDS_NAMED])}` failed: {done.error}")
 
 
 def attend(command: Sequence[str], folder: Path) -> int:
@@ -75,27 +88,9 @@ def attend(command: Sequence[str], folder: Path) -> int:
         StageError: there is no such program.
     """
     sys.stdout.flush()
-    with _started(command, folder, environment(), piped=False) as process:
+    with _started(command, folder, None, None) as process:
         process.wait()
     return process.returncode
-
-
-def output_of(*command: str) -> str:
-    """What a program prints that may leave others behind, as `dvc queue start` leaves workers.
-
-    Raises:
-        StageError: it fails; with the first error that it prints.
-    """
-    # Not through pipes, which end with the last process that holds them.
-    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
-        done = subprocess.run(command, env=environment(), stdin=subprocess.DEVNULL, stdout=output, stderr=errors)
-        output.seek(0)
-        errors.seek(0)
-        if done.returncode == 0:
-            return output.read()
-        printed = errors.read()
-    reason = first_error(printed) or printed.strip() or f"it exited with {done.returncode}"
-    raise StageError(f"`{' '.join(command[:_WORDS_NAMED])}` failed: {reason}")
 
 
 def first_error(text: str) -> str | None:
@@ -110,9 +105,10 @@ def _last_line(text: str) -> str | None:
 
 @contextlib.contextmanager
 def _started(
-    command: Sequence[str], folder: Path, variables: Mapping[str, str], piped: bool
+    command: Sequence[str], folder: Path, variables: Mapping[str, str] | None, output: IO[str] | int | None
 ) -> Iterator["subprocess.Popen[str]"]:
-    """A program, waited for at the end of the block. When this process is interrupted meanwhile, it and everything that
+    """A program, waited for at the end of the block; it reads and writes where this one does unless `output` takes what
+    it writes. When this process is interrupted meanwhile, it and everything that
     it started end before the interruption goes on, so that nothing writes into a folder that is about to be removed;
     when this process is killed, the kernel kills it.
     """
@@ -121,14 +117,14 @@ def _started(
         process = subprocess.Popen(
             command,
             cwd=folder,
-            env=dict(variables),
+            env=dict(environment() if variables is None else variables),
             text=True,
             errors="replace",
             start_new_session=True,  # a group that can be ended as a whole
             preexec_fn=lambda: die_with(parent),
-            stdin=subprocess.DEVNULL if piped else None,
-            stdout=subprocess.PIPE if piped else None,
-            stderr=subprocess.STDOUT if piped else None,
+            stdin=None if output is None else subprocess.DEVNULL,
+            stdout=output,
+            stderr=None if output is None else subprocess.STDOUT,
         )
     except FileNotFoundError as error:
         raise StageError(f"{error.filename} is not there; install it, or put it into PATH") from None

@@ -4,7 +4,6 @@ Nothing of the branch is executed or checked out. Where and as whom comes from t
 """
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
 from excise.gitops.comment import MOST_SAMPLES, written_samples
@@ -27,51 +26,40 @@ STATES: dict[str, State] = {"pass": "success", "warn": "success", "fail": "failu
 """An inconclusive gate of which params.yaml says that it fails is among those that failed."""
 
 
-@dataclass(frozen=True)
-class Run:
-    """The run that is published."""
-
-    repository: str
-    """`owner/name`."""
-    server: str
-    token: str
-    number: str | None
-    """Of the pull request; None for a branch that was run by hand."""
-    base: str
-    branch: str
-    commit: str
-    page: str
-    """Where GitHub shows the run."""
-    samples: int
-    """How many changed answers of each task are shown: the team's decision, not the branch's."""
-
-
 def publish(handover: Path) -> None:
     """Commit the files of a run to its branch, keep one comment up to date, and set the status that the gates decide.
 
     Raises:
-        StageError: the files are not those of a run of this commit, the branch moved on, GitHub refuses, or a gate
-            fails.
+        StageError: the environment lacks a variable, the files are not those of a run of this commit, the branch moved
+            on, GitHub refuses, or a gate fails.
     """
-    run = the_run()
-    files = accept(handover)
-    gates = parse_document(GateVerdicts, files["gates.json"], "gates.json", "run `dvc repro` on the branch")
-
-    credentials = header(run.token, run.server)
-    fetch(PROJECT, run.commit, credentials)
-    parent = commit_of(PROJECT, run.commit)
-    recorded = record(PROJECT, parent, files, PICTURES, f"Record the results of {parent[:12]}")
-    # Before anything is pushed: what cannot be shown, or is of another commit, is not recorded either.
-    check_ran(Commit(PROJECT, recorded))
-    shown = comment(run, recorded, handover / SAMPLES) if run.number else ""
-    if recorded != parent and not push(PROJECT, recorded, parent, run.branch, credentials):
-        raise StageError(f"{run.branch} moved on while {parent[:12]} ran; what came later is published by its own run")
-
+    place = f"{setting('GITHUB_SERVER_URL')}/{setting('GITHUB_REPOSITORY')}"
+    page = f"{place}/actions/runs/{setting('GITHUB_RUN_ID')}"
+    base, branch, commit = setting("BASE"), setting("BRANCH"), setting("COMMIT")
+    # A branch that is run by hand has no pull request. How many answers are shown is the team's decision, not its own.
+    pull_request, samples = _number("PULL_REQUEST"), min(_number("SAMPLES"), MOST_SAMPLES)
     with from_environment() as github:
-        if run.number:
-            github.keep_comment(int(run.number), MARKER, shown)
-        for commit in dict.fromkeys([parent, recorded]):
-            github.set_status(commit, STATES[gates.verdict], headline(gates), run.page)
+        files = accept(handover)
+        gates = parse_document(GateVerdicts, files["gates.json"], "gates.json", "run `dvc repro` on the branch")
+
+        credentials = header(setting("GITHUB_TOKEN"), setting("GITHUB_SERVER_URL"))
+        fetch(PROJECT, commit, credentials)
+        parent = commit_of(PROJECT, commit)
+        recorded = record(PROJECT, parent, files, PICTURES, f"Record the results of {parent[:12]}")
+        # Before anything is pushed: what cannot be shown, or is of another commit, is not recorded either.
+        check_ran(Commit(PROJECT, recorded))
+        comment = ""
+        if pull_request:
+            there = samples > 0 and (handover / SAMPLES).is_file()
+            shown = written_samples(handover / SAMPLES, samples) if there else []
+            comment = render_comment(difference(PROJECT, base, recorded), shown, f"{place}/raw/{recorded}/{PICTURES}")
+        if recorded != parent and not push(PROJECT, recorded, parent, branch, credentials):
+            raise StageError(f"{branch} moved on while {parent[:12]} ran; what came later is published by its own run")
+
+        if pull_request:
+            github.keep_comment(pull_request, MARKER, comment)
+        for each in dict.fromkeys([parent, recorded]):
+            github.set_status(each, STATES[gates.verdict], headline(gates), page)
     print(f"{headline(gates)}: {recorded}" + ("" if recorded == parent else f", upon {parent}"))
     if gates.verdict == "fail":
         raise StageError("a gate fails; the pull request's comment says which")
@@ -91,30 +79,9 @@ def attach(tag: str, folder: Path) -> str:
         return github.release(tag, card.read_text(errors="replace"), files)
 
 
-def comment(run: Run, recorded: str, samples: Path) -> str:
-    """What the pull request would change, with the pictures of the commit that records it."""
-    shown = written_samples(samples, run.samples) if run.samples and samples.is_file() else []
-    pictures = f"{run.server}/{run.repository}/raw/{recorded}/{PICTURES}"
-    return render_comment(difference(PROJECT, run.base, recorded), shown, pictures)
-
-
-def the_run() -> Run:
-    """What the environment says of it."""
-    server, repository = setting("GITHUB_SERVER_URL"), setting("GITHUB_REPOSITORY")
-    number = os.environ.get("PULL_REQUEST") or None
-    if number is not None and not number.isdecimal():
-        raise StageError("PULL_REQUEST must be the number of a pull request, or empty")
-    samples = os.environ.get("SAMPLES") or "0"
-    if not samples.isdecimal():
-        raise StageError("SAMPLES must be a number, or empty")
-    return Run(
-        repository=repository,
-        server=server,
-        token=setting("GITHUB_TOKEN"),
-        number=number,
-        base=setting("BASE"),
-        branch=setting("BRANCH"),
-        commit=setting("COMMIT"),
-        page=f"{server}/{repository}/actions/runs/{setting('GITHUB_RUN_ID')}",
-        samples=min(int(samples), MOST_SAMPLES),
-    )
+def _number(name: str) -> int:
+    """A variable of the environment that holds a number, or nothing for 0."""
+    text = os.environ.get(name) or "0"
+    if not text.isdecimal():
+        raise StageError(f"{name} must be a number, or empty")
+    return int(text)

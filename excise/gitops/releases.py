@@ -15,7 +15,7 @@ from excise.gitops.lock import lock_of_model
 from excise.gitops.models import bring_back, bring_report, check_recorded, is_free, refuse_full
 from excise.gitops.provenance import versions
 from excise.gitops.trees import compare_requirements
-from excise.plumbing.artifacts import open_plain, parse_document
+from excise.plumbing.artifacts import parse_document, read_document
 from excise.plumbing.digests import digests
 from excise.plumbing.files import whole_folder, write_bytes, write_text
 from excise.report.release import render_release
@@ -24,6 +24,8 @@ from schemas.evidence import Comparisons, GateVerdicts
 from schemas.release import CARD, Origin, Release
 
 REPORT = "report.html"
+
+_REMEDY = "check that commit out, and make its release there"
 
 Read = TypeVar("Read", bound=BaseModel)
 
@@ -74,8 +76,7 @@ def gather(
     Raises:
         StageError: the commit's files are of another version of excise.
     """
-    own = folder / EDIT_RECORD
-    record = _parsed(EditRecord, open_plain(own).read(), EDIT_RECORD, commit)
+    record = read_document(EditRecord, folder / EDIT_RECORD, _REMEDY)
     comparisons = _at(Comparisons, clone, commit, "report/comparison.json")
     lock = compare_requirements(clone, commit)
     return Release(
@@ -103,11 +104,7 @@ def own_files(folder: Path) -> list[str]:
 def _at(schema: type[Read], clone: Path, commit: str, path: str) -> Read | None:
     """A document as it was at a commit; None where there was none."""
     text = file_of(clone, commit, path)
-    return None if text is None else _parsed(schema, text, path, commit)
-
-
-def _parsed(schema: type[Read], text: str | bytes, path: str, commit: str) -> Read:
-    return parse_document(schema, text, f"{path} of {commit[:12]}", "check that commit out, and make its release there")
+    return None if text is None else parse_document(schema, text, f"{path} of {commit[:12]}", _REMEDY)
 
 
 def _sha256_as_written(document: BaseModel) -> str:

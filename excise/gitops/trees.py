@@ -9,14 +9,14 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from dvc.config import Config
+from dvc.config import Config, merge
 
-from excise.gitops.git import answer, file_of, worktree
+from excise.gitops.git import answer, file_of, git
 from excise.gitops.programs import Done, environment, run, say
 from excise.plumbing.errors import StageError
 
@@ -27,6 +27,8 @@ REQUIREMENTS = "requirements.lock"
 
 _DVC = Path(".dvc")
 _LOCK = "lock"
+_TREE = "tree"
+_NO_HOOKS = {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "core.hooksPath", "GIT_CONFIG_VALUE_0": "/dev/null"}
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,11 @@ class Tree:
 @contextlib.contextmanager
 def commit_tree(clone: Path, commit: str) -> Iterator[Tree]:
     """The working tree of a commit, gone when the block ends."""
-    with _temporary_place(clone) as place, worktree(clone, commit, inside=place) as folder:
+    within = git(clone, "rev-parse", "--show-prefix").strip()  # where the project is a folder of its repository
+    with _temporary_place(clone) as place:
+        # Without hooks: that of `dvc install` would look for every output, in a cache that is not set up yet.
+        git(clone, "worktree", "add", "--quiet", "--detach", str(place / _TREE), commit, environment=_NO_HOOKS)
+        folder = place / _TREE / within
         cache, remote = _share(clone, folder, place)
         yield Tree(folder, commit, place, cache, remote)
 
@@ -170,8 +176,8 @@ def _is_held(place: Path) -> bool:
 
 
 def _remove(clone: Path, place: Path) -> None:
-    for tree in place.glob("*/tree"):
-        answer(clone, "worktree", "remove", "--force", "--force", str(tree))
+    # Twice forced, as one that was interrupted while it was made is locked.
+    answer(clone, "worktree", "remove", "--force", "--force", str(place / _TREE))
     shutil.rmtree(place, ignore_errors=True)
 
 
@@ -187,8 +193,7 @@ def _share(clone: Path, folder: Path, place: Path) -> tuple[Path, str | None]:
     of_tree = Config(str(folder / _DVC), validate=False)
     with of_tree.edit("local", validate=False) as local:
         for level in ("repo", "local"):
-            for section, settings in of_clone.read(level).items():
-                _merge(local.setdefault(section, {}), settings)
+            merge(local, of_clone.read(level))
         local["cache"]["dir"] = str(cache)
         # Otherwise something of each of these trees would stay in the cache that all projects of the machine share.
         local["core"]["site_cache_dir"] = str(place / "site")
@@ -197,15 +202,6 @@ def _share(clone: Path, folder: Path, place: Path) -> tuple[Path, str | None]:
         with of_tree.edit(level, validate=False) as settings:
             settings["core"].pop("remote", None)
     return cache, remote
-
-
-def _merge(into: dict[str, object], settings: Mapping[str, object]) -> None:
-    for name, value in settings.items():
-        there = into.setdefault(name, value)
-        if isinstance(there, dict) and isinstance(value, Mapping):
-            _merge(there, value)
-        else:
-            into[name] = value
 
 
 def _copy_file(source: str, target: str) -> None:

@@ -23,9 +23,9 @@ def run_stage(main: Callable[[], None]) -> None:
     """Run a stage's `main`, with the project's own code and the pinned packages, and leave the process with its exit
     code.
 
-    Exit codes: 0; 2 for wrong arguments, a bad params.yaml or the code of another project; 128 and the signal's number where it was
-    interrupted; 1 for everything else that the user can mend (`StageError`, a full disk, a missing file). Anything
-    unforeseen keeps its traceback: it is a defect of ours.
+    Exit codes: 0; 2 for wrong arguments, a bad params.yaml or the code of another project; 128 and the signal's number
+    where it was interrupted; 1 for everything else that the user can mend (`StageError`, a full disk, a missing file).
+    Anything unforeseen keeps its traceback: it is a defect of ours.
     """
 
     if options := [argument for argument in sys.argv[1:] if argument.startswith("-")]:

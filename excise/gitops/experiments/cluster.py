@@ -11,7 +11,7 @@ from excise.gitops.experiments.local import command_for, head, make_room, refere
 from excise.gitops.experiments.tables import PARAMS, check_document, is_of, tabulate
 from excise.gitops.git import answer, git
 from excise.gitops.lock import LOCK
-from excise.gitops.programs import environment, output_of, run, say
+from excise.gitops.programs import environment, run, run_or_fail, say
 from excise.gitops.storage import outputs
 from excise.plumbing.errors import StageError
 from schemas.experiments import Planned, load
@@ -51,7 +51,8 @@ def run_experiment(path: Path, number: int) -> None:
         say(f"{first.name} is not at {ORIGIN}: what it would have made is made here")
     make_room([experiment.name], baseline)
     with starting_from(there.get(first.name, baseline)):
-        done = run(command_for(experiment, "--temp", "--pull"), _HERE, {**environment(), "PYTHONUNBUFFERED": "1"}, say)
+        unbuffered = {**environment(), "PYTHONUNBUFFERED": "1"}
+        done = run(command_for(experiment, "--temp", "--pull"), _HERE, unbuffered, shown=True)
     if done.code != 0:
         raise StageError(f"{experiment.name}: {done.error}")
     _push(experiment.name, baseline)
@@ -152,4 +153,4 @@ def _push(name: str, baseline: str) -> None:
             repo.push(revs=[commit], workspace=False)
     except (DvcException, OSError) as error:
         raise StageError(f"{name} ran, but the DVC remote does not take its files: {error}") from None
-    output_of("dvc", "exp", "push", "--force", "--no-cache", ORIGIN, reference(baseline, name))
+    run_or_fail("dvc", "exp", "push", "--force", "--no-cache", ORIGIN, reference(baseline, name))

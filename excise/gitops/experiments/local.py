@@ -16,9 +16,9 @@ from dvc.repo import Repo
 from dvc.utils.serialize import dumps_yaml
 
 from excise.gitops.experiments.tables import PARAMS, check_document, tabulate
-from excise.gitops.git import answer, file_of
+from excise.gitops.git import answer, file_of, git
 from excise.gitops.lock import LOCK
-from excise.gitops.programs import first_error, output_of, run, say
+from excise.gitops.programs import first_error, run, run_or_fail, say
 from excise.gitops.storage import opened
 from excise.plumbing.errors import StageError
 from excise.plumbing.files import write_bytes
@@ -83,7 +83,7 @@ def run_experiments(path: Path, jobs: int) -> None:
 
 def head() -> str:
     """The commit that experiments are derived from."""
-    return output_of("git", "rev-parse", "HEAD").strip()
+    return git(_HERE, "rev-parse", "HEAD").strip()
 
 
 def reference(baseline: str, name: str) -> str:
@@ -106,9 +106,9 @@ def make_room(names: Collection[str], baseline: str) -> None:
     while states := _states(names):
         if running := sorted(name for name, state in states.items() if state == "Running"):
             raise StageError(f"{running[0]} is still running; wait for it, or end it: `dvc queue kill {running[0]}`")
-        output_of("dvc", "queue", "remove", *states)
+        run_or_fail("dvc", "queue", "remove", *states)
     if earlier := [name for name in names if answer(_HERE, "rev-parse", "--verify", reference(baseline, name))]:
-        output_of("dvc", "exp", "remove", *earlier)
+        run_or_fail("dvc", "exp", "remove", *earlier)
 
 
 @contextlib.contextmanager
@@ -152,7 +152,7 @@ def queue(experiment: Planned) -> None:
     """Queue one experiment of the workspace as it is."""
     for tries_left in reversed(range(_TRIES)):
         try:
-            output_of(*command_for(experiment, "--queue"))
+            run_or_fail(*command_for(experiment, "--queue"))
             return
         except StageError as error:
             # A worker that takes an experiment out of the queue locks it for a moment, and DVC does not wait.
@@ -185,7 +185,7 @@ def wait(names: Collection[str], jobs: int, finished: Callable[[str], None]) -> 
                 finished(name)
         idle = "Queued" in states.values() and "Running" not in states.values()
         if started == -math.inf or (idle and time.monotonic() - started > _SECONDS_TO_START):
-            output_of("dvc", "queue", "start", "--jobs", str(jobs))
+            run_or_fail("dvc", "queue", "start", "--jobs", str(jobs))
         if started == -math.inf or not idle:
             started = time.monotonic()
         time.sleep(_SECONDS_BETWEEN_LOOKS if waiting else 0)
