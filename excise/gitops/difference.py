@@ -51,14 +51,15 @@ def difference(folder: Path, base: str, head: str | None = None) -> Difference:
     old, committed = Commit(folder, shared), Commit(folder, commit)
     new: Side = committed if head else WorkingTree(folder)
     where = commit if head else str(folder.absolute())
-    params, lock, comparison, gates = (_needed(new, path, where) for path in (PARAMS, LOCK, COMPARISON, GATES))
+    read = (PARAMS, LOCK, COMPARISON, GATES)
+    params, lock, comparison, gates = (_needed(new, path, where) for path in read)
     try:
         now = _evidence(comparison, gates)
         return Difference(
             base=shared,
             base_name=base,
             head=commit,
-            uncommitted=[] if head else _uncommitted(new, committed),
+            uncommitted=[] if head else [path for path in read if new.text(path) != committed.text(path)],
             parameters=_parameters(old.text(PARAMS), params),
             lock=_lock(old.text(LOCK), lock),
             before=_evidence_of(old),
@@ -72,7 +73,12 @@ def difference(folder: Path, base: str, head: str | None = None) -> Difference:
 def parameter_changes(before: str, after: str) -> list[ParameterChange]:
     """What differs between two texts of params.yaml, defaults filled in; as they are written where one is of a version
     whose keys are other ones. Of texts that are not YAML nothing is known."""
-    readers: tuple[Callable[[str], dict[str, Any]], ...] = (_resolved, _written)
+    readers: tuple[Callable[[str], dict[str, Any]], ...] = (
+        lambda text: {
+            name: json.loads(section) for name, section in sections(parse(text)).items() if name != ELSEWHERE
+        },
+        lambda text: plain_yaml.parse_mapping(text, PARAMS),
+    )
     for read in readers:
         try:
             old, new = dict(_flat(read(before))), dict(_flat(read(after)))
@@ -92,10 +98,6 @@ def _needed(side: Side, path: str, where: str) -> str:
     if text is None:
         raise StageError(f"{path} is not there in {where}; `dvc repro` makes what a comment is written from")
     return text
-
-
-def _uncommitted(lying: Side, committed: Side) -> list[str]:
-    return [path for path in (PARAMS, LOCK, COMPARISON, GATES) if lying.text(path) != committed.text(path)]
 
 
 def _parameters(before: str | None, after: str) -> list[ParameterChange] | None:
@@ -147,14 +149,6 @@ def _check(row: Comparison) -> None:
 
 def _pictures(side: Side) -> list[str]:
     return [found[1] for name in side.names(PICTURES) if (found := PICTURE.fullmatch(name))][:MOST_PICTURES]
-
-
-def _resolved(text: str) -> dict[str, Any]:
-    return {name: json.loads(section) for name, section in sections(parse(text)).items() if name != ELSEWHERE}
-
-
-def _written(text: str) -> dict[str, Any]:
-    return plain_yaml.parse_mapping(text, "params.yaml")
 
 
 def _flat(value: Any, key: str = "") -> Iterator[tuple[str, str]]:

@@ -11,15 +11,14 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
+from excise.gitops.lock import LOCK, LockError, read_lock
 from excise.plumbing.errors import StageError
 from excise.plumbing.files import write_bytes
-from schemas import plain_yaml
 from schemas.evidence import Comparisons, GateVerdicts, Outcome
-from schemas.params import ParamsError
 from schemas.wording import printable
 
 DOCUMENTS: dict[str, type[BaseModel] | None] = {
-    "dvc.lock": None,
+    LOCK: None,
     "gates.json": GateVerdicts,
     "metrics.json": None,
     "report/comparison.json": Comparisons,
@@ -102,12 +101,12 @@ def _check(path: Path, data: bytes, schema: type[BaseModel] | None) -> None:
             document = schema.model_validate_json(text)
             if isinstance(document, GateVerdicts) and document.verdict != _worst(document):
                 raise ValueError
-        elif path.suffix == ".lock":
-            plain_yaml.parse_mapping(text, str(path))
+        elif path.name == LOCK:
+            read_lock(text)
         elif path.suffix == ".json" and not isinstance(json.loads(text), dict):
             raise ValueError
     # ValueError is also that of decoding, of JSON and of schemas; RecursionError that of JSON nested without end.
-    except (ValueError, RecursionError, ParamsError):
+    except (ValueError, RecursionError, LockError):
         raise StageError(
             f"{path} is not what a run writes, as the main branch knows it; nothing was accepted"
         ) from None

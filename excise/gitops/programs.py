@@ -31,7 +31,9 @@ class Done:
     @property
     def error(self) -> str:
         """Why it failed, on one line."""
-        return first_error(self.output) or _last_line(self.output) or f"it exited with {self.code}"
+        return (
+            first_error(self.output) or (self.output.strip() or f"it exited with {self.code}").splitlines()[-1].strip()
+        )
 
 
 def environment() -> dict[str, str]:
@@ -65,7 +67,7 @@ def run(command: Sequence[str], folder: Path, variables: Mapping[str, str] | Non
     # Not a pipe, which ends with the last process that holds it: `dvc queue start` leaves workers behind.
     with tempfile.TemporaryFile("w+", errors="replace") as output:
         with _started(command, folder, variables, output) as process:
-            process.wait()
+            pass
         output.seek(0)
         return Done(process.returncode, output.read())
 
@@ -89,7 +91,7 @@ def attend(command: Sequence[str], folder: Path) -> int:
     """
     sys.stdout.flush()
     with _started(command, folder, None, None) as process:
-        process.wait()
+        pass
     return process.returncode
 
 
@@ -97,10 +99,6 @@ def first_error(text: str) -> str | None:
     """The first line that says ERROR, without that word: the stage's own, rather than DVC's that follows."""
     lines = (line.strip() for line in text.splitlines())
     return next((line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")), None)
-
-
-def _last_line(text: str) -> str | None:
-    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), None)
 
 
 @contextlib.contextmanager

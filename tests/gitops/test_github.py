@@ -91,7 +91,7 @@ def test_files_of_a_release_go_to_github_alone(hub: FakeGitHub, github: GitHub, 
         (422, '{"message": "No commit found for SHA"}', "422 No commit found"),
         (500, "<html>", "500 Internal Server Error"),
         (302, "", "302"),
-        (200, "<html>", "no JSON"),
+        (200, "<html>", "not JSON"),
     ],
 )
 def test_a_refusal_is_one_line_without_the_token(
