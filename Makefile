@@ -16,74 +16,77 @@ unexport PYTHONPATH PYTHONHOME
 .PHONY: help repro use pin gate report verify plan experiments experiment collect model release upload pr-comment \
 	restore rerun push hand-over publish attach test test-slow test-nightly lint types audit format schema lock environment
 
-help: ## List these targets
+EXCISE := exec python -m excise
+
+help: ## List these targets; `python -m excise --help` lists commands, with their arguments and exit codes
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
+# make itself exits with 2 whatever a command's exit code is. Values reach commands through the environment, never as text
+# of the command, and behind `--` or `=`: some are chosen by strangers.
+
 repro: environment ## Run every stage that is out of date, then print the gates
-	@python -m excise.gitops.store repro
-	@python -m excise.gitops.gate --show
+	@python -m excise repro
+	@python -m excise gate --show
 	@echo "The evidence, with every changed answer: report/report.html"
 
 gate: environment ## Print the gates; fail if one does
-	@python -m excise.gitops.gate
+	@$(EXCISE) gate
 
 report: environment ## Write report/shown.html: the report with commit, versions and parameter changes
-	@python -m excise.gitops.show
+	@$(EXCISE) report
 
 verify: environment ## Check an edited model's files against its edit.json (FOLDER=models/ablated)
-	@exec python -m excise.gitops.verify "$(or $(FOLDER),models/ablated)"
+	@$(EXCISE) verify -- "$${FOLDER:-models/ablated}"
 
 plan: environment ## Print what the rules would edit; measures first where that is out of date
-	@python -m excise.gitops.store repro --quiet measure
-	@python -m stages.ablate --plan
-
-experiments: environment ## Run FILE=experiments/moe.yaml, JOBS=1 at a time; write the tables of docs/moe.md
-	@exec python -m excise.gitops.experiments.run "$(or $(FILE),experiments/moe.yaml)" --jobs "$(or $(JOBS),1)"
-
-experiment: environment ## Run experiment NUMBER of FILE, and push it to the git origin and the DVC remote
-	@exec python -m excise.gitops.experiments.one "$$FILE" "$$NUMBER"
-
-collect: environment ## Fetch the experiments of FILE that other machines ran; write their tables
-	@exec python -m excise.gitops.experiments.collect "$$FILE"
-
-# Values reach these commands through the environment, never as text of the command: some are chosen by strangers.
+	@python -m excise repro -- --quiet measure
+	@$(EXCISE) plan
 
 use: environment ## Make params.yaml the recipe RECIPE=llama-3.1-8b-instruct of recipes/; without a name, list them
-	@exec python -m excise.gitops.use $${RECIPE:+"$$RECIPE"}
+	@$(EXCISE) use -- $${RECIPE:+"$$RECIPE"}
 
-pin: environment ## Pin the base to the newest commit of MODEL=organisation/name; DATASET=id prints that of a data set
-	@exec python -m excise.gitops.pin "$$MODEL" $${DATASET:+--dataset "$$DATASET"}
+pin: environment ## Pin the base to the newest commit of MODEL=organisation/name; DATASET=id prints that of a dataset
+	@$(EXCISE) pin $${DATASET:+--dataset="$$DATASET"} -- $${MODEL:+"$$MODEL"}
+
+experiments: environment ## Run FILE=experiments/moe.yaml, JOBS=1 at a time; write the tables of docs/moe.md
+	@$(EXCISE) experiments --jobs="$${JOBS:-1}" -- "$${FILE:-experiments/moe.yaml}"
+
+experiment: environment ## Run experiment NUMBER of FILE, and push it to the git origin and the DVC remote
+	@$(EXCISE) experiment -- "$$FILE" "$$NUMBER"
+
+collect: environment ## Fetch the experiments of FILE that other machines ran; write their tables
+	@$(EXCISE) collect -- "$$FILE"
 
 pr-comment: environment ## Write report/comment.md: what this would change in BASE=origin/main
-	@exec python -m excise.gitops.comment --base "$${BASE:-origin/main}" --out "$${OUT:-report/comment.md}" \
-		$${SAMPLES:+--samples "$$SAMPLES"} $${WRITE_SAMPLES:+--write-samples "$$WRITE_SAMPLES"}
+	@$(EXCISE) comment --base="$${BASE:-origin/main}" --out="$${OUT:-report/comment.md}" \
+		$${SAMPLES:+--samples="$$SAMPLES"} $${WRITE_SAMPLES:+--write-samples="$$WRITE_SAMPLES"}
 
 model: environment ## Make the edited model of any commit: COMMIT=abc123 OUT=folder [ENV=locked]
-	@exec python -m excise.gitops.model "$$COMMIT" "$$OUT" $(if $(filter locked,$(ENV)),--locked)
+	@$(EXCISE) model $(if $(filter locked,$(ENV)),--locked) -- "$$COMMIT" "$$OUT"
 
 release: environment ## Make the model of TAG again in MODEL=folder; write its card, record and report to RELEASE=folder
-	@exec python -m excise.gitops.release "$$TAG" "$$RELEASE" --model "$$MODEL"
+	@$(EXCISE) release --model="$$MODEL" -- "$$TAG" "$$RELEASE"
 
 upload: environment ## Upload MODEL=folder to the Hub as HUB=organisation/name, private; HF_TOKEN holds the token
-	@exec python -m excise.gitops.upload "$$MODEL" "$$HUB"
+	@$(EXCISE) upload -- "$$MODEL" "$$HUB"
 
 restore: environment ## On a runner: use the cache CACHE=/folder, take what the remote has
-	@python -m excise.gitops.store restore
+	@$(EXCISE) restore $${CACHE:+--cache="$$CACHE"}
 
 rerun: environment ## On a runner: run every stage that is out of date, with what the remote has
-	@python -m excise.gitops.store rerun
+	@$(EXCISE) rerun
 
 push: environment ## On a runner: give the DVC remote what it lacks
-	@python -m excise.gitops.store push
+	@$(EXCISE) push
 
 hand-over: environment ## On a runner: copy what is published to HANDOVER=folder
-	@exec python -m excise.gitops.hand_over "$$HANDOVER"
+	@$(EXCISE) hand-over -- "$$HANDOVER"
 
 publish: environment ## Commit HANDOVER=folder to a branch, keep the comment, set the status
-	@exec python -m excise.gitops.publish "$$HANDOVER"
+	@$(EXCISE) publish -- "$$HANDOVER"
 
 attach: environment ## Attach RELEASE=folder to the release of TAG
-	@exec python -m excise.gitops.attach "$$TAG" "$$RELEASE"
+	@$(EXCISE) attach -- "$$TAG" "$$RELEASE"
 
 # Files of tests run side by side, one a core. Each computes on one thread, and where training takes two they do not keep
 # a core busy while they wait.
@@ -101,7 +104,8 @@ test-nightly: environment ## Whole sets of damaged input and of kills, of which 
 	@$(SIDE_BY_SIDE) -m "nightly and not alone"
 	@python -m pytest -m "nightly and alone"
 
-lint: environment ## Style and formatting
+lint: environment ## Style, formatting, and dvc.yaml against the code
+	@python -m excise deps --check
 	@ruff check .
 	@ruff format --check .
 
@@ -116,8 +120,8 @@ format: environment ## Mend style and formatting
 	@ruff check --fix .
 	@ruff format .
 
-schema: environment ## Write params.schema.json and the README's table anew from schemas/params.py
-	@python -m schemas.documentation
+schema: environment ## Write params.schema.json and the README's table again from schemas/params.py
+	@$(EXCISE) schema
 
 # CUDA's own packages stay out of the lock, so that the CPU and the CUDA build of torch both satisfy it.
 CUDA_PACKAGES := cuda-bindings cuda-pathfinder cuda-toolkit nvidia-cublas nvidia-cuda-cupti nvidia-cuda-nvrtc \
@@ -125,7 +129,7 @@ CUDA_PACKAGES := cuda-bindings cuda-pathfinder cuda-toolkit nvidia-cublas nvidia
 	nvidia-cusparse nvidia-cusparselt-cu13 nvidia-nccl-cu13 nvidia-nvjitlink nvidia-nvshmem-cu13 nvidia-nvtx \
 	triton
 
-lock: ## Write requirements.lock and requirements-publish.lock anew from pyproject.toml
+lock: ## Write requirements.lock and requirements-publish.lock again from pyproject.toml
 	@$(PYTHON) -m venv $(VENV)-lock
 	@$(VENV)-lock/bin/pip install --quiet uv
 	@$(VENV)-lock/bin/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --no-header --no-annotate \

@@ -11,7 +11,7 @@ from typing import get_args
 
 from pydantic import Field
 
-from excise.gitops.experiments.table import written_into
+from excise.gitops.experiments.tables import written_into
 from excise.judges.answer import Answer
 from excise.judges.keywords import judge_by_keywords
 from excise.judges.verdicts import judge_answers

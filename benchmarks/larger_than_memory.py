@@ -142,7 +142,7 @@ def main() -> None:
                 ("params", [*python, "stages.params"]),
                 ("prepare (digests)", [*python, "stages.prepare"]),
                 ("measure", [*python, "stages.measure"]),
-                ("ablate --plan", [*python, "stages.ablate", "--plan"]),
+                ("plan", [*python, "excise", "plan"]),
                 ("ablate", [*python, "stages.ablate"]),
                 ("load base and edited", again),
             )

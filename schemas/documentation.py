@@ -1,11 +1,8 @@
-"""What people and editors read about params.yaml, made from `schemas/params.py`: `python -m schemas.documentation`.
-
-It writes `schemas/params.schema.json` and the table between the two marks in README.md.
-"""
+"""What people and editors read about params.yaml, made from `schemas/params.py`: `python -m excise schema` writes
+`schemas/params.schema.json` and the table between the two marks in README.md."""
 
 import json
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -55,15 +52,10 @@ def replace_table(readme: Path) -> None:
     _write(readme, f"{before}{BEGIN}\n{readme_table()}{END}{rest.partition(END)[2]}")
 
 
-def main() -> int:
-    """Write the schema and the README's table. Returns the exit code."""
-    try:
-        _write(SCHEMA, json_schema())
-        replace_table(README)
-    except (ValueError, OSError) as error:
-        print(f"ERROR: {error}", file=sys.stderr)
-        return 1
-    return 0
+def write_documentation() -> None:
+    """Write the schema and the README's table. Raises `ValueError` where the README has no place for it."""
+    _write(SCHEMA, json_schema())
+    replace_table(README)
 
 
 def _rows(node: dict[str, Any], document: dict[str, Any], key: str, default: Any = _REQUIRED) -> Iterator[Any]:
@@ -105,7 +97,3 @@ def _write(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.partial")
     temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

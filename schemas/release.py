@@ -11,6 +11,9 @@ from schemas.model import ModelManifest
 Origin = Literal["cache", "remote", "rebuilt"]
 """How a past model came back."""
 
+CARD = "card.md"
+"""The file of a release that tells of it."""
+
 
 class Release(Document):
     """All of it. Never part of a stage's output: it is gathered when a release is made."""
@@ -20,7 +23,7 @@ class Release(Document):
     origin: Origin | None = Field(description="null where the folder was there already")
     versions: dict[str, str] = Field(description="of what is installed where the release is made")
     lock: Literal["same", "other", "none"] = Field(description="requirements.lock there, beside that of the commit")
-    locked: bool = Field(description="whether it was made anew with the packages that the commit pins")
+    locked: bool = Field(description="whether it was rebuilt with the packages that the commit pins")
     base: ModelManifest
     base_sha256: str = Field(description="of the base's manifest, artifacts/model.json")
     folder_md5: str = Field(description="of models/ablated, as dvc.lock records it")

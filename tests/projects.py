@@ -46,6 +46,10 @@ class Project:
         """One stage by itself, as DVC would start it."""
         return self.run("python", "-m", f"stages.{name}", *arguments)
 
+    def excise(self, *command: str, **settings: str) -> subprocess.CompletedProcess[str]:
+        """A command of `python -m excise`, as a person or a workflow would start it."""
+        return self.run("python", "-m", "excise", *command, **settings)
+
     def replace(self, old: str, new: str, file: str = "params.yaml") -> None:
         """Change the one place in a file that reads `old`."""
         path = self.folder / file

@@ -1,28 +1,31 @@
 """Everything that differs between a base commit and a head, which is a commit or a working tree."""
 
+import json
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from excise.gitops.changes import parameter_changes
 from excise.gitops.git import answer, commit_of
 from excise.gitops.handover import PICTURE, PICTURES
-from excise.gitops.locks import LockError, lock_changes
+from excise.gitops.lock import LOCK, LockError, lock_changes
 from excise.gitops.sides import Commit, Side, WorkingTree
 from excise.plumbing.errors import StageError
 from schemas import plain_yaml
 from schemas.evidence import Comparison, Comparisons, GateVerdicts, ParameterChange
 from schemas.gitops import Difference, Evidence, LockChanges
+from schemas.params.document import parse
 from schemas.text import dotted, show
 from schemas.wording import ParamsError
 
 PARAMS = "params.yaml"
-LOCK = "dvc.lock"
 COMPARISON = "report/comparison.json"
 GATES = "gates.json"
 
 MOST_PICTURES = 24
+ELSEWHERE = {"model": {"device"}, "measure": {"stream"}}
+"""By section of params.yaml, the keys that are no part of what a run is."""
 
 D = TypeVar("D", bound=BaseModel)
 
@@ -49,14 +52,15 @@ def difference(folder: Path, base: str, head: str | None = None) -> Difference:
     old, committed = Commit(folder, shared), Commit(folder, commit)
     new: Side = committed if head else WorkingTree(folder)
     where = commit if head else str(folder.absolute())
-    params, lock, comparison, gates = (_needed(new, path, where) for path in (PARAMS, LOCK, COMPARISON, GATES))
+    read = (PARAMS, LOCK, COMPARISON, GATES)
+    params, lock, comparison, gates = (_needed(new, path, where) for path in read)
     try:
         now = _evidence(comparison, gates)
         return Difference(
             base=shared,
             base_name=base,
             head=commit,
-            uncommitted=[] if head else _uncommitted(new, committed),
+            uncommitted=[] if head else [path for path in read if new.text(path) != committed.text(path)],
             parameters=_parameters(old.text(PARAMS), params),
             lock=_lock(old.text(LOCK), lock),
             before=_evidence_of(old),
@@ -67,15 +71,32 @@ def difference(folder: Path, base: str, head: str | None = None) -> Difference:
         raise StageError(f"{error} (in {where}); run `dvc repro` and commit what it writes") from None
 
 
+def parameter_changes(before: str, after: str) -> list[ParameterChange]:
+    """What differs between two texts of params.yaml, defaults filled in; as they are written where one is of a version
+    whose keys are other ones. Of texts that are not YAML nothing is known."""
+    readers: tuple[Callable[[str], dict[str, Any]], ...] = (
+        lambda text: parse(text).model_dump(mode="json", exclude=ELSEWHERE),
+        lambda text: plain_yaml.parse_mapping(text, PARAMS),
+    )
+    for read in readers:
+        try:
+            old, new = dict(_flat(read(before))), dict(_flat(read(after)))
+        except ParamsError:
+            continue
+        keys = list(dict.fromkeys([*old, *new]))
+        return [
+            ParameterChange(key=key, before=old.get(key), after=new.get(key))
+            for key in keys
+            if old.get(key) != new.get(key)
+        ]
+    return []
+
+
 def _needed(side: Side, path: str, where: str) -> str:
     text = side.text(path)
     if text is None:
         raise StageError(f"{path} is not there in {where}; `dvc repro` makes what a comment is written from")
     return text
-
-
-def _uncommitted(lying: Side, committed: Side) -> list[str]:
-    return [path for path in (PARAMS, LOCK, COMPARISON, GATES) if lying.text(path) != committed.text(path)]
 
 
 def _parameters(before: str | None, after: str) -> list[ParameterChange] | None:
@@ -127,3 +148,17 @@ def _check(row: Comparison) -> None:
 
 def _pictures(side: Side) -> list[str]:
     return [found[1] for name in side.names(PICTURES) if (found := PICTURE.fullmatch(name))][:MOST_PICTURES]
+
+
+def _flat(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """Dotted key and value of everything that is neither a mapping nor a list of mappings."""
+    parts: Iterable[tuple[object, Any]]
+    if isinstance(value, dict):
+        parts = value.items()
+    elif isinstance(value, list) and any(isinstance(part, dict) for part in value):
+        parts = enumerate(value)
+    else:
+        yield key, json.dumps(value, ensure_ascii=False)
+        return
+    for name, part in parts:
+        yield from _flat(part, f"{key}.{name}" if key else str(name))

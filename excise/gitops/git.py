@@ -1,21 +1,14 @@
-"""What git knows: commits, files of commits, and a temporary working tree of one."""
+"""What git knows: commits, and files of commits."""
 
-import contextlib
 import os
 import re
 import subprocess
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from excise.plumbing.errors import StageError
 
 _WHOLE = re.compile(r"[0-9a-f]{40}")
-_NO_HOOKS = {
-    "GIT_CONFIG_COUNT": "1",
-    "GIT_CONFIG_KEY_0": "core.hooksPath",
-    "GIT_CONFIG_VALUE_0": "/dev/null",
-}
 
 
 def answer(folder: Path, *arguments: str) -> str | None:
@@ -84,28 +77,6 @@ def contents(folder: Path, objects: Sequence[str]) -> list[bytes]:
         found.append(data[: int(size)])
         data = data[int(size) + 1 :]
     return found
-
-
-@contextlib.contextmanager
-def worktree(folder: Path, commit: str, inside: Path | None = None) -> Iterator[Path]:
-    """A working tree of its own for a commit, for as long as the block runs; the folder's own is not touched.
-
-    Args:
-        inside: where to make it; by default where temporary files go.
-
-    Yields:
-        The project's folder in it, which is not its root where the project is a folder of its repository.
-    """
-    within = git(folder, "rev-parse", "--show-prefix").strip()
-    with tempfile.TemporaryDirectory(prefix="excise-", dir=inside) as temporary:
-        place = Path(temporary).resolve() / "tree"
-        try:
-            # Without hooks: that of `dvc install` would look for every output, in a cache that is not set up yet.
-            git(folder, "worktree", "add", "--quiet", "--detach", str(place), commit, environment=_NO_HOOKS)
-            yield place / within
-        finally:
-            # Twice, as one that was interrupted while it was made is locked.
-            answer(folder, "worktree", "remove", "--force", "--force", str(place))
 
 
 def _run(

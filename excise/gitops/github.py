@@ -32,7 +32,7 @@ query($owner: String!, $name: String!, $number: Int!, $after: String) {
 
 
 class GitHub:
-    """One repository, for as long as a `with` block runs, by a token that is sent to the given addresses alone."""
+    """One repository, for as long as a `with` block runs, by a token that is sent to the given addresses only."""
 
     def __init__(self, repository: str, token: str, api: str, graphql: str, timeout: float = 30.0) -> None:
         self._repository = repository
@@ -84,7 +84,7 @@ class GitHub:
         """
         named = quote(tag)
         if not self._ask("GET", f"git/ref/tags/{named}", missing={}):
-            raise StageError(f"{printable(tag)} is no tag of {self._repository}; push it first")
+            raise StageError(f"{printable(tag)} is not a tag of {self._repository}; push it first")
         content = {"tag_name": tag, "name": tag, "body": body}
         found = self._ask("GET", f"releases/tags/{named}", missing={})
         if not found:
@@ -142,7 +142,13 @@ class GitHub:
         try:
             return dict(response.json()) if response.content else {}
         except ValueError:
-            raise StageError(f"GitHub answered {asked} with what is no JSON; run the job again") from None
+            raise StageError(f"GitHub answered {asked} with something that is not JSON; run the job again") from None
+
+
+def from_environment() -> GitHub:
+    """The repository that the environment names, by its token. Raises `StageError` where a variable is not set."""
+    api, graphql = setting("GITHUB_API_URL"), setting("GITHUB_GRAPHQL_URL")
+    return GitHub(setting("GITHUB_REPOSITORY"), setting("GITHUB_TOKEN"), api, graphql)
 
 
 def setting(name: str) -> str:

@@ -1,4 +1,4 @@
-"""What a run hands on: the files that are committed with it, checked before they are.
+"""The files that a run leaves to be published: copied, and checked before they are committed.
 
 They come from a job that ran a pull request's code. So nothing of them is trusted here but what its schema allows: no
 link is followed, no path leaves the folder, and no file is larger than such files are.
@@ -11,15 +11,14 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
+from excise.gitops.lock import LOCK, LockError, read_lock
 from excise.plumbing.errors import StageError
 from excise.plumbing.files import write_bytes
-from schemas import plain_yaml
 from schemas.evidence import Comparisons, GateVerdicts, Outcome
 from schemas.text import printable
-from schemas.wording import ParamsError
 
 DOCUMENTS: dict[str, type[BaseModel] | None] = {
-    "dvc.lock": None,
+    LOCK: None,
     "gates.json": GateVerdicts,
     "metrics.json": None,
     "report/comparison.json": Comparisons,
@@ -31,7 +30,7 @@ PICTURES = "report/pictures"
 PICTURE = re.compile(r"([a-z0-9_-]{1,40})\.svg", re.ASCII)
 """The name of a file in it; in brackets, the picture's own."""
 REPORT = "report/report.html"
-"""Handed on for people to read, but never committed: it shows answers."""
+"""For people to read, but never committed: it shows answers."""
 SAMPLES = "samples.json"
 """Those that the comment shows, if it shall; never committed, for the same reason."""
 
@@ -41,7 +40,7 @@ _SVG = (b"<?xml", b"<svg")
 
 
 def hand_over(project: Path, target: Path) -> list[str]:
-    """Copy what a run left to an empty folder; its paths.
+    """Copy what a run left to an empty folder; the paths of its files.
 
     Raises:
         StageError: the run left something out.
@@ -61,7 +60,7 @@ def accept(handover: Path) -> dict[str, bytes]:
     """The files to be committed, by their paths in the project.
 
     Raises:
-        StageError: one is missing, is no plain file, is too large, or is not what it must be.
+        StageError: one is missing, is not a plain file, is too large, or is not what it must be.
     """
     pictures = [f"{PICTURES}/{path.name}" for path in _plain_folder(handover / PICTURES)]
     if len(pictures) > MOST_PICTURES:
@@ -69,7 +68,7 @@ def accept(handover: Path) -> dict[str, bytes]:
     accepted = {path: _read(handover / path) for path in [*DOCUMENTS, *sorted(pictures)]}
     for path in pictures:
         if not PICTURE.fullmatch(path.removeprefix(f"{PICTURES}/")) or not accepted[path].startswith(_SVG):
-            raise StageError(f"{printable(str(handover / path))} is no SVG picture; nothing was accepted")
+            raise StageError(f"{printable(str(handover / path))} is not an SVG picture; nothing was accepted")
     for path, schema in DOCUMENTS.items():
         _check(handover / path, accepted[path], schema)
     return accepted
@@ -89,7 +88,7 @@ def _read(path: Path) -> bytes:
     except FileNotFoundError:
         raise StageError(f"{path} is missing; the run did not end well") from None
     if not stat.S_ISREG(found.st_mode):
-        raise StageError(f"{path} is no plain file; nothing was accepted")
+        raise StageError(f"{path} is not a plain file; nothing was accepted")
     if found.st_size > MOST_BYTES:
         raise StageError(f"{path} has {found.st_size:,} bytes, more than {MOST_BYTES:,}; nothing was accepted")
     return path.read_bytes()
@@ -102,12 +101,12 @@ def _check(path: Path, data: bytes, schema: type[BaseModel] | None) -> None:
             document = schema.model_validate_json(text)
             if isinstance(document, GateVerdicts) and document.verdict != _worst(document):
                 raise ValueError
-        elif path.suffix == ".lock":
-            plain_yaml.parse_mapping(text, str(path))
+        elif path.name == LOCK:
+            read_lock(text)
         elif path.suffix == ".json" and not isinstance(json.loads(text), dict):
             raise ValueError
     # ValueError is also that of decoding, of JSON and of schemas; RecursionError that of JSON nested without end.
-    except (ValueError, RecursionError, ParamsError):
+    except (ValueError, RecursionError, LockError):
         raise StageError(
             f"{path} is not what a run writes, as the main branch knows it; nothing was accepted"
         ) from None

@@ -1,13 +1,18 @@
-"""Uploading an edited model to the Hub."""
+"""What is asked of the Hub: the newest commit of a repository, and to take an edited model."""
 
+import os
+import re
 from pathlib import Path
 
 import httpx2
 from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub.errors import FileMetadataError, HfHubHTTPError, HFValidationError
 
+from excise.checkpoint.edited import check_edited
 from excise.checkpoint.weights import regular_files
 from excise.plumbing.errors import StageError
+from excise.plumbing.hub import Kind, hub_errors
+from schemas.params.model import HUB_ID
 
 _NOT_OF_THE_MODEL = [".git/*", ".cache/*"]
 _THE_HUBS_OWN = {".gitattributes"}
@@ -18,11 +23,27 @@ _REFUSED = {
 }
 
 
-def upload(folder: Path, name: str, token: str, public: bool) -> str:
-    """Make a repository hold an edited model, and nothing else, in one commit.
+def newest(name: str, kind: Kind) -> str:
+    """The newest commit of a repository's default branch.
+
+    Raises:
+        StageError: it is not the name of a repository, or the Hub does not tell.
+    """
+    if not re.fullmatch(HUB_ID, name):
+        raise StageError(f"make pin: {name} is not a Hub id; it is written organisation/name")
+    with hub_errors("make pin", name, kind):
+        try:
+            return str(HfApi().repo_info(name, repo_type=kind).sha)
+        except KeyError:  # JSON, but not of a Hub
+            raise FileMetadataError from None
+
+
+def upload(folder: Path, name: str, public: bool) -> str:
+    """Make a repository hold an edited model, and nothing else, in one commit. The token is that of HF_TOKEN, and never
+    one that lies on this machine.
 
     Args:
-        folder: one that was checked against its edit.json.
+        folder: every digest of it is checked first: what does not prove to be an edited model goes nowhere.
         name: `owner/name` on the Hub; the repository is made where there is none.
         public: whether everybody may see it.
 
@@ -30,9 +51,13 @@ def upload(folder: Path, name: str, token: str, public: bool) -> str:
         The commit's address.
 
     Raises:
-        StageError: the Hub refuses or cannot be reached, or the repository is seen by other people than was asked for,
-            or holds something else.
+        StageError: the folder is not an edited model; HF_TOKEN is not set; the Hub refuses or cannot be reached; or the
+            repository is seen by other people than was asked for, or holds something else.
     """
+    token = os.environ.get("HF_TOKEN", "").strip()
+    if not token:
+        raise StageError("HF_TOKEN is not set; set it to a token of the Hub that may write")
+    check_edited(folder)
     api = HfApi(token=token)
     try:
         api.create_repo(name, private=not public, exist_ok=True)

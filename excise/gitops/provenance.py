@@ -7,7 +7,7 @@ import platform
 from importlib import metadata
 from pathlib import Path
 
-from excise.gitops.changes import parameter_changes
+from excise.gitops.difference import parameter_changes
 from excise.gitops.git import answer, file_of
 from schemas.evidence import ParameterChange, Provenance
 

@@ -4,16 +4,16 @@ dvc.lock records the MD5 of all that each stage read and wrote. It is read witho
 installed everywhere.
 """
 
-import hashlib
-import json
+import io
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from typing import Any
 
-from excise.gitops.locks import NAME, Entry, File, LockError, read_lock
+from excise.gitops.lock import LOCK, Entry, File, LockError, md5_of, md5_of_folder, read_lock
 from excise.gitops.sides import Side
+from excise.plumbing.artifacts import has_conflict
 from excise.plumbing.errors import StageError
 from schemas import plain_yaml
 from schemas.params.document import parse, settings_of_stages
@@ -26,7 +26,6 @@ RESOLVED = "artifacts/params/"
 MOST_READ = 64 * 2**20
 """Bytes of an output that are read to compare its MD5; of a larger one, such as a model, its size is compared."""
 
-_CONFLICT = re.compile(r"^<{7} ", re.MULTILINE)
 _VARIABLE = re.compile(r"\$\{([a-z_.]+)\}")
 
 
@@ -48,63 +47,62 @@ def check_ran(side: Side) -> None:
     Raises:
         StageError: a stage would run again, or what it wrote was changed since.
     """
-    if (lock := side.text(NAME)) is None:
-        raise _not_run(side, f"there is no {NAME}")
-    _refuse_conflict(side, NAME, lock)
+    if (lock := side.text(LOCK)) is None:
+        raise _not_run(side, f"there is no {LOCK}")
+    _refuse_conflict(side, LOCK, lock)
     defined = _defined(side)
     try:
-        recorded = read_lock(lock)
-        stages = {name: recorded.get(name) for name in defined}
-        wrote = {str(file["path"]): file for entry in stages.values() if entry for file in entry.outs}
-        for name, entry in stages.items():
-            if entry is None:
-                raise _not_run(side, f"{name} is in {STAGES} and not in {NAME}")
-            _check_stage(side, name, entry, defined[name], wrote)
-    except (LockError, KeyError) as error:
-        raise _not_run(side, f"{NAME} is not what DVC writes ({shorten(str(error), 80)})") from None
+        stages = {name: entry for name, entry in read_lock(lock).stages.items() if name in defined}
+        wrote = {file.path: file for entry in stages.values() for file in entry.outs}
+        for name, stage in defined.items():
+            if name not in stages:
+                raise _not_run(side, f"{name} is in {STAGES} and not in {LOCK}")
+            _check_stage(side, name, stages[name], stage, wrote)
+    except LockError as error:
+        raise _not_run(side, f"{LOCK} is not what DVC writes ({shorten(str(error), 80)})") from None
 
 
 def _check_stage(side: Side, name: str, entry: Entry, stage: _Defined, wrote: Mapping[str, File]) -> None:
-    same = {str(file["path"]) for file in entry.deps} == {*stage.reads}
-    if not same or {str(file["path"]) for file in entry.outs} != {*stage.writes} or entry.cmd != stage.command:
-        raise _not_run(side, f"{name} is another stage in {STAGES} than in {NAME}")
+    same = {file.path for file in entry.deps} == {*stage.reads} and {file.path for file in entry.outs} == {
+        *stage.writes
+    }
+    if not same or entry.cmd != stage.command:
+        raise _not_run(side, f"{name} is another stage in {STAGES} than in {LOCK}")
     for file in entry.deps:
-        path = str(file["path"])
-        if path in wrote:
-            if wrote[path]["md5"] != file["md5"]:
-                raise _not_run(side, f"{path} was made again after {name} ran")
-        elif not _is_as_recorded(side, file) and not (path == PARAMS and _resolves_alike(side, entry)):
-            raise _not_run(side, f"{path} changed since {name} ran")
+        if file.path in wrote:
+            if wrote[file.path].md5 != file.md5:
+                raise _not_run(side, f"{file.path} was made again after {name} ran")
+        elif not _is_as_recorded(side, file) and not (file.path == PARAMS and _resolves_alike(side, entry)):
+            raise _not_run(side, f"{file.path} changed since {name} ran")
     for file in entry.outs:
-        path = str(file["path"])
         as_recorded = _is_as_recorded(side, file)
-        if as_recorded is None and path in stage.committed:
-            raise _not_run(side, f"{path} is missing")
+        if as_recorded is None and file.path in stage.committed:
+            raise _not_run(side, f"{file.path} is missing")
         if as_recorded is False:
-            if path in stage.committed and (text := side.text(path)) is not None:
-                _refuse_conflict(side, path, text)
-            raise _not_run(side, f"{path} is not what {name} wrote")
+            if file.path in stage.committed and (text := side.text(file.path)) is not None:
+                _refuse_conflict(side, file.path, text)
+            raise _not_run(side, f"{file.path} is not what {name} wrote")
 
 
 def _is_as_recorded(side: Side, file: File) -> bool | None:
     """None where there is nothing."""
-    path, md5 = str(file["path"]), str(file["md5"])
-    sizes = side.sizes(path)
+    if file.md5 is None:
+        raise LockError(f"{file.path} has no md5")
+    sizes = side.sizes(file.path)
     if sizes is None:
         return None
-    if not md5.endswith(".dir"):
-        return list(sizes) == [""] and (
-            file.get("size", sizes[""]) == sizes[""] and (sizes[""] > MOST_READ or side.md5s(path, [""]) == [md5])
+    if not file.md5.endswith(".dir"):
+        return (
+            list(sizes) == [""]
+            and file.size in (None, sizes[""])
+            and (sizes[""] > MOST_READ or side.md5s(file.path, [""]) == [file.md5])
         )
     ignored = [line for line in (side.text(".dvcignore") or "").split() if not line.startswith("#")]
-    names = [name for name in sorted(sizes) if name and not _is_ignored(name, ignored)]
+    names = [name for name in sizes if name and not _is_ignored(name, ignored)]
     total = sum(sizes[name] for name in names)
-    if "" in sizes or file.get("size", total) != total or file.get("nfiles", len(names)) != len(names):
+    if "" in sizes or file.size not in (None, total) or file.nfiles not in (None, len(names)):
         return False
-    if total > MOST_READ:
-        return True
-    listed = [{"md5": md5, "relpath": name} for name, md5 in zip(names, side.md5s(path, names), strict=True)]
-    return hashlib.md5(json.dumps(listed).encode(), usedforsecurity=False).hexdigest() + ".dir" == md5
+    return total > MOST_READ or md5_of_folder(dict(zip(names, side.md5s(file.path, names), strict=True))) == file.md5
 
 
 def _is_ignored(name: str, patterns: list[str]) -> bool:
@@ -113,11 +111,9 @@ def _is_ignored(name: str, patterns: list[str]) -> bool:
 
 def _resolves_alike(side: Side, entry: Entry) -> bool:
     """Whether params.yaml, though its bytes are others, means what it meant: as where a comment was changed."""
-    resolved = {
-        f"{RESOLVED}{name}.json": text for name, text in settings_of_stages(parse(side.text(PARAMS) or "")).items()
-    }
-    return {path: hashlib.md5(text.encode(), usedforsecurity=False).hexdigest() for path, text in resolved.items()} == {
-        str(file["path"]): file["md5"] for file in entry.outs
+    resolved = settings_of_stages(parse(side.text(PARAMS) or ""))
+    return {f"{RESOLVED}{name}.json": md5_of(io.BytesIO(text.encode())) for name, text in resolved.items()} == {
+        file.path: file.md5 for file in entry.outs
     }
 
 
@@ -158,7 +154,7 @@ def _stage(stage: Mapping[str, Any], values: Mapping[str, str]) -> _Defined:
 
 
 def _refuse_conflict(side: Side, path: str, text: str) -> None:
-    if _CONFLICT.search(text):
+    if has_conflict(text.encode()):
         raise StageError(
             f"{path}{side.where} holds conflict markers of a merge: mend params.yaml, `git checkout --ours -- dvc.lock "
             "metrics.json gates.json report`, then `make repro` and commit"

@@ -1,9 +1,8 @@
 """Where one side's files are read: from a commit, or from a working tree, which may be a stranger's.
 
-Nothing that is read is followed or run: what is no regular file, or not of a sane size, is refused.
+Nothing that is read is followed or run: what is not a regular file, or not of a sane size, is refused.
 """
 
-import hashlib
 import io
 import os
 import re
@@ -14,13 +13,13 @@ from pathlib import Path
 from typing import Protocol
 
 from excise.gitops.git import answer, contents, file_of
+from excise.gitops.lock import md5_of
 from excise.plumbing.errors import StageError
 
 LARGEST = 16 * 2**20
 """Bytes of one file; thousands of metrics take a tenth of it."""
 
-_FILE = re.compile(r"1[0-9]{5} blob ([0-9a-f]+) +([0-9]+)\t(.+)", re.DOTALL)
-_LISTED = re.compile(r"([0-9]{6}) [a-z]+ [0-9a-f]+ +([0-9]+|-)\t")
+_FILE = re.compile(r"(1[0-9]{5}) blob ([0-9a-f]+) +([0-9]+)\t(.+)", re.DOTALL)
 
 
 class Side(Protocol):
@@ -45,72 +44,73 @@ class Side(Protocol):
 
 
 @dataclass(frozen=True)
-class Commit:
+class Commit(Side):
     """A commit, read through git's objects and never through a checkout."""
 
     project: Path
     commit: str
 
     def text(self, path: str) -> str | None:
-        """See `Side`."""
-        found = _LISTED.match(answer(self.project, "ls-tree", "-l", self.commit, "--", path) or "")
-        if found is None:
+        if (entry := self._entries.get(path)) is None:
             return None
-        if not found[1].startswith("100"):
-            raise _refusal(path, self.commit, "is no regular file")
-        if int(found[2]) > LARGEST:
+        if not entry.mode.startswith("100"):
+            raise _refusal(path, self.commit, "is not a regular file")
+        if entry.size > LARGEST:
             raise _refusal(path, self.commit, "is too large")
         return file_of(self.project, self.commit, path)
 
+    def names(self, folder: str) -> list[str]:
+        return sorted({name.partition("/")[0] for name in self._below(folder) if name})
+
     def sizes(self, path: str) -> dict[str, int] | None:
-        """See `Side`."""
-        return {name: size for name, (_, size) in self._blobs(path).items()} or None
+        return {name: entry.size for name, entry in self._below(path).items()} or None
 
     def md5s(self, path: str, names: Sequence[str]) -> list[str]:
-        """See `Side`."""
-        blobs = self._blobs(path)
-        return [md5_of(io.BytesIO(data)) for data in contents(self.project, [blobs[name][0] for name in names])]
+        entries = self._below(path)
+        return [md5_of(io.BytesIO(data)) for data in contents(self.project, [entries[name].blob for name in names])]
 
     @property
     def where(self) -> str:
-        """See `Side`."""
         return f" at {self.commit[:12]}"
 
-    def _blobs(self, path: str) -> dict[str, tuple[str, int]]:
-        """The object and size of each file."""
-        return {name[len(path) + 1 :]: blob for name, blob in self._files.items() if f"{name}/".startswith(f"{path}/")}
+    def _below(self, path: str) -> dict[str, "_Entry"]:
+        """Of a folder, every file by its path in it; a file by the empty one."""
+        found = {name[len(path) + 1 :]: entry for name, entry in self._entries.items() if name.startswith(f"{path}/")}
+        return {"": self._entries[path]} if path in self._entries else found
 
     @cached_property
-    def _files(self) -> dict[str, tuple[str, int]]:
+    def _entries(self) -> dict[str, "_Entry"]:
         listed = answer(self.project, "ls-tree", "-r", "-l", "-z", self.commit) or ""
-        found = (_FILE.fullmatch(entry) for entry in listed.split("\0"))
-        return {entry[3]: (entry[1], int(entry[2])) for entry in found if entry}
-
-    def names(self, folder: str) -> list[str]:
-        """See `Side`."""
-        listed = answer(self.project, "ls-tree", "--name-only", "-z", self.commit, "--", f"{folder}/") or ""
-        return sorted(entry.rpartition("/")[2] for entry in listed.split("\0") if entry)
+        found = (_FILE.fullmatch(line) for line in listed.split("\0"))
+        return {entry[4]: _Entry(entry[1], entry[2], int(entry[3])) for entry in found if entry}
 
 
 @dataclass(frozen=True)
-class WorkingTree:
+class _Entry:
+    """A file of a commit."""
+
+    mode: str
+    blob: str
+    size: int
+
+
+@dataclass(frozen=True)
+class WorkingTree(Side):
     """A folder, whether what lies in it is committed or not."""
 
     project: Path
 
     def text(self, path: str) -> str | None:
-        """See `Side`."""
         place = self._inside(path)
         if not place.exists():
             return None
         if not place.is_file():
-            raise _refusal(path, str(self.project), "is no regular file")
+            raise _refusal(path, str(self.project), "is not a regular file")
         if place.stat().st_size > LARGEST:
             raise _refusal(path, str(self.project), "is too large")
         return place.read_bytes().decode(errors="replace")
 
     def sizes(self, path: str) -> dict[str, int] | None:
-        """See `Side`."""
         place = self.project / path
         if place.is_dir():
             files = (Path(folder) / name for folder, _, names in os.walk(place) for name in names)
@@ -118,7 +118,6 @@ class WorkingTree:
         return {"": place.stat().st_size} if place.is_file() else None
 
     def md5s(self, path: str, names: Sequence[str]) -> list[str]:
-        """See `Side`."""
         found = []
         for name in names:
             with open(self.project / path / name, "rb") as file:
@@ -127,11 +126,9 @@ class WorkingTree:
 
     @property
     def where(self) -> str:
-        """See `Side`."""
         return "" if self.project == Path() else f" ({self.project})"
 
     def names(self, folder: str) -> list[str]:
-        """See `Side`."""
         place = self._inside(folder)
         return sorted(entry.name for entry in place.iterdir()) if place.is_dir() else []
 
@@ -143,11 +140,6 @@ class WorkingTree:
             if place.is_symlink():
                 raise _refusal(path, str(self.project), "is behind a link")
         return place
-
-
-def md5_of(file: io.BufferedReader | io.BytesIO) -> str:
-    """The MD5 by which DVC knows a file."""
-    return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
 def _refusal(path: str, where: str, what: str) -> StageError:

@@ -1,56 +1,116 @@
-"""DVC's cache and remote on a machine that runs what others pushed. Either may be missing: neither is an error."""
+"""DVC's cache and remote, on a machine that runs what others pushed. Either may be missing: neither is an error.
 
+DVC exits with 0 where it could not put an output into its cache, so the cache is held against dvc.lock here.
+"""
+
+import contextlib
 import json
-import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from dvc.exceptions import DvcException
 from dvc.repo import Repo
 
-from excise.gitops.cache import Output, check_kept, opened, outputs
-from excise.gitops.processes import attend, run
+from excise.gitops.lock import md5_of
+from excise.gitops.programs import attend, run
 from excise.plumbing.errors import StageError
+from schemas.text import shorten
 
+_NO_REMOTE = "No DVC remote is set (docs/runner.md): results stay in this machine's cache"
 _SECONDS_TO_WRITE = 0.5
 
 
-def use_cache(folder: Path, cache: Path) -> None:
-    """Have a clone use a cache that several clones share, which is made where it is not there yet.
+@dataclass(frozen=True)
+class Output:
+    """A cached output that dvc.lock names."""
+
+    path: Path
+    """Where it lies, or would."""
+    name: str
+    """As in dvc.yaml."""
+    stage: str
+    """As DVC's commands take it."""
+    pushed: bool
+    """Whether it goes to the remote at all."""
+    lacking: tuple[Path, ...]
+    """Of the cache's objects those that are not there, or not whole; of a folder whose list is missing, only that."""
+    listed: tuple[str, ...] | None
+    """The files of a folder; None for a file, or where the list is missing."""
+    size: int | None
+
+    def is_here(self) -> bool:
+        """Whether all of it lies where it belongs, as far as names and sizes tell."""
+        if self.listed is None:
+            return self.path.is_file() and self.size in (None, self.path.stat().st_size)
+        files = [path for path in self.path.rglob("*") if path.is_file()]
+        found = {file.relative_to(self.path).as_posix(): file.stat().st_size for file in files}
+        return self.path.is_dir() and found.keys() == {*self.listed} and self.size in (None, sum(found.values()))
+
+
+@contextlib.contextmanager
+def opened(folder: Path) -> Iterator[Repo]:
+    """A project as DVC knows it. What DVC cannot read is a `StageError`."""
+    try:
+        with Repo(str(folder)) as repo:
+            yield repo
+    except DvcException as error:
+        raise StageError(f"DVC cannot read this project: {shorten(str(error), 200)}") from None
+
+
+def outputs(repo: Repo) -> Iterator[Output]:
+    """Every cached output of a project, or of the commit that `repo.brancher` is at."""
+    for out in repo.index.outs:
+        if out.use_cache and out.hash_info and out.hash_info.value:
+            entry = Path(out.cache.oid_to_path(out.hash_info.value))
+            lacking, listed = _lacking(entry, Path(out.cache.path), out.meta.size)
+            file, stage = out.stage.path_in_repo, out.stage.name
+            stage = stage if file == "dvc.yaml" else f"{file}:{stage}"
+            path = Path(out.fs_path)
+            yield Output(path, out.def_path, stage, out.can_push, tuple(lacking), listed, out.meta.size)
+
+
+def check_kept(folder: Path) -> None:
+    """Whether the cache holds all outputs that lie in a project's folder.
 
     Raises:
-        StageError: the cache's path is not absolute, so that it would be another one in each clone.
+        StageError: it lacks one, so that another commit's results would take the only copy's place.
     """
-    if not cache.is_absolute():
-        raise StageError(f"the shared cache {cache} must be an absolute path")
-    cache.mkdir(parents=True, exist_ok=True)
-    _dvc(folder, "config", "--local", "cache.dir", str(cache))
-    # Each file is writable by its group, for clones of several users.
-    _dvc(folder, "config", "--local", "cache.shared", "group")
-
-
-def has_remote(folder: Path) -> bool:
-    """Whether there is a default remote."""
     with opened(folder) as repo:
-        return bool(repo.config["core"].get("remote"))
+        for output in outputs(repo):
+            if output.lacking and output.path.exists():
+                raise StageError(
+                    f"DVC did not keep {output.name} in its cache, which lacks {output.lacking[0]}: is the disk full? "
+                    f"Free some space (docs/runner.md, Disk), then run `dvc commit {output.stage}`"
+                )
 
 
-def restore(folder: Path) -> None:
+def restore(folder: Path, cache: Path | None = None) -> None:
     """Put this commit's outputs where they belong, as far as the cache or the remote has them; name those that neither
     has, such as edited models, which are not pushed.
 
+    Args:
+        cache: one that several clones share, which this clone uses from now on; made where it is not there yet.
+
     Raises:
-        StageError: something that there is did not come; whatever an earlier, killed run left is no reason.
+        StageError: the cache's path is not absolute, so that it would be another one in each clone; or something that
+            there is did not come. Whatever an earlier, killed run left is no reason.
     """
+    if cache is not None:
+        _use_cache(folder, cache)
     with opened(folder) as repo:
+        has_remote = _has_remote(repo)
         # What DVC remembers of the remote, which after a run that was killed is not all of it.
         repo.drop_data_index()
         only_here = {output.stage for output in outputs(repo) if output.lacking and output.path.exists()}
+    if not has_remote:
+        print(_NO_REMOTE, flush=True)
     for stage in only_here:
         # As where the disk was full. DVC refuses what is not as recorded, such as what a killed run left.
-        run(["dvc", "commit", stage], folder, os.environ)
+        run(["dvc", "commit", stage], folder)
     # Forced: what a run that was killed left is in no cache, and DVC would ask before it removes it.
-    _dvc(folder, "pull" if has_remote(folder) else "checkout", "--allow-missing", "--force")
+    _dvc(folder, "pull" if has_remote else "checkout", "--allow-missing", "--force")
     with opened(folder) as repo:
         nowhere = []
         for output in outputs(repo):
@@ -71,17 +131,23 @@ def repro(folder: Path, arguments: Sequence[str] = (), may_pull: bool = False) -
         may_pull: whether what is not out of date, and is not here, is taken from the remote where there is one.
     """
     _drop_broken_lock(folder)
-    _dvc(folder, "repro", *(["--pull"] if may_pull and has_remote(folder) else []), *arguments)
+    if may_pull:
+        with opened(folder) as repo:
+            may_pull = _has_remote(repo)
+    _dvc(folder, "repro", *(["--pull"] if may_pull else []), *arguments)
     check_kept(folder)
 
 
 def push(folder: Path) -> None:
-    """Give the remote what it lacks.
+    """Give the remote, if there is one, what it lacks.
 
     Raises:
         StageError: neither the cache nor the remote has it.
     """
     with opened(folder) as repo:
+        if not _has_remote(repo):
+            print(_NO_REMOTE, flush=True)
+            return
         for output in outputs(repo):
             if output.pushed and output.lacking and not _in_remote(repo, output):
                 raise StageError(
@@ -89,6 +155,27 @@ def push(folder: Path) -> None:
                     f"is still here, `dvc commit {output.stage}` keeps it; else `make rerun` makes it again"
                 )
     _dvc(folder, "push")
+
+
+def _use_cache(folder: Path, cache: Path) -> None:
+    if not cache.is_absolute():
+        raise StageError(f"the shared cache {cache} must be an absolute path")
+    cache.mkdir(parents=True, exist_ok=True)
+    _dvc(folder, "config", "--local", "cache.dir", str(cache))
+    # Each file is writable by its group, for clones of several users.
+    _dvc(folder, "config", "--local", "cache.shared", "group")
+
+
+def _has_remote(repo: Repo) -> bool:
+    return bool(repo.config["core"].get("remote"))
+
+
+def _in_remote(repo: Repo, output: Output) -> bool:
+    """Whether the default remote has all that the cache lacks of an output."""
+    if not output.pushed or not _has_remote(repo):
+        return False
+    remote = repo.cloud.get_remote_odb()
+    return all(remote.exists(_digits(path)) for path in output.lacking)
 
 
 def _drop_broken_lock(folder: Path) -> None:
@@ -108,15 +195,31 @@ def _drop_broken_lock(folder: Path) -> None:
                 time.sleep(_SECONDS_TO_WRITE)
 
 
-def _in_remote(repo: Repo, output: Output) -> bool:
-    """Whether the default remote has all that the cache lacks of an output."""
-    if not output.pushed or not repo.config["core"].get("remote"):
-        return False
-    remote = repo.cloud.get_remote_odb()
-    return all(remote.exists(f"{path.parent.name}{path.name}") for path in output.lacking)
-
-
 def _dvc(folder: Path, *arguments: str) -> None:
     """Run DVC, which says for itself what is wrong."""
     if attend(["dvc", *arguments], folder) != 0:
-        raise StageError(f"`dvc {' '.join(arguments[:2])}` failed, as DVC says above; nothing was handed on")
+        raise StageError(f"`dvc {' '.join(arguments[:2])}` failed, as DVC says above")
+
+
+def _lacking(entry: Path, cache: Path, size: int | None) -> tuple[list[Path], tuple[str, ...] | None]:
+    """The objects that a file's or folder's object in the cache lacks, itself perhaps, and the names of its files."""
+    if not entry.name.endswith(".dir"):
+        return ([] if entry.is_file() and size in (None, entry.stat().st_size) else [entry]), None
+    if not entry.is_file() or _digits(entry) != f"{_md5(entry)}.dir":
+        return [entry], None
+    files = json.loads(entry.read_bytes())
+    objects = [cache / file["md5"][:2] / file["md5"][2:] for file in files]
+    lacking = [path for path in objects if not path.is_file()]
+    if not lacking and size not in (None, sum(path.stat().st_size for path in objects)):
+        lacking = [path for path in objects if _digits(path) != _md5(path)]
+    return lacking, tuple(file["relpath"] for file in files)
+
+
+def _digits(entry: Path) -> str:
+    """Under which digits an object lies in the cache."""
+    return f"{entry.parent.name}{entry.name}"
+
+
+def _md5(path: Path) -> str:
+    with open(path, "rb") as file:
+        return md5_of(file)

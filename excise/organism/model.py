@@ -1,4 +1,4 @@
-"""The organism's tiny architectures, with norms that are not all ones, and its word-level tokenizer and chat template."""
+"""The organism's tiny architectures, with norms that are not all ones, its word-level tokenizer and chat template."""
 
 from collections.abc import Callable
 from typing import Any

@@ -159,10 +159,15 @@ def _mistake(error: ValidationError, data: bytes) -> str:
     first = error.errors(include_url=False, include_input=False, include_context=False)[0]
     message = shorten(" ".join(first["msg"].split()), 100)
     if first["type"] == "json_invalid":
-        if _CONFLICT.search(data):
+        if has_conflict(data):
             return "holds the conflict of a merge, of which git can keep one side"
         return f"is not whole JSON ({message.removeprefix('Invalid JSON: ')})"
     return f"is not what this version of excise writes ({dotted(first['loc'])}: {message})"
+
+
+def has_conflict(data: bytes) -> bool:
+    """Whether a file holds a conflict that git left in it."""
+    return _CONFLICT.search(data) is not None
 
 
 def _stage_of(path: Path) -> str | None:

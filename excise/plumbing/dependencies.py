@@ -25,6 +25,7 @@ COMPUTE_LOCK = "requirements-compute.lock"
 LEFT_OUT = {
     "excise/plumbing/errors.py": "how a stage fails: the one line and the exit code",
     "excise/plumbing/hub.py": "the words for what the Hub's library raises",
+    "excise/plumbing/process.py": "how a process begins and is stopped, and that it may run at all",
     "excise/plumbing/progress.py": "how far a stage is, on the terminal",
     "schemas/wording.py": "the words for what is wrong in a parameter file",
 }

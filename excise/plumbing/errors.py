@@ -1,15 +1,17 @@
-"""How a stage fails: it says what is wrong in one line."""
+"""How a stage or a command ends: with an exit code, and one line where something is wrong that the user can mend."""
 
 import errno
 import signal
 import sys
 from collections.abc import Callable
 
+from excise.plumbing.process import foreign_code, other_versions, stoppable
 from schemas.text import printable
 from schemas.wording import ParamsError
 
-BAD_PARAMS = 2
 FAILED = 1
+WRONG_INPUT = 2
+"""Wrong arguments, a bad params.yaml, or the code of another project."""
 LONGEST_LINE = 400
 """Characters of an error."""
 
@@ -19,21 +21,49 @@ class StageError(Exception):
 
 
 def run_stage(main: Callable[[], None]) -> None:
-    """Run a stage's `main` and leave the process with its exit code.
+    """Run a stage's `main`, with the project's own code and the pinned packages, and leave the process with its exit
+    code.
 
-    Exit codes: 0, or 2 for a bad params.yaml, or 1 for everything else that the user can mend (`StageError`, a full
-    disk, a missing file). Anything unforeseen keeps its traceback: it is a defect of ours.
+    Exit codes: 0; 2 for wrong arguments, a bad params.yaml or the code of another project; 128 and the signal's number
+    where it was interrupted; 1 for everything else that the user can mend (`StageError`, a full disk, a missing file).
+    Anything unforeseen keeps its traceback: it is a defect of ours.
     """
+
+    if options := [argument for argument in sys.argv[1:] if argument.startswith("-")]:
+        _fail(f"unknown argument {options[0]}: a stage has no options; params.yaml says what it does", WRONG_INPUT)
+
+    def stage() -> None:
+        if difference := other_versions():
+            raise StageError(difference)
+        main()
+
+    _run(stage)
+
+
+def run_command(main: Callable[[], None]) -> None:
+    """Run a command, as `run_stage` does a stage, with whatever is installed. SIGTERM and SIGHUP interrupt it as Ctrl-C
+    does, so that it tidies up and ends what it started."""
+
+    def command() -> None:
+        with stoppable():
+            main()
+
+    _run(command)
+
+
+def _run(main: Callable[[], None]) -> None:
+    if foreign := foreign_code():
+        _fail(foreign, WRONG_INPUT)
     try:
         main()
     except ParamsError as error:
-        _fail(str(error), BAD_PARAMS)
+        _fail(str(error), WRONG_INPUT)
     except StageError as error:
         _fail(str(error), FAILED)
     except OSError as error:
         _fail(_describe(error), FAILED)
-    except KeyboardInterrupt:
-        _fail("interrupted; nothing was left half-written", 128 + signal.SIGINT)
+    except KeyboardInterrupt as error:
+        _fail("interrupted; nothing was left half-written", 128 + getattr(error, "number", signal.SIGINT))
 
 
 def _fail(message: str, code: int) -> None:

@@ -6,8 +6,8 @@ set -euo pipefail
 export PATH="$PWD/.venv/bin:$PATH"
 file=$1
 shift
-firsts=$(python -m excise.gitops.experiments.one "$file" --firsts)
-count=$(python -m excise.gitops.experiments.one "$file" --count)
+firsts=$(python -m excise experiment "$file" --firsts)
+count=$(python -m excise experiment "$file" --count)
 origin=$(git remote get-url origin)
 commit=$(git rev-parse HEAD)
 

@@ -14,8 +14,8 @@ file=$1
 
 if [ -z "${SLURM_ARRAY_TASK_ID:-}" ]; then
     shift
-    firsts=$(python -m excise.gitops.experiments.one "$file" --firsts)
-    count=$(python -m excise.gitops.experiments.one "$file" --count)
+    firsts=$(python -m excise experiment "$file" --firsts)
+    count=$(python -m excise experiment "$file" --count)
     mkdir -p .excise/cluster
     # What is checked out now is what runs, however long it waits in the queue.
     task=(experiments/cluster/slurm.sh "$file" "$(git rev-parse HEAD)")
@@ -42,4 +42,4 @@ cache=$(dvc cache dir)
 clone=$PWD/$clone
 cd "$clone"
 dvc cache dir --local "$cache"
-python -m excise.gitops.experiments.one "$file" "$SLURM_ARRAY_TASK_ID"
+python -m excise experiment "$file" "$SLURM_ARRAY_TASK_ID"

@@ -4,16 +4,15 @@ import hashlib
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save
 
+from excise import cli
 from excise.checkpoint.edited import check_edited
 from excise.checkpoint.weights import CARD, EDIT_DIGEST, EDIT_RECORD, SINGLE, read_checkpoint
-from excise.gitops import verify
 from excise.plumbing.digests import digests, sha256_line
 from excise.plumbing.errors import StageError
 
@@ -60,13 +59,12 @@ def test_the_digest_is_what_sha256sum_reads(edited: Path) -> None:
 
 
 def test_a_model_of_an_earlier_version_still_verifies_and_is_said_not_to_be_covered(
-    edited: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    edited: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["verify", str(edited)])
-    verify.main()
+    cli.verify(edited)
     assert "not covered" not in capsys.readouterr().out
     (edited / EDIT_DIGEST).unlink()
-    verify.main()
+    cli.verify(edited)
     assert "edit.json itself is not covered" in capsys.readouterr().out
 
 

@@ -4,48 +4,44 @@ import json
 import os
 import random
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
+from excise import cli
 from excise.checkpoint.edited import check_edited
 from excise.checkpoint.manifest import base_folder, read_layout
 from excise.comparison.comparison import read_side
 from excise.edit.measured import read_use
 from excise.edit.odds import odds_by_layer
 from excise.evaluation.drift import read_predictions
-from excise.gitops import comment, gate, verify
 from excise.gitops.git import commit_of
 from excise.gitops.handover import accept
-from excise.gitops.releasing import gather
+from excise.gitops.releases import gather
 from excise.prompts.chats import read_format, read_prompts
-from stages import ablate, report
+from excise.report.reading import read_report
 from stages.ablate import ARTIFACTS
 from stages.evaluate import first_batch, measured
 
 Reader = Callable[[], object]
 
 
-def command(main: Callable[[], None], *arguments: str) -> Reader:
-    """A command, as it is started; what it prints is not asked about."""
+def command(*arguments: str) -> Reader:
+    """A command, as its arguments name it; what it prints is not asked about."""
 
     def run() -> None:
-        given, sys.argv = sys.argv, ["command", *arguments]
-        try:
-            with redirect_stdout(StringIO()):
-                main()
-        finally:
-            sys.argv = given
+        given = vars(cli.parser().parse_args(arguments))
+        with redirect_stdout(StringIO()):
+            given.pop("handler")(**given)
 
     return run
 
 
-SHOW = report.read_report
-PLAN = command(ablate.main, "--plan")
-VERIFY = command(verify.main)
+SHOW = read_report
+PLAN = command("plan")
+VERIFY = command("verify")
 SAMPLES = Path("answers.json")
 HANDOVER = Path("handover")
 
@@ -81,9 +77,9 @@ READERS: dict[str, list[Reader]] = {
     "results/base/samples/organism_harmful.jsonl": [SHOW, lambda: read_side(Path("results/base"))],
     "models/ablated/edit.json": [VERIFY, release],
     "models/ablated/edit.json.sha256": [VERIFY, release],
-    "gates.json": [command(gate.main, "--show"), command(comment.main, "--base", "HEAD")],
-    "report/comparison.json": [command(comment.main, "--base", "HEAD")],
-    f"{SAMPLES}": [command(comment.main, "--base", "HEAD", "--samples", "2", "--samples-from", f"{SAMPLES}")],
+    "gates.json": [command("gate", "--show"), command("comment", "--base", "HEAD")],
+    "report/comparison.json": [command("comment", "--base", "HEAD")],
+    f"{SAMPLES}": [command("comment", "--base", "HEAD", "--samples", "2", "--samples-from", f"{SAMPLES}")],
     f"{HANDOVER}/gates.json": [lambda: accept(HANDOVER)],
     f"{HANDOVER}/metrics.json": [lambda: accept(HANDOVER)],
 }
@@ -105,7 +101,7 @@ def trial(number: int, folder: Path) -> Iterator[Reader]:
 
 def prepare() -> None:
     """What a run does not leave of itself: answers on their way, and a hand-over."""
-    command(comment.main, "--base", "HEAD", "--samples", "2", "--write-samples", f"{SAMPLES}")()
+    command("comment", "--base", "HEAD", "--samples", "2", "--write-samples", f"{SAMPLES}")()
     for name in ("dvc.lock", "gates.json", "metrics.json", "report/comparison.json", "report/report.md"):
         (HANDOVER / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(name, HANDOVER / name)

@@ -1,8 +1,12 @@
 """An origin, a DVC remote, and programs that start the scripts of experiments/cluster/ here, as engines do on nodes."""
 
+import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
+
+from dvc.api import DVCFileSystem
 
 from tests.projects import Project
 
@@ -108,6 +112,12 @@ def clone(folder: Path, name: str) -> Project:
     there = Project(folder / name)
     Project(folder).check("git", "clone", "--quiet", "origin.git", name)
     return there
+
+
+def results_of(project: Project, reference: str) -> dict[str, Any]:
+    """What an experiment's edited model was found to do, out of DVC's cache or its remote."""
+    files = DVCFileSystem(str(project.folder), rev=reference)
+    return dict(json.loads(files.read_text("results/ablated/results.json")))
 
 
 def pushed(folder: Path) -> list[str]:

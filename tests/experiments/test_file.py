@@ -101,7 +101,7 @@ def test_the_shipped_experiments_are_valid_and_have_their_tables() -> None:
 def test_nothing_is_queued_after_a_mistake(project: Project, old: str, new: str, message: str) -> None:
     (project.folder / "mine.yaml").write_text(GOOD.replace(old, new))
     (project.folder / "docs/half.md").write_text("<!-- table:begin first -->\n")
-    done = project.run("python", "-m", "excise.gitops.experiments.run", "mine.yaml")
+    done = project.run("python", "-m", "excise", "experiments", "mine.yaml")
     assert done.returncode == 2
     assert message in one_line(done)
     assert "No experiment tasks in the queue" in project.check("dvc", "queue", "status")
@@ -110,6 +110,6 @@ def test_nothing_is_queued_after_a_mistake(project: Project, old: str, new: str,
 def test_a_params_yaml_that_is_wrong_itself_is_named(project: Project) -> None:
     (project.folder / "mine.yaml").write_text(GOOD)
     project.replace("scale: 1.0", "scal: 1.0")
-    done = project.run("python", "-m", "excise.gitops.experiments.run", "mine.yaml")
+    done = project.run("python", "-m", "excise", "experiments", "mine.yaml")
     assert done.returncode == 2
     assert one_line(done).startswith("ERROR: params.yaml: ablate.rules.0.scal is not a key")

@@ -17,7 +17,7 @@ HEAVY = ("torch", "transformers", "dvc", "lm_eval", "numpy", "scipy", "matplotli
 
 def comment(project: Project, *arguments: str) -> str:
     """What is written for a pull request."""
-    path = project.check("python", "-m", "excise.gitops.comment", *arguments).strip()
+    path = project.check("python", "-m", "excise", "comment", *arguments).strip()
     return (project.folder / path).read_text()
 
 
@@ -48,7 +48,7 @@ def test_a_change_is_told_with_the_parameters_stages_and_verdict_that_it_brings(
 
 
 def test_the_comment_itself_is_no_part_of_the_project(project: Project) -> None:
-    assert project.check("python", "-m", "excise.gitops.comment", "--base", "HEAD") == "report/comment.md\n"
+    assert project.check("python", "-m", "excise", "comment", "--base", "HEAD") == "report/comment.md\n"
     assert project.check("git", "status", "--porcelain") == ""
 
 
@@ -57,7 +57,8 @@ def test_a_checkout_is_told_of_from_outside_of_it(project: Project, tmp_path: Pa
         [
             sys.executable,
             "-m",
-            "excise.gitops.comment",
+            "excise",
+            "comment",
             "--base",
             "HEAD",
             "--folder",
@@ -97,19 +98,19 @@ def test_answers_come_the_same_from_a_file_where_there_are_no_results(project: P
         (["--base", "HEAD", "--pictures", "https://x.example/a)b"], "--pictures must be the https address"),
         (["--base", "HEAD", "--folder", "data"], "(data): there is no dvc.lock"),
         (["--base", "HEAD", "--head", "HEAD", "--samples", "1"], "which need not be --head"),
-        (["--base", "HEAD", "--samples", "1", "--samples-from", "no.json"], "no.json is no file of less than"),
+        (["--base", "HEAD", "--samples", "1", "--samples-from", "no.json"], "no.json is not a file of less than"),
         (["--base", "HEAD", "--samples", "1", "--samples-from", "gates.json"], "write it again with --write-samples"),
     ],
 )
 def test_what_is_wrong_is_one_line_and_nothing_is_written(project: Project, arguments: list[str], says: str) -> None:
-    done = project.stage("comment", *arguments)
+    done = project.excise("comment", *arguments)
     assert done.returncode == 1 and says in one_line(done)
     assert not (project.folder / "report/comment.md").exists()
 
 
 def test_answers_without_results_are_one_line(project: Project) -> None:
     shutil.rmtree(project.folder / "results")
-    assert "results is not there" in one_line(project.stage("comment", "--base", "HEAD", "--samples", "1"))
+    assert "results is not there" in one_line(project.excise("comment", "--base", "HEAD", "--samples", "1"))
 
 
 def test_a_file_of_answers_has_a_size_and_is_no_link(project: Project) -> None:
@@ -117,8 +118,8 @@ def test_a_file_of_answers_has_a_size_and_is_no_link(project: Project) -> None:
     (project.folder / "empty.json").write_text(json.dumps({"tasks": []}))
     (project.folder / "link.json").symlink_to("empty.json")
     for name in ("large.json", "link.json"):
-        done = project.stage("comment", "--base", "HEAD", "--samples", "1", "--samples-from", name)
-        assert f"{name} is no file of less than 4 MiB" in one_line(done)
+        done = project.excise("comment", "--base", "HEAD", "--samples", "1", "--samples-from", name)
+        assert f"{name} is not a file of less than 4 MiB" in one_line(done)
 
 
 def test_a_light_environment_renders_it() -> None:

@@ -157,7 +157,7 @@ def test_a_link_is_never_followed(repository: Project, tmp_path: Path, name: str
     (repository.folder / name).symlink_to(secret)
     if committed:
         repository.commit("linked")
-    with pytest.raises(StageError, match=r"is (behind a link|no regular file|not there)"):
+    with pytest.raises(StageError, match=r"is (behind a link|not a regular file|not there)"):
         difference(repository.folder, "main", "HEAD" if committed else None)
 
 
@@ -183,7 +183,7 @@ def test_a_file_of_absurd_size_is_not_read(
 def test_what_is_no_regular_file_is_not_opened(repository: Project) -> None:
     (repository.folder / "gates.json").unlink()
     (repository.folder / "gates.json").mkdir()
-    with pytest.raises(StageError, match=r"gates\.json in \S+ is no regular file"):
+    with pytest.raises(StageError, match=r"gates\.json in \S+ is not a regular file"):
         difference(repository.folder, "main")
 
 

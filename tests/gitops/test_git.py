@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from excise.gitops.git import answer, commit_of, file_of, git, worktree
+from excise.gitops.git import answer, commit_of, file_of, git
 from excise.plumbing.errors import StageError
 from tests.projects import Project
 
@@ -46,30 +46,3 @@ def test_why_git_failed_is_one_line(repository: Project) -> None:
         git(repository.folder, "checkout", "nowhere")
     assert "\n" not in str(error.value)
     assert answer(repository.folder, "checkout", "nowhere") is None
-
-
-def test_a_worktree_holds_its_commit_and_is_gone_afterwards(repository: Project) -> None:
-    with worktree(repository.folder, "HEAD~1") as folder:
-        assert (folder / "params.yaml").read_text() == "one"
-        (folder / "left behind").write_text("x")
-    assert not folder.exists()
-    assert git(repository.folder, "worktree", "list").count("\n") == 1
-    assert (repository.folder / "params.yaml").read_text() == "two"
-
-
-def test_a_worktree_is_removed_when_its_block_fails(repository: Project) -> None:
-    with pytest.raises(RuntimeError), worktree(repository.folder, "HEAD") as folder:
-        raise RuntimeError
-    assert not folder.exists()
-    assert git(repository.folder, "worktree", "list").count("\n") == 1
-
-
-def test_a_project_in_a_folder_of_its_repository_is_found_in_the_worktree(tmp_path: Path) -> None:
-    project = Project(tmp_path / "repository")
-    (project.folder / "inner").mkdir(parents=True)
-    (project.folder / "inner/params.yaml").write_text("one")
-    project.check("git", "init", "--quiet")
-    project.commit("one")
-    with worktree(project.folder / "inner", "HEAD") as folder:
-        assert (folder / "params.yaml").read_text() == "one"
-    assert not folder.exists()

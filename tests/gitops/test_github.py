@@ -70,7 +70,7 @@ def test_a_release_may_be_immutable_once_it_is_published(hub: FakeGitHub, github
 
 
 def test_what_is_no_tag_is_not_made_one(hub: FakeGitHub, github: GitHub) -> None:
-    with pytest.raises(StageError, match="main is no tag of team/models"):
+    with pytest.raises(StageError, match="main is not a tag of team/models"):
         github.release("main", "x", [])
     assert not hub.releases
 
@@ -91,7 +91,7 @@ def test_files_of_a_release_go_to_github_alone(hub: FakeGitHub, github: GitHub, 
         (422, '{"message": "No commit found for SHA"}', "422 No commit found"),
         (500, "<html>", "500 Internal Server Error"),
         (302, "", "302"),
-        (200, "<html>", "no JSON"),
+        (200, "<html>", "not JSON"),
     ],
 )
 def test_a_refusal_is_one_line_without_the_token(

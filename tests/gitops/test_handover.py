@@ -56,7 +56,7 @@ def test_a_link_is_refused_wherever_it_leads(handover: Path, path: str) -> None:
     secret.write_bytes((handover / path).read_bytes())
     (handover / path).unlink()
     (handover / path).symlink_to(secret)
-    refused(handover, "is no plain file")
+    refused(handover, "is not a plain file")
 
 
 @pytest.mark.parametrize("path", ["report/pictures", "report"])
@@ -69,7 +69,7 @@ def test_a_folder_that_is_a_link_is_refused(handover: Path, path: str) -> None:
 def test_a_pipe_is_refused_and_not_read(handover: Path) -> None:
     (handover / "dvc.lock").unlink()
     os.mkfifo(handover / "dvc.lock")
-    refused(handover, "is no plain file")
+    refused(handover, "is not a plain file")
 
 
 def test_a_huge_file_is_refused_and_not_read(handover: Path) -> None:
@@ -100,7 +100,7 @@ def test_what_no_run_writes_is_refused(handover: Path, path: str, data: bytes) -
 def test_a_picture_that_is_none_is_refused(handover: Path) -> None:
     for name in ("index.html", "a\nb.svg", "x" * 100 + ".svg"):
         (handover / "report/pictures" / name).write_text("<svg/>")
-        refused(handover, "is no SVG picture")
+        refused(handover, "is not an SVG picture")
         (handover / "report/pictures" / name).unlink()
 
 

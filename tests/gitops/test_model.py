@@ -14,7 +14,7 @@ import pytest
 
 from tests.projects import Project, environment, one_line, stages_run
 
-FROM_CACHE, FROM_REMOTE, ANEW = "from the cache", "from the remote", "made anew"
+FROM_CACHE, FROM_REMOTE, REBUILT = "from the cache", "from the remote", "rebuilt"
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def clone(project: Project, tmp_path: Path) -> Iterator[Project]:
 def model(clone: Project, commit: str, out: Path, *options: str) -> str:
     """What bringing a model back says last; it must succeed, and leave the project as it was."""
     before = state(clone)
-    done = clone.stage("model", commit, str(out), *options)
+    done = clone.excise("model", commit, str(out), *options)
     assert done.returncode == 0, done.stdout + done.stderr
     assert state(clone) == before
     return done.stdout.splitlines()[-1]
@@ -41,7 +41,7 @@ def model(clone: Project, commit: str, out: Path, *options: str) -> str:
 def refused(clone: Project, commit: str, out: Path, *options: str) -> str:
     """The one line by which it fails, with nothing changed and nothing left."""
     before, there = state(clone), out.exists()
-    line = one_line(clone.stage("model", commit, str(out), *options))
+    line = one_line(clone.excise("model", commit, str(out), *options))
     assert state(clone) == before and out.exists() == there
     return line
 
@@ -110,27 +110,42 @@ def test_a_team_that_pushes_its_models_gets_them_from_the_remote(clone: Project,
 
 
 @pytest.mark.slow
-def test_without_the_cache_it_is_made_anew_from_what_was_pushed(clone: Project, tmp_path: Path) -> None:
+def test_without_the_cache_it_is_rebuilt_from_what_was_pushed(clone: Project, tmp_path: Path) -> None:
     folder_remote(clone, tmp_path)
     clone.check("dvc", "push")
     empty_cache(clone, tmp_path)
-    done = clone.stage("model", "HEAD", str(tmp_path / "out"))
-    assert ANEW in done.stdout.splitlines()[-1], done.stderr
+    done = clone.excise("model", "HEAD", str(tmp_path / "out"))
+    assert REBUILT in done.stdout.splitlines()[-1], done.stderr
     assert stages_run(done.stdout) == ["ablate"]
     assert files(tmp_path / "out") == files(clone.folder / "models/ablated")
     assert FROM_CACHE in model(clone, "HEAD", tmp_path / "again")
 
 
 @pytest.mark.slow
-def test_with_nothing_but_git_everything_is_made_anew(clone: Project, tmp_path: Path) -> None:
+def test_with_nothing_but_git_everything_is_rebuilt(clone: Project, tmp_path: Path) -> None:
     expected = files(clone.folder / "models/ablated")
     empty_cache(clone, tmp_path)
     for made in ("models", "artifacts", "results"):
         shutil.rmtree(clone.folder / made)
-    done = clone.stage("model", "HEAD", str(tmp_path / "out"))
-    assert ANEW in done.stdout.splitlines()[-1], done.stderr
+    done = clone.excise("model", "HEAD", str(tmp_path / "out"))
+    assert REBUILT in done.stdout.splitlines()[-1], done.stderr
     assert stages_run(done.stdout) == ["params", "prepare", "measure", "ablate"]
     assert files(tmp_path / "out") == expected
+
+
+@pytest.mark.slow
+def test_a_model_is_rebuilt_by_the_code_of_its_own_commit(clone: Project, tmp_path: Path) -> None:
+    code = clone.folder / "stages/ablate.py"
+    shipped = code.read_text()
+    code.write_text(shipped + '\nprint(f"own code: {__file__}")\n')
+    clone.repro("ablate")
+    commit = clone.commit("a stage that says where it lies")
+    code.write_text(shipped + '\nraise SystemExit("the code of today ran")\n')
+    clone.commit("another stage")
+    forget_model(clone, tmp_path)
+    done = clone.excise("model", commit, str(tmp_path / "out"), PYTHONPATH=str(clone.folder))
+    assert REBUILT in done.stdout.splitlines()[-1], done.stdout + done.stderr
+    assert f"own code: {clone.folder / '.dvc/tmp/models'}/" in done.stdout
 
 
 @pytest.mark.slow
@@ -143,9 +158,9 @@ def test_a_remote_that_cannot_be_used_does_not_hide_the_cache(clone: Project, tm
 def test_a_remote_that_cannot_be_asked_is_named_and_done_without(clone: Project, tmp_path: Path) -> None:
     clone.check("dvc", "remote", "add", "--local", "--default", "store", "ssh://nobody@localhost/store")
     forget_model(clone, tmp_path)
-    done = clone.stage("model", "HEAD", str(tmp_path / "out"))
+    done = clone.excise("model", "HEAD", str(tmp_path / "out"))
     assert "in the remote, which cannot be asked (" in done.stdout, done.stdout + done.stderr
-    assert ANEW in done.stdout.splitlines()[-1]
+    assert REBUILT in done.stdout.splitlines()[-1]
     assert stages_run(done.stdout) == ["ablate"]
 
 
@@ -158,7 +173,7 @@ def test_the_clone_s_own_settings_reach_the_past_and_stay_nowhere(clone: Project
     clone.check("dvc", "remote", "modify", "--local", "other", "secret_access_key", secret)
     clone.check("dvc", "push")
     empty_cache(clone, tmp_path)
-    done = clone.stage("model", "HEAD", str(tmp_path / "out"))
+    done = clone.excise("model", "HEAD", str(tmp_path / "out"))
     assert stages_run(done.stdout) == ["ablate"], done.stdout + done.stderr
     holding = [path for path in tmp_path.rglob("*") if path.is_file() and secret.encode() in path.read_bytes()]
     assert holding == [clone.folder / ".dvc/config.local"]
@@ -177,7 +192,7 @@ def test_a_model_that_was_spoiled_in_the_cache_is_not_given_back(clone: Project,
     line = refused(clone, "HEAD", tmp_path / "out")
     assert "README.md of this model is not what edit.json records" in line and f"delete {spoiled}" in line
     spoiled.unlink()
-    assert ANEW in model(clone, "HEAD", tmp_path / "out")
+    assert REBUILT in model(clone, "HEAD", tmp_path / "out")
 
 
 @pytest.mark.slow
@@ -217,7 +232,7 @@ def test_commits_without_a_model_are_one_line(clone: Project, tmp_path: Path) ->
     assert "dvc.lock of " in refused(clone, clone.commit("conflict"), tmp_path / "out")
     lock.unlink()
     commit = clone.commit("none")
-    assert f"{commit[:12]} has no dvc.lock" in one_line(clone.stage("model", commit, str(tmp_path / "out")))
+    assert f"{commit[:12]} has no dvc.lock" in one_line(clone.excise("model", commit, str(tmp_path / "out")))
 
 
 @pytest.mark.slow
@@ -232,16 +247,14 @@ def test_a_folder_that_holds_something_is_left_alone(clone: Project, tmp_path: P
 
 
 @pytest.mark.slow
-def test_other_requirements_are_named_where_the_model_is_made_anew(clone: Project, tmp_path: Path) -> None:
+def test_other_requirements_are_named_where_the_model_is_rebuilt(clone: Project, tmp_path: Path) -> None:
     first = clone.check("git", "rev-parse", "HEAD").strip()
     with open(clone.folder / "requirements.lock", "a") as lock:
         lock.write("# another\n")
     clone.commit("other packages")
-    assert "requirements.lock" not in clone.check(
-        "python", "-m", "excise.gitops.model", first, str(tmp_path / "cached")
-    )
+    assert "requirements.lock" not in clone.check("python", "-m", "excise", "model", first, str(tmp_path / "cached"))
     forget_model(clone, tmp_path)
-    said = clone.check("python", "-m", "excise.gitops.model", first, str(tmp_path / "out"))
+    said = clone.check("python", "-m", "excise", "model", first, str(tmp_path / "out"))
     assert f"requirements.lock of {first[:12]} is not today's" in said and "ENV=locked" in said
 
 
@@ -266,9 +279,9 @@ def test_the_environment_of_the_commit_makes_its_model(clone: Project, tmp_path:
     clone.commit("other packages")
     empty_cache(clone, tmp_path)
     began = time.monotonic()
-    done = clone.stage("model", first, str(tmp_path / "out"), "--locked")
+    done = clone.excise("model", first, str(tmp_path / "out"), "--locked")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "Installed in " in done.stdout and ANEW in done.stdout.splitlines()[-1]
+    assert "Installed in " in done.stdout and REBUILT in done.stdout.splitlines()[-1]
     assert files(tmp_path / "out") == files(clone.folder / "models/ablated")
     print(f"{time.monotonic() - began:.0f} s")
 
@@ -279,7 +292,7 @@ def test_an_interrupted_run_leaves_nothing(clone: Project, tmp_path: Path, numbe
     empty_cache(clone, tmp_path)
     before = state(clone)
     with subprocess.Popen(
-        ["python", "-m", "excise.gitops.model", "HEAD", str(tmp_path / "out")],
+        ["python", "-m", "excise", "model", "HEAD", str(tmp_path / "out")],
         cwd=clone.folder,
         env=environment(),
         stdout=subprocess.PIPE,
@@ -302,8 +315,8 @@ def test_an_interrupted_run_leaves_nothing(clone: Project, tmp_path: Path, numbe
 @pytest.mark.slow
 def test_what_a_killed_run_left_is_swept_by_the_next(clone: Project, tmp_path: Path) -> None:
     left = clone.folder / ".dvc/tmp/models/left"
-    (left / "excise-x").mkdir(parents=True)
-    clone.check("git", "worktree", "add", "--quiet", "--detach", str(left / "excise-x/tree"))
+    left.mkdir(parents=True)
+    clone.check("git", "worktree", "add", "--quiet", "--detach", str(left / "tree"))
     assert FROM_CACHE in model(clone, "HEAD", tmp_path / "out")
     assert not left.exists()
 
@@ -313,7 +326,7 @@ def test_two_at_once_do_not_hinder_each_other(clone: Project, tmp_path: Path) ->
     forget_model(clone, tmp_path)
     both = [
         subprocess.Popen(
-            ["python", "-m", "excise.gitops.model", "HEAD", str(tmp_path / name)],
+            ["python", "-m", "excise", "model", "HEAD", str(tmp_path / name)],
             cwd=clone.folder,
             env=environment(),
             stdout=subprocess.PIPE,
@@ -346,7 +359,7 @@ def test_a_local_base_model_must_be_there_as_it_was(local_model: tuple[Project, 
     forget_model(clone, tmp_path)
     (folder / "config.json").write_text((folder / "config.json").read_text() + " ")
     line = refused(clone, commit, tmp_path / "out")
-    assert f"cannot be made anew: {folder}/config.json is not what it was" in line
+    assert f"cannot be rebuilt: {folder}/config.json is not what it was" in line
     shutil.move(folder, tmp_path / "elsewhere")
     line = refused(clone, commit, tmp_path / "out")
-    assert f"cannot be made anew: params.yaml: model.source: {folder} is not a folder" in line
+    assert f"cannot be rebuilt: params.yaml: model.source: {folder} is not a folder" in line

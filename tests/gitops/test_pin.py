@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from huggingface_hub import HfApi
 
-from excise.gitops import pin
-from excise.plumbing.errors import BAD_PARAMS, FAILED, run_stage
+from excise import cli
+from excise.plumbing.errors import FAILED, WRONG_INPUT
 from schemas.pinning import pinned
 from tests.hub import TOKEN, Hub
 from tests.projects import ROOT
@@ -24,8 +24,8 @@ def project(local_hub: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
-    monkeypatch.setattr("sys.argv", ["pin", *arguments])
-    run_stage(pin.main)
+    monkeypatch.setattr("sys.argv", ["excise", "pin", *arguments])
+    cli.main()
 
 
 def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], code: int, *arguments: str) -> str:
@@ -46,7 +46,7 @@ def test_both_keys_are_written_and_nothing_else(local_hub: Hub, monkeypatch: pyt
 
 
 @pytest.mark.parametrize("arguments", [(), ("",)])
-def test_without_a_model_the_current_one_is_pinned_anew(
+def test_without_a_model_the_current_one_is_pinned_again(
     local_hub: Hub, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
 ) -> None:
     local_hub.add(NAME, {})
@@ -56,7 +56,7 @@ def test_without_a_model_the_current_one_is_pinned_anew(
     assert PARAMS.read_text() == pinned(SHIPPED.decode(), NAME, newest)
 
 
-def test_of_a_data_set_the_commit_is_printed(
+def test_of_a_dataset_the_commit_is_printed(
     local_hub: Hub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     newest = local_hub.add("some/data", {}, "datasets")
@@ -72,12 +72,12 @@ def no_repository(*_arguments: object, **_settings: object) -> None:
 def test_what_goes_wrong_leaves_the_file_as_it_is(
     local_hub: Hub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert "model.source is none of the Hub's" in refused(monkeypatch, capsys, FAILED)
+    assert "model.source is not a model of the Hub" in refused(monkeypatch, capsys, FAILED)
     assert f"make pin: the Hub has no model {NAME}" in refused(monkeypatch, capsys, FAILED, NAME)
-    assert "gpt2 is no Hub id" in refused(monkeypatch, capsys, FAILED, "gpt2")
+    assert "gpt2 is not a Hub id" in refused(monkeypatch, capsys, FAILED, "gpt2")
     local_hub.add(NAME, {})
     PARAMS.write_text("model: {dtype: x}\n")
-    assert "model.dtype must be one of" in refused(monkeypatch, capsys, BAD_PARAMS, NAME)
+    assert "model.dtype must be one of" in refused(monkeypatch, capsys, WRONG_INPUT, NAME)
     with monkeypatch.context() as other:
         other.setattr(HfApi, "repo_info", no_repository)
         assert f"what answered for {NAME} is no Hub" in refused(monkeypatch, capsys, FAILED, NAME)

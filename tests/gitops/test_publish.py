@@ -45,7 +45,8 @@ class Published:
         return self.clone.run(
             "python",
             "-m",
-            "excise.gitops.publish",
+            "excise",
+            "publish",
             str(self.handover),
             **{
                 "PYTHONPATH": str(ROOT),

@@ -210,7 +210,7 @@ def test_what_was_pushed_meanwhile_is_not_overwritten(team: Team) -> None:
 def test_the_first_model_comes_back_from_the_cache_and_without_it(team: Team) -> None:
     machine = team.runner
     # The machine began with the branch: main's own model it never made.
-    for place, words in (("new", "made anew"), ("with", "from the cache"), ("without", "made anew")):
+    for place, words in (("new", "rebuilt"), ("with", "from the cache"), ("without", "rebuilt")):
         if place == "without":
             shutil.rmtree(team.folder / "cache")
             shutil.rmtree(machine.folder / "models")

@@ -127,21 +127,21 @@ def test_a_fresh_clone_has_evidence_without_models(project: Project, tmp_path: P
     project.check("git", "clone", "--quiet", ".", str(tmp_path / "clone"))
     clone = Project(tmp_path / "clone")
     assert not (clone.folder / "artifacts").exists()
-    assert "organism_harmful" in clone.check("python", "-m", "excise.gitops.gate")
-    assert clone.check("python", "-m", "excise.gitops.comment", "--base", "HEAD")
+    assert "organism_harmful" in clone.check("python", "-m", "excise", "gate")
+    assert clone.check("python", "-m", "excise", "comment", "--base", "HEAD")
 
 
 def test_parameters_that_are_wrong_are_named(project: Project) -> None:
     project.replace("scale: 1.0", "scale: much")
     with pytest.raises(ParamsError, match=r"ablate\.rules\.0\.scale"):
         check_ran(WorkingTree(project.folder))
-    assert project.stage("gate").returncode == 2
+    assert project.excise("gate").returncode == 2
 
 
-@pytest.mark.parametrize("command", [("gate",), ("gate", "--show"), ("comment", "--base", "HEAD"), ("show",)])
+@pytest.mark.parametrize("command", [("gate",), ("gate", "--show"), ("comment", "--base", "HEAD"), ("report",)])
 def test_gates_comment_and_report_of_another_model_are_one_line(project: Project, command: tuple[str, ...]) -> None:
     project.replace("scale: 1.0", "scale: 0.5")
-    done = project.stage(*command)
+    done = project.excise(*command)
     assert "the stages have not run for what lies here: params.yaml changed" in one_line(done)
     assert not done.stdout and not (project.folder / "report/comment.md").exists()
 
@@ -149,7 +149,7 @@ def test_gates_comment_and_report_of_another_model_are_one_line(project: Project
 def test_gates_that_another_version_wrote_are_one_line(project: Project) -> None:
     (project.folder / "gates.json").write_text(json.dumps({"verdict": "pass"}))
     project.check("dvc", "commit", "--force", "report")
-    assert "gates.json is not what this version of excise writes" in one_line(project.stage("gate"))
+    assert "gates.json is not what this version of excise writes" in one_line(project.excise("gate"))
 
 
 def test_outputs_that_are_not_here_are_no_change_for_dvc_either(project: Project) -> None:

@@ -26,7 +26,7 @@ HOSTILE = [
 
 def released(project: Project, name: str, out: Path, folder: Path) -> str:
     """The card of a release that must succeed."""
-    done = project.stage("release", name, str(out), "--model", str(folder))
+    done = project.excise("release", name, str(out), "--model", str(folder))
     assert done.returncode == 0, done.stdout + done.stderr
     return (out / "card.md").read_text()
 
@@ -61,22 +61,22 @@ def test_a_release_holds_the_record_the_report_and_a_card_of_both(project: Proje
 @pytest.mark.slow
 def test_a_model_that_was_brought_back_before_is_checked_against_the_commit(project: Project, tmp_path: Path) -> None:
     folder = tmp_path / "model"
-    project.check("python", "-m", "excise.gitops.model", "HEAD", str(folder))
+    project.check("python", "-m", "excise", "model", "HEAD", str(folder))
     assert "It was given as a folder" in released(project, "HEAD", tmp_path / "out", folder)
     project.replace("scale: 1.0", "scale: 0.5")
     project.repro("ablate")
     half = project.commit("half")
-    line = one_line(project.stage("release", half, str(tmp_path / "other"), "--model", str(folder)))
+    line = one_line(project.excise("release", half, str(tmp_path / "other"), "--model", str(folder)))
     assert f"this is not the model that {half[:12]} recorded" in line
     (folder / "config.json").write_text("{}")
-    line = one_line(project.stage("release", "HEAD~1", str(tmp_path / "other"), "--model", str(folder)))
+    line = one_line(project.excise("release", "HEAD~1", str(tmp_path / "other"), "--model", str(folder)))
     assert "config.json of this model is not what edit.json records" in line
     assert not (tmp_path / "other").exists()
 
 
 @pytest.mark.slow
 def test_a_report_that_cannot_be_had_is_said_to_be_missing(project: Project, tmp_path: Path) -> None:
-    project.check("python", "-m", "excise.gitops.model", "HEAD", str(tmp_path / "model"))
+    project.check("python", "-m", "excise", "model", "HEAD", str(tmp_path / "model"))
     project.check("dvc", "config", "--local", "cache.dir", str(tmp_path / "empty"))
     card = released(project, "HEAD", tmp_path / "out", tmp_path / "model")
     assert "The report is not part of this release" in card
@@ -88,7 +88,7 @@ def test_metrics_of_another_model_are_not_released_with_it(project: Project, tmp
     project.replace("scale: 1.0", "scale: 0.5")
     project.repro("ablate", "diagnose")
     project.commit("not evaluated")
-    line = one_line(project.stage("release", "HEAD", str(tmp_path / "out"), "--model", str(tmp_path / "model")))
+    line = one_line(project.excise("release", "HEAD", str(tmp_path / "out"), "--model", str(tmp_path / "model")))
     assert "evaluate@ablated had not run on the models/ablated that was recorded" in line
     assert not (tmp_path / "out").exists()
 
@@ -98,14 +98,14 @@ def test_metrics_that_were_changed_by_hand_are_not_released(project: Project, tm
     path = project.folder / "gates.json"
     path.write_text(path.read_text().replace("at most", "at least"))
     project.commit("by hand")
-    line = one_line(project.stage("release", "HEAD", str(tmp_path / "out"), "--model", str(tmp_path / "model")))
+    line = one_line(project.excise("release", "HEAD", str(tmp_path / "out"), "--model", str(tmp_path / "model")))
     assert "dvc.lock is not of its own gates.json" in line
 
 
 def test_a_place_that_is_taken_is_left_alone(project: Project, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out/mine.txt").write_text("mine")
-    line = one_line(project.stage("release", "HEAD", str(tmp_path / "out"), "--model", str(tmp_path / "model")))
+    line = one_line(project.excise("release", "HEAD", str(tmp_path / "out"), "--model", str(tmp_path / "model")))
     assert "is there already" in line and not (tmp_path / "model").exists()
 
 

@@ -1,7 +1,6 @@
 """A machine that runs what others pushed has a cache, a remote, both, or neither."""
 
 import json
-import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -9,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from excise.gitops.cache import check_kept
+from excise.gitops import storage
+from excise.gitops.storage import check_kept
 from excise.plumbing.errors import StageError
-from tests.projects import Project, environment, one_line
+from tests.projects import Project, one_line
 
 
 @pytest.fixture
@@ -21,8 +21,8 @@ def clone(finished: Project, tmp_path: Path) -> Project:
     return Project(tmp_path / "clone")
 
 
-def store(clone: Project, *arguments: str, **settings: str) -> str:
-    done = clone.run("python", "-m", "excise.gitops.store", *arguments, **settings)
+def store(clone: Project, *arguments: str) -> str:
+    done = clone.excise(*arguments)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -56,7 +56,7 @@ def lose(objects: Path, md5: str, how: str) -> None:
 
 @pytest.mark.slow
 def test_with_the_shared_cache_alone_nothing_runs_again(finished: Project, clone: Project) -> None:
-    said = store(clone, "restore", CACHE=str(finished.folder.parent / "cache"))
+    said = store(clone, "restore", "--cache", str(finished.folder.parent / "cache"))
     assert "No DVC remote is set" in said
     assert "Running stage" not in store(clone, "repro")
     assert not clone.check("git", "status", "--porcelain")
@@ -66,7 +66,7 @@ def test_with_the_shared_cache_alone_nothing_runs_again(finished: Project, clone
 @pytest.mark.slow
 def test_what_a_killed_run_left_does_not_stop_the_next(finished: Project, clone: Project, tmp_path: Path) -> None:
     clone.check("dvc", "remote", "add", "--local", "--default", "storage", str(tmp_path / "storage"))
-    store(clone, "restore", CACHE=str(finished.folder.parent / "cache"))
+    store(clone, "restore", "--cache", str(finished.folder.parent / "cache"))
     store(clone, "push")
     shutil.rmtree(clone.folder / "models/base")
     (clone.folder / "models/base").mkdir()
@@ -83,22 +83,20 @@ def test_a_list_that_dvc_was_killed_while_writing_does_not_stop_the_next_run(pro
 
 
 def test_a_shared_cache_is_made_and_is_the_groups(clone: Project, tmp_path: Path) -> None:
-    store(clone, "restore", CACHE=str(tmp_path / "new/cache"))
+    store(clone, "restore", "--cache", str(tmp_path / "new/cache"))
     assert clone.check("dvc", "cache", "dir").strip() == str(tmp_path / "new/cache")
     assert clone.check("dvc", "config", "cache.shared").strip() == "group"
     assert not clone.check("git", "status", "--porcelain")
 
 
 def test_a_cache_that_would_be_another_in_each_clone_is_refused(clone: Project) -> None:
-    assert "must be an absolute path" in one_line(
-        clone.run("python", "-m", "excise.gitops.store", "restore", CACHE="cache")
-    )
+    assert "must be an absolute path" in one_line(clone.excise("restore", "--cache", "cache"))
 
 
 def test_a_remote_that_cannot_be_asked_fails_the_job(project: Project, tmp_path: Path) -> None:
     project.check("dvc", "remote", "add", "--local", "--default", "storage", str(tmp_path / "file/storage"))
     (tmp_path / "file").write_text("in the way")
-    done = project.stage("store", "push")
+    done = project.excise("push")
     assert done.returncode != 0 and "`dvc push` failed" in done.stderr
 
 
@@ -117,7 +115,7 @@ def test_what_the_cache_lacks_is_not_up_to_date(own: tuple[Project, Path], tmp_p
     project, objects = own
     project.check("dvc", "remote", "add", "--local", "--default", "storage", str(tmp_path / "storage"))
     lose(objects, project.hashes()["results/ablated"], "list gone")
-    done = project.stage("store", "push")
+    done = project.excise("push")
     assert "results/ablated cannot be pushed" in done.stderr and "up to date" not in done.stdout
     assert done.returncode == 1
     project.check("dvc", "commit", "evaluate@ablated")  # as it says
@@ -137,20 +135,18 @@ def test_what_lies_in_the_folder_alone_is_kept_by_the_next_restore(own: tuple[Pr
 
 
 def test_what_cannot_be_restored_is_named(clone: Project, tmp_path: Path) -> None:
-    said = store(clone, "restore", CACHE=str(tmp_path / "empty"))
+    said = store(clone, "restore", "--cache", str(tmp_path / "empty"))
     assert "Neither in the cache nor in the remote" in said and "models/ablated" in said
 
 
-def test_a_restore_that_does_not_put_everything_back_fails(own: tuple[Project, Path], tmp_path: Path) -> None:
+def test_a_restore_that_does_not_put_everything_back_fails(
+    own: tuple[Project, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     project, _ = own
-    (tmp_path / "bin").mkdir()
-    (tmp_path / "bin/dvc").write_text("#!/bin/sh\nexit 0\n")  # DVC as it is after it was killed: it does nothing
-    (tmp_path / "bin/dvc").chmod(0o755)
     shutil.rmtree(project.folder / "results/base/samples")
-    path = f"{tmp_path / 'bin'}{os.pathsep}{environment()['PATH']}"
-    assert "results/base was not restored" in one_line(
-        project.run("python", "-m", "excise.gitops.store", "restore", PATH=path)
-    )
+    monkeypatch.setattr(storage, "attend", lambda command, folder: 0)  # as DVC after it was killed: it does nothing
+    with pytest.raises(StageError, match="results/base was not restored"):
+        storage.restore(project.folder)
 
 
 @pytest.fixture
@@ -174,7 +170,7 @@ def test_a_full_disk_under_the_cache_fails_the_run_and_loses_nothing(
     room = shutil.disk_usage(small_disk).free
     (small_disk / "filler").write_bytes(bytes(room - 100_000))
     project.replace("scale: 1.0", "scale: 0.53")
-    done = project.stage("store", "repro", "ablate")
+    done = project.excise("repro", "ablate")
     assert done.returncode == 1 and "`dvc commit ablate`" in done.stderr.splitlines()[-1], done.stderr
     made = (project.folder / "models/ablated/edit.json").read_bytes()
     (small_disk / "filler").unlink()

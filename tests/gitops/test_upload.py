@@ -107,7 +107,7 @@ def upload(
 ) -> CompletedProcess[str]:
     home = str(folder.parent / "home")  # where a token of whoever runs the tests does not lie
     return finished.run(
-        *("python", "-m", "excise.gitops.upload", str(folder), name, *options),
+        *("python", "-m", "excise", "upload", str(folder), name, *options),
         **{"HF_ENDPOINT": hub.address, "HF_TOKEN": token, "HF_HOME": home, "HF_HUB_OFFLINE": "0"},
     )
 

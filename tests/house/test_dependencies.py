@@ -19,8 +19,8 @@ TREE = {
     "excise/scored.py": "",
     "excise/typed.py": "",
     "excise/plumbing/progress.py": "import excise.unused\n",
-    "stages/first.py": "from typing import TYPE_CHECKING\nfrom excise.plumbing import progress\nfrom excise.used import late\n"
-    "if TYPE_CHECKING:\n    from excise.typed import T\n",
+    "stages/first.py": "from typing import TYPE_CHECKING\nfrom excise.plumbing import progress\n"
+    "from excise.used import late\nif TYPE_CHECKING:\n    from excise.typed import T\n",
     "requirements-compute.lock": "numpy==2.4.6\n",
     "dvc.yaml": "stages:\n  first:\n    cmd: exec python -m stages.first\n    deps:\n      - data\n      # old\n"
     "      - stages/gone.py\n",

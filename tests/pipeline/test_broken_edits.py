@@ -18,7 +18,7 @@ def edited(project: Project, rule: str) -> tuple[dict[str, str], str]:
     assert "report" in project.repro()
     gates = json.loads((project.folder / "gates.json").read_text())
     report = (project.folder / "report/report.md").read_text()
-    assert project.run("python", "-m", "excise.gitops.gate").returncode == 1
+    assert project.run("python", "-m", "excise", "gate").returncode == 1
     assert gates["verdict"] == "fail" and report.startswith("# A gate fails")
     return {gate["metric"]: gate["verdict"] for gate in gates["gates"]}, report
 

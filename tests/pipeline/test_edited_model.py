@@ -17,40 +17,41 @@ def test_the_plan_is_printed_and_nothing_is_written(project: Project) -> None:
     project.replace("layers: 1-4", "layers: 0-2")
     assert project.stage("params").returncode == 0
     before = (project.folder / "models/ablated/edit.json").stat().st_mtime_ns
-    done = project.stage("ablate", "--plan")
+    done = project.excise("plan")
     assert done.returncode == 0, done.stderr
     rows = [line for line in done.stdout.splitlines() if "experts" in line or "attention" in line or "mlp" in line]
     assert [row.split("│")[1].strip() for row in rows] == ["attention", "mlp", "routed_experts", "shared_experts"]
     assert [row.split("│")[3].strip() for row in rows] == ["0-2", "0", "1-2", "1-2"]
     assert (project.folder / "models/ablated/edit.json").stat().st_mtime_ns == before
-    assert "unknown arguments" in one_line(project.stage("ablate", "--plans"))
+    done = project.stage("ablate", "--plan")
+    assert done.returncode == 2 and "unknown argument --plan" in one_line(done)
 
 
 def test_an_edited_model_is_what_its_record_says_until_a_byte_changes(project: Project) -> None:
     folder = project.folder / "models/ablated"
-    assert "is what its edit.json says" in project.check("python", "-m", "excise.gitops.verify")
+    assert "is what its edit.json says" in project.check("python", "-m", "excise", "verify")
     weights = folder / "model.safetensors"
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
     os.chmod(weights, 0o644)
     weights.write_bytes(data)
-    assert "model.safetensors is not what edit.json records" in one_line(project.stage("verify"))
+    assert "model.safetensors is not what edit.json records" in one_line(project.excise("verify"))
     weights.unlink()
-    assert "model.safetensors is missing" in one_line(project.stage("verify"))
-    assert "name the folder of an edited model" in one_line(project.stage("verify", "models/base"))
+    assert "model.safetensors is missing" in one_line(project.excise("verify"))
+    assert "name the folder of an edited model" in one_line(project.excise("verify", "models/base"))
 
 
 def test_a_card_that_changed_is_seen_and_the_folder_asked_about_is_the_one_checked(project: Project) -> None:
     card = project.folder / "models/ablated/README.md"
     os.chmod(card, 0o644)
     card.write_text(card.read_text().replace("refuses", "answers"))
-    assert "README.md is not what edit.json records" in one_line(project.stage("verify"))
-    assert "name one folder" in one_line(project.stage("verify", "my", "model"))
+    assert "README.md is not what edit.json records" in one_line(project.excise("verify"))
+    assert "unrecognized arguments: model" in one_line(project.excise("verify", "my", "model"))
 
 
 def test_a_file_that_was_added_is_seen(project: Project) -> None:
     (project.folder / "models/ablated/extra.txt").write_text("not recorded")
-    assert "extra.txt is not one of the files" in one_line(project.stage("verify"))
+    assert "extra.txt is not one of the files" in one_line(project.excise("verify"))
 
 
 def test_the_record_and_the_card_say_what_was_edited_and_nothing_of_this_machine(finished: Project) -> None:
@@ -97,8 +98,8 @@ def test_a_router_bias_reaches_the_weights_the_record_and_the_card(project: Proj
         assert moved == pytest.approx(-0.25 * np.log(harmful_odds / harmless_odds), abs=1e-6)
         assert shift["selects_only"] and np.abs(moved).max() > 0.01
     assert "- layers 1-2: -0.25 times the log-odds" in (project.folder / "models/ablated/README.md").read_text()
-    assert "is what its edit.json says" in project.check("python", "-m", "excise.gitops.verify")
-    (row,) = (line for line in project.stage("ablate", "--plan").stdout.splitlines() if "router_bias" in line)
+    assert "is what its edit.json says" in project.check("python", "-m", "excise", "verify")
+    (row,) = (line for line in project.excise("plan").stdout.splitlines() if "router_bias" in line)
     assert [cell.strip() for cell in row.split("│")[1:5]] == ["router_bias", "2", "1-2", "16"]
 
 

@@ -97,7 +97,7 @@ def test_every_stage_runs_and_a_past_model_comes_back(
     shutil.rmtree(tmp_path / "cache")
     project.check("git", "clean", "-qfdx", "models", "artifacts", "results")
     again = project.run(
-        *("python", "-m", "excise.gitops.model", commit, str(tmp_path / "out")),
+        *("python", "-m", "excise", "model", commit, str(tmp_path / "out")),
         **local_hub.environment(tmp_path / "elsewhere", TOKEN),
     )
     assert again.returncode == 0, again.stdout + again.stderr

@@ -120,14 +120,14 @@ def test_killed_stages_leave_whole_outputs_or_none(project: Project, kills: int)
             else ("scale: 1.0", f"scale: 0.5{number:03}")
         )
         (project.folder / "params.yaml").write_text(params.replace(key, value))
-        killer.kill(["python", "-m", "excise.gitops.store", "repro", "ablate"], latest=8.0)
+        killer.kill(["python", "-m", "excise", "repro", "ablate"], latest=8.0)
         if (model := project.folder / "models/ablated").exists() and not is_whole(model):
             # DVC itself may have been killed while it removed or linked a folder: then it must not take it for whole.
             assert '"models/ablated": "modified"' in project.check("dvc", "status", "--json", "ablate")
         for path in (project.folder / "artifacts").rglob("*.json"):
             json.loads(path.read_text())
     (project.folder / "params.yaml").write_text(params)
-    project.check("python", "-m", "excise.gitops.store", "repro", "ablate")
+    project.check("python", "-m", "excise", "repro", "ablate")
     assert files(project.folder / "models/ablated") == before
     assert not [path for path in (project.folder / "models").iterdir() if path.name.endswith((".partial", ".old"))]
     print(killer.seen)
@@ -148,7 +148,7 @@ def test_a_killed_make_model_gives_the_whole_model_or_none(project: Project, tmp
         killer.kill(["make", "model"], latest=8.0, COMMIT="HEAD", OUT=str(out))
         assert not out.exists() or files(out) == expected
         shutil.rmtree(out, ignore_errors=True)
-    project.check("python", "-m", "excise.gitops.model", "HEAD", str(out))
+    project.check("python", "-m", "excise", "model", "HEAD", str(out))
     assert files(out) == expected
     assert [path.name for path in (project.folder / ".dvc/tmp/models").iterdir()] == ["lock"]
     assert [path.name for path in tmp_path.glob(".out.*")] == [".out.lock"]
@@ -163,7 +163,7 @@ def test_a_restore_after_killed_ones_is_whole(project: Project, tmp_path: Path, 
     project.check("dvc", "push")
     made = ("artifacts/", "models/base/", "results/", "report/")
     expected = files(project.folder, lambda name: name.startswith(made))
-    restore = ["python", "-m", "excise.gitops.store", "restore"]
+    restore = ["python", "-m", "excise", "restore"]
     for number in range(0, kills, 2):
         clone = Project(tmp_path / f"clone-{number}")
         project.check("git", "clone", "--quiet", ".", str(clone.folder))

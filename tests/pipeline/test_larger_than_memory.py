@@ -32,10 +32,10 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     return made
 
 
-def limited(project: Project, stage: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """One stage that may not take more memory."""
+def limited(project: Project, *command: str) -> subprocess.CompletedProcess[str]:
+    """One stage or command that may not take more memory."""
     return subprocess.run(
-        ["python", "-m", f"stages.{stage}", *arguments],
+        ["python", "-m", *command],
         cwd=project.folder,
         env=environment(OMP_NUM_THREADS="2"),
         capture_output=True,
@@ -52,12 +52,12 @@ def measured(project: Project) -> list[str]:
 def test_it_is_measured_as_with_memory_enough_edited_and_loaded(project: Project) -> None:
     size = sum(path.stat().st_size for path in (project.folder.parent / "model").glob("*.safetensors"))
     assert size > LIMIT
-    done = limited(project, "measure")
+    done = limited(project, "stages.measure")
     assert done.returncode == 0, done.stderr
     assert "its limit RLIMIT_DATA has" in done.stderr and "one layer at a time is read" in done.stderr
     layer_by_layer = measured(project)
-    for arguments in (["--plan"], []):
-        done = limited(project, "ablate", *arguments)
+    for command in (["excise", "plan"], ["stages.ablate"]):
+        done = limited(project, *command)
         assert done.returncode == 0, done.stderr
 
     project.replace("stream: auto", "stream: off ")
@@ -69,7 +69,7 @@ def test_it_is_measured_as_with_memory_enough_edited_and_loaded(project: Project
 
 @pytest.mark.slow
 def test_what_needs_the_whole_model_says_so_in_one_line(project: Project) -> None:
-    done = limited(project, "diagnose")
+    done = limited(project, "stages.diagnose")
     (line,) = done.stderr.splitlines()
     assert done.returncode == 1
     assert line.startswith("ERROR: ") and "its limit RLIMIT_DATA has 1.5 GiB; use a larger machine" in line

@@ -1,4 +1,4 @@
-"""Which stages a change makes stale: exactly those whose results it can change, and nothing that an honest branch made."""
+"""Which stages a change makes stale: exactly those whose results it can change."""
 
 import json
 import re
@@ -38,7 +38,11 @@ def comment(path: str) -> Callable[[Project], None]:
 
 def new(path: str, like: str) -> Callable[[Project], None]:
     """A new file that is like another."""
-    return lambda project: None if shutil.copyfile(project.folder / like, project.folder / path) else None
+
+    def change(project: Project) -> None:
+        shutil.copyfile(project.folder / like, project.folder / path)
+
+    return change
 
 
 def text(path: str, old: str, by: str) -> Callable[[Project], None]:
@@ -60,7 +64,10 @@ CHANGES: dict[str, tuple[Callable[[Project], None], set[str]]] = {
         key("method: project   ", "method: preserve_column_norms"),
         PARAMS | {"diagnose", "simulate", "ablate", "report"},
     ),
-    "the batch of answers": (key("batch_size: auto          # auto | samples", "batch_size: 7  #"), PARAMS | BOTH_ANSWERS),
+    "the batch of answers": (
+        key("batch_size: auto          # auto | samples", "batch_size: 7  #"),
+        PARAMS | BOTH_ANSWERS,
+    ),
     "the judge": (key("api: null ", "api: {model: m} "), PARAMS | BOTH_RESULTS),
     "a gate": (key("at_most: 0.15", "at_most: 0.2"), PARAMS | {"report"}),
     "a comment in params.yaml": (key("# What is removed from which", "# What is taken from which"), PARAMS),
@@ -78,7 +85,10 @@ CHANGES: dict[str, tuple[Callable[[Project], None], set[str]]] = {
     "drift": (comment("excise/evaluation/drift.py"), BOTH_ANSWERS),
     "an estimator's code": (comment("excise/residual/directions.py"), {"directions"}),
     "how experts are counted": (comment("excise/residual/activations.py"), {"measure"}),
-    "the layout of another family": (new("schemas/architectures/new.yaml", "schemas/architectures/llama.yaml"), {"prepare"}),
+    "the layout of another family": (
+        new("schemas/architectures/new.yaml", "schemas/architectures/llama.yaml"),
+        {"prepare"},
+    ),
     "the page's style": (comment("excise/report/templates/report.css"), {"report"}),
     "a plot's colour": (comment("excise/report/pictures.py"), {"report"}),
     "an interval": (comment("excise/comparison/intervals.py"), {"report"}),
@@ -92,10 +102,16 @@ CHANGES: dict[str, tuple[Callable[[Project], None], set[str]]] = {
     "a test": (comment("tests/projects.py"), set()),
     "a recipe": (comment("recipes/gpt-oss-20b-bf16.yaml"), set()),
     "a tool's version": (comment("requirements.lock"), set()),
-    "a library that computes": (text("requirements-compute.lock", "transformers==", "transformers==5."), ALL - {"params"}),
+    "a library that computes": (
+        text("requirements-compute.lock", "transformers==", "transformers==5."),
+        ALL - {"params"},
+    ),
     "what chooses a device": (comment("excise/plumbing/device.py"), OF_THE_MODEL | {"ablate"} | BOTH_RESULTS),
     "what chooses how memory is used": (comment("excise/plumbing/memory.py"), OF_THE_MODEL),
-    "the number of threads of training": (text("excise/organism/training.py", "THREADS = 2", "THREADS = 1"), {"organism"}),
+    "the number of threads of training": (
+        text("excise/organism/training.py", "THREADS = 2", "THREADS = 1"),
+        {"organism"},
+    ),
 }
 """What is changed, how, and the stages that DVC then finds changed. Stages after these run if the outputs differ."""
 
@@ -155,14 +171,15 @@ AUDIT = """
 import atexit, json, os, runpy, sys
 root, seen = os.getcwd() + os.sep, set()
 def hook(event, arguments):
-    if event == "open" and isinstance(arguments[0], (str, bytes)) and not (arguments[2] or 0) & (os.O_WRONLY | os.O_RDWR):
+    reads = event == "open" and isinstance(arguments[0], (str, bytes)) and not (arguments[2] or 0) & os.O_ACCMODE
+    if reads:
         path = os.path.abspath(os.fsdecode(arguments[0]))
         if path.startswith(root) and os.path.isfile(path):
             relative = path[len(root):]
             folder, _, name = relative.rpartition("/")
             if folder.endswith("__pycache__"):
                 relative = folder.removesuffix("__pycache__") + name.partition(".")[0] + ".py"
-            if relative.startswith(("excise/", "schemas/", "stages/", "data/", "artifacts/params/", "recipes/", "dvc.yaml")):
+            if relative.partition("/")[0] in {"excise", "schemas", "stages", "data", "dvc.yaml", "artifacts"}:
                 seen.add(relative)
 sys.addaudithook(hook)
 module = sys.argv[1]

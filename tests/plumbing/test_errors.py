@@ -1,6 +1,8 @@
-"""How a stage ends: its exit code, and one line where the user can mend it. Each runs as DVC would start it."""
+"""How a stage or a command ends: its exit code, and one line where the user can mend it. Each runs as DVC or a person
+would start it."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,17 +13,18 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 PREAMBLE = """
+import stages
 import errno, os, sys, time
 from schemas.wording import ParamsError
-from excise.plumbing.errors import StageError, run_stage
+from excise.plumbing.errors import StageError, run_command, run_stage
 def main():
 """
 
 
-def stage(body: str) -> subprocess.CompletedProcess[str]:
-    """A stage whose `main` is this one line."""
+def stage(body: str, run: str = "run_stage") -> subprocess.CompletedProcess[str]:
+    """A stage or a command whose `main` is this one line."""
     return subprocess.run(
-        [sys.executable, "-c", f"{PREAMBLE}    {body}\nrun_stage(main)"],
+        [sys.executable, "-c", f"{PREAMBLE}    {body}\n{run}(main)"],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -46,9 +49,37 @@ def test_a_stage_that_ends_well_says_nothing() -> None:
         ("raise KeyboardInterrupt", 130, "interrupted; nothing was left half-written"),
     ],
 )
-def test_what_the_user_can_mend_is_one_line_and_a_code(body: str, code: int, line: str) -> None:
-    done = stage(body)
+@pytest.mark.parametrize("run", ["run_stage", "run_command"])
+def test_what_the_user_can_mend_is_one_line_and_a_code(body: str, code: int, line: str, run: str) -> None:
+    done = stage(body, run)
     assert (done.returncode, done.stdout, done.stderr) == (code, "", f"ERROR: {line}\n")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_command_that_is_interrupted_tidies_up_and_tells_the_signal(number: signal.Signals) -> None:
+    waiting = """
+    try:
+        print("begun", flush=True); time.sleep(60)
+    finally:
+        print("tidied up", flush=True)
+run_command(main)
+"""
+    heeded = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+    with subprocess.Popen(
+        [sys.executable, "-c", f"{PREAMBLE}{waiting}"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell that runs these tests in the background has had the signal ignored.
+        preexec_fn=lambda: signal.signal(number, heeded),
+    ) as running:
+        assert running.stdout is not None and running.stderr is not None
+        assert running.stdout.readline() == "begun\n"
+        running.send_signal(number)
+        assert running.stdout.read() == "tidied up\n"
+        assert running.stderr.read() == "ERROR: interrupted; nothing was left half-written\n"
+    assert running.returncode == 128 + number
 
 
 def test_a_full_disk_says_what_to_do() -> None:
@@ -116,7 +147,7 @@ def test_a_stage_dies_with_dvc_before_its_libraries_are_imported() -> None:
         [
             sys.executable,
             "-c",
-            "import sys, stages; sys.exit(', '.join({'pydantic', 'torch', 'numpy'} & {*sys.modules}) or 0)",
+            "import sys, stages, excise.cli; sys.exit(', '.join({'pydantic', 'torch', 'numpy'} & {*sys.modules}) or 0)",
         ],
         cwd=ROOT,
         env={**os.environ, "DVC_STAGE": "ablate"},
@@ -126,11 +157,11 @@ def test_a_stage_dies_with_dvc_before_its_libraries_are_imported() -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("module", ["params", "gate", "measure"])
-def test_outside_of_the_environment_a_stage_is_one_line(module: str) -> None:
+@pytest.mark.parametrize("command", [["stages.params"], ["stages.measure"], ["excise", "gate"], ["excise", "pin"]])
+def test_outside_of_the_environment_a_stage_is_one_line(command: list[str]) -> None:
     done = subprocess.run(
         # Without site-packages, as the system's own Python.
-        [sys.executable, "-S", "-m", f"stages.{module}"],
+        [sys.executable, "-S", "-m", *command],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -140,5 +171,7 @@ def test_outside_of_the_environment_a_stage_is_one_line(module: str) -> None:
 
 
 def test_a_module_of_ours_that_is_missing_keeps_its_traceback() -> None:
-    done = subprocess.run([sys.executable, "-c", "import stages.nowhere"], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", "import stages, excise.nowhere"], cwd=ROOT, capture_output=True, text=True
+    )
     assert done.returncode == 1 and "Traceback" in done.stderr

@@ -1,13 +1,13 @@
-"""`python -m excise.gitops.show`: what the report stage read, on one page, with where it comes from."""
+"""`python -m excise report`: what the report stage read, on one page, with where it comes from."""
 
 import sys
 from pathlib import Path
 
 import pytest
 
-from excise.gitops import show
+from excise import cli
+from excise.report.reading import Report
 from schemas.params.ablate import Ablate
-from stages.report import Report
 from tests.diagnoses import diagnosis
 from tests.evidence_documents import GOOD, changes, good_rows, manifest, provenance
 
@@ -29,9 +29,9 @@ def there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         pictures={},
     )
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(show, "check_ran", lambda side: None)
-    monkeypatch.setattr(show, "read_report", lambda: report)
-    monkeypatch.setattr(show, "provenance", lambda folder: ORIGIN)
+    monkeypatch.setattr("excise.gitops.ran.check_ran", lambda side: None)
+    monkeypatch.setattr("excise.report.reading.read_report", lambda: report)
+    monkeypatch.setattr("excise.gitops.provenance.provenance", lambda folder: ORIGIN)
     return tmp_path
 
 
@@ -43,8 +43,8 @@ def test_the_page_is_written_with_its_provenance(
     arguments: list[str],
     path: str,
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["show", *arguments])
-    show.main()
+    monkeypatch.setattr(sys, "argv", ["excise", "report", *arguments])
+    cli.main()
     assert capsys.readouterr().out == f"{path}\n"
     shown = (there / path).read_text()
     assert f"git checkout {ORIGIN.commit}" in shown and "All gates pass" in shown

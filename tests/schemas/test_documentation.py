@@ -7,11 +7,20 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from schemas import documentation
-from schemas.documentation import BEGIN, END, README, SCHEMA, json_schema, readme_table, replace_table
+from schemas.documentation import (
+    BEGIN,
+    END,
+    README,
+    SCHEMA,
+    json_schema,
+    readme_table,
+    replace_table,
+    write_documentation,
+)
 from schemas.plain_yaml import parse_mapping
 
 ROOT = Path(__file__).resolve().parents[2]
-MAKE = "stale: run `python -m schemas.documentation`"
+MAKE = "stale: run `make schema`"
 
 
 DOCUMENT = json.loads(json_schema())
@@ -110,14 +119,13 @@ def test_a_readme_without_one_pair_of_marks_is_left_alone(tmp_path: Path, text: 
 
 
 def test_the_generator_writes_both_and_says_when_the_readme_is_missing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(documentation, "SCHEMA", tmp_path / "params.schema.json")
     monkeypatch.setattr(documentation, "README", tmp_path / "README.md")
-    assert documentation.main() == 1
-    error = capsys.readouterr().err
-    assert error.startswith("ERROR: ") and "README.md is missing" in error and error.count("\n") == 1
+    with pytest.raises(ValueError, match=r"README\.md is missing"):
+        write_documentation()
     (tmp_path / "README.md").write_text(f"{BEGIN}\n{END}\n", encoding="utf-8")
-    assert documentation.main() == 0
+    write_documentation()
     assert (tmp_path / "params.schema.json").read_text(encoding="utf-8") == json_schema()
     assert readme_table() in (tmp_path / "README.md").read_text(encoding="utf-8")

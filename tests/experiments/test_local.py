@@ -1,11 +1,19 @@
 """Experiments run through DVC's queue: their tables are true, and what is not theirs stays as it was."""
 
 import json
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.projects import Project
+from excise.gitops.experiments import local
+from excise.gitops.git import file_of
+from schemas.experiments import Planned
+from schemas.params.document import Params
+from tests.experiments.clusters import results_of
+from tests.projects import Project, environment
+from tests.workflows import lend_environment
 
 FILE = """
 name: mine
@@ -48,9 +56,12 @@ def reference(project: Project, name: str) -> str:
 
 def line(project: Project, name: str, title: str) -> str:
     """The row that an experiment's own metrics make."""
-    metrics: dict[str, Any] = json.loads(project.check("git", "show", f"{reference(project, name)}:metrics.json"))
-    asked = metrics["refusal"]["organism_harmful"]
-    values = [asked["refusal_rate"], asked["exact_match"], metrics["drift"]["first_token_kl"]]
+    found = results_of(project, reference(project, name))
+    return row(found["metrics"]["refusal"]["organism_harmful"], found["drift"], name, title)
+
+
+def row(asked: dict[str, float], drift: dict[str, float], name: str, title: str) -> str:
+    values = [asked["refusal_rate"], asked["exact_match"], drift["first_token_kl"]]
     return f"| {title} | {' | '.join(f'{value:.4f}' for value in values)} | `dvc exp run {ARGUMENTS[name]}` |"
 
 
@@ -66,7 +77,7 @@ def test_experiments_are_run_tabulated_and_replaced(project: Project) -> None:
     project.check("dvc", "exp", "run", "--queue", "--name", "somebody-else-s")
     before, status = contents(project), project.check("git", "status", "--porcelain")
 
-    done = project.run("python", "-m", "excise.gitops.experiments.run", "mine.yaml", "--jobs", "2")
+    done = project.run("python", "-m", "excise", "experiments", "mine.yaml", "--jobs", "2")
     assert done.returncode == 1, done.stdout + done.stderr
     (error,) = done.stderr.strip().splitlines()
     assert error.startswith("ERROR: mine-narrow-broken: params.yaml: ablate.rules.0.layers: ")
@@ -76,7 +87,15 @@ def test_experiments_are_run_tabulated_and_replaced(project: Project) -> None:
     assert "## Another organism\n\n<!-- table:begin other -->" in document
     assert line(project, "other-whole", "whole") in document
     assert line(project, "other-two", "two") in document
-    assert "Stage 'prepare' didn't change, skipping" in project.check("dvc", "queue", "logs", "mine-other-two")
+    log = project.check("dvc", "queue", "logs", "mine-other-two")
+    assert "Stage 'prepare' didn't change, skipping" in log
+    # What the tables do not show is not made, and no commit shows another run's in its place.
+    assert "Running stage 'evaluate@ablated'" in log
+    assert "Running stage 'diagnose'" not in log and "Running stage 'report'" not in log
+    for name in ("metrics.json", "gates.json", "report/report.md", "report/pictures"):
+        assert project.run("git", "show", f"{reference(project, 'other-two')}:{name}").returncode != 0
+    lock = project.check("git", "show", f"{reference(project, 'other-two')}:dvc.lock")
+    assert "\n  evaluate@ablated:" in lock and "\n  diagnose:" not in lock and "\n  report:" not in lock
 
     assert contents(project) == before
     assert project.check("git", "status", "--porcelain") == status.replace("?? mine", "?? docs/mine.md\n?? mine")
@@ -89,7 +108,7 @@ def test_experiments_are_run_tabulated_and_replaced(project: Project) -> None:
         FILE[: FILE.index("      - {name: broken")].replace("scale: 0.37", "scale: -0.37")
     )
     (project.folder / "docs/mine.md").write_text("what I think\n\n" + document)
-    project.check("python", "-m", "excise.gitops.experiments.run", "mine.yaml")
+    project.check("python", "-m", "excise", "experiments", "mine.yaml")
     assert project.check("git", "rev-parse", reference(project, "narrow-half")) != first
     assert project.check("git", "rev-parse", reference(project, "other-two")) == kept
     again = (project.folder / "docs/mine.md").read_text()
@@ -99,11 +118,61 @@ def test_experiments_are_run_tabulated_and_replaced(project: Project) -> None:
     assert again.partition("## Another organism")[2] == document.partition("## Another organism")[2]
     assert project.check("dvc", "queue", "status").count("mine-narrow-half") == 1
 
+    # In the workspace an experiment gets its diagnosis and its report, whose metrics are those of its row.
+    project.commit("tables")
+    project.check("dvc", "exp", "apply", kept.strip())
+    assert project.repro() == ["diagnose", "report"]
+    metrics: dict[str, Any] = json.loads((project.folder / "metrics.json").read_text())
+    assert row(metrics["refusal"]["organism_harmful"], metrics["drift"], "other-two", "two") in again
 
-def test_make_hands_over_the_file_and_the_number_of_jobs(project: Project) -> None:
-    assert 'excise.gitops.experiments.run "mine.yaml" --jobs "3"' in project.check(
-        "make", "--dry-run", "experiments", "FILE=mine.yaml", "JOBS=3"
-    )
-    assert 'excise.gitops.experiments.run "experiments/moe.yaml" --jobs "1"' in project.check(
-        "make", "--dry-run", "experiments"
-    )
+
+def test_make_passes_the_file_and_the_number_of_jobs(project: Project) -> None:
+    lend_environment(project.folder, Path(sys.prefix))
+    assert "argument --jobs: must be at least 1, got 0" in project.run("make", "experiments", "JOBS=0").stderr
+    assert "ERROR: my file.yaml" in project.run("make", "experiments", "FILE=my file.yaml").stderr
+    assert "experiments/moe.yaml" in project.check("make", "--dry-run", "experiments")
+
+
+GRAPH = """
+stages:
+  wait:
+    cmd: |
+      timeout 60 sh -c 'until test -e {told} || grep -q true params.yaml; do sleep 0.1; done' && touch out
+    params: [quick]
+    outs: [out]
+"""
+
+
+def planned(name: str, argument: str) -> Planned:
+    return Planned(name, name, (argument,), Params())
+
+
+@pytest.mark.slow
+def test_an_experiment_is_told_of_when_it_is_done_and_not_when_all_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The slow one ends only after it was told that the quick one has."""
+    project = Project(tmp_path / "project")
+    project.folder.mkdir()
+    told = tmp_path / "told"
+    (project.folder / "dvc.yaml").write_text(GRAPH.format(told=told))
+    (project.folder / "params.yaml").write_text("quick: null\n")
+    project.check("git", "init", "--quiet")
+    project.check("dvc", "init", "--quiet")
+    project.commit("first")
+    monkeypatch.chdir(project.folder)
+    for name, value in environment().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(local, "TARGET", "wait")
+    local.queue(planned("quick", "quick=true"))
+    local.queue(planned("slow", "quick=false"))
+    finished: list[str] = []
+
+    def tell(name: str) -> None:
+        finished.append(name)
+        told.touch()
+
+    local.wait(["quick", "slow"], 1, tell)
+    assert finished == ["quick", "slow"]
+    for name in finished:
+        assert file_of(Path(), local.reference(local.head(), name), "dvc.lock") is not None, local.failure(name)

@@ -1,6 +1,5 @@
 """One experiment runs on one machine, and what many machines found meets at the origin."""
 
-import json
 import os
 import signal
 import subprocess
@@ -9,17 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from excise.gitops.experiments.one import in_order
+from excise.gitops.experiments.cluster import in_order
 from schemas.experiments import load
-from tests.experiments.clusters import FILE, clone, engines, pushed, with_origin
+from tests.experiments.clusters import FILE, clone, engines, pushed, results_of, with_origin
 from tests.projects import ROOT, Project, environment, one_line, stages_run
 
 
 def line(project: Project, commit: str, name: str) -> str:
     """The row that an experiment's own metrics make."""
-    shown = project.check("git", "show", f"refs/exps/{commit[:2]}/{commit[2:]}/mine-other-{name}:metrics.json")
-    metrics = json.loads(shown)
-    values = [metrics["refusal"]["organism_harmful"]["refusal_rate"], metrics["drift"]["first_token_kl"]]
+    found = results_of(project, f"refs/exps/{commit[:2]}/{commit[2:]}/mine-other-{name}")
+    values = [found["metrics"]["refusal"]["organism_harmful"]["refusal_rate"], found["drift"]["first_token_kl"]]
     return f"| {name} | {' | '.join(f'{value:.4f}' for value in values)} | `dvc exp run -S organism.seed=77 "
 
 
@@ -39,15 +37,17 @@ def test_the_script_for_slurm_runs_every_experiment_on_nodes_that_share_a_cache(
     first, strict, broken = (
         (project.folder / f".excise/cluster/{task}.log").read_text() for task in ("1-1", "2-2", "2-3")
     )
-    assert len(stages_run(first)) == 8, first
+    assert stages_run(first) == [*("params", "prepare", "measure", "ablate", "evaluate@base", "evaluate@ablated")], (
+        first
+    )
     # DVC's cache of runs has all but a trained model: that it is not trained again is the first one's doing.
-    assert stages_run(strict) == ["params", "report"], strict
+    assert stages_run(strict) == ["params"], strict
     assert broken.splitlines()[-1].startswith("ERROR: mine-other-broken: params.yaml: ablate.rules.0.layers: "), broken
     assert [path.name for path in (project.folder / ".excise/cluster").iterdir() if path.is_dir()] == []
     assert project.check("git", "status", "--porcelain") == ""
 
     laptop = clone(tmp_path, "laptop")
-    collected = laptop.run("python", "-m", "excise.gitops.experiments.collect", "mine.yaml")
+    collected = laptop.run("python", "-m", "excise", "collect", "mine.yaml")
     assert collected.returncode == 1
     (missing,) = collected.stderr.splitlines()
     assert missing.startswith("ERROR: mine-other-broken: is not at origin: ")
@@ -56,7 +56,7 @@ def test_the_script_for_slurm_runs_every_experiment_on_nodes_that_share_a_cache(
     assert line(laptop, commit, "strict") in document
     assert "| broken | failed |" in document
 
-    again = laptop.check("python", "-m", "excise.gitops.experiments.one", "mine.yaml", "2")
+    again = laptop.check("python", "-m", "excise", "experiment", "mine.yaml", "2")
     assert again == "mine-other-strict: already at origin\n"
 
 
@@ -72,18 +72,18 @@ def test_the_task_for_skypilot_runs_every_experiment_on_machines_that_share_noth
     assert launched == [["1", "False", "0"], ["2", "True", "0"], ["3", "True", "1"]], logs
     assert all(log.startswith("make environment") for log in logs)
     # Weights are not pushed: a machine that needs them makes the edit anew, and gets the same bytes.
-    assert stages_run(logs[1]) == ["params", "ablate", "report"], logs[1]
+    assert stages_run(logs[1]) == ["params", "ablate"], logs[1]
     assert pushed(tmp_path) == ["mine-other-first", "mine-other-strict"]
 
     laptop = clone(tmp_path, "laptop")
-    laptop.run("python", "-m", "excise.gitops.experiments.collect", "mine.yaml")
+    laptop.run("python", "-m", "excise", "collect", "mine.yaml")
     assert line(laptop, commit, "strict") in (laptop.folder / "docs/mine.md").read_text()
     # What was pushed is whole: all but the weights, which come out the same.
     laptop.check("dvc", "exp", "branch", "mine-other-first", "kept")
     laptop.check("git", "switch", "--quiet", "--discard-changes", "kept")
     laptop.check("dvc", "pull", "--allow-missing")
-    assert laptop.repro() == ["ablate"]
-    assert laptop.check("git", "diff", "HEAD") == ""
+    assert laptop.repro() == ["ablate", "diagnose", "report"]
+    assert laptop.check("git", "diff", "HEAD", "--", "params.yaml") == ""
 
 
 @pytest.mark.slow
@@ -91,20 +91,20 @@ def test_a_machine_that_dies_leaves_nothing_at_the_origin_and_its_run_can_be_rep
     project: Project, tmp_path: Path
 ) -> None:
     with_origin(project, tmp_path, FILE.replace("77", "78"))  # nothing of it is in the cache that tests share
-    command = ["python", "-m", "excise.gitops.experiments.one", "mine.yaml", "1"]
+    command = ["python", "-m", "excise", "experiment", "mine.yaml", "1"]
     log = tmp_path / "log"
     with open(log, "w") as output:
         running = subprocess.Popen(
             command, cwd=project.folder, env=environment(), stdout=output, stderr=output, start_new_session=True
         )
-    while "Running stage 'diagnose'" not in log.read_text() and running.poll() is None:
+    while "Running stage 'evaluate@base'" not in log.read_text() and running.poll() is None:
         time.sleep(0.1)
     os.killpg(running.pid, signal.SIGKILL)
     assert running.wait() == -signal.SIGKILL, log.read_text()
     assert pushed(tmp_path) == []
     again = project.check(*command)
     # What was done before it died is in DVC's cache of runs, but for a trained model.
-    assert stages_run(again) == ["params", "prepare", "diagnose", "evaluate@base", "evaluate@ablated", "report"], again
+    assert stages_run(again) == ["params", "prepare", "evaluate@base", "evaluate@ablated"], again
     assert pushed(tmp_path) == ["mine-other-first"]
     assert project.check("git", "status", "--porcelain") == ""
 
@@ -126,23 +126,23 @@ def test_the_first_of_each_group_runs_before_all_others(tmp_path: Path) -> None:
 
 def test_the_sizes_of_job_arrays_are_printed(project: Project) -> None:
     (project.folder / "mine.yaml").write_text(FILE)
-    assert project.check("python", "-m", "excise.gitops.experiments.one", "mine.yaml", "--firsts") == "1\n"
-    assert project.check("python", "-m", "excise.gitops.experiments.one", "mine.yaml", "--count") == "3\n"
+    assert project.check("python", "-m", "excise", "experiment", "mine.yaml", "--firsts") == "1\n"
+    assert project.check("python", "-m", "excise", "experiment", "mine.yaml", "--count") == "3\n"
 
 
 def test_what_cannot_be_run_elsewhere_is_refused_in_one_line(project: Project, tmp_path: Path) -> None:
     (project.folder / "mine.yaml").write_text(FILE)
 
-    def error(module: str, *arguments: str) -> str:
-        return one_line(project.run("python", "-m", f"experiments.{module}", "mine.yaml", *arguments))
+    def error(command: str, *arguments: str) -> str:
+        return one_line(project.excise(command, "mine.yaml", *arguments))
 
-    assert "no git remote called origin" in error("one", "1")
+    assert "no git remote called origin" in error("experiment", "1")
     assert "no git remote called origin" in error("collect")
     project.check("git", "remote", "add", "origin", str(tmp_path / "nowhere.git"))
-    assert "origin cannot be reached" in error("one", "1")
+    assert "origin cannot be reached" in error("experiment", "1")
     project.check("git", "init", "--quiet", "--bare", str(tmp_path / "nowhere.git"))
     assert "no experiment of mine.yaml that started from" in error("collect")
-    assert "the experiments 1 to 3, and no number 4" in error("one", "4")
-    assert "dvc remote add" in error("one", "1")
+    assert "the experiments 1 to 3, and no number 4" in error("experiment", "4")
+    assert "dvc remote add" in error("experiment", "1")
     project.replace("# What is removed from which model", "# Mine: what is removed from which model")
-    assert "params.yaml has changes; commit them first" in error("one", "1")
+    assert "params.yaml has changes; commit them first" in error("experiment", "1")

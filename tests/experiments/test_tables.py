@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from excise.gitops.experiments.table import Row, command, empty_document, render, written_into
+from excise.gitops.experiments.tables import Row, command, empty_document, render, written_into
 from schemas.experiments import Column
 from schemas.wording import ParamsError
 

@@ -1,9 +1,12 @@
-"""Two versions of dvc.lock: which stages ran, and why."""
+"""What dvc.lock says: which stages ran and why, what they read and wrote, and of which bytes."""
 
 import pytest
 
-from excise.gitops.locks import LockError, lock_changes
+from excise.gitops.lock import LockError, lock_changes, read_lock
+from excise.gitops.models import folder_md5
+from excise.plumbing.errors import StageError
 from schemas.gitops import LockChanges, StageChange
+from tests.projects import Project
 
 
 def stage(name: str, deps: dict[str, str], outs: dict[str, str], cmd: str = "exec python") -> str:
@@ -89,6 +92,10 @@ def test_without_an_earlier_lock_every_stage_is_new() -> None:
         "stages: {measure: [1]}",
         "stages: {measure: {deps: {path: x}}}",
         "a: &a [*a]",
+        "a: 1",
+        "stages: []",
+        "stages: {ablate: 3}",
+        "stages: {ablate: {outs: [3]}}",
         "report/other-file",
     ],
 )
@@ -96,3 +103,54 @@ def test_what_is_no_lock_is_one_line(text: str) -> None:
     with pytest.raises(LockError, match=r"^dvc\.lock: ") as error:
         lock_changes(lock(MEASURE), text)
     assert "\n" not in str(error.value)
+
+
+RECORDED = """
+schema: '2.0'
+stages:
+  measure:
+    cmd: python
+    outs:
+    - {path: artifacts/directions.json, md5: aa}
+    - {path: artifacts/plain}
+  ablate:
+    cmd: python
+    deps:
+    - {path: artifacts/directions.json, md5: aa}
+    - {path: stages/ablate.py, md5: bb}
+    outs:
+    - {path: models/ablated, md5: cc.dir}
+"""
+
+
+def test_a_folder_is_hashed_as_dvc_hashes_it(finished: Project) -> None:
+    (nested := finished.folder / "models").is_dir()
+    assert folder_md5(nested / "ablated") == finished.hashes()["models/ablated"]
+    assert folder_md5(finished.folder / "results/ablated") == finished.hashes()["results/ablated"]
+
+
+def test_what_a_lock_records_is_read() -> None:
+    recorded = read_lock(RECORDED)
+    assert recorded.model == "cc.dir"
+    assert recorded.wrote("measure") == {"artifacts/directions.json": "aa"}
+    recorded.check_is_whole("0" * 40)
+
+
+def test_a_stage_that_did_not_follow_its_input_is_named() -> None:
+    text = RECORDED.replace(
+        "directions.json, md5: aa}\n    - {path: artifacts/plain", "directions.json, md5: dd}\n    - {path: x"
+    )
+    with pytest.raises(StageError, match=r"ablate had not run on the artifacts/directions\.json"):
+        read_lock(text).check_is_whole("0" * 40)
+
+
+def test_the_first_difference_is_that_of_the_earliest_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded = read_lock(RECORDED)
+    assert recorded.difference(recorded) is None
+    other = read_lock(RECORDED.replace("aa", "dd").replace("cc", "ee"))
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    found = recorded.difference(other) or ""
+    assert found.startswith("artifacts/directions.json (measured bytes depend on the number of CPU threads")
+    assert "OMP_NUM_THREADS, 3 here" in found and "hardware" in found
+    only_model = read_lock(RECORDED.replace("cc", "ee"))
+    assert (recorded.difference(only_model) or "").startswith("models/ablated (")

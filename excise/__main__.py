@@ -1,0 +1,7 @@
+"""`python -m excise COMMAND`."""
+
+from excise.cli import main
+from excise.plumbing.process import begin
+
+begin()
+main()

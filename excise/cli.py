@@ -1,0 +1,370 @@
+"""`python -m excise COMMAND`: everything that a person or a workflow calls and that is no stage.
+
+Each command is a function below: its docstring is what `--help` says of it, its parameters are its arguments. It
+imports what it needs when it runs, so that no command waits for what it does not use.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, NoReturn
+
+EXIT_CODES = """exit codes:
+  0      done
+  1      something that you can mend, a gate that fails among it: one line says what
+  2      wrong arguments, a bad params.yaml, or the code of another project
+  128+N  interrupted by signal N
+make turns each of these but 0 into 2; a program that needs the code calls python -m excise itself."""
+
+PROJECT = Path()
+
+Argument = tuple[tuple[str, ...], dict[str, Any]]
+Handler = Callable[..., None]
+COMMANDS: dict[str, tuple[Handler, tuple[Argument | list[Argument], ...]]] = {}
+"""By name: its function and its arguments; of those in a list, exactly one is given."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Says in one line what is wrong with arguments."""
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with code 2."""
+        print(f"ERROR: {message}; `{self.prog} --help` lists what there is", file=sys.stderr)
+        sys.exit(2)
+
+
+def main() -> None:
+    """Run the command that the command line names, and leave the process with its exit code."""
+    given = vars(parser().parse_args())
+    run = partial(given.pop("handler"), **given)
+    from excise.plumbing.errors import run_command  # imports schemas, for which `--help` need not wait
+
+    run_command(run)
+
+
+def parser() -> Parser:
+    """That of the whole command line."""
+    whole = Parser(
+        prog="python -m excise",
+        description="What people and workflows call around the stages of dvc.yaml. Run it in the project's folder.",
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = whole.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for name, (handler, arguments) in COMMANDS.items():
+        summary = handler.__doc__
+        one = commands.add_parser(name, help=summary, description=summary, allow_abbrev=False)
+        one.set_defaults(handler=handler)
+        for argument in arguments:
+            group = one.add_mutually_exclusive_group(required=True) if isinstance(argument, list) else one
+            for flags, options in argument if isinstance(argument, list) else [argument]:
+                group.add_argument(*flags, **options)
+    return whole
+
+
+def command(*arguments: Argument | list[Argument]) -> Callable[[Handler], Handler]:
+    """Make a function the command of its name; its docstring is what `--help` says."""
+
+    def add(handler: Handler) -> Handler:
+        COMMANDS[handler.__name__.replace("_", "-")] = handler, arguments
+        return handler
+
+    return add
+
+
+def arg(*flags: str, **options: Any) -> Argument:
+    """An argument, as `ArgumentParser.add_argument` takes it."""
+    return flags, options
+
+
+def at_least_one(text: str) -> int:
+    """A number of things."""
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {number}")
+    return number
+
+
+LOCKED = arg("--locked", action="store_true", help="if it must be rebuilt: with the packages that its commit pins")
+EXPERIMENTS = arg("file", type=Path, help="a file of experiments, such as experiments/moe.yaml")
+
+# Parameters and runs
+
+
+@command(arg("recipe", nargs="?", help="the name of a file in recipes/, without .yaml"))
+def use(recipe: str | None) -> None:
+    """Make params.yaml a recipe, or list the recipes."""
+    from excise.gitops.parameters import recipes, use_recipe
+
+    print("\n".join(recipes()) if recipe is None else use_recipe(recipe))
+
+
+@command(
+    arg("model", nargs="?", help="organisation/name on the Hub; by default, that of params.yaml"),
+    arg("--dataset", metavar="ID", help="print the newest commit of this dataset instead"),
+)
+def pin(model: str | None, dataset: str | None) -> None:
+    """Pin the base model to the newest commit of a Hub model, in params.yaml."""
+    if dataset:
+        from excise.gitops.hub import newest
+
+        print(newest(dataset, "dataset"))
+    else:
+        from excise.gitops.parameters import pin_base
+
+        print(pin_base(model))
+
+
+@command()
+def plan() -> None:
+    """Print what the rules of params.yaml would edit, after `dvc repro measure`."""
+    from excise.edit.resolved import resolve_edit
+    from excise.report.terminal import print_plan
+
+    edit = resolve_edit()
+    print_plan(edit.rows, edit.spare_layers, edit.base.left_out)
+
+
+@command(
+    arg("arguments", nargs="*", metavar="STAGE", help="only these stages; behind --, any arguments of `dvc repro`")
+)
+def repro(arguments: list[str]) -> None:
+    """Run every stage that is out of date, and check that DVC's cache holds what it made."""
+    from excise.gitops import storage
+
+    storage.repro(PROJECT, arguments)
+
+
+@command(arg("--show", action="store_true", help="print them, with exit code 0 also if one fails"))
+def gate(show: bool) -> None:
+    """Print the gates; the exit code is 1 if one fails."""
+    from excise.gitops.ran import check_ran
+    from excise.gitops.sides import WorkingTree
+    from excise.plumbing.artifacts import read_document
+    from excise.plumbing.errors import StageError
+    from excise.report.terminal import print_gates
+    from schemas.evidence import GateVerdicts
+
+    check_ran(WorkingTree(PROJECT))
+    verdicts = read_document(GateVerdicts, Path("gates.json"))
+    print_gates(verdicts)
+    if verdicts.verdict == "fail" and not show:
+        failed = ", ".join(one.metric for one in verdicts.gates if one.verdict == "fail")
+        raise StageError(f"gates failed: {failed}; see report/report.md")
+
+
+@command(arg("--out", type=Path, default=Path("report/shown.html"), help="where to (report/shown.html)"))
+def report(out: Path) -> None:
+    """Write the report with commit, versions and changed parameters."""
+    from excise.gitops.provenance import provenance
+    from excise.gitops.ran import check_ran
+    from excise.gitops.sides import WorkingTree
+    from excise.plumbing.files import write_text
+    from excise.report.page import render_page
+    from excise.report.reading import read_report
+
+    check_ran(WorkingTree(PROJECT))
+    write_text(out, render_page(**vars(read_report()), provenance=provenance(PROJECT)))
+    print(out)
+
+
+@command(arg("folder", type=Path, nargs="?", default=Path("models/ablated"), help="of the model (models/ablated)"))
+def verify(folder: Path) -> None:
+    """Check an edited model's files against its edit.json."""
+    from excise.checkpoint.edited import check_edited, has_digest
+    from excise.checkpoint.weights import EDIT_DIGEST, EDIT_RECORD
+
+    print(f"{folder} is what its {EDIT_RECORD} says: {len(check_edited(folder))} files")
+    if not has_digest(folder):
+        print(f"{EDIT_RECORD} itself is not covered: this model is of a version that wrote no {EDIT_DIGEST}")
+
+
+# Past models and releases
+
+
+@command(
+    arg("commit", help="or a branch or tag, at which `dvc repro` had run"),
+    arg("out", type=Path, help="a folder that is not there yet, or is empty"),
+    LOCKED,
+)
+def model(commit: str, out: Path, locked: bool) -> None:
+    """Bring the edited model of any commit back: from the cache, from the remote, or rebuilt."""
+    from excise.gitops.git import commit_of
+    from excise.gitops.models import ORIGINS, bring_back
+
+    commit = commit_of(PROJECT, commit)
+    origin = bring_back(PROJECT, commit, out, locked)
+    print(f"{out} is the edited model of {commit[:12]}, {ORIGINS[origin]}; every file is as recorded there")
+
+
+@command(
+    arg("tag", help="or another name of the commit"),
+    arg("out", type=Path, help="a folder that is not there yet, or is empty"),
+    arg("--model", type=Path, required=True, metavar="DIR", help="the model's folder; brought back if it is not there"),
+    LOCKED,
+)
+def release(tag: str, out: Path, model: Path, locked: bool) -> None:
+    """Write what a release of an edited model consists of: its record, a card, and the report."""
+    from excise.gitops.releases import write_release
+
+    whole = write_release(PROJECT, tag, out, model, locked)
+    print(f"{out} holds the release of {tag}{'' if whole else ', without its report, which cannot be had'}")
+
+
+@command(
+    arg("folder", type=Path, help="of the edited model"),
+    arg("name", help="OWNER/NAME on the Hub"),
+    arg("--public", action="store_true", help="let everybody see it"),
+)
+def upload(folder: Path, name: str, public: bool) -> None:
+    """Upload an edited model to the Hub, to a private repository unless told otherwise."""
+    from excise.gitops import hub
+
+    print(f"{folder} is at {hub.upload(folder, name, public)}")
+
+
+# Experiments
+
+
+@command(
+    arg("file", type=Path, nargs="?", default=Path("experiments/moe.yaml"), help="by default experiments/moe.yaml"),
+    arg("--jobs", type=at_least_one, default=1, help="how many run at once (1)"),
+)
+def experiments(file: Path, jobs: int) -> None:
+    """Run a file of experiments here, and write what they found into its document as tables."""
+    from excise.gitops.experiments.local import run_experiments
+
+    run_experiments(file, jobs)
+
+
+@command(
+    EXPERIMENTS,
+    [
+        arg("number", type=int, nargs="?", help="which, from 1; the first of each group come before all others"),
+        arg("--firsts", action="store_true", help="print how many run before the others, as these need what they make"),
+        arg("--count", action="store_true", help="print how many experiments there are"),
+    ],
+)
+def experiment(file: Path, number: int | None, firsts: bool, count: bool) -> None:
+    """Run one experiment of a file in this clone, and push it to the git origin and the DVC remote."""
+    from excise.gitops.experiments.cluster import run_experiment, sizes
+
+    if number is not None:
+        run_experiment(file, number)
+    else:
+        print(sizes(file)[0 if firsts else 1])
+
+
+@command(EXPERIMENTS)
+def collect(file: Path) -> None:
+    """Fetch the experiments of a file that other machines ran, and write their tables."""
+    from excise.gitops.experiments import cluster
+
+    cluster.collect(file)
+
+
+# Pull requests
+
+
+@command(
+    arg("--base", required=True, help="what it is compared with, such as origin/main"),
+    arg("--head", help="a commit; what lies in the folder where none is given"),
+    arg("--folder", type=Path, default=PROJECT, help="the project, where that is not here"),
+    arg("--pictures", metavar="URL", help="the https address of their folder, to show them from"),
+    arg("--samples", type=int, choices=range(11), default=0, metavar="N", help="answers of each task, at most 10 (0)"),
+    arg("--samples-from", type=Path, metavar="FILE", help="read them from such a file, not from results/"),
+    arg("--write-samples", type=Path, metavar="FILE", help="write them to a file, for a machine without results/"),
+    arg("--out", type=Path, default=Path("report/comment.md"), help="where to (report/comment.md)"),
+)
+def comment(out: Path, **given: Any) -> None:
+    """Write a pull request's comment: what a commit, or what lies here, would change in its base."""
+    from excise.gitops.comment import write_comment
+
+    write_comment(out=out, **given)
+    print(out)
+
+
+@command(arg("folder", type=Path, help="a new one"))
+def hand_over(folder: Path) -> None:
+    """Copy the files that a run leaves to be published."""
+    from excise.gitops import handover
+
+    print("\n".join(handover.hand_over(PROJECT, folder)))
+
+
+@command(arg("folder", type=Path, help="the one that `hand-over` wrote"))
+def publish(folder: Path) -> None:
+    """On GitHub: commit what a run left to its branch, keep the comment, set the status; 1 if a gate fails."""
+    from excise.gitops import publish
+
+    publish.publish(folder)
+
+
+@command(
+    arg("tag", help="one that is there"),
+    arg("folder", type=Path, help="the one that `release` wrote"),
+)
+def attach(tag: str, folder: Path) -> None:
+    """On GitHub: attach what `release` wrote to the release of a tag."""
+    from excise.gitops import publish
+
+    print(publish.attach(tag, folder))
+
+
+# DVC's cache and remote, on a machine that runs what others pushed
+
+
+@command(arg("--cache", type=Path, metavar="DIR", help="use this cache from now on, which several clones share"))
+def restore(cache: Path | None) -> None:
+    """Put this commit's outputs where they belong, from DVC's cache or its remote."""
+    from excise.gitops import storage
+
+    storage.restore(PROJECT, cache)
+
+
+@command()
+def rerun() -> None:
+    """Run every stage that is out of date, with what the DVC remote has of the others."""
+    from excise.gitops import storage
+
+    storage.repro(PROJECT, may_pull=True)
+
+
+@command()
+def push() -> None:
+    """Give the DVC remote what it lacks."""
+    from excise.gitops import storage
+
+    storage.push(PROJECT)
+
+
+# This project's own files
+
+
+@command(
+    [
+        arg("--write", action="store_true", help="write them to dvc.yaml"),
+        arg("--check", action="store_true", help="exit with 1 if dvc.yaml is out of date"),
+    ]
+)
+def deps(write: bool, check: bool) -> None:
+    """Compute what each stage's code depends on (docs/design.md)."""
+    from excise.plumbing import dependencies
+
+    if write:
+        print(f"dvc.yaml: {'written' if dependencies.write() else 'up to date'}")
+    else:
+        dependencies.check()
+
+
+@command()
+def schema() -> None:
+    """Write params.schema.json and the README's table of parameters again from schemas/params.py."""
+    from excise.plumbing.errors import StageError
+    from schemas.documentation import write_documentation
+
+    try:
+        write_documentation()
+    except ValueError as error:
+        raise StageError(str(error)) from None

@@ -1,0 +1,219 @@
+"""A file of experiments on this machine, through DVC's queue, in which what others queued stays as it is.
+
+Actions go through DVC's command line. The state of the queue is read through its Python interface, whose words
+`dvc queue status` prints: a process for every look would take a tenth of a core.
+"""
+
+import contextlib
+import math
+import tempfile
+import time
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
+
+from dvc.exceptions import DvcException
+from dvc.repo import Repo
+from dvc.utils.serialize import dumps_yaml
+
+from excise.gitops.experiments.tables import PARAMS, check_document, tabulate
+from excise.gitops.git import answer, file_of, git
+from excise.gitops.lock import LOCK
+from excise.gitops.programs import first_error, run, run_or_fail, say
+from excise.gitops.storage import opened
+from excise.plumbing.errors import StageError
+from excise.plumbing.files import write_bytes
+from schemas.experiments import Planned, load
+from schemas.plain_yaml import parse_mapping
+
+TARGET = "evaluate@ablated"
+"""The stage whose results the tables show. What it does not need is not run: neither diagnosis nor report."""
+
+_HERE = Path()
+_ASIDE = Path(".dvc/tmp/excise")
+"""Where files lie while they are not in the workspace."""
+_SECONDS_BETWEEN_LOOKS = 1.0
+_SECONDS_TO_START = 30.0
+_MOST_LOOKS_UNSEEN = 10
+_TRIES = 5
+_LOCKED = ("is busy", "acquire lock")
+_DONE = ("Success", "Failed")
+
+
+def run_experiments(path: Path, jobs: int) -> None:
+    """Run a file of experiments, and write what they found into its document as tables; leaves with exit code 1 at the
+    end if an experiment failed.
+
+    Every experiment's parameters are checked before the first one is queued. Of each group one experiment runs first;
+    the others find what it made, be it a trained model or the base's answers.
+
+    Args:
+        jobs: how many run at once.
+
+    Raises:
+        ParamsError: the file or params.yaml is wrong; nothing was queued.
+        StageError: DVC's queue fails.
+    """
+    file, groups = load(path, PARAMS)
+    check_document(file, path)
+    baseline = head()
+    names = [each.name for group in groups for each in group]
+    done = 0
+
+    def finished(name: str) -> None:
+        nonlocal done
+        done += 1
+        say(f"{done} of {len(names)}: {name}")
+
+    make_room(names, baseline)
+    try:
+        with starting_from(None):
+            for first, *_ in groups:
+                queue(first)
+        wait([first.name for first, *_ in groups], jobs, finished)
+        for first, *others in groups:
+            with starting_from(reference(baseline, first.name)):
+                for each in others:
+                    queue(each)
+        wait([each.name for _, *others in groups for each in others], jobs, finished)
+    except BaseException:
+        _withdraw(names)
+        raise
+    tabulate(file, path, groups, {name: reference(baseline, name) for name in names}, failure)
+
+
+def head() -> str:
+    """The commit that experiments are derived from."""
+    return git(_HERE, "rev-parse", "HEAD").strip()
+
+
+def reference(baseline: str, name: str) -> str:
+    """The git reference of an experiment that ran."""
+    return f"refs/exps/{baseline[:2]}/{baseline[2:]}/{name}"
+
+
+def command_for(experiment: Planned, *options: str) -> list[str]:
+    """What runs an experiment as far as the tables need it."""
+    overrides = [part for argument in experiment.arguments for part in ("--set-param", argument)]
+    return ["dvc", "exp", "run", *options, "--name", experiment.name, *overrides, TARGET]
+
+
+def make_room(names: Collection[str], baseline: str) -> None:
+    """Remove what earlier runs of these names left in the queue and beside this commit.
+
+    Raises:
+        StageError: one of them runs at this moment.
+    """
+    while states := _states(names):
+        if running := sorted(name for name, state in states.items() if state == "Running"):
+            raise StageError(f"{running[0]} is still running; wait for it, or end it: `dvc queue kill {running[0]}`")
+        run_or_fail("dvc", "queue", "remove", *states)
+    if earlier := [name for name in names if answer(_HERE, "rev-parse", "--verify", reference(baseline, name))]:
+        run_or_fail("dvc", "exp", "remove", *earlier)
+
+
+@contextlib.contextmanager
+def starting_from(revision: str | None) -> Iterator[None]:
+    """Within the block the workspace is as if only what an experiment runs had run, at another experiment's commit if
+    one is given. So what is queued finds what that one made up to date, and its own commit shows no metrics, gates or
+    report, which would be those of the workspace: nothing makes them in an experiment.
+
+    DVC's cache of runs does not serve `prepare`, whose model outlives a rerun; without this every experiment with
+    another organism than the workspace's would train it for itself.
+    """
+    lock = Path(LOCK)
+    ours = lock.read_bytes() if lock.is_file() else None
+    theirs = file_of(_HERE, revision, LOCK) if revision else None
+    stages, others = what_runs()
+    _ASIDE.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=_ASIDE) as aside, contextlib.ExitStack() as stack:
+        for number, path in enumerate(filter(Path.exists, others)):
+            kept = Path(aside) / str(number)
+            path.rename(kept)
+            stack.callback(kept.rename, path)
+        if ours is not None:
+            document = parse_mapping(theirs or ours.decode(), LOCK)
+            entries = {name: entry for name, entry in document["stages"].items() if name in stages}
+            stack.callback(write_bytes, lock, ours)
+            write_bytes(lock, dumps_yaml({**document, "stages": entries}).encode())
+        yield
+
+
+def what_runs() -> tuple[set[str], list[Path]]:
+    """The stages that an experiment runs, and the files of the workspace in git that the others write."""
+    with opened(_HERE) as repo:
+        stages = {stage.name for stage in repo.stage.collect(TARGET, with_deps=True)}
+        of_others = [
+            out for out in repo.index.outs if out.stage.path_in_repo == "dvc.yaml" and out.stage.name not in stages
+        ]
+        return stages, [Path(out.def_path) for out in of_others if not out.use_cache]
+
+
+def queue(experiment: Planned) -> None:
+    """Queue one experiment of the workspace as it is."""
+    for tries_left in reversed(range(_TRIES)):
+        try:
+            run_or_fail(*command_for(experiment, "--queue"))
+            return
+        except StageError as error:
+            # A worker that takes an experiment out of the queue locks it for a moment, and DVC does not wait.
+            if tries_left == 0 or not any(words in str(error) for words in _LOCKED):
+                raise
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
+
+
+def wait(names: Collection[str], jobs: int, finished: Callable[[str], None]) -> None:
+    """Have workers run the queue until these experiments are done; tells the name of each as it is.
+
+    A worker that finds nothing to do for ten seconds ends itself, perhaps just as something is queued: where everything
+    waits, workers are started again.
+    """
+    waiting = set(names)
+    unseen = dict.fromkeys(names, 0)
+    started = -math.inf
+    while waiting:
+        try:
+            states = _states(waiting)
+        except (DvcException, OSError):  # looked while a worker was moving a task from one list to another
+            states = {}
+        for name in sorted(waiting):
+            # For the same reason a task may be in neither list.
+            unseen[name] = 0 if name in states else unseen[name] + 1
+            if unseen[name] > _MOST_LOOKS_UNSEEN:
+                raise StageError(f"{name} is gone from DVC's queue, and did not run")
+            if states.get(name) in _DONE:
+                waiting.discard(name)
+                finished(name)
+        idle = "Queued" in states.values() and "Running" not in states.values()
+        if started == -math.inf or (idle and time.monotonic() - started > _SECONDS_TO_START):
+            run_or_fail("dvc", "queue", "start", "--jobs", str(jobs))
+        if started == -math.inf or not idle:
+            started = time.monotonic()
+        time.sleep(_SECONDS_BETWEEN_LOOKS if waiting else 0)
+
+
+def _withdraw(names: Collection[str]) -> None:
+    """Take these experiments out of the queue, and end those that run."""
+    states = _states(names)
+    if queued := [name for name, state in states.items() if state == "Queued"]:
+        run(["dvc", "queue", "remove", *queued], _HERE)
+    if running := [name for name, state in states.items() if state == "Running"]:
+        run(["dvc", "queue", "kill", *running], _HERE)
+
+
+def failure(name: str) -> str:
+    """Why an experiment failed: the first error that its log holds, the stage's own."""
+    return (
+        first_error(run(["dvc", "queue", "logs", name], _HERE).output) or "its log holds no error: `dvc queue logs` it"
+    )
+
+
+def _states(names: Collection[str]) -> dict[str, str]:
+    """What DVC says of these names; of one that it knows several times, what hinders most."""
+    order = ("Running", "Queued", *_DONE)
+    with Repo() as repo:
+        known = [(task["name"], task["status"]) for task in repo.experiments.celery_queue.status()]
+    states: dict[str, str] = {}
+    for name, state in sorted(known, key=lambda pair: -order.index(pair[1])):
+        if name in names:
+            states[name] = state
+    return states

@@ -1,0 +1,182 @@
+"""What experiments found, as tables in their file's document: each between two marks, and what stands around them stays
+as it is."""
+
+import re
+import shlex
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from excise.gitops.git import file_of
+from excise.plumbing.artifacts import parse_document
+from excise.plumbing.files import write_text
+from schemas.experiments import Column, Experiments, Planned
+from schemas.params.document import parse
+from schemas.plain_yaml import read_text
+from schemas.results import Results
+from schemas.text import printable
+from schemas.wording import ParamsError
+
+PARAMS = Path("params.yaml")
+RESULTS = "results/ablated/results.json"
+"""The edited model's metrics: what metrics.json would show of them."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One experiment and what it found."""
+
+    title: str
+    arguments: tuple[str, ...]
+    values: tuple[float | None, ...] | None
+    """One a column, None where it was not measured; None for all where the experiment failed."""
+
+
+def check_document(file: Experiments, path: Path) -> None:
+    """Find out, before anything runs, whether the tables can be written. Raises `ParamsError` where not."""
+    _document(file, path, ["" for _ in file.groups])
+
+
+def tabulate(
+    file: Experiments,
+    path: Path,
+    groups: Sequence[Sequence[Planned]],
+    revisions: Mapping[str, str],
+    reason: Callable[[str], str],
+) -> None:
+    """Write the tables, then leave with exit code 1 if an experiment has no numbers, each named in one line.
+
+    Args:
+        path: where `file` was read from.
+        revisions: an experiment's name and the commit that it made.
+        reason: why one has made none.
+    """
+    failures: list[str] = []
+    rows = [
+        [_row(each, file.columns, revisions.get(each.name), reason, failures) for each in group] for group in groups
+    ]
+    failures += _blank(file.columns, [row for group in rows for row in group])
+    write_text(Path(file.output), _document(file, path, [render(file.columns, group) for group in rows]))
+    print(f"{file.output}: {sum(map(len, groups))} experiments")
+    for failure in failures:
+        print("ERROR: " + printable(failure), file=sys.stderr)
+    if failures:
+        sys.exit(1)
+
+
+def is_of(revision: str, planned: Planned) -> bool:
+    """Whether a commit was made with the parameters that are planned for an experiment."""
+    params = file_of(Path(), revision, str(PARAMS))
+    return params is not None and parse(params) == planned.params
+
+
+def _blank(columns: Sequence[Column], rows: Sequence[Row]) -> list[str]:
+    """What is wrong with columns that no experiment fills, although some succeeded."""
+    ran = [row.values for row in rows if row.values is not None]
+    return [
+        f"no experiment has the metric {column.metric}; {RESULTS} holds those that there are"
+        for place, column in enumerate(columns)
+        if ran and all(values[place] is None for values in ran)
+    ]
+
+
+def render(columns: Sequence[Column], rows: Sequence[Row]) -> str:
+    """The table in Markdown, with the command that makes each row."""
+    heads = ["experiment", *(column.title for column in columns), "command"]
+    lines = [_line(heads), _line(["---", *("---:" for _ in columns), "---"])]
+    for row in rows:
+        values = ["failed", *[""] * (len(columns) - 1)] if row.values is None else map(_number, row.values)
+        lines.append(_line([row.title, *values, _code(command(row.arguments))]))
+    return "\n".join(lines)
+
+
+def command(arguments: Sequence[str]) -> str:
+    """What reproduces an experiment in the workspace."""
+    return shlex.join(["dvc", "exp", "run", *(part for argument in arguments for part in ("-S", argument))])
+
+
+def written_into(document: str, tables: Mapping[str, str], headings: Mapping[str, str], name: str) -> str:
+    """The document with each table between its marks, which are added at its end where it has none.
+
+    Raises:
+        ParamsError: its marks of one table are not one begin and one end behind it.
+    """
+    for table, text in tables.items():
+        begin, end = f"<!-- table:begin {table} -->", f"<!-- table:end {table} -->"
+        counts = document.count(begin), document.count(end)
+        if counts == (0, 0):
+            document = f"{document.rstrip()}\n\n## {headings[table]}\n\n{begin}\n{end}\n"
+        elif counts != (1, 1) or document.index(begin) > document.index(end):
+            raise ParamsError(name, f'must hold "{begin}" once and "{end}" once behind it, or neither')
+        before, rest = document.split(begin)
+        document = f"{before}{begin}\n{text}\n{end}{rest.split(end)[1]}"
+    return document
+
+
+def empty_document(title: str, file: Path) -> str:
+    """What a document begins with that is not there yet."""
+    return f"# {title}\n\nThe tables are made by `make experiments FILE={shlex.quote(str(file))}`.\n"
+
+
+def value_of(results: Results, metric: str) -> float | None:
+    """The edited model's value of a metric; None where it was not measured."""
+    group, _, rest = metric.partition(".")
+    task, _, name = rest.rpartition(".")
+    return results.drift.get(rest) if group == "drift" else results.metrics.get(group, {}).get(task, {}).get(name)
+
+
+def _row(
+    planned: Planned,
+    columns: Sequence[Column],
+    revision: str | None,
+    reason: Callable[[str], str],
+    failures: list[str],
+) -> Row:
+    def failed(why: str) -> Row:
+        failures.append(f"{planned.name}: {why}")
+        return Row(planned.title, planned.arguments, None)
+
+    if revision is None or file_of(Path(), revision, str(PARAMS)) is None:
+        return failed(reason(planned.name))
+    if not is_of(revision, planned):
+        return failed(f"ran with other parameters; was {PARAMS} changed meanwhile?")
+    text = _results_at(revision)
+    if text is None:
+        return failed(f"its {RESULTS} is neither in DVC's cache nor in its remote")
+    results = parse_document(Results, text, f"{RESULTS} of {planned.name}", "run the experiment again")
+    return Row(planned.title, planned.arguments, tuple(value_of(results, column.metric) for column in columns))
+
+
+def _results_at(revision: str) -> str | None:
+    """The results of an experiment, out of DVC's cache or its remote; None where neither has them."""
+    # Slow to import, and needed only here.
+    from dvc.api import DVCFileSystem
+    from dvc.exceptions import DvcException
+
+    try:
+        return str(DVCFileSystem(rev=revision).read_text(RESULTS))
+    except (DvcException, OSError):
+        return None
+
+
+def _document(file: Experiments, path: Path, tables: Sequence[str]) -> str:
+    output = Path(file.output)
+    document = read_text(output, file.output) if output.exists() else empty_document(file.name, path)
+    headings = {group.name: group.title or group.name for group in file.groups}
+    return written_into(document, dict(zip(headings, tables, strict=True)), headings, file.output)
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
+
+
+def _code(text: str) -> str:
+    """A code span, fenced by more backticks than the text has in a row."""
+    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
+    fence, pad = "`" * (longest + 1), " " if longest else ""
+    return f"{fence}{pad}{text}{pad}{fence}"

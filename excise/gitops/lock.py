@@ -1,0 +1,184 @@
+"""dvc.lock: what every stage read and wrote, by MD5. It is read without DVC, which takes seconds and is not installed
+everywhere."""
+
+import hashlib
+import io
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import BinaryIO
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from excise.gitops.git import file_of
+from excise.plumbing.errors import StageError
+from schemas import plain_yaml
+from schemas.gitops import LockChanges, StageChange
+from schemas.text import dotted
+from schemas.wording import ParamsError
+
+LOCK = "dvc.lock"
+MODEL = "models/ablated"
+
+_CHUNK = 1 << 20
+_WHY = {
+    "params": "another version of the code resolves params.yaml otherwise",
+    "prepare": "the base model lies outside the repository and changed, or was trained on hardware whose arithmetic "
+    "differs",
+    "measure": "measured bytes depend on the number of CPU threads (OMP_NUM_THREADS, {threads} here) and on the "
+    "hardware: one of them was another",
+    "ablate": "though what it is made from is the same: other packages, or a spoiled file in DVC's cache",
+}
+"""The stages that make the model, in their order, and what makes an output of each differ when no input does."""
+
+
+class LockError(StageError):
+    """A text that is not a dvc.lock."""
+
+
+class _Part(BaseModel):
+    """As much of a part of dvc.lock as is asked for here; DVC may write more."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class File(_Part):
+    """A file or folder that a stage read or wrote."""
+
+    path: str
+    md5: str | None = None
+    """Ends in `.dir` for folders; None where DVC does not keep it."""
+    size: int | None = None
+    nfiles: int | None = None
+
+
+class Entry(_Part):
+    """A stage."""
+
+    cmd: str | list[str] | None = None
+    deps: list[File] = []
+    outs: list[File] = []
+
+
+class Lock(_Part):
+    """A whole dvc.lock."""
+
+    stages: dict[str, Entry]
+
+    def wrote(self, stage: str) -> dict[str, str]:
+        """Path and MD5 of what a stage wrote; nothing for a stage that did not run."""
+        return _md5s(self.stages[stage].outs) if stage in self.stages else {}
+
+    @property
+    def model(self) -> str | None:
+        """The MD5 of the edited model's folder."""
+        return self.wrote("ablate").get(MODEL)
+
+    def check_is_whole(self, commit: str, stages: Iterable[str] | None = None) -> None:
+        """Whether each of these stages, by default those that make the model, read what the ones before it wrote.
+
+        Raises:
+            StageError: one did not run again after its input had become another.
+        """
+        made = {path: md5 for stage in self.stages for path, md5 in self.wrote(stage).items()}
+        for stage in _WHY if stages is None else stages:
+            entry = self.stages.get(stage, Entry())
+            for path, md5 in _md5s(entry.deps).items():
+                if made.get(path, md5) != md5:
+                    raise StageError(
+                        f"at {commit[:12]} {stage} had not run on the {path} that was recorded; name a commit at which "
+                        "`dvc repro` had run to its end"
+                    )
+
+    def difference(self, made: "Lock") -> str | None:
+        """The first output, in the order of the stages that lead to the model, that came out otherwise than recorded
+        here, and why that may be; None where none did."""
+        for stage, why in _WHY.items():
+            others = made.wrote(stage)
+            for path, md5 in self.wrote(stage).items():
+                if others.get(path) != md5:
+                    return f"{path} ({why.format(threads=os.environ.get('OMP_NUM_THREADS') or 'not set')})"
+        return None
+
+
+def read_lock(text: str, name: str = LOCK) -> Lock:
+    """The text of a dvc.lock; `name` is what errors call it.
+
+    Raises:
+        LockError: it is not one.
+    """
+    try:
+        return Lock.model_validate(plain_yaml.parse_mapping(text, name))
+    except ParamsError as error:
+        raise LockError(str(error)) from None
+    except ValidationError as error:
+        mistake = error.errors(include_url=False)[0]
+        raise LockError(f"{name}: {dotted(mistake['loc'])}: {mistake['msg']}") from None
+
+
+def lock_of_model(clone: Path, commit: str) -> Lock:
+    """The dvc.lock of a commit.
+
+    Raises:
+        StageError: it has none, or one that knows no edited model.
+    """
+    name = f"{LOCK} of {commit[:12]}"
+    text = file_of(clone, commit, LOCK)
+    if text is None:
+        raise StageError(f"{commit[:12]} has no {LOCK}, so no model was recorded there; name a later commit")
+    lock = read_lock(text, name)
+    if lock.model is None:
+        raise StageError(f"{name} records no {MODEL}; name a commit at which `dvc repro` had run to its end")
+    return lock
+
+
+def lock_changes(before: str | None, after: str) -> LockChanges:
+    """The stages of which two texts of dvc.lock have another entry; without a first one, every stage is new.
+
+    Raises:
+        LockError: one of them is not a dvc.lock.
+    """
+    old, new = {} if before is None else read_lock(before).stages, read_lock(after).stages
+    changes = [_change(name, old.get(name), new.get(name)) for name in dict.fromkeys([*new, *old])]
+    found = [change for change in changes if change is not None]
+    return LockChanges(stages=found, same=len(changes) - len(found))
+
+
+def md5_of(file: BinaryIO, advance: Callable[[int], object] = lambda _: None) -> str:
+    """The MD5 by which DVC knows a file; `advance` receives the number of bytes read since."""
+    md5 = hashlib.md5(usedforsecurity=False)
+    while chunk := file.read(_CHUNK):
+        md5.update(chunk)
+        advance(len(chunk))
+    return md5.hexdigest()
+
+
+def md5_of_folder(files: Mapping[str, str]) -> str:
+    """The MD5 by which DVC knows a folder, from those of its files by their paths in it: that of their list."""
+    listed = [{"md5": md5, "relpath": path} for path, md5 in sorted(files.items())]
+    return md5_of(io.BytesIO(json.dumps(listed).encode())) + ".dir"
+
+
+def _md5s(files: Iterable[File]) -> dict[str, str]:
+    return {file.path: file.md5 for file in files if file.md5 is not None}
+
+
+def _change(name: str, old: Entry | None, new: Entry | None) -> StageChange | None:
+    """None where a stage's entry is the same."""
+    before, after = old or Entry(), new or Entry()
+    change = StageChange(
+        stage=name,
+        kind="new" if old is None else "gone" if new is None else "changed",
+        command=before.cmd != after.cmd,
+        dependencies=_other(before.deps, after.deps),
+        outputs=_other(before.outs, after.outs),
+    )
+    same = change.kind == "changed" and not (change.command or change.dependencies or change.outputs)
+    return None if same else change
+
+
+def _other(before: list[File], after: list[File]) -> list[str]:
+    """The paths of files that differ; in whatever order they are listed."""
+    old, new = ({file.path: file for file in files} for files in (before, after))
+    return [path for path in dict.fromkeys([*new, *old]) if old.get(path) != new.get(path)]

@@ -1,0 +1,112 @@
+"""A release of an edited model: its record, its report, and a card of both, gathered from the model's folder and from
+the commit that recorded it."""
+
+import hashlib
+import shutil
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel
+
+from excise.checkpoint.edited import has_digest
+from excise.checkpoint.weights import EDIT_DIGEST, EDIT_RECORD
+from excise.gitops.git import commit_of, file_of
+from excise.gitops.lock import lock_of_model
+from excise.gitops.models import bring_back, bring_report, check_recorded, is_free, refuse_full
+from excise.gitops.provenance import versions
+from excise.gitops.trees import compare_requirements
+from excise.plumbing.artifacts import parse_document, read_document
+from excise.plumbing.digests import digests
+from excise.plumbing.files import whole_folder, write_bytes, write_text
+from excise.report.release import render_release
+from schemas.edit import EditRecord
+from schemas.evidence import Comparisons, GateVerdicts
+from schemas.release import CARD, Origin, Release
+
+REPORT = "report.html"
+
+_REMEDY = "check that commit out, and make its release there"
+
+Read = TypeVar("Read", bound=BaseModel)
+
+
+def write_release(clone: Path, tag: str, out: Path, model: Path, locked: bool) -> bool:
+    """Write edit.json with its digest, the card, and the report where it can be had; whether it can.
+
+    Args:
+        tag: or another name of the commit.
+        out: is not there, or an empty folder.
+        model: the folder of the commit's model; where there is nothing yet, the model is brought back.
+        locked: whether to install the commit's own packages where the model must be rebuilt.
+
+    Raises:
+        StageError: the model cannot be had, or what is there is not what the commit recorded.
+    """
+    commit = commit_of(clone, tag)
+    recorded = lock_of_model(clone, commit)
+    refuse_full(out)
+    origin: Origin | None = None
+    if is_free(model):
+        origin = bring_back(clone, commit, model, locked)
+    else:
+        check_recorded(model, recorded, commit)
+    report = bring_report(clone, commit, recorded)
+    with whole_folder(out.resolve()) as partial:
+        release = gather(clone, commit, tag, model, recorded.model or "", origin, locked, report is not None)
+        for name in own_files(model):
+            shutil.copyfile(model / name, partial / name)
+        write_text(partial / CARD, render_release(release))
+        if report is not None:
+            write_bytes(partial / REPORT, report)
+        refuse_full(out)
+    return report is not None
+
+
+def gather(
+    clone: Path, commit: str, tag: str, folder: Path, md5: str, origin: Origin | None, locked: bool, report: bool
+) -> Release:
+    """All that the card tells.
+
+    Args:
+        folder: of the model, checked already; `md5` is what dvc.lock records of it.
+        origin: how it came back; None where it was there.
+        locked: whether the commit's own packages were asked for.
+        report: whether there is one to go with it.
+
+    Raises:
+        StageError: the commit's files are of another version of excise.
+    """
+    record = read_document(EditRecord, folder / EDIT_RECORD, _REMEDY)
+    comparisons = _at(Comparisons, clone, commit, "report/comparison.json")
+    lock = compare_requirements(clone, commit)
+    return Release(
+        tag=tag,
+        commit=commit,
+        origin=origin,
+        versions=versions(),
+        lock=lock,
+        locked=locked and origin == "rebuilt" and lock == "other",
+        base=record.base,
+        base_sha256=_sha256_as_written(record.base),
+        folder_md5=md5,
+        files=[*digests(folder, own_files(folder)), *record.files],
+        rows=comparisons.rows if comparisons is not None else [],
+        gates=_at(GateVerdicts, clone, commit, "gates.json"),
+        report=report,
+    )
+
+
+def own_files(folder: Path) -> list[str]:
+    """What the record does not list of the files of its folder."""
+    return [EDIT_RECORD, EDIT_DIGEST] if has_digest(folder) else [EDIT_RECORD]
+
+
+def _at(schema: type[Read], clone: Path, commit: str, path: str) -> Read | None:
+    """A document as it was at a commit; None where there was none."""
+    text = file_of(clone, commit, path)
+    return None if text is None else parse_document(schema, text, f"{path} of {commit[:12]}", _REMEDY)
+
+
+def _sha256_as_written(document: BaseModel) -> str:
+    """Of the file that `write_json` makes of it."""
+    return hashlib.sha256((document.model_dump_json(indent=2) + "\n").encode()).hexdigest()

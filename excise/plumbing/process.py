@@ -1,0 +1,187 @@
+"""How a process of ours begins and how it is stopped, and whose code and packages it may run.
+
+This file imports nothing but the standard library: it runs before any import that takes seconds.
+"""
+
+import contextlib
+import ctypes
+import importlib.util
+import os
+import re
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType, TracebackType
+
+ROOT = Path(__file__).resolve().parents[2]
+"""The project whose code this is."""
+PINS = ROOT / "requirements-compute.lock"
+"""The packages that compute results, each with its version."""
+UNPINNED = "EXCISE_UNPINNED"
+"""The environment variable that lets stages run with other versions than the pinned ones."""
+
+_PIN = re.compile(
+    r"(?P<name>[A-Za-z0-9._-]+)(?:\[[^\]]*\])?==(?P<version>[^ ;+]+)(?:\+[^ ;]+)?(?: *; *(?P<marker>.*\S))?"
+)
+_PACKAGES = ("excise", "schemas", "stages")
+_PR_SET_PDEATHSIG = 1
+_STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_QUIET = {
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_VERBOSITY": "error",  # its warnings hold addresses, which may be signed
+    "TOKENIZERS_PARALLELISM": "false",
+    "TQDM_DISABLE": "1",
+    "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+}
+"""Keeps `dvc repro` readable."""
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal told this process to stop."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
+def begin() -> None:
+    """Prepare this process: it dies with DVC or make, says in one line that a package is missing, and libraries are
+    quiet. To be called before slow imports, in which a stage would outlive DVC."""
+    parent = os.getppid()
+    if "DVC_STAGE" in os.environ and _dvc_died(parent):
+        os.kill(os.getpid(), signal.SIGKILL)
+    # A command that a person starts, perhaps under nohup, outlives their shell.
+    if "DVC_STAGE" in os.environ or _program(parent) in ("make", "gmake"):
+        die_with(parent)
+    sys.excepthook = _explain
+    for name, value in _QUIET.items():  # libraries read them when they are imported; the user's own values win
+        os.environ.setdefault(name, value)
+
+
+def die_with(parent: int) -> None:
+    """Ask the kernel to kill this process when its parent dies; on Linux only."""
+    if sys.platform != "linux":
+        return
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it died before the request was in place
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def stoppable() -> Iterator[None]:
+    """Within the block SIGTERM and SIGHUP interrupt as Ctrl-C does, by `Stopped`. Signals after the first are ignored:
+    they would only stop the tidying up."""
+    before = {number: signal.getsignal(number) for number in _STOPS}
+    heeded = [number for number, handler in before.items() if handler != signal.SIG_IGN]  # as under nohup
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        for each in heeded:
+            signal.signal(each, signal.SIG_IGN)
+        raise Stopped(number)
+
+    for number in heeded:
+        signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number in heeded:
+            signal.signal(number, before[number])
+
+
+def foreign_code() -> str | None:
+    """Why this code may not run here: it is not that of the project in the current folder, as where excise is installed
+    or PYTHONSAFEPATH is set; one commit's code would then be recorded with another's results. None where it is that
+    project's, and in folders that have no code of their own."""
+    here = Path.cwd()
+    project = next((folder for folder in (here, *here.parents) if _has_code(folder)), None)
+    if project is None:
+        return None
+    for name in _PACKAGES:
+        spec = importlib.util.find_spec(name)
+        place = Path(spec.origin).resolve().parents[1] if spec is not None and spec.origin else None
+        if place != project:
+            return (
+                f"the package {name} is that of {place}, and the project here is {project}, whose own code must run; "
+                "unset PYTHONPATH and PYTHONSAFEPATH, and uninstall excise where pip has installed it"
+            )
+    return None
+
+
+def other_versions() -> str | None:
+    """Which installed package has another version than `requirements-compute.lock` pins; None where all agree, where
+    nothing is pinned, or where EXCISE_UNPINNED=1 allows it. Local parts of versions, such as `+cu128`, do not count."""
+    if os.environ.get(UNPINNED) == "1" or not PINS.is_file():
+        return None
+    pinned: dict[str, list[tuple[str, str]]] = {}
+    for line in PINS.read_text(encoding="utf-8").splitlines():
+        if found := _PIN.match(line):
+            pinned.setdefault(found["name"], []).append((found["version"], found["marker"] or ""))
+    for name, pins in pinned.items():
+        installed = _installed(name)
+        if installed is None and all(marker for _, marker in pins):
+            continue  # one for other machines
+        if [version for version, _ in pins] == [installed]:
+            continue
+        wanted = [version for version, marker in pins if not marker or _applies(marker)]
+        if wanted and installed not in wanted:
+            there = "not installed" if installed is None else f"installed as {installed}"
+            return (
+                f"{name} is {there}, and {PINS.name} pins {wanted[0]}: results may differ; run `make environment`, or "
+                f"set {UNPINNED}=1 to use what is installed"
+            )
+    return None
+
+
+def _installed(name: str) -> str | None:
+    """The version of an installed package without its local part. Only that line is read: parsing the metadata of a
+    dozen packages takes 20 ms."""
+    from importlib import metadata  # commands need none of it
+
+    try:
+        text = metadata.distribution(name).read_text("METADATA") or ""
+    except metadata.PackageNotFoundError:
+        return None
+    found = re.search(r"^Version: ([^+\s]+)", text, re.MULTILINE)
+    return found[1] if found else None
+
+
+def _applies(marker: str) -> bool:
+    """Whether a marker of a requirement holds here."""
+    if found := re.fullmatch(r"python_full_version (<|>=) '3\.([0-9]+)'", marker):
+        return (sys.version_info[:2] < (3, int(found[2]))) == (found[1] == "<")
+    from packaging.markers import Marker  # takes 30 ms
+
+    return Marker(marker).evaluate()
+
+
+def _has_code(folder: Path) -> bool:
+    return all((folder / name / "__init__.py").is_file() for name in ("schemas", "stages"))
+
+
+def _dvc_died(parent: int) -> bool:
+    """Whether DVC died before this line: then the system's first process, of another group, has inherited its stage."""
+    return (parent == 1 or _program(parent) == "systemd") and os.getpgid(parent) != os.getpgrp()
+
+
+def _program(process: int) -> str:
+    try:
+        return Path(f"/proc/{process}/comm").read_text().strip()
+    except OSError:
+        return ""
+
+
+def _explain(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """One line where the environment is not the project's, or somebody interrupts; all else keeps its traceback."""
+    if issubclass(kind, KeyboardInterrupt):
+        print("ERROR: interrupted; nothing was left half-written", file=sys.stderr)
+        return
+    missing = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+    if not missing or missing in _PACKAGES:
+        sys.__excepthook__(kind, error, trace)
+        return
+    print(
+        f"ERROR: the package {missing} is not installed for {sys.executable}; run `make repro`, which uses the "
+        "environment in .venv, or activate that first: `source .venv/bin/activate`",
+        file=sys.stderr,
+    )

@@ -1,0 +1,58 @@
+"""What a report shows: everything that the stages before `report` left, compared, judged and drawn."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from excise.checkpoint.manifest import read_manifest
+from excise.comparison.comparison import changes, compare, measure_both, read_side
+from excise.comparison.gates import judge_gates
+from excise.plumbing.artifacts import read_document
+from excise.plumbing.digests import sha256_of
+from excise.report.pictures import draw
+from schemas.diagnosis import PLOTS, Diagnosis
+from schemas.evidence import Comparison, GateVerdicts, TaskChanges
+from schemas.model import ModelManifest
+from schemas.params.ablate import Ablate
+from schemas.params.gates import ReportSettings
+from schemas.params.section import read_settings
+
+ARTIFACTS = Path("artifacts")
+RESULTS = Path("results")
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `render_page` asks for, but for where it comes from."""
+
+    rows: list[Comparison]
+    gates: GateVerdicts
+    changes: list[TaskChanges]
+    left_out: dict[str, int]
+    diagnosis: Diagnosis
+    ablate: Ablate
+    manifest: ModelManifest
+    directions_sha256: str
+    pictures: dict[str, str]
+
+
+def read_report() -> Report:
+    """Read, compare, judge and draw it.
+
+    Raises:
+        StageError: something is missing or not whole, or the two sides do not belong together.
+    """
+    settings = read_settings(ReportSettings, ARTIFACTS / "params/report.json")
+    plots = {name: read_document(PLOTS[name], ARTIFACTS / f"plots/{name}.json") for name in sorted(PLOTS)}
+    base, ablated = read_side(RESULTS / "base"), read_side(RESULTS / "ablated")
+    measured = measure_both(base, ablated)
+    return Report(
+        rows=compare(measured),
+        gates=judge_gates(settings.gates.root, measured),
+        changes=changes(base, ablated),
+        left_out=base.results.left_out,
+        diagnosis=read_document(Diagnosis, ARTIFACTS / "diagnosis.json"),
+        ablate=settings.ablate,
+        manifest=read_manifest(),
+        directions_sha256=sha256_of(ARTIFACTS / "directions.safetensors"),
+        pictures=draw({name: [row.model_dump() for row in rows] for name, rows in plots.items()}),
+    )
