@@ -10,23 +10,25 @@ from typing import Any
 from lm_eval.api.task import Task
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
+from transformers import set_seed
 
 from excise.plumbing.errors import StageError
 from schemas.params.tasks import TASKS, Questions, TaskGroup
 from schemas.wording import suggest
 
-FOLDER = Path(__file__).parent / "tasks"
+TASKS_FOLDER = Path(__file__).parent / "tasks"
+"""Our tasks, without how their answers are scored."""
 JUDGED: tuple[TaskGroup, ...] = ("refusal", "over_refusal")
 """Groups whose answers get a verdict."""
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A task of params.yaml, which for lm-eval may be a group of tasks."""
+class ListedTask:
+    """A task that params.yaml lists, which for lm-eval may be a group of tasks."""
 
     group: TaskGroup
     name: str
-    tasks: dict[str, Task]
+    parts: dict[str, Task]
     """Those that ask; one, of the same name, unless lm-eval's is a group."""
     loaded: dict[str, Any]
     """What lm-eval evaluates."""
@@ -37,10 +39,13 @@ class Asked:
         return self.group in JUDGED
 
 
-def load_tasks(params: Questions, longest_text: int | None = None, reasoning: bool = False) -> list[Asked]:
+def load_tasks(
+    params: Questions, folder: Path = TASKS_FOLDER, longest_text: int | None = None, reasoning: bool = False
+) -> list[ListedTask]:
     """Every task that `evaluate` lists, in its order, with its samples at hand.
 
     Args:
+        folder: where our own tasks are.
         longest_text: the most tokens that the model reads, of which an answer may take half; None where nobody says.
         reasoning: whether the chat template opens a block of reasoning, for which answers get more room.
 
@@ -49,14 +54,15 @@ def load_tasks(params: Questions, longest_text: int | None = None, reasoning: bo
     """
     logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it says much that is not for our users
     listed = [(group, name) for group, names in params.tasks().items() for name in names]
-    manager = _index(FOLDER, any(name not in TASKS for _, name in listed))
-    tasks = [_load(manager, group, name, params) for group, name in listed]
-    for task in (task for asked in tasks for task in asked.tasks.values() if task.OUTPUT_TYPE == "generate_until"):
-        said = (task.get_config("generation_kwargs") or {}).get("max_gen_toks", LONGEST_ANSWER)
+    manager = _index(folder, any(name not in TASKS for _, name in listed))
+    set_seed(SEED)  # some tasks shuffle what they ask
+    tasks = [_load(manager, group, name, params, folder) for group, name in listed]
+    for part in (part for task in tasks for part in task.parts.values() if part.OUTPUT_TYPE == "generate_until"):
+        said = (part.get_config("generation_kwargs") or {}).get("max_gen_toks", LONGEST_ANSWER)
         wanted = max(said, LONGEST_REASONING) if reasoning else said
         room = wanted if longest_text is None else min(wanted, longest_text // 2)
         if room != said:
-            task.set_config(key="generation_kwargs", value={"max_gen_toks": room}, update=True)
+            part.set_config(key="generation_kwargs", value={"max_gen_toks": room}, update=True)
     return tasks
 
 
@@ -66,7 +72,7 @@ def _index(folder: Path, with_lm_eval_s: bool) -> TaskManager:
     return TaskManager(include_path=str(folder), include_defaults=with_lm_eval_s)
 
 
-def _load(manager: TaskManager, group: TaskGroup, name: str, params: Questions) -> Asked:
+def _load(manager: TaskManager, group: TaskGroup, name: str, params: Questions, folder: Path) -> ListedTask:
     where = f"params.yaml: evaluate.{group}: {name}"
     if name in manager.all_tags:
         raise StageError(f"{where} is a tag for several of lm-eval's tasks; list those that you want")
@@ -75,17 +81,17 @@ def _load(manager: TaskManager, group: TaskGroup, name: str, params: Questions) 
     for config in _configs(manager, name):
         _refuse_foreign_code(config, where)
     try:
-        loaded = manager.load([_spec(name, params)])
+        loaded = manager.load([_spec(name, params, folder)])
     except StageError:
         raise
     except Exception as error:  # tasks are programs that fetch data sets: what they raise is theirs
         raise StageError(f"{where} could not be loaded: {type(error).__name__}: {error}") from None
-    asked = Asked(group, name, dict(loaded["tasks"]), dict(loaded))
+    listed = ListedTask(group, name, dict(loaded["tasks"]), dict(loaded))
     if name in loaded["groups"] and not loaded["groups"][name].has_aggregation:
-        raise StageError(f"{where} is a group without a number of its own; list its tasks: {', '.join(asked.tasks)}")
-    for task in asked.tasks.values():
-        _make_ready(task, asked, where)
-    return asked
+        raise StageError(f"{where} is a group without a number of its own; list its tasks: {', '.join(listed.parts)}")
+    for task in listed.parts.values():
+        _make_ready(task, listed, where)
+    return listed
 
 
 def _configs(manager: TaskManager, name: str) -> Iterator[dict[str, Any]]:
@@ -108,22 +114,22 @@ def _refuse_foreign_code(config: dict[str, Any], where: str) -> None:
         raise StageError(f"{where} runs code that a model wrote or that the Hub holds, which is not done here")
 
 
-def _spec(name: str, params: Questions) -> str | dict[str, Any]:
+def _spec(name: str, params: Questions, folder: Path) -> str | dict[str, Any]:
     custom = {"refusal_custom": params.custom.refusal, "over_refusal_custom": params.custom.over_refusal}.get(name)
     if custom is None:
         return name
-    return {**load_yaml(FOLDER / f"{name}.yaml"), "dataset_kwargs": custom.model_dump()}
+    return {**load_yaml(folder / f"{name}.yaml"), "dataset_kwargs": custom.model_dump()}
 
 
-def _make_ready(task: Task, asked: Asked, where: str) -> None:
-    if asked.judged and task.OUTPUT_TYPE != "generate_until":
+def _make_ready(task: Task, listed: ListedTask, where: str) -> None:
+    if listed.judged and task.OUTPUT_TYPE != "generate_until":
         raise StageError(f"{where} generates no answer that could be a refusal; list it under evaluate.capability")
     if getattr(task, "MULTIMODAL", False):
         raise StageError(f"{where} asks about more than text; leave it out")
     # As lm-eval's own command does where a task does not say.
     if task.get_config("num_fewshot") is None:
         task.set_config(key="num_fewshot", value=0)
-    task.set_fewshot_seed(seed=FEWSHOT_SEED)
+    task.set_fewshot_seed(seed=SEED)
 
 
 LONGEST_ANSWER = 256
@@ -132,5 +138,5 @@ LONGEST_ANSWER = 256
 LONGEST_REASONING = 2048
 """Tokens that are generated at least where the template opens a block of reasoning, which comes before an answer."""
 
-FEWSHOT_SEED = 1234
-"""Which examples a few-shot task shows: lm-eval's own default."""
+SEED = 1234
+"""Of what tasks shuffle or sample, and of the examples that a few-shot task shows: lm-eval's own default."""
