@@ -15,9 +15,8 @@ from excise.checkpoint.manifest import base_checkpoint, base_folder, read_config
 from excise.checkpoint.weights import read_checkpoint
 from excise.evaluation.answers import ANSWERS, DRIFT, Side, ask_all, chosen_side, responses_file
 from excise.evaluation.backends import Transformers, require_vllm, with_vllm
-from excise.evaluation.catalogue import ListedTask, load_tasks
+from excise.evaluation.catalogue import ListedTask, leave_out, load_tasks, read_measured_prompts
 from excise.evaluation.drift import drift_samples, greedy_answers, predictions, read_predictions
-from excise.evaluation.overlap import leave_out, read_measured_prompts
 from excise.evaluation.unfinished import unfinished_work
 from excise.inference.forward import FIRST_BATCH
 from excise.inference.models import load_model, remote_code_is_trusted

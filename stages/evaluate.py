@@ -5,10 +5,9 @@ from pathlib import Path
 
 from excise.checkpoint.manifest import read_config, read_manifest
 from excise.evaluation.answers import ANSWERS, DRIFT, chosen_side
-from excise.evaluation.catalogue import load_tasks
+from excise.evaluation.catalogue import leave_out, load_tasks, read_measured_prompts
 from excise.evaluation.harness import DRIFT_METRICS, SCORES_FOLDER, Replay, Scored, drift_values, score
 from excise.evaluation.judging import judged
-from excise.evaluation.overlap import leave_out, read_measured_prompts
 from excise.inference.tokenizer import description_folder, load_tokenizer
 from excise.judges.verdicts import chosen_judge
 from excise.plumbing.artifacts import read_document, read_lines

@@ -17,8 +17,8 @@ from excise.comparison.records import read_side
 from excise.edit.measured import read_use
 from excise.edit.odds import odds_by_layer
 from excise.evaluation.answers import DRIFT, responses_file
+from excise.evaluation.catalogue import read_measured_prompts
 from excise.evaluation.drift import read_predictions
-from excise.evaluation.overlap import read_measured_prompts
 from excise.gitops import comment, gate, verify
 from excise.gitops.git import commit_of
 from excise.gitops.handover import accept
