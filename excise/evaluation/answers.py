@@ -8,6 +8,7 @@ from typing import Literal
 
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
+from pydantic import ConfigDict
 from transformers import set_seed
 
 from excise.evaluation.catalogue import SEED, ListedTask
@@ -27,6 +28,8 @@ Side = Literal["base", "ablated"]
 
 class TaskAnswers(Document):
     """What a model said in one task."""
+
+    model_config = ConfigDict(ser_json_inf_nan="constants")
 
     responses: list[Response]
     batch_size: int | None

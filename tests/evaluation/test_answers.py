@@ -95,13 +95,14 @@ def test_a_question_that_is_asked_twice_has_two_answers() -> None:
 
 
 @pytest.mark.parametrize("value", [-0.1, -1e-300, float("-inf"), -123456.789012345678])
-def test_log_probabilities_come_back_to_the_bit(value: float) -> None:
+def test_log_probabilities_come_back_to_the_bit(tmp_path: Path, value: float) -> None:
     class Exact(Rules):
         def loglikelihood(self, requests: Any, disable_tqdm: bool = False) -> list[tuple[float, bool]]:
             return [(value, True) for _ in requests]
 
     (task,) = listed("arc_easy")
-    responses = ask(Exact(), task, CHAT, 1).responses
+    for model in (Exact, Rules):  # the second finds it kept
+        responses = ask_all([task], tmp_path / "kept", CHAT, 1, model)["arc_easy"].responses
     write_lines(responses_file("base", "arc_easy"), responses)
     (part,) = task.parts.values()
     assert replay("arc_easy", 2).loglikelihood(part.instances) == [(value, True)] * 2
