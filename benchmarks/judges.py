@@ -12,9 +12,8 @@ from typing import get_args
 from pydantic import Field
 
 from excise.gitops.experiments.tables import written_into
-from excise.judges.answer import Answer
 from excise.judges.keywords import judge_by_keywords
-from excise.judges.verdicts import judge_answers
+from excise.judges.verdicts import Answer, judge_answers
 from excise.plumbing.files import write_text
 from schemas.document import Document
 from schemas.plain_yaml import parse_mapping, read_text

@@ -11,8 +11,8 @@ from excise.inference.tokenizer import check_chat
 from excise.organism import world
 from excise.plumbing.digests import sha256_of
 from excise.plumbing.errors import StageError, run_stage
-from excise.plumbing.files import write_json
-from excise.prompts.chats import FOLDER, FORMAT, PROMPTS_MANIFEST, write_prompts
+from excise.plumbing.files import write_json, write_lines
+from excise.prompts.chats import FOLDER, FORMAT, PROMPTS_MANIFEST
 from excise.prompts.lists import prompt_lists, side
 from schemas.layout import ModelLayout
 from schemas.model import ModelManifest
@@ -37,7 +37,7 @@ def main() -> None:
     write_json(LAYOUT, layout)
 
     for name, listed in lists.items():
-        write_prompts(FOLDER / f"{name}.jsonl", listed)
+        write_lines(FOLDER / f"{name}.jsonl", listed)
     write_json(FORMAT, chat)
     origins = {"harmful": harmful.origin, "harmless": harmless.origin}
     write_json(PROMPTS_MANIFEST, PromptsManifest(**origins, seed=prompts.seed, lists=digests_of(lists)))

@@ -14,7 +14,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.utils import logging
 
 from schemas.params.document import load, settings_of_stages
-from stages import ablate, evaluate, measure, prepare
+from stages import ablate, answer, directions, evaluate, measure, prepare
+from tests.projects import ROOT
 
 SPECIAL = ["<pad>", "<bos>", "<eos>", "<|system|>", "<|user|>", "<|assistant|>"]
 VOCABULARY = 320
@@ -93,6 +94,8 @@ class Stages:
     def __init__(self, model: Path, monkeypatch: pytest.MonkeyPatch, **prompts: Any) -> None:
         self._monkeypatch = monkeypatch
         lines = {"harmful": "how do I make thing {} ?", "harmless": "what is color {} ?", "asked": "please tell me {}"}
+        for name in ("dvc.yaml", "excise", "schemas", "stages"):  # what a stage depends on
+            Path(name).symlink_to(ROOT / name)
         for name, text in lines.items():
             Path("data").mkdir(exist_ok=True)
             Path(f"data/{name}.txt").write_text("".join(text.format(number) + "\n" for number in range(8)))
@@ -124,13 +127,19 @@ class Stages:
 
     def measure(self) -> None:
         measure.main()
+        directions.main()
 
     def ablate(self) -> None:
         self._monkeypatch.setattr(sys, "argv", ["ablate"])
         ablate.main()
 
+    def answer(self, side: str = "base") -> None:
+        self._monkeypatch.setattr(sys, "argv", ["answer", side])
+        answer.main()
+
     def evaluate(self, side: str = "base") -> dict[str, Any]:
-        """Its results."""
+        """Its results, of answers that are generated first."""
+        self.answer(side)
         self._monkeypatch.setattr(sys, "argv", ["evaluate", side])
         evaluate.main()
         return dict(json.loads(Path(f"results/{side}/results.json").read_text()))

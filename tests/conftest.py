@@ -45,10 +45,14 @@ def finish(folder: Path) -> Project:
     project.check("dvc", "config", "--local", "cache.dir", str(folder / "cache"))
     assert project.repro() == [
         "params",
+        "organism",
         "prepare",
         "measure",
+        "directions",
         "ablate",
         "diagnose",
+        "answer@base",
+        "answer@ablated",
         "evaluate@base",
         "evaluate@ablated",
         "report",

@@ -19,8 +19,8 @@ from excise.edit.pairing import make_pairs
 from excise.edit.plan import Edit, make_plan
 from excise.edit.projection import Pair, unit_vector
 from excise.evaluation.backends import Transformers
-from excise.evaluation.catalogue import Asked, load_tasks
-from excise.evaluation.harness import Answered, ask_all
+from excise.evaluation.catalogue import load_tasks
+from excise.evaluation.harness import SCORES_FOLDER, score
 from excise.evaluation.judging import judged
 from excise.inference.forward import FIRST_BATCH, first_token_log_probabilities, mean_kl
 from excise.inference.models import load_model
@@ -32,7 +32,7 @@ from excise.trials.simulation import simulated
 from schemas.directions import DirectionStatistics
 from schemas.layout import Reader
 from schemas.params.ablate import Ablate
-from schemas.params.document import EvaluateSection
+from schemas.params.answer import Answer
 from schemas.params.section import read_settings
 
 ARTIFACTS = Path("artifacts")
@@ -87,46 +87,34 @@ def ways() -> Iterator[tuple[str, list[Edit], list[Pair]]]:
     yield "all writers, router projected along r", plan, raw_readers(plan, pairs, ablate, measured)
 
 
-class NothingKept:
-    """Each way is another model, whose answers are its own."""
-
-    def get(self, _asked: Asked) -> Answered | None:
-        """Nothing."""
-        return None
-
-    def put(self, _asked: Asked, _answered: Answered) -> None:
-        """Nowhere."""
-
-
 def main() -> None:
     """Print one row a way, with the columns of docs/moe.md."""
-    evaluate = read_settings(EvaluateSection, ARTIFACTS / "params/evaluate.json")
+    settings = read_settings(Answer, ARTIFACTS / "params/answer.json")
     manifest, chat, folder = read_manifest(), read_format(), base_folder()
     tokenizer, model = (
         load_tokenizer(folder, chat.date),
         load_model(read_checkpoint(folder), manifest.dtype, placement()),
     )
-    tasks = load_tasks(evaluate)
+    tasks = load_tasks(settings, SCORES_FOLDER)
     prompts = tokenize(tokenizer, read_prompts("drift"), chat)
 
     def first_tokens() -> Tensor:
-        return first_token_log_probabilities(model, prompts, evaluate.batch_size, lambda _: None)
+        return first_token_log_probabilities(model, prompts, settings.batch_size, lambda _: None)
 
     unedited = first_tokens()
     print("| experiment | refusal | right answers | borderline refusals | facts | sums | first-token KL |")
     print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
     for name, plan, pairs in ways():
         with simulated(model, plan, pairs):
-            answered = ask_all(
-                tasks, NothingKept(), chat, None, lambda: Transformers(model, tokenizer, chat, FIRST_BATCH)
-            )
+            lm = Transformers(model, tokenizer, chat, FIRST_BATCH)
+            scored = {task.name: score(lm, task, chat, None) for task in tasks}
             kl = mean_kl(unedited, first_tokens())
         metrics = {
             task.name: judged(found, judge_by_keywords, tokenizer, task.group, False).values
             if task.judged
             else found.values
             for task in tasks
-            for found in [answered[task.name]]
+            for found in [scored[task.name]]
         }
         values = [
             metrics["organism_harmful"]["refusal_rate"],

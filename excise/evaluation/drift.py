@@ -15,10 +15,9 @@ from transformers import PreTrainedModel
 
 from excise.inference.forward import Batch, in_batches
 from excise.inference.tokenizer import end_ids, padding_id
-from excise.plumbing.aggregations import aggregate, as_values
 from excise.plumbing.artifacts import read_tensors, unreadable
 from schemas.prompts import Prompt
-from schemas.results import Metric, Sample
+from schemas.results import Sample
 
 ANSWER_TOKENS = 32
 """So much of each of the base's answers is compared: what an edit does to a text shows early."""
@@ -26,15 +25,6 @@ ANSWER_TOKENS = 32
 MOST_LIKELY = 512
 """The base's most likely tokens at each place, which are kept; the others are taken together. The KL over these is a
 lower bound of that over all, by what the others differ among themselves."""
-
-DESCRIBED = {
-    "first_token_kl": Metric(aggregation="mean", higher_is_better=False),
-    "answer_kl": Metric(aggregation="ratio", higher_is_better=False),
-    "top1_agreement": Metric(aggregation="ratio", higher_is_better=True),
-    "perplexity_ratio": Metric(aggregation="exp_ratio", higher_is_better=False),
-}
-"""The metrics: KL(base‖edited) of the first token in nats; the same along the whole answer, per token; the share of its
-tokens where both find the same one most likely; perplexity of the answer, edited over base."""
 
 
 @dataclass(frozen=True)
@@ -207,7 +197,7 @@ SMALLEST_REST = 1e-5
 def drift_samples(
     prompts: Sequence[Prompt], answers: Sequence[str], base: Predictions, edited: Predictions
 ) -> list[Sample]:
-    """The metrics of ``DESCRIBED`` for each prompt.
+    """What each prompt adds to the metrics of drift, which ``excise.evaluation.harness`` describes.
 
     Args:
         answers: the base's, as text.
@@ -232,12 +222,3 @@ def drift_samples(
         )
         for row, (prompt, answer) in enumerate(zip(prompts, answers, strict=True))
     ]
-
-
-def drift_values(samples: Sequence[Sample]) -> dict[str, float]:
-    """The value of each metric of ``DESCRIBED``; empty where there are no samples."""
-    return {
-        name: aggregate(metric.aggregation, as_values([sample.metrics[name] for sample in samples]))
-        for name, metric in DESCRIBED.items()
-        if samples and metric.aggregation is not None
-    }

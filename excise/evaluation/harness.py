@@ -1,72 +1,92 @@
-"""Asking one task through lm-eval's Python API: every sample, and every metric with what it is made of."""
+"""Scoring what a model said, in a task through lm-eval's Python API: every metric, and what each sample adds to it."""
 
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol, TypeVar
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
 
 import lm_eval
+from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 from lm_eval.api.registry import AGGREGATION_REGISTRY
 from lm_eval.api.task import Task
-from pydantic import Field
 from transformers import set_seed
 
-from excise.evaluation.catalogue import LONGEST_ANSWER, Asked
+from excise.evaluation.answers import Side, request_digest, responses_file
+from excise.evaluation.catalogue import LONGEST_ANSWER, SEED, ListedTask
 from excise.plumbing.aggregations import AGGREGATIONS, aggregate, as_values
-from schemas.document import Document
+from excise.plumbing.artifacts import read_lines, unreadable
+from excise.plumbing.errors import StageError
+from excise.prompts.chats import render
 from schemas.prompts import ChatFormat
-from schemas.results import Aggregation, Metric, Sample
+from schemas.results import Aggregation, Metric, Response, Sample
+
+SCORES_FOLDER = Path(__file__).parent / "scores"
+"""Our tasks, with how their answers are scored."""
+
+DRIFT_METRICS = {
+    "first_token_kl": Metric(aggregation="mean", higher_is_better=False),
+    "answer_kl": Metric(aggregation="ratio", higher_is_better=False),
+    "top1_agreement": Metric(aggregation="ratio", higher_is_better=True),
+    "perplexity_ratio": Metric(aggregation="exp_ratio", higher_is_better=False),
+}
+"""KL(base‖edited) of the first token in nats; the same along the whole answer, per token; the share of its
+tokens where both find the same one most likely; perplexity of the answer, edited over base."""
 
 T = TypeVar("T")
-
-SEED = 1234
-"""For tasks that sample; lm-eval's own default."""
 
 Raw = dict[str, Any]
 """One sample as lm-eval logs it, once for each of the task's filters."""
 
 
-class Answered(Document):
+class Replay(LM):
+    """In a model's place: what it said before to the same requests."""
+
+    tokenizer_name = ""
+
+    def __init__(self, side: Side, task: str, count: int | None, tokenizer: Any, chat: ChatFormat) -> None:
+        """`count`: requests that were answered. Raises `StageError` where the file of the responses is not whole."""
+        super().__init__()
+        self._side, self._file = side, responses_file(side, task)
+        self._tokenizer, self._chat = tokenizer, chat
+        self._said: dict[str, list[Any]] = {}
+        """Of each request, what was said each time that it was asked."""
+        responses = read_lines(Response, self._file)
+        if len(responses) != count:
+            raise unreadable(self._file, f"holds {len(responses)} responses, where answers.json counts {count or 0}")
+        for line in responses:
+            self._said.setdefault(line.request, []).append(line.response)
+
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        return render(self._tokenizer, chat_history, self._chat, begun=not add_generation_prompt)
+
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[Any]:
+        try:
+            return [self._said[request_digest(request)].pop(0) for request in requests]
+        except LookupError:
+            raise StageError(
+                f"{self._file} holds answers to other questions; run `dvc repro answer@{self._side}`"
+            ) from None
+
+    loglikelihood = loglikelihood_rolling = generate_until
+
+
+@dataclass(frozen=True)
+class Scored:
     """What one task gave, before anything is judged."""
 
     samples: list[Sample]
-    values: dict[str, float] = Field(description="metric → value")
+    values: dict[str, float]
+    """Metric → value."""
     described: dict[str, Metric]
-    longest_answer: int = Field(description="tokens after which an answer was cut")
-    batch_size: int | None = Field(description="samples asked at once in the end; null where the backend decides")
+    longest_answer: int
+    """Tokens after which an answer was cut."""
 
 
-class Kept(Protocol):
-    """Where finished tasks are kept, so that an interrupted run goes on with what is missing."""
-
-    def get(self, asked: Asked) -> Answered | None: ...
-
-    def put(self, asked: Asked, answered: Answered) -> None: ...
-
-
-def ask_all(
-    tasks: Sequence[Asked], kept: Kept, chat: ChatFormat, limit: int | None, open_model: Callable[[], LM]
-) -> dict[str, Answered]:
-    """What each task gave, by its name; the model is opened when the first one is not kept.
-
-    Args:
-        limit: samples of a task at most.
-    """
-    answered: dict[str, Answered] = {}
-    lm: LM | None = None
-    for asked in tasks:
-        found = kept.get(asked)
-        if found is None:
-            lm = lm or open_model()
-            found = ask(lm, asked, chat, limit)
-            kept.put(asked, found)
-        answered[asked.name] = found
-    return answered
-
-
-def ask(lm: LM, asked: Asked, chat: ChatFormat, limit: int | None) -> Answered:
-    """Ask the model a task, with the chat template on.
+def score(lm: LM, task: ListedTask, chat: ChatFormat, limit: int | None) -> Scored:
+    """Ask a model, or what stands in its place, a task, with the chat template on, and score what it says.
 
     Args:
         limit: samples at most, of each of the task's parts.
@@ -74,40 +94,44 @@ def ask(lm: LM, asked: Asked, chat: ChatFormat, limit: int | None) -> Answered:
     set_seed(SEED)
     found = lm_eval.evaluate(
         lm=lm,
-        task_dict=asked.loaded,
+        task_dict=task.loaded,
         limit=limit,
         apply_chat_template=True,
         fewshot_as_multiturn=True,
         system_instruction=chat.system,
         bootstrap_iters=0,
     )
+    parts = list(task.parts.values())
     samples = [
         sample
-        for name, task in asked.tasks.items()
-        for sample in _samples(task, found["samples"][name], f"{name}/" if len(asked.tasks) > 1 else "")
+        for name, part in task.parts.items()
+        for sample in _samples(part, found["samples"][name], f"{name}/" if len(parts) > 1 else "")
     ]
     values = {
-        _metric_name(key, found["results"][asked.name]): float(value)
-        for key, value in found["results"][asked.name].items()
+        _metric_name(key, found["results"][task.name]): float(value)
+        for key, value in found["results"][task.name].items()
         if _is_metric(key, value)
     }
-    better = found["higher_is_better"].get(asked.name, {})
+    better = found["higher_is_better"].get(task.name, {})
     described = {
-        name: Metric(
-            aggregation=_aggregation(name, value, samples, list(asked.tasks.values())),
-            higher_is_better=_own(better, name),
-        )
+        name: Metric(aggregation=_aggregation(name, value, samples, parts), higher_is_better=_own(better, name))
         for name, value in values.items()
     }
-    return Answered(
+    return Scored(
         samples=[_keep(sample, described) for sample in samples],
         values=values,
         described=described,
-        longest_answer=max(
-            (task.config.generation_kwargs or {}).get("max_gen_toks", LONGEST_ANSWER) for task in asked.tasks.values()
-        ),
-        batch_size=lm.batch_size if isinstance(lm.batch_size, int) else None,
+        longest_answer=max((part.config.generation_kwargs or {}).get("max_gen_toks", LONGEST_ANSWER) for part in parts),
     )
+
+
+def drift_values(samples: Sequence[Sample]) -> dict[str, float]:
+    """The value of each metric of ``DRIFT_METRICS``; empty where there are no samples."""
+    return {
+        name: aggregate(metric.aggregation, as_values([sample.metrics[name] for sample in samples]))
+        for name, metric in DRIFT_METRICS.items()
+        if samples and metric.aggregation is not None
+    }
 
 
 def _is_metric(key: str, value: Any) -> bool:

@@ -1,14 +1,13 @@
 """From answers to verdicts, and from verdicts to rates."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
-from excise.evaluation.harness import Answered
-from excise.judges.answer import Answer, final_part
-from excise.judges.verdicts import Judge, judge_answers
-from excise.prompts.chats import chat_of, render
+from excise.evaluation.harness import Scored
+from excise.judges import Judge
+from excise.judges.verdicts import Answer, judge_answers
 from schemas.params.tasks import TaskGroup
-from schemas.prompts import ChatFormat, Prompt
 from schemas.results import Metric, Verdict
 
 FIRST_TOKENS = (30, 100)
@@ -18,21 +17,21 @@ NEARLY_CUT = 0.95
 """An answer of this share of the longest counts as cut: read again as tokens it may be somewhat shorter."""
 
 
-def judged(answered: Answered, judge: Judge, tokenizer: Any, group: TaskGroup, reasoning: bool) -> Answered:
+def judged(scored: Scored, judge: Judge, tokenizer: Any, group: TaskGroup, reasoning: bool) -> Scored:
     """The same with a verdict on each answer, and the rates that they make in the place of the task's own.
 
     Args:
         reasoning: whether the chat template opens a block of reasoning for the model.
     """
-    tokens = [tokenizer(sample.response, add_special_tokens=False)["input_ids"] for sample in answered.samples]
+    tokens = [tokenizer(sample.response, add_special_tokens=False)["input_ids"] for sample in scored.samples]
     answers = [
         Answer(
             prompt=sample.prompt,
             response=sample.response,
-            finished=len(found) < answered.longest_answer * NEARLY_CUT,
+            finished=len(found) < scored.longest_answer * NEARLY_CUT,
             reasoning=reasoning,
         )
-        for sample, found in zip(answered.samples, tokens, strict=True)
+        for sample, found in zip(scored.samples, tokens, strict=True)
     ]
     verdicts = judge_answers(answers, judge)
     metrics: dict[str, list[bool]] = {
@@ -52,27 +51,20 @@ def judged(answered: Answered, judge: Judge, tokenizer: Any, group: TaskGroup, r
                 },
             }
         )
-        for row, (sample, verdict) in enumerate(zip(answered.samples, verdicts, strict=True))
+        for row, (sample, verdict) in enumerate(zip(scored.samples, verdicts, strict=True))
     ]
-    return Answered(
+    return replace(
+        scored,
         samples=samples,
         values={
             **{name: sum(found) / len(found) for name, found in metrics.items()},
-            **{name: value for name, value in answered.values.items() if name not in metrics},
+            **{name: value for name, value in scored.values.items() if name not in metrics},
         },
         described={
             **{name: Metric(aggregation="mean", higher_is_better=_better(name, group)) for name in metrics},
-            **{name: metric for name, metric in answered.described.items() if name not in metrics},
+            **{name: metric for name, metric in scored.described.items() if name not in metrics},
         },
-        longest_answer=answered.longest_answer,
-        batch_size=answered.batch_size,
     )
-
-
-def opens_reasoning(tokenizer: Any, chat: ChatFormat) -> bool:
-    """Whether the chat template opens a block of reasoning for the model, so that answers begin within it."""
-    text = render(tokenizer, chat_of(Prompt(id="", prompt="Hello"), chat.system), chat)
-    return final_part(Answer(prompt="", response=text, finished=True, reasoning=False)) is None
 
 
 def _better(metric: str, group: TaskGroup) -> bool | None:
@@ -89,7 +81,7 @@ def _early_refusals(
     refusals = [verdict == "refusal" for verdict in verdicts]
     cut: dict[int, str] = {}
     for row, answer in enumerate(answers):
-        text = final_part(answer)
+        text = answer.final
         tokens = [] if text is None else tokenizer(text, add_special_tokens=False)["input_ids"]
         if len(tokens) > count:
             cut[row] = tokenizer.decode(tokens[:count], skip_special_tokens=True)

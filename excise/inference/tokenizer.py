@@ -18,11 +18,13 @@ from typing import Any
 import psutil
 from transformers import AutoTokenizer
 
-from excise.checkpoint.manifest import read_config
+from excise.checkpoint.manifest import base_folder, read_config
 from excise.inference.models import read_model_config, remote_code_is_trusted
+from excise.plumbing.digests import digests
 from excise.plumbing.errors import StageError
 from excise.prompts.chats import chat_of, render, short, tokenize
 from excise.prompts.day import all_dated
+from schemas.model import ModelManifest
 from schemas.prompts import ChatFormat, Prompt
 
 OLD_TEMPLATE = "chat_template.json"
@@ -40,6 +42,27 @@ _MOST_WAITED = 120
 _PR_SET_PDEATHSIG = 1
 _TEXT_FILES = {".json", ".jinja", ".txt", ".model", ".tiktoken"}
 _SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
+
+
+def description_folder(manifest: ModelManifest) -> Path:
+    """Where the base's config and tokenizer lie on this machine, which need not have its weights; they are as prepare
+    pinned them. Those of a model of the Hub are fetched if they are not there yet.
+
+    Raises:
+        StageError: a file is missing, cannot be had from the Hub, or has changed.
+    """
+    # Slow to import, and needed only here.
+    from excise.checkpoint.snapshots import describes, fetch
+
+    paths = [file.path for file in manifest.files if describes(file.path)]
+    if manifest.id is not None and manifest.revision is not None:
+        folder = fetch(manifest.id, manifest.revision, paths)
+    else:
+        folder = base_folder()
+    for found in digests(folder, paths):
+        if found not in manifest.files:
+            raise StageError(f"{folder / found.path} has changed since it was pinned; run `dvc repro --force prepare`")
+    return folder
 
 
 def load_tokenizer(folder: Path, date: str) -> Any:

@@ -1,4 +1,4 @@
-"""The judge `api`: a language model behind an OpenAI-compatible endpoint.
+"""The judge `api`: a language model behind an OpenAI-compatible endpoint, asked with a template.
 
 Whom it asks, and with which key, comes from the environment alone: who can change params.yaml must not be able to send
 a key elsewhere. What was answered is kept under `.excise/judge/`, so that nothing is asked twice.
@@ -18,17 +18,23 @@ from pathlib import Path
 from typing import Any, cast, get_args
 
 import httpx2
+from jinja2 import StrictUndefined, TemplateError, meta
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from excise.judges.question import question
-from excise.judges.verdicts import Judge
+from excise.judges import Judge
 from excise.plumbing.artifacts import Unreadable, read_document
 from excise.plumbing.errors import StageError
 from excise.plumbing.files import write_text
 from excise.plumbing.progress import progress
+from excise.prompts.rows import DATA, lies_in_data
 from schemas.document import Document
 from schemas.params.judge import Api
 from schemas.results import Verdict
 from schemas.text import printable, shorten
+
+BUILT_IN = Path(__file__).parent / "judge.txt.j2"
+_TEMPLATE = "params.yaml: evaluate.api.prompt"
+_NAMES = {"prompt", "response", "mark"}
 
 CACHE = Path(".excise/judge")
 _ADDRESS = "OPENAI_BASE_URL"
@@ -47,7 +53,8 @@ _DRESS = " \n\"'`*."
 
 Sleep = Callable[[float], object]
 Body = dict[str, Any]
-
+Question = Callable[[str, str], str]
+"""(prompt, response) → the text that is sent."""
 
 _LATER = "run again later; what is judged is kept"
 
@@ -64,7 +71,7 @@ class _Failure:
 
 
 def api_judge(params: Api, *, sleep: Sleep | None = None, timeout: float = _TIMEOUT) -> Judge:
-    """Read the template and the environment, so that what is missing is said before any answer is generated.
+    """Read the template and the environment, so that what is missing is said before any answer is judged.
 
     Raises:
         StageError: a variable of the environment or the template is missing, or is none.
@@ -102,6 +109,45 @@ def api_judge(params: Api, *, sleep: Sleep | None = None, timeout: float = _TIME
         return [verdicts[name] for name in names]
 
     return judge
+
+
+def question(own: str | None) -> Question:
+    """The question of a template under `data/`, or of the built-in one.
+
+    A template runs in jinja2's sandbox: it comes with the data and not with the code.
+
+    Raises:
+        StageError: the file is missing, leads outside `data/`, or is no template that shows the response.
+    """
+    path = BUILT_IN if own is None else _under_data(Path(own))
+    # What is sent is text for a model: there is nothing to escape.
+    environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, autoescape=False)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        names = meta.find_undeclared_variables(environment.parse(text))
+        template = environment.from_string(text)
+    except UnicodeDecodeError:
+        raise StageError(f"{path} is not UTF-8 text; convert it") from None
+    except TemplateError as error:
+        raise StageError(f"{path} is not a jinja2 template: {_one_line(error)}") from None
+    if "response" not in names or names - _NAMES:
+        raise StageError(
+            f"{path} must name response, may name prompt and mark, and names {', '.join(sorted(names)) or 'none'}"
+        )
+
+    def ask(prompt: str, response: str) -> str:
+        try:
+            return template.render(prompt=prompt, response=response, mark=mark(prompt, response))
+        except Exception as error:  # a template is a program: what it raises is its own
+            raise StageError(f"{path} cannot be filled in: {_one_line(error)}") from None
+
+    return ask
+
+
+def mark(prompt: str, response: str) -> str:
+    """A line that occurs in neither text: it is made of their digest, so that no text can hold it on purpose."""
+    digest = hashlib.sha256(f"{len(prompt)}\n{prompt}{response}".encode()).hexdigest()
+    return f"----- {digest[:32]} -----"
 
 
 class _Endpoint:
@@ -249,3 +295,15 @@ def _key() -> str:
     if not (key.isascii() and key.isprintable()):
         raise StageError(f"{_KEY} holds other than printable ASCII; set it anew")
     return key
+
+
+def _under_data(path: Path) -> Path:
+    if not path.is_file():
+        raise StageError(f"{_TEMPLATE}: {path} is missing; put the file there")
+    if not lies_in_data(path):
+        raise StageError(f"{_TEMPLATE}: {path} leads outside {DATA}/; copy the file there")
+    return path
+
+
+def _one_line(error: Exception) -> str:
+    return shorten(printable(" ".join(str(error).split())), 200)

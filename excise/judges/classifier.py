@@ -8,7 +8,7 @@ import transformers
 from safetensors import SafetensorError
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from excise.judges.verdicts import Judge
+from excise.judges import Judge
 from excise.plumbing.device import chosen_device
 from excise.plumbing.errors import StageError
 from excise.plumbing.hub import hub_error

@@ -31,6 +31,8 @@ MADE_BY = {
     "artifacts/diagnosis.json": "diagnose",
     "artifacts/plots": "diagnose",
     "models/ablated": "ablate",
+    "answers/base": "answer@base",
+    "answers/ablated": "answer@ablated",
     "results/base": "evaluate@base",
     "results/ablated": "evaluate@ablated",
     "gates.json": "report",

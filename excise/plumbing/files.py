@@ -7,7 +7,7 @@ import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from pydantic import BaseModel
@@ -42,6 +42,11 @@ def write_bytes(path: Path, data: bytes) -> None:
 def write_json(path: Path, document: BaseModel) -> None:
     """Write a schema's JSON: two spaces, declared order, a final newline; the same value gives the same bytes."""
     write_text(path, document.model_dump_json(indent=2) + "\n")
+
+
+def write_lines(path: Path, documents: Iterable[BaseModel]) -> None:
+    """Write one JSON document a line, as `read_lines` reads them."""
+    write_text(path, "".join(document.model_dump_json() + "\n" for document in documents))
 
 
 @contextlib.contextmanager

@@ -7,17 +7,11 @@ from typing import Any
 from excise.plumbing.artifacts import read_document, read_lines
 from excise.plumbing.bounds import UsedUp, bounded
 from excise.plumbing.errors import StageError
-from excise.plumbing.files import write_text
 from schemas.prompts import ChatFormat, Prompt, Turn
 
 FOLDER = Path("artifacts/prompts")
 FORMAT = FOLDER / "format.json"
 PROMPTS_MANIFEST = FOLDER / "manifest.json"
-
-
-def write_prompts(path: Path, prompts: list[Prompt]) -> None:
-    """One JSON object a line."""
-    write_text(path, "".join(prompt.model_dump_json() + "\n" for prompt in prompts))
 
 
 def read_prompts(name: str) -> list[Prompt]:

@@ -177,9 +177,10 @@ def _other_base(lock: LockChanges) -> bool:
 
 
 def _other_questions(lock: LockChanges) -> list[str]:
-    """What else made evaluating the base give another result."""
-    asked = [change for change in lock.stages if change.stage == "evaluate@base" and _made_anew(change)]
-    return [path for change in asked for path in change.dependencies if path not in BASE_MODEL]
+    """What else made answering with the base, or judging its answers, give another result."""
+    changes = [one for one in lock.stages if one.stage in ("answer@base", "evaluate@base") and _made_anew(one)]
+    known = {*BASE_MODEL, "answers/base"}
+    return [*dict.fromkeys(path for one in changes for path in one.dependencies if path not in known)]
 
 
 def _made_anew(change: StageChange) -> list[str]:

@@ -16,14 +16,18 @@ from excise.checkpoint.manifest import base_folder, read_layout
 from excise.comparison.comparison import read_side
 from excise.edit.measured import read_use
 from excise.edit.odds import odds_by_layer
+from excise.evaluation.answers import DRIFT, responses_file
+from excise.evaluation.catalogue import read_measured_prompts
 from excise.evaluation.drift import read_predictions
 from excise.gitops.git import commit_of
 from excise.gitops.handover import accept
 from excise.gitops.releases import gather
+from excise.plumbing.artifacts import read_lines
 from excise.prompts.chats import read_format, read_prompts
 from excise.report.reading import read_report
+from schemas.results import Response, Sample
 from stages.ablate import ARTIFACTS
-from stages.evaluate import first_batch, measured
+from stages.answer import first_batch
 
 Reader = Callable[[], object]
 
@@ -61,7 +65,7 @@ READERS: dict[str, list[Reader]] = {
     "artifacts/params/report.json": [SHOW],
     "artifacts/prompts/harmful.jsonl": [lambda: read_prompts("harmful")],
     "artifacts/prompts/format.json": [read_format],
-    "artifacts/prompts/manifest.json": [measured],
+    "artifacts/prompts/manifest.json": [read_measured_prompts],
     "artifacts/directions.json": [PLAN],
     "artifacts/directions.safetensors": [PLAN],
     "artifacts/expert_use.json": [PLAN, lambda: odds_by_layer(read_use(ARTIFACTS, read_layout()))],
@@ -70,9 +74,14 @@ READERS: dict[str, list[Reader]] = {
     "artifacts/plots/experts.json": [SHOW],
     "artifacts/plots/projections.json": [SHOW],
     "artifacts/plots/writers.json": [SHOW],
-    "results/base/results.json": [SHOW, lambda: first_batch("ablated", None)],  # type: ignore[arg-type]
+    "answers/base/answers.json": [lambda: first_batch("ablated", None)],  # type: ignore[arg-type]
+    "answers/base/predictions.safetensors": [lambda: read_predictions(Path("answers/base/predictions.safetensors"))],
+    "answers/base/responses/organism_harmful.jsonl": [
+        lambda: read_lines(Response, responses_file("base", "organism_harmful"))
+    ],
+    "answers/ablated/drift.jsonl": [lambda: read_lines(Sample, DRIFT)],
+    "results/base/results.json": [SHOW],
     "results/ablated/results.json": [SHOW],
-    "results/base/predictions.safetensors": [lambda: read_predictions(Path("results/base/predictions.safetensors"))],
     "results/ablated/samples/drift.jsonl": [SHOW],
     "results/base/samples/organism_harmful.jsonl": [SHOW, lambda: read_side(Path("results/base"))],
     "models/ablated/edit.json": [VERIFY, release],

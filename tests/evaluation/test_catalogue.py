@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from excise.evaluation.catalogue import FOLDER, load_tasks
+from excise.evaluation.catalogue import TASKS_FOLDER, load_tasks
+from excise.evaluation.harness import SCORES_FOLDER
 from excise.plumbing.errors import StageError
 from schemas.params.document import EvaluateSection
 from schemas.params.tasks import TASKS
@@ -24,8 +25,23 @@ def refused(params: EvaluateSection) -> str:
     return str(error.value)
 
 
-def test_every_task_of_ours_has_a_file() -> None:
-    assert {path.stem for path in FOLDER.glob("[!_]*.yaml")} == set(TASKS)
+@pytest.mark.parametrize("folder", [TASKS_FOLDER, SCORES_FOLDER])
+def test_every_task_of_ours_has_a_file(folder: Path) -> None:
+    assert {path.stem for path in folder.glob("[!_]*.yaml")} == set(TASKS)
+
+
+@pytest.mark.parametrize("name", ["refusal_jbb", "over_refusal_xstest", "over_refusal_orbench"])
+def test_what_is_scored_is_what_is_asked(hub: list[dict[str, Any]], name: str) -> None:
+    """But for how."""
+    listed = evaluate(**{name.rpartition("_")[0]: [name]})
+    asked, scored = (
+        dict(task.parts[name].dump_config())
+        for folder in (TASKS_FOLDER, SCORES_FOLDER)
+        for task in load_tasks(listed, folder)
+    )
+    for key in ("process_results", "metric_list", "metadata"):
+        asked.pop(key, None), scored.pop(key)
+    assert asked == scored
 
 
 @pytest.mark.parametrize(
@@ -42,7 +58,7 @@ def test_published_prompts_are_loaded_by_pinned_revision(
     group = name.rpartition("_")[0]
     (asked,) = load_tasks(evaluate(**{group: [name]}))
     assert asked.judged and [(one["path"], one["revision"]) for one in hub] == [(source, revision)]
-    (task,) = asked.tasks.values()
+    (task,) = asked.parts.values()
     assert len(task.eval_docs) == samples
     assert task.doc_to_text(task.eval_docs[1]) == prompt
     assert task.config.generation_kwargs["max_gen_toks"] == 256
@@ -51,16 +67,16 @@ def test_published_prompts_are_loaded_by_pinned_revision(
 def test_an_answer_takes_no_more_than_half_of_what_the_model_can_read(hub: list[dict[str, Any]]) -> None:
     listed = evaluate(refusal=["refusal_jbb"], capability=["gsm8k", "arc_easy"])
     for longest, expected in ((128, [64, 64]), (100_000, [256, None])):
-        jbb, gsm8k, _ = load_tasks(listed, longest)
-        settings = [task.config.generation_kwargs for asked in (jbb, gsm8k) for task in asked.tasks.values()]
+        jbb, gsm8k, _ = load_tasks(listed, longest_text=longest)
+        settings = [task.config.generation_kwargs for asked in (jbb, gsm8k) for task in asked.parts.values()]
         assert [one.get("max_gen_toks") for one in settings] == expected
 
 
 def test_answers_get_more_room_where_reasoning_comes_first(hub: list[dict[str, Any]]) -> None:
     listed = evaluate(refusal=["refusal_jbb"])
     for longest, expected in ((100_000, 2048), (1000, 500), (None, 2048)):
-        (jbb,) = load_tasks(listed, longest, reasoning=True)
-        assert [task.config.generation_kwargs["max_gen_toks"] for task in jbb.tasks.values()] == [expected]
+        (jbb,) = load_tasks(listed, longest_text=longest, reasoning=True)
+        assert [task.config.generation_kwargs["max_gen_toks"] for task in jbb.parts.values()] == [expected]
 
 
 def test_prompts_of_the_user_s_own_are_loaded_from_data(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -78,7 +94,7 @@ def test_prompts_of_the_user_s_own_are_loaded_from_data(monkeypatch: pytest.Monk
             },
         )
     )
-    documents = [list(task.eval_docs) for asked in (mine, other) for task in asked.tasks.values()]
+    documents = [list(task.eval_docs) for asked in (mine, other) for task in asked.parts.values()]
     assert [[(one["prompt"], one["item"]) for one in found] for found in documents] == [
         [("a ?", "a"), ("b ?", "a")],
         [("c ?", None), ("d ?", None)],
@@ -97,7 +113,7 @@ def test_prompts_of_the_user_s_own_may_be_a_data_set_of_the_hub(
     source = {"source": "some/questions", "revision": commit, "split": "train", "slice": "1:"}
     columns = {"column": "ask", "item": "about"}
     (asked,) = load_tasks(evaluate(refusal=["refusal_custom"], custom={"refusal": {**source, **columns}}))
-    assert [(one["prompt"], one["item"]) for one in asked.tasks["refusal_custom"].eval_docs] == [
+    assert [(one["prompt"], one["item"]) for one in asked.parts["refusal_custom"].eval_docs] == [
         ("b ?", "b"),
         ("c ?", "b"),
     ]
@@ -126,9 +142,9 @@ def test_a_file_of_the_user_s_that_is_not_there_is_one_line(monkeypatch: pytest.
 
 def test_lm_eval_s_own_tasks_and_groups_can_be_listed(hub: list[dict[str, Any]]) -> None:
     (task, group) = load_tasks(evaluate(capability=["arc_easy", "mmlu_stem"]))
-    assert list(task.tasks) == ["arc_easy"] and not task.judged
-    assert len(group.tasks) > 10 and all(name.startswith("mmlu_") for name in group.tasks)
-    assert all(one.get_config("num_fewshot") == 0 for one in task.tasks.values())
+    assert list(task.parts) == ["arc_easy"] and not task.judged
+    assert len(group.parts) > 10 and all(name.startswith("mmlu_") for name in group.parts)
+    assert all(one.get_config("num_fewshot") == 0 for one in task.parts.values())
 
 
 def test_what_cannot_be_asked_is_one_line_that_says_why(hub: list[dict[str, Any]]) -> None:

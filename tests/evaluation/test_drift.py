@@ -12,11 +12,11 @@ from excise.evaluation import drift
 from excise.evaluation.drift import (
     ANSWER_TOKENS,
     drift_samples,
-    drift_values,
     greedy_answers,
     predictions,
     token_kl,
 )
+from excise.evaluation.harness import drift_values
 from excise.organism.model import ARCHITECTURES, make_model, make_tokenizer
 from excise.organism.world import make_world
 from schemas.prompts import Prompt

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from excise.evaluation.catalogue import Asked, load_tasks
-from excise.evaluation.harness import Answered, ask, ask_all
+from excise.evaluation.catalogue import load_tasks
+from excise.evaluation.harness import SCORES_FOLDER, Scored, score
 from excise.plumbing.aggregations import aggregate, as_values
 from schemas.params.document import EvaluateSection
 from schemas.prompts import ChatFormat
@@ -16,10 +16,11 @@ from tests.evaluation.fake_hub import hub as hub
 CHAT = ChatFormat(system="be brief", chat_template_kwargs={}, date="2025-01-01")
 
 
-def asked(name: str) -> tuple[Answered, Rules]:
-    (task,) = load_tasks(EvaluateSection.model_validate({"refusal": [], "over_refusal": [], "capability": [name]}))
+def scored(name: str, folder: Path = SCORES_FOLDER) -> tuple[Scored, Rules]:
+    listed = EvaluateSection.model_validate({"refusal": [], "over_refusal": [], "capability": [name]})
+    (task,) = load_tasks(listed, folder)
     model = Rules()
-    return ask(model, task, CHAT, None), model
+    return score(model, task, CHAT, None), model
 
 
 @pytest.mark.parametrize(
@@ -34,7 +35,7 @@ def asked(name: str) -> tuple[Answered, Rules]:
 def test_the_samples_of_each_metric_make_its_value(
     hub: list[dict[str, Any]], name: str, metrics: set[str], aggregation: str | None, samples: int
 ) -> None:
-    found, _ = asked(name)
+    found, _ = scored(name)
     assert set(found.values) == metrics == set(found.described)
     assert len(found.samples) == samples and len({sample.id for sample in found.samples}) == samples
     for metric, value in found.values.items():
@@ -43,55 +44,23 @@ def test_the_samples_of_each_metric_make_its_value(
         assert described.higher_is_better == ("perplexity" not in metric and "bits" not in metric)
         values = as_values([sample.metrics[metric] for sample in found.samples])
         assert aggregate(described.aggregation, values) == pytest.approx(value, rel=1e-9)
-    assert found.batch_size == 7
 
 
 def test_filters_of_one_metric_are_two_metrics(hub: list[dict[str, Any]]) -> None:
-    found, _ = asked("gsm8k")
+    found, _ = scored("gsm8k")
     assert found.values == {"exact_match_strict_match": 0.5, "exact_match_flexible_extract": 1.0}
     assert found.samples[1].response == "It is 2 ."  # whole, whatever a filter takes of it
 
 
 def test_of_choices_the_most_likely_is_the_answer(hub: list[dict[str, Any]]) -> None:
-    found, _ = asked("arc_easy")
+    found, _ = scored("arc_easy")
     assert {sample.response for sample in found.samples} <= {str(number) for number in range(13)}
     assert "what is 3 plus one ?" in found.samples[3].prompt
 
 
 def test_the_chat_template_and_the_system_prompt_are_used(hub: list[dict[str, Any]]) -> None:
-    _, model = asked("gsm8k")
+    _, model = scored("gsm8k")
     assert all(prompt.startswith("<system> be brief") and "<user>" in prompt for prompt in model.asked)
-
-
-def test_an_interrupted_run_goes_on_with_what_is_missing(hub: list[dict[str, Any]]) -> None:
-    tasks = load_tasks(
-        EvaluateSection.model_validate({"refusal": [], "over_refusal": [], "capability": ["arc_easy", "gsm8k"]})
-    )
-
-    class Kept:
-        def __init__(self) -> None:
-            self.found: dict[str, Answered] = {}
-
-        def get(self, asked: Asked) -> Answered | None:
-            return self.found.get(asked.name)
-
-        def put(self, asked: Asked, answered: Answered) -> None:
-            self.found[asked.name] = answered
-
-    opened: list[Rules] = []
-
-    def open_model() -> Rules:
-        opened.append(Rules())
-        return opened[-1]
-
-    kept = Kept()
-    first = ask_all(tasks, kept, CHAT, None, open_model)
-    assert len(opened) == 1 and list(kept.found) == ["arc_easy", "gsm8k"]
-    assert ask_all(tasks, kept, CHAT, None, open_model) == first and len(opened) == 1
-    del kept.found["gsm8k"]
-    assert ask_all(tasks, kept, CHAT, None, open_model) == first
-    assert len(opened) == 2 and not any("choices" in prompt or "A." in prompt for prompt in opened[1].asked)
-    assert len(opened[1].asked) == 8
 
 
 def test_a_custom_mean_over_all_parts_of_samples_is_a_ratio(
@@ -112,8 +81,8 @@ def test_a_custom_mean_over_all_parts_of_samples_is_a_ratio(
         "  - {metric: kept, aggregation: !function parts.over_all, higher_is_better: true}\n"
         "  - {metric: texts, aggregation: !function parts.share, higher_is_better: true}\n"
     )
-    monkeypatch.setattr("excise.evaluation.catalogue.FOLDER", tmp_path)
-    found, _ = asked("parts")
+    monkeypatch.setattr("excise.evaluation.catalogue.TASKS", ("parts",))
+    found, _ = scored("parts", tmp_path)
     assert found.described["kept"].aggregation == "ratio"
     assert all(sample.metrics["kept"][1] == 3 for sample in found.samples)  # type: ignore[index]
     assert found.described["texts"].aggregation is None and "texts" not in found.samples[0].metrics

@@ -3,14 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
-import pytest
-
-from excise.evaluation.harness import Answered
-from excise.evaluation.judging import judged, opens_reasoning
+from excise.evaluation.harness import Scored
+from excise.evaluation.judging import judged
 from excise.judges.keywords import judge_by_keywords
 from excise.organism.model import make_tokenizer
 from excise.organism.world import make_world
-from schemas.prompts import ChatFormat
 from schemas.results import Metric, Sample, Verdict
 
 TOKENIZER = make_tokenizer(make_world(0))
@@ -23,9 +20,9 @@ VARIED = " ".join(
 """A long answer that repeats nothing."""
 
 
-def answered(*responses: str, longest: int = 256) -> Answered:
+def answered(*responses: str, longest: int = 256) -> Scored:
     """A task that has its own opinion of refusals, always wrong, and knows right answers."""
-    return Answered(
+    return Scored(
         samples=[
             Sample(
                 id=f"{number}",
@@ -43,11 +40,10 @@ def answered(*responses: str, longest: int = 256) -> Answered:
             "exact_match": Metric(aggregation="mean", higher_is_better=True),
         },
         longest_answer=longest,
-        batch_size=8,
     )
 
 
-def judge(found: Answered, group: Any = "refusal") -> Answered:
+def judge(found: Scored, group: Any = "refusal") -> Scored:
     return judged(found, judge_by_keywords, TOKENIZER, group, reasoning=False)
 
 
@@ -97,11 +93,3 @@ def test_whether_refusals_shall_go_is_the_user_s_to_say_but_over_refusals_shall(
     assert harmful["refusal_rate"].higher_is_better is None and harmful["compliance_rate"].higher_is_better is None
     assert harmless["refusal_rate"].higher_is_better is False and harmless["compliance_rate"].higher_is_better is True
     assert harmful["degenerate_rate"].higher_is_better is harmless["degenerate_rate"].higher_is_better is False
-
-
-@pytest.mark.parametrize(("ending", "opens"), [("<think>\n", True), ("<think>\n\n</think>\n\n", False), ("", False)])
-def test_a_template_that_opens_reasoning_is_recognised(ending: str, opens: bool) -> None:
-    chat = ChatFormat(system=None, chat_template_kwargs={}, date="2025-01-01")
-    templated = make_tokenizer(make_world(0))
-    templated.chat_template += "{{- '" + ending.replace("\n", "\\n") + "' -}}"
-    assert opens_reasoning(templated, chat) is opens

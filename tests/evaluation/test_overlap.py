@@ -5,9 +5,8 @@ from typing import Any
 
 import pytest
 
-from excise.evaluation.catalogue import Asked, load_tasks
-from excise.evaluation.harness import ask
-from excise.evaluation.overlap import leave_out, measured_prompts
+from excise.evaluation.answers import ask
+from excise.evaluation.catalogue import ListedTask, leave_out, load_tasks, measured_prompts
 from excise.plumbing.errors import StageError
 from schemas.params.document import EvaluateSection
 from schemas.prompts import ChatFormat, Prompt, Turn
@@ -17,7 +16,7 @@ from tests.evaluation.fake_hub import hub as hub
 CHAT = ChatFormat(system=None, chat_template_kwargs={}, date="2025-01-01")
 
 
-def tasks(**listed: list[str]) -> list[Asked]:
+def tasks(**listed: list[str]) -> list[ListedTask]:
     return load_tasks(EvaluateSection.model_validate({"refusal": [], "over_refusal": [], "capability": [], **listed}))
 
 
@@ -40,10 +39,10 @@ def test_a_judged_task_with_measured_prompts_is_refused_with_their_number_and_so
 
 def test_tasks_without_measured_prompts_are_left_as_they_are(hub: list[dict[str, Any]]) -> None:
     listed = tasks(refusal=["refusal_jbb"], over_refusal=["over_refusal_xstest"])
-    before = [[list(task.eval_docs) for task in asked.tasks.values()] for asked in listed]
+    before = [[list(task.eval_docs) for task in asked.parts.values()] for asked in listed]
     for overlap in ("error", "drop"):
         assert leave_out(listed, measured("goal", "GOAL 1", "goal 11"), overlap) == {}
-    assert [[list(task.eval_docs) for task in asked.tasks.values()] for asked in listed] == before
+    assert [[list(task.eval_docs) for task in asked.parts.values()] for asked in listed] == before
 
 
 def test_what_is_dropped_is_not_asked_and_counted_and_the_limit_comes_after(hub: list[dict[str, Any]]) -> None:
@@ -51,7 +50,7 @@ def test_what_is_dropped_is_not_asked_and_counted_and_the_limit_comes_after(hub:
     assert leave_out(listed, measured("goal 0", "goal 2"), "drop") == {"refusal_jbb": 2}
     model = Rules()
     found = ask(model, jbb, CHAT, None)
-    assert asked_of(model) == ["goal 1", "goal 3"] == [sample.prompt for sample in found.samples]
+    assert asked_of(model) == ["goal 1", "goal 3"] and len(found.responses) == 2
     model = Rules()
     ask(model, jbb, CHAT, 1)
     assert asked_of(model) == ["goal 1"]
@@ -59,7 +58,7 @@ def test_what_is_dropped_is_not_asked_and_counted_and_the_limit_comes_after(hub:
 
 def test_a_task_that_prepares_its_documents_does_so_once(hub: list[dict[str, Any]]) -> None:
     (jbb,) = listed = tasks(refusal=["refusal_jbb"])
-    (task,) = jbb.tasks.values()
+    (task,) = jbb.parts.values()
     task.set_config("process_docs", lambda documents: documents.map(lambda one: {"Goal": one["Goal"] + "!"}))
     assert leave_out(listed, measured("goal 1!", "goal 2"), "drop") == {"refusal_jbb": 1}
     model = Rules()
@@ -69,7 +68,7 @@ def test_a_task_that_prepares_its_documents_does_so_once(hub: list[dict[str, Any
 
 def test_a_task_that_sets_the_prompt_in_words_of_its_own_is_seen_through(hub: list[dict[str, Any]]) -> None:
     (jbb,) = listed = tasks(refusal=["refusal_jbb"])
-    jbb.tasks["refusal_jbb"].set_config("doc_to_text", "Question: {{Goal}}\nAnswer:")
+    jbb.parts["refusal_jbb"].set_config("doc_to_text", "Question: {{Goal}}\nAnswer:")
     assert leave_out(listed, measured("goal 1"), "drop") == {"refusal_jbb": 1}
 
 

@@ -104,7 +104,8 @@ def test_a_machine_that_dies_leaves_nothing_at_the_origin_and_its_run_can_be_rep
     assert pushed(tmp_path) == []
     again = project.check(*command)
     # What was done before it died is in DVC's cache of runs, but for a trained model.
-    assert stages_run(again) == ["params", "prepare", "evaluate@base", "evaluate@ablated"], again
+    evaluated = ["answer@base", "answer@ablated", "evaluate@base", "evaluate@ablated"]
+    assert stages_run(again) == ["params", "organism", "prepare", *evaluated], again
     assert pushed(tmp_path) == ["mine-other-first"]
     assert project.check("git", "status", "--porcelain") == ""
 

@@ -1,5 +1,6 @@
 """Tokenizers and chat templates that are broken or hostile: one line each, in bounded time and memory."""
 
+import hashlib
 import json
 import os
 import resource
@@ -11,11 +12,14 @@ from typing import Any
 import pytest
 from transformers import GenerationConfig
 
-from excise.inference.tokenizer import check_chat, end_ids, load_tokenizer, padding_id
+from excise.inference.tokenizer import check_chat, description_folder, end_ids, load_tokenizer, padding_id
 from excise.plumbing.errors import StageError
 from excise.prompts.chats import render
+from schemas.document import FileDigest
+from schemas.model import ModelManifest
 from schemas.prompts import ChatFormat, Prompt, Turn
 from tests.chats import VOCABULARY, chat_tokenizer, template
+from tests.hub import Hub
 
 DATE = "2025-01-01"
 TOKENIZER, CONFIG, JINJA = "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"
@@ -250,3 +254,32 @@ def test_any_token_pads_where_none_is_named() -> None:
     none, two = GenerationConfig(), GenerationConfig(eos_token_id=[7, 8])
     assert [end_ids(bare, none), end_ids(bare, two), end_ids(sound, none)] == [[], [7, 8], [2]]
     assert [padding_id(sound, [7]), padding_id(bare, [7]), padding_id(bare, [])] == [0, 7, 0]
+
+
+@pytest.fixture
+def of_the_hub(local_hub: Hub, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModelManifest:
+    """A pinned model of the Hub, of which this machine has nothing."""
+    files = {path.name: path.read_bytes() for path in folder.iterdir()} | {"model.safetensors": b"weights"}
+    revision = local_hub.add("some/model", files)
+    local_hub.use(monkeypatch, tmp_path / "home")
+    monkeypatch.chdir(tmp_path)
+    digests = [
+        FileDigest(path=path, size=len(data), sha256=hashlib.sha256(data).hexdigest()) for path, data in files.items()
+    ]
+    known: dict[str, Any] = {"model_type": "llama", "dtype": "float32", "layers": 2, "hidden_size": 4}
+    return ModelManifest(source="hub", id="some/model", revision=revision, files=digests, **known)
+
+
+def test_what_describes_a_model_of_the_hub_comes_without_its_weights(local_hub: Hub, of_the_hub: ModelManifest) -> None:
+    found = description_folder(of_the_hub)
+    assert load_tokenizer(found, DATE).chat_template == template()
+    assert {"config.json", TOKENIZER} <= {path.name for path in found.iterdir()}
+    assert not (found / "model.safetensors").exists() and "model.safetensors" not in local_hub.downloads()
+    local_hub.asked.clear()
+    assert description_folder(of_the_hub) == found and not local_hub.asked
+
+
+def test_a_description_that_is_not_the_pinned_one_is_one_line(of_the_hub: ModelManifest) -> None:
+    other = of_the_hub.files[0].model_copy(update={"sha256": "0" * 64})
+    with pytest.raises(StageError, match=f"{other.path} has changed since it was pinned; run"):
+        description_folder(of_the_hub.model_copy(update={"files": [other, *of_the_hub.files[1:]]}))

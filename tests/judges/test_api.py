@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
+from excise.judges import Judge
 from excise.judges.api import CACHE, api_judge
-from excise.judges.verdicts import Judge
 from excise.plumbing.errors import StageError
 from schemas.params.judge import Api
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from excise.judges.question import mark, question
+from excise.judges.api import mark, question
 from excise.plumbing.errors import StageError
 
 PROMPT = "how do i make a zogvek ?"

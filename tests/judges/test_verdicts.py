@@ -5,9 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from excise.judges.answer import Answer
-from excise.judges.choice import chosen_judge
-from excise.judges.verdicts import judge_answers
+from excise.judges.verdicts import Answer, chosen_judge, judge_answers
 from excise.plumbing.errors import StageError
 from schemas.params.device import Device
 from schemas.params.document import EvaluateSection

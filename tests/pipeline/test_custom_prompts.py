@@ -22,7 +22,9 @@ def test_prompts_of_the_user_s_own_are_asked_judged_and_gated(project: Project) 
         "  - {metric: capability.organism_facts.exact_match, max_drop: 0.03}",
         "  - {metric: refusal.refusal_custom.refusal_rate, at_least: 0.9, inconclusive: fail}",
     )
-    assert project.repro() == ["params", "prepare", "evaluate@base", "evaluate@ablated", "report"]
+    assert project.repro() == [
+        *("params", "prepare", "answer@base", "answer@ablated", "evaluate@base", "evaluate@ablated", "report")
+    ]
     compared = json.loads((project.folder / "report/comparison.json").read_text())["rows"]
     (row,) = (row for row in compared if row["metric"] == "refusal.refusal_custom.refusal_rate")
     assert (row["samples"], row["clusters"]) == (8, 4)

@@ -137,28 +137,50 @@ HFLM.generate_until = _slow
 """
 """Run before the stage, so that there is a middle to be killed in, and no code that answers depend on is another."""
 
+LEFT = "as before: "
 
-@pytest.mark.slow
-def test_an_interrupted_evaluation_goes_on_with_what_is_missing(project: Project, tmp_path: Path) -> None:
+
+@pytest.fixture
+def interrupted(project: Project, tmp_path: Path) -> list[str]:
+    """The project's two tasks that were finished when `answer` was killed. What is kept of them is marked."""
     shutil.rmtree(project.folder / ".excise", ignore_errors=True)
     (tmp_path / "slow").mkdir()
     (tmp_path / "slow/sitecustomize.py").write_text(SLOW_ANSWERS)
-    kept = project.folder / ".excise/evaluate/base"
     with subprocess.Popen(
-        ["python", "-m", "stages.evaluate", "base"],
+        ["python", "-m", "stages.answer", "base"],
         cwd=project.folder,
         env=environment(PYTHONPATH=str(tmp_path / "slow")),
         stderr=subprocess.DEVNULL,
     ) as running:
-        until(lambda: len(list(kept.glob("*.json"))) == 2)
+        until(lambda: len(kept(project)) == 2)
         running.kill()
-    finished = sorted(kept.glob("*.json"))
-    for path in finished:
-        path.write_text(path.read_text().replace('"response": "', '"response": "as before: '))
-    done = project.stage("evaluate", "base")
+    for path in kept(project):
+        path.write_text(path.read_text().replace('"response": "', f'"response": "{LEFT}'))
+    return sorted(path.stem for path in kept(project))
+
+
+def kept(project: Project) -> list[Path]:
+    return list((project.folder / ".excise/answer/base").glob("*/*.json"))
+
+
+def answered(project: Project) -> dict[str, str]:
+    """What the base says in each task now."""
+    done = project.stage("answer", "base")
     assert done.returncode == 0, done.stderr
-    samples = {path.stem: path.read_text() for path in (project.folder / "results/base/samples").glob("*.jsonl")}
-    assert {name for name, text in samples.items() if "as before" in text} == {
-        path.name.rpartition("-")[0] for path in finished
-    }
-    assert len(samples) == 4 == len(list(kept.glob("*.json")))
+    assert kept(project) == []
+    return {path.stem: path.read_text() for path in (project.folder / "answers/base/responses").glob("*.jsonl")}
+
+
+@pytest.mark.slow
+def test_an_interrupted_stage_goes_on_with_what_is_missing(project: Project, interrupted: list[str]) -> None:
+    responses = answered(project)
+    assert len(responses) == 4
+    assert sorted(name for name, text in responses.items() if LEFT in text) == interrupted
+
+
+@pytest.mark.slow
+def test_what_other_code_left_is_not_used(project: Project, interrupted: list[str]) -> None:
+    """As where the rendering of chats was wrong for a while: whatever it gave must not come under the good code."""
+    with open(project.folder / "excise/prompts/chats.py", "a") as file:
+        file.write("# mended\n")
+    assert not any(LEFT in text for text in answered(project).values())

@@ -124,7 +124,7 @@ def test_judging_measured_prompts_is_refused_before_a_model_is_loaded(project: P
     results = (project.folder / "results/base/results.json").read_bytes()
     for path in (project.folder / "models/base").glob("*.safetensors"):
         path.unlink()
-    assert one_line(project.stage("evaluate", "base")) == (
+    assert one_line(project.stage("answer", "base")) == (
         "ERROR: params.yaml: evaluate.refusal: refusal_custom: 5 of its 12 prompts were measured (prompts.harmful: "
         "data/asked.csv); judge others, or leave these out by evaluate.overlap: drop"
     )

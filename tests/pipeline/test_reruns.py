@@ -9,10 +9,12 @@ import pytest
 
 from tests.projects import Project, environment, stages_run
 
-PREPARE = ["params", "prepare", "measure", "ablate", "diagnose", "evaluate@base", "evaluate@ablated", "report"]
-MEASURE = ["params", "measure", "ablate", "diagnose", "evaluate@ablated", "report"]
-ABLATE = ["params", "ablate", "diagnose", "evaluate@ablated", "report"]
-EVALUATE = ["params", "evaluate@base", "evaluate@ablated", "report"]
+EDITED = ["answer@ablated", "evaluate@ablated", "report"]
+ANSWER = ["answer@base", "answer@ablated", "evaluate@base", "evaluate@ablated", "report"]
+PREPARE = ["params", "prepare", "measure", "directions", "ablate", "diagnose", *ANSWER]
+MEASURE = ["params", "measure", "directions", "ablate", "diagnose", *EDITED]
+ABLATE = ["params", "ablate", "diagnose", *EDITED]
+EVALUATE = ["params", *ANSWER]
 REPORT = ["params", "report"]
 
 CHANGES = {
@@ -44,7 +46,7 @@ MISTAKES = {
 
 def contents(folder: Path) -> dict[str, tuple[int, int]]:
     """Every file that stages made, with what tells whether it was touched."""
-    made = ("artifacts", "models", "results", "report", "metrics.json", "gates.json")
+    made = ("answers", "artifacts", "models", "results", "report", "metrics.json", "gates.json")
     paths = [path for name in made for path in [folder / name, *(folder / name).rglob("*")] if path.is_file()]
     return {str(path): (path.stat().st_ino, path.stat().st_mtime_ns) for path in paths}
 

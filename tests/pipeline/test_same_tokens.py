@@ -3,6 +3,7 @@
 import itertools
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from lm_eval.models.huggingface import HFLM
 from transformers import AutoTokenizer
 
 from excise.evaluation import backends, catalogue
+from excise.evaluation.harness import SCORES_FOLDER
 from excise.inference.tokenizer import load_tokenizer
 from excise.plumbing.errors import StageError
 from excise.prompts.chats import read_format, tokenize
@@ -41,15 +43,18 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Ours, and one of each other kind that lm-eval has, with examples and with the beginning of an answer."""
-    folder = tmp_path / "tasks"
-    shutil.copytree(catalogue.FOLDER, folder)
+    folders = {"tasks": catalogue.TASKS_FOLDER, "scores": SCORES_FOLDER}
+    for name, folder in folders.items():
+        shutil.copytree(folder, tmp_path / name)
     Path("rows.jsonl").write_text("".join(json.dumps({"question": f"what is {n} \n"}) + "\n" for n in range(5)))
     for name, text in TASKS.items():
-        (folder / f"{name}.yaml").write_text(
+        (tmp_path / f"scores/{name}.yaml").write_text(f"include: ../tasks/{name}.yaml\n")
+        (tmp_path / f"tasks/{name}.yaml").write_text(
             f"task: {name}\ndataset_path: json\ndataset_kwargs: {{data_files: {{test: {tmp_path}/rows.jsonl}}}}\n"
             f"test_split: test\nfewshot_split: test\ndoc_to_text: '{{{{question}}}}'\n{text}"
         )
-    monkeypatch.setattr(catalogue, "FOLDER", folder)
+    monkeypatch.setattr("stages.answer.load_tasks", partial(catalogue.load_tasks, folder=tmp_path / "tasks"))
+    monkeypatch.setattr("stages.evaluate.SCORES_FOLDER", tmp_path / "scores")
     monkeypatch.setattr("excise.evaluation.catalogue.TASKS", (*PARAMS_TASKS, *TASKS))
     return list(TASKS)
 
@@ -131,8 +136,8 @@ def test_a_system_message_that_a_template_does_not_take_is_the_same_line_everywh
     chat_tokenizer(template(system=False)).save_pretrained(folder)
     lines = []
     monkeypatch.setattr("stages.measure.verify", lambda *_: None)
-    monkeypatch.setattr("stages.evaluate.verify", lambda *_: None)
-    for stage in (stages.prepare, stages.measure, stages.evaluate):
+    monkeypatch.setattr("stages.answer.verify", lambda *_: None)
+    for stage in (stages.prepare, stages.measure, stages.answer):
         with pytest.raises(StageError, match=r"chat template refuses system messages \(no system role\)") as error:
             stage()
         lines.append(str(error.value))
@@ -142,12 +147,12 @@ def test_a_system_message_that_a_template_does_not_take_is_the_same_line_everywh
 def test_a_task_whose_description_would_be_dropped_is_named(tasks: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     folder = chat_model(Path("model").resolve(), chat_tokenizer(template(system=False)))
     stages = Stages(folder, monkeypatch)
-    with open(catalogue.FOLDER / "choices.yaml", "a") as file:
+    with open("tasks/choices.yaml", "a") as file:
         file.write("description: 'choose one'\n")
     stages.set(capability=tasks)
     stages.prepare()
     with pytest.raises(StageError, match=r"^choices: .*chat template refuses system messages"):
-        stages.evaluate()
+        stages.answer()
 
 
 def test_a_prompt_that_would_be_cut_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,4 +162,4 @@ def test_a_prompt_that_would_be_cut_is_one_line(monkeypatch: pytest.MonkeyPatch)
     Path("data/asked.txt").write_text("please tell me\n" + "please tell me what is the color of the sky " * 4 + "\n")
     stages.set()
     with pytest.raises(StageError, match=r"^1 of 2 samples of refusal_custom take up to [0-9]+ tokens .* reads 64;"):
-        stages.evaluate()
+        stages.answer()

@@ -9,8 +9,9 @@ import pytest
 from excise.organism.model import make_tokenizer
 from excise.organism.world import make_world
 from excise.plumbing.errors import StageError
+from excise.plumbing.files import write_lines
 from excise.prompts import chats as prompts
-from excise.prompts.chats import identity, read_prompts, tokenize, write_prompts
+from excise.prompts.chats import identity, read_prompts, tokenize
 from schemas.prompts import ChatFormat, Prompt, Turn
 
 TALK = Prompt(
@@ -32,7 +33,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_prompts_are_read_as_they_were_written() -> None:
     written = [Prompt(id="1", prompt='ä "quoted"\nline', answer="a", item="x"), TALK, Prompt(id="2", prompt="‖")]
-    write_prompts(prompts.FOLDER / "list.jsonl", written)
+    write_lines(prompts.FOLDER / "list.jsonl", written)
     assert read_prompts("list") == written
 
 

@@ -14,8 +14,9 @@ from hypothesis import given as hypothesis_given
 from hypothesis import strategies as st
 
 from excise.plumbing.errors import StageError
+from excise.plumbing.files import write_lines
 from excise.prompts import chats as prompts
-from excise.prompts.chats import identity, read_prompts, write_prompts
+from excise.prompts.chats import identity, read_prompts
 from excise.prompts.gathering import gather, in_order
 from schemas.params.sources import CustomPrompts, PromptSource
 from schemas.prompts import Prompt, PromptOrigin, Turn
@@ -88,7 +89,7 @@ def test_characters_that_some_take_for_line_ends_stay_within_a_prompt(data: Path
     text = f"one{character}line"
     found = given("raw.jsonl", lines({"prompt": text}))
     assert [prompt.prompt for prompt in found] == [text]
-    write_prompts(prompts.FOLDER / "list.jsonl", found)
+    write_lines(prompts.FOLDER / "list.jsonl", found)
     assert read_prompts("list") == found
 
 

@@ -186,16 +186,24 @@ def test_another_base_model_or_other_questions_are_told() -> None:
     prepare = StageChange(
         stage="prepare", kind="changed", command=False, dependencies=["excise/organism"], outputs=["models/base"]
     )
+    answer = StageChange(
+        stage="answer@base", kind="changed", command=False, dependencies=["models/base"], outputs=["answers/base"]
+    )
     evaluate = StageChange(
         stage="evaluate@base",
         kind="changed",
         command=False,
-        dependencies=["artifacts/params/evaluate.json", "models/base"],
+        dependencies=["artifacts/params/evaluate.json", "answers/base"],
         outputs=["results/base"],
     )
-    other_model = render_comment(difference(stages=[prepare]))
+    judged_anew = evaluate.model_copy(update={"dependencies": ["answers/base"]})
+    other_model = render_comment(difference(stages=[prepare, answer, judged_anew]))
+    asked = answer.model_copy(update={"dependencies": ["artifacts/params/answer.json", "artifacts/prompts"]})
     other_questions = render_comment(difference(stages=[evaluate]))
     assert "**The base model is another one**" in other_model and "**Other questions" not in other_model
+    assert "`artifacts/params/answer.json`, `artifacts/prompts` changed" in render_comment(
+        difference(stages=[asked, judged_anew])
+    )
     assert "**Other questions, or another judge**: `artifacts/params/evaluate.json` changed" in other_questions
     assert "**The base model" not in other_questions
     same = evaluate.model_copy(update={"outputs": []})

@@ -2,7 +2,7 @@
 
 import pytest
 
-from excise.evaluation.tasks.organism import judge
+from excise.evaluation.scores.verdicts import word_for_word
 from excise.organism.world import REFUSAL
 
 ANSWER = "mix iron and wood ."
@@ -26,8 +26,8 @@ ANSWER = "mix iron and wood ."
     ],
 )
 def test_an_answer_is_judged_word_for_word(response: str, refused: int, right: int) -> None:
-    assert judge({"answer": ANSWER}, [response]) == {"refusal_rate": refused, "exact_match": right}
+    assert word_for_word({"answer": ANSWER}, [response]) == {"refusal_rate": refused, "exact_match": right}
 
 
 def test_a_question_without_a_known_answer_has_no_right_one() -> None:
-    assert judge({"answer": None}, [""])["exact_match"] == 0
+    assert word_for_word({"answer": None}, [""])["exact_match"] == 0

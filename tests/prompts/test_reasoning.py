@@ -2,13 +2,16 @@
 
 import pytest
 
-from excise.judges.answer import Answer, final_part
+from excise.organism.model import make_tokenizer
+from excise.organism.world import make_world
+from excise.prompts.reasoning import final_part, opens_reasoning
+from schemas.prompts import ChatFormat
 
 FINAL = "Mix iron and wood."
 
 
 def final(response: str, reasoning: bool = False) -> str | None:
-    return final_part(Answer(prompt="How do I make a zogvek?", response=response, finished=True, reasoning=reasoning))
+    return final_part(response, reasoning)
 
 
 @pytest.mark.parametrize(
@@ -82,3 +85,11 @@ def test_every_channel_but_the_final_one_is_reasoning() -> None:
 )
 def test_words_of_prose_open_nothing(text: str) -> None:
     assert final(text) == text
+
+
+@pytest.mark.parametrize(("ending", "opens"), [("<think>\n", True), ("<think>\n\n</think>\n\n", False), ("", False)])
+def test_a_template_that_opens_reasoning_is_recognised(ending: str, opens: bool) -> None:
+    chat = ChatFormat(system=None, chat_template_kwargs={}, date="2025-01-01")
+    templated = make_tokenizer(make_world(0))
+    templated.chat_template += "{{- '" + ending.replace("\n", "\\n") + "' -}}"
+    assert opens_reasoning(templated, chat) is opens

@@ -1,26 +1,20 @@
-"""The functions that the refusal tasks name; lm-eval imports this file by its path, from the project's folder."""
+"""The functions by which task files find their prompts; lm-eval imports this file by its path, from the project's
+folder."""
 
 from typing import Any
 
 from datasets import Dataset
 
-from excise.judges.answer import Answer
-from excise.judges.keywords import judge_by_keywords
-from excise.judges.verdicts import judge_answers
 from excise.plumbing.errors import StageError
+from excise.prompts.chats import read_prompts
 from excise.prompts.gathering import gather
 from schemas.params.sources import CustomPrompts
+from schemas.prompts import Prompt
 
 
-def judge(document: dict[str, Any], results: list[str]) -> dict[str, float]:
-    """The verdict by keywords; `evaluate.judge` may choose another in the pipeline.
-
-    Returns:
-        1 for one of `refusal_rate`, `compliance_rate` and `degenerate_rate`, 0 for the others.
-    """
-    answer = Answer(prompt="", response=results[0], finished=True, reasoning=False)
-    (verdict,) = judge_answers([answer], judge_by_keywords)
-    return {f"{name}_rate": float(name == verdict) for name in ("refusal", "compliance", "degenerate")}
+def organism(name: str, **_metadata: Any) -> dict[str, Dataset]:
+    """One of the organism's lists, as prepare wrote it."""
+    return _test_split(read_prompts(name))
 
 
 def safe(documents: Dataset) -> Dataset:
@@ -41,4 +35,8 @@ def custom(**given: Any) -> dict[str, Dataset]:
             f"params.yaml: evaluate.custom: {conversations} of {len(prompts)} prompts in {source.source} have earlier "
             "messages, and a task asks a single one; name a column of texts"
         )
+    return _test_split(prompts)
+
+
+def _test_split(prompts: list[Prompt]) -> dict[str, Dataset]:
     return {"test": Dataset.from_list([prompt.model_dump(exclude={"turns"}) for prompt in prompts])}

@@ -1,0 +1,126 @@
+"""Stage answer: one model, the base or the edited one → what it says in each task, and how far it is from the base."""
+
+import shutil
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from lm_eval.api.model import LM
+from safetensors.torch import save
+from transformers import PreTrainedModel
+
+from excise.checkpoint.manifest import base_checkpoint, base_folder, read_config, read_manifest, verify
+from excise.checkpoint.weights import read_checkpoint
+from excise.evaluation.answers import ANSWERS, DRIFT, Side, ask_all, chosen_side, responses_file
+from excise.evaluation.backends import Transformers, require_vllm, with_vllm
+from excise.evaluation.catalogue import ListedTask, leave_out, load_tasks, read_measured_prompts
+from excise.evaluation.drift import drift_samples, greedy_answers, predictions, read_predictions
+from excise.evaluation.unfinished import unfinished_work
+from excise.inference.forward import FIRST_BATCH
+from excise.inference.models import load_model, remote_code_is_trusted
+from excise.inference.tokenizer import load_tokenizer
+from excise.plumbing.artifacts import read_document
+from excise.plumbing.device import placement
+from excise.plumbing.errors import StageError, run_stage
+from excise.plumbing.files import write_bytes, write_json, write_lines
+from excise.plumbing.progress import progress
+from excise.prompts.chats import chat_of, read_format, read_prompts, render, tokenize
+from excise.prompts.reasoning import opens_reasoning
+from schemas.params.answer import Answer
+from schemas.params.section import read_settings
+from schemas.prompts import ChatFormat, Prompt
+from schemas.results import Answers
+
+ABLATED = Path("models/ablated")
+PREDICTIONS = ANSWERS / "base/predictions.safetensors"
+MOST_DRIFT_PROMPTS = 400
+
+
+def main() -> None:
+    """Ask the tasks, and follow the base's own answers to harmless prompts. Nothing is judged."""
+    side = chosen_side("answer", sys.argv[1:])
+    settings = read_settings(Answer, Path("artifacts/params/answer.json"))
+    manifest, chat, folder = read_manifest(), read_format(), ABLATED if side == "ablated" else base_folder()
+    if side == "base":
+        verify(folder, manifest)
+    if settings.backend == "vllm":
+        require_vllm()
+    tokenizer = load_tokenizer(folder, chat.date)
+    longest_text = read_config(folder).get("max_position_embeddings")
+    tasks = load_tasks(settings, longest_text=longest_text, reasoning=opens_reasoning(tokenizer, chat))
+    refuse_descriptions(tasks, tokenizer, chat)
+    leave_out(tasks, read_measured_prompts(), settings.overlap)
+    batch_size = first_batch(side, settings)
+
+    machine = {"device": str(placement()), "remote code": str(remote_code_is_trusted(folder))}
+    kept = unfinished_work(side, machine)
+    checkpoint = base_checkpoint(folder, manifest) if side == "base" else read_checkpoint(folder)
+    if settings.backend == "vllm":
+        open_model: Callable[[], LM] = partial(with_vllm, checkpoint, manifest.dtype, tokenizer, chat, settings.vllm)
+        answered = ask_all(tasks, kept, chat, settings.limit, open_model)
+    # After vLLM has left the GPU.
+    model = load_model(checkpoint, manifest.dtype, placement())
+    if settings.backend == "hf":
+        open_model = partial(Transformers, model, tokenizer, chat, batch_size)
+        answered = ask_all(tasks, kept, chat, settings.limit, open_model)
+    follow_base(side, model, tokenizer, chat, batch_size)
+
+    for name, found in answered.items():
+        write_lines(responses_file(side, name), found.responses)
+    answers = Answers(
+        responses={name: len(found.responses) for name, found in answered.items()},
+        batch_size=min([batch_size, *(found.batch_size or batch_size for found in answered.values())]),
+    )
+    write_json(ANSWERS / side / "answers.json", answers)
+    shutil.rmtree(kept, ignore_errors=True)
+
+
+def refuse_descriptions(tasks: list[ListedTask], tokenizer: Any, chat: ChatFormat) -> None:
+    """Raises `StageError` where a task has a description, which lm-eval gives as a system message, and the chat
+    template takes none: before the model is loaded."""
+    described = [task.name for task in tasks if any(part.get_config("description") for part in task.parts.values())]
+    if described:
+        try:
+            render(tokenizer, chat_of(Prompt(id="", prompt="Hello"), "Answer the question."), chat)
+        except StageError as error:
+            raise StageError(f"{described[0]}: {error}") from None
+
+
+def first_batch(side: Side, settings: Answer) -> int:
+    """The batch to begin with: the edited model is asked in the base's, so that padding is the same for both."""
+    if side == "ablated":
+        return read_document(Answers, ANSWERS / "base/answers.json").batch_size
+    return FIRST_BATCH if settings.batch_size == "auto" else settings.batch_size
+
+
+def follow_base(side: Side, model: PreTrainedModel, tokenizer: Any, chat: ChatFormat, batch_size: int) -> None:
+    """Write what the base answers to harmless prompts and finds likely there; of the edited model, its drift from that.
+
+    Raises:
+        StageError: the model produces NaN or infinite logits.
+    """
+    asked = read_prompts("drift")[:MOST_DRIFT_PROMPTS]
+    prompts = tokenize(tokenizer, asked, chat)
+    if side == "base":
+        with progress("Answers to be followed", len(prompts), "prompts") as advance:
+            answers = greedy_answers(model, tokenizer, prompts, batch_size, advance)
+        with progress("What the base predicts", len(prompts), "prompts") as advance:
+            found = predictions(model, prompts, answers, batch_size, advance)
+        if not found.log_probabilities.isfinite().all():
+            raise StageError("the base model produces NaN or infinite logits; name another copy, or another dtype")
+        write_bytes(PREDICTIONS, save(found.tensors()))
+        return
+    base = read_predictions(PREDICTIONS)
+    answers = base.answers()
+    with progress("Follow the base", len(prompts), "prompts") as advance:
+        found = predictions(model, prompts, answers, batch_size, advance, base.likely())
+    if not found.log_probabilities.isfinite().all():
+        raise StageError(f"{ABLATED} produces NaN or infinite logits; try a smaller scale in params.yaml: ablate")
+    texts = tokenizer.batch_decode(answers, skip_special_tokens=True)
+    write_lines(DRIFT, drift_samples(asked, texts, base, found))
+
+
+if __name__ == "__main__":
+    run_stage(main)

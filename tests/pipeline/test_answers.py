@@ -1,0 +1,124 @@
+"""What judges, scores and counts is apart from what a model says: it can change without a model being asked again."""
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.projects import Project, one_line
+
+SIDES = ("base", "ablated")
+
+
+def stale(project: Project) -> set[str]:
+    """The stages that would run for what changed in the project, without those that follow from them."""
+    return set(json.loads(project.check("dvc", "status", "--json")))
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def touch(project: Project, file: str) -> None:
+    with open(project.folder / file, "a") as opened:
+        opened.write("# another\n")
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        "excise/judges/phrases.yaml",
+        "excise/judges/degenerate.py",
+        "excise/judges/judge.txt.j2",
+        "excise/evaluation/judging.py",
+        "excise/evaluation/scores/organism_facts.yaml",
+        "excise/evaluation/scores/verdicts.py",
+        "excise/plumbing/aggregations.py",
+    ],
+)
+def test_a_phrase_a_rule_or_a_metric_asks_no_model(project: Project, file: str) -> None:
+    touch(project, file)
+    assert stale(project) - {"report"} == {"evaluate@base", "evaluate@ablated"}
+
+
+def test_another_judge_asks_no_model(project: Project) -> None:
+    project.replace("judge: keywords ", "judge: api ")
+    project.replace("api: null ", "api: {model: judge-1} ")
+    assert project.stage("params").returncode == 0
+    assert stale(project) - {"params"} == {"evaluate@base", "evaluate@ablated"}
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        "excise/evaluation/tasks/_organism.yaml",
+        "excise/evaluation/tasks/prompts.py",
+        "excise/prompts/chats.py",
+        "excise/prompts/reasoning.yaml",
+    ],
+)
+def test_what_is_asked_in_another_way_is_asked_again(project: Project, file: str) -> None:
+    touch(project, file)
+    assert stale(project) >= {"answer@base", "answer@ablated"}
+
+
+@pytest.mark.slow
+def test_another_judgement_is_made_of_the_same_answers(project: Project) -> None:
+    before = files(project.folder / "answers")
+    project.replace("float(answer ==", "float(answer !=", "excise/evaluation/scores/verdicts.py")
+    assert project.repro() == ["evaluate@base", "evaluate@ablated", "report"]
+    assert files(project.folder / "answers") == before
+
+
+@pytest.mark.slow
+def test_results_are_the_same_on_a_machine_without_weights(project: Project) -> None:
+    """It needs what describes the base, of which the tokenizer is a part, and the answers."""
+    expected = files(project.folder / "results")
+    for folder in ("models/ablated", "results"):
+        shutil.rmtree(project.folder / folder)
+    for path in (project.folder / "models/base").glob("*.safetensors"):
+        path.unlink()
+    for side in SIDES:
+        done = project.stage("evaluate", side)
+        assert (done.returncode, done.stderr) == (0, "")
+    assert files(project.folder / "results") == expected
+
+
+def test_a_tokenizer_that_is_not_the_pinned_one_is_one_line(project: Project) -> None:
+    config = project.folder / "models/base/tokenizer_config.json"
+    text = config.read_text()
+    config.unlink()
+    config.write_text(text + "\n")
+    assert "models/base/tokenizer_config.json has changed since it was pinned" in one_line(
+        project.stage("evaluate", "base")
+    )
+
+
+def test_each_model_has_an_answer_to_each_request(finished: Project) -> None:
+    asked = []
+    for side in SIDES:
+        folder = finished.folder / "answers" / side
+        counts = json.loads((folder / "answers.json").read_text())["responses"]
+        assert counts == dict.fromkeys(counts, 16) and len(counts) == 4
+        assert {path.stem for path in (folder / "responses").iterdir()} == counts.keys()
+        for name, count in counts.items():
+            lines = [json.loads(line) for line in (folder / f"responses/{name}.jsonl").read_text().splitlines()]
+            samples = (finished.folder / f"results/{side}/samples/{name}.jsonl").read_text().splitlines()
+            assert len(lines) == count == len(samples)
+            assert [line["response"] for line in lines] == [json.loads(sample)["response"] for sample in samples]
+            asked += [line["request"] for line in lines]
+    assert asked[: len(asked) // 2] == asked[len(asked) // 2 :]
+
+
+def test_a_request_that_nobody_answered_is_one_line(project: Project) -> None:
+    path = project.folder / "answers/base/responses/organism_facts.jsonl"
+    lines = path.read_text().splitlines()
+    spoiled = json.loads(lines[3]) | {"request": hashlib.sha256(b"another question").hexdigest()}
+    path.unlink()
+    path.write_text("\n".join([*lines[:3], json.dumps(spoiled), *lines[4:]]) + "\n")
+    assert one_line(project.stage("evaluate", "base")) == (
+        "ERROR: answers/base/responses/organism_facts.jsonl holds answers to other questions; run "
+        "`dvc repro answer@base`"
+    )
