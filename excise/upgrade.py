@@ -1,0 +1,197 @@
+"""A project that an earlier version recorded goes on with this one: `python -m excise upgrade`.
+
+That version trained in `prepare`, estimated in `measure` and generated in `evaluate`. What takes long, the organism,
+the activations and the answers, is taken from what it recorded, put where this version has it, and accepted by `dvc
+commit`; `dvc repro` then makes the rest. Where settings changed since, the stages that read them run again.
+"""
+
+import filecmp
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from lm_eval.api.instance import Instance
+from lm_eval.api.model import LM
+
+from excise.checkpoint.manifest import ORGANISM, read_config, read_manifest
+from excise.evaluation.answers import ANSWERS, Side, ask, responses_file
+from excise.evaluation.catalogue import leave_out, load_tasks, read_measured_prompts
+from excise.gitops.git import file_of, git
+from excise.inference.tokenizer import description_folder, load_tokenizer
+from excise.organism import RECIPE
+from excise.plumbing.artifacts import MAPPING, read_document, read_lines
+from excise.plumbing.errors import StageError
+from excise.plumbing.files import whole_folder, write_json, write_lines, write_text
+from excise.prompts.chats import FOLDER, read_format, render
+from excise.prompts.reasoning import opens_reasoning
+from schemas.params.answer import Answer
+from schemas.params.measure import Measure
+from schemas.params.section import read_settings
+from schemas.plain_yaml import parse_mapping
+from schemas.prompts import ChatFormat
+from schemas.results import Answers, Sample
+from schemas.text import shorten
+
+PROJECT = Path()
+SETTINGS = Path("artifacts/params")
+RECORDED = (
+    *("artifacts/params", "artifacts/activations.safetensors", "artifacts/expert_use.json", "artifacts/prompts"),
+    *("models/base", "results/base", "results/ablated"),
+)
+
+
+def upgrade() -> None:
+    """Take over what the newest recorded run made.
+
+    Raises:
+        StageError: nothing that this version could take over is recorded here, or DVC does not have it.
+    """
+    commit = recorded_commit()
+    with tempfile.TemporaryDirectory(prefix="excise-") as temporary:
+        old = Path(temporary)
+        for path in RECORDED:
+            fetch(commit, path, old)
+        dvc("repro", "params")
+        taken = [stage for stage, take in STEPS.items() if take(old)]
+    print(f"taken over from {commit[:12]}: {', '.join(taken) or 'nothing'}; `make repro` makes the rest")
+
+
+def recorded_commit() -> str:
+    """The newest commit whose dvc.lock an earlier version wrote."""
+    listed = git(PROJECT, "rev-list", "--first-parent", "HEAD", "--", "dvc.lock").split()
+    if listed and (text := file_of(PROJECT, listed[0], "dvc.lock")):
+        stages = parse_mapping(text, "dvc.lock")["stages"]
+        if any(out["path"] == "models/base" for out in stages.get("prepare", {}).get("outs", ())):
+            return listed[0]
+    raise StageError("dvc.lock here is not of an earlier version: there is nothing to upgrade; run `make repro`")
+
+
+def fetch(commit: str, path: str, into: Path) -> None:
+    """An output of a commit, from DVC's cache or remote."""
+    (into / path).parent.mkdir(parents=True, exist_ok=True)
+    if path == str(SETTINGS):
+        for name in ("organism", "measure", "evaluate"):
+            dvc("get", ".", f"{path}/{name}.json", "--rev", commit, "--out", str(into / path / f"{name}.json"))
+    else:
+        dvc("get", ".", path, "--rev", commit, "--out", str(into / path))
+
+
+def take_organism(old: Path) -> bool:
+    """The built-in model, with the recipe that it was trained by."""
+    before = read_document(MAPPING, old / SETTINGS / "organism.json")
+    now = read_document(MAPPING, SETTINGS / "organism.json")["organism"]
+    if now is not None and now != before:
+        return _runs_again("organism")
+    if now is not None:
+        with whole_folder(ORGANISM) as folder:
+            shutil.copytree(old / ORGANISM, folder, dirs_exist_ok=True)
+            (folder / "organism.sha256").unlink(missing_ok=True)
+            write_text(folder / "organism.json", json.dumps({"recipe": RECIPE, **now}, indent=2) + "\n")
+        dvc("commit", "--force", "organism")
+    dvc("repro", "prepare")
+    return now is not None
+
+
+def take_activations(old: Path) -> bool:
+    """Activations, if they are of the same prompts and as they were."""
+    before, now = (read_document(MAPPING, folder / "measure.json") for folder in (old / SETTINGS, SETTINGS))
+    alike = all(before[name] == now[name] for name in Measure.model_fields) and before["winsorize"] is None
+    if not alike or not _same_files(old / FOLDER, FOLDER):
+        return _runs_again("measure")
+    for name in ("activations.safetensors", "expert_use.json"):
+        shutil.copyfile(old / "artifacts" / name, Path("artifacts") / name)
+    dvc("commit", "--force", "measure")
+    return True
+
+
+def take_answers(old: Path, side: Side) -> bool:
+    """What a model said in tasks that generate, if it was asked the same."""
+    before, settings = (
+        read_document(MAPPING, old / SETTINGS / "evaluate.json"),
+        read_settings(Answer, SETTINGS / "answer.json"),
+    )
+    now = settings.model_dump(mode="json")
+    if any(before.get(name) != value for name, value in now.items()) or not _same_files(old / FOLDER, FOLDER):
+        return _runs_again(f"answer@{side}")
+    if side == "ablated":
+        dvc("repro", "ablate")
+    chat, folder = read_format(), description_folder(read_manifest())
+    tokenizer = load_tokenizer(folder, chat.date)
+    longest = read_config(folder).get("max_position_embeddings")
+    tasks = load_tasks(settings, longest_text=longest, reasoning=opens_reasoning(tokenizer, chat))
+    leave_out(tasks, read_measured_prompts(), settings.overlap)
+    if any(part.OUTPUT_TYPE != "generate_until" for task in tasks for part in task.parts.values()):
+        return _runs_again(f"answer@{side}", ": log-probabilities were not kept")
+    counts: dict[str, int] = {}
+    results = read_document(MAPPING, old / f"results/{side}/results.json")
+    for task in tasks:
+        samples = read_lines(Sample, old / f"results/{side}/samples/{task.name}.jsonl")
+        responses = ask(Remembered(samples, tokenizer, chat), task, chat, settings.limit).responses
+        write_lines(responses_file(side, task.name), responses)
+        counts[task.name] = len(responses)
+    write_json(ANSWERS / side / "answers.json", Answers(responses=counts, batch_size=results["batch_size"]))
+    source = "samples/drift.jsonl" if side == "ablated" else "predictions.safetensors"
+    shutil.copyfile(old / "results" / side / source, ANSWERS / side / Path(source).name)
+    dvc("commit", "--force", f"answer@{side}")
+    return True
+
+
+class Remembered(LM):
+    """In a model's place: what it said in each sample, in their order."""
+
+    tokenizer_name = ""
+    batch_size = None
+
+    def __init__(self, samples: Sequence[Sample], tokenizer: Any, chat: ChatFormat) -> None:
+        super().__init__()
+        self._samples, self._tokenizer, self._chat = samples, tokenizer, chat
+
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        return render(self._tokenizer, chat_history, self._chat, begun=not add_generation_prompt)
+
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
+        if len(requests) != len(self._samples):
+            raise StageError(f"{len(self._samples)} samples were recorded of a task with {len(requests)} requests")
+        return [sample.response for sample in self._samples]
+
+    def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+        raise NotImplementedError
+
+    def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
+        raise NotImplementedError
+
+
+def dvc(*arguments: str) -> None:
+    """Run DVC.
+
+    Raises:
+        StageError: it fails; with its last line.
+    """
+    done = subprocess.run([sys.executable, "-m", "dvc", *arguments], capture_output=True, text=True)
+    if done.returncode:
+        lines = [*(done.stderr or done.stdout).strip().splitlines(), "it says nothing"]
+        raise StageError(f"`dvc {' '.join(arguments[:2])}` failed: {shorten(lines[0], 200)}")
+
+
+def _same_files(one: Path, other: Path) -> bool:
+    names = {path.name for folder in (one, other) for path in folder.iterdir()}
+    return not any(filecmp.cmpfiles(one, other, names, shallow=False)[1:])
+
+
+def _runs_again(stage: str, why: str = ": its settings or prompts changed") -> bool:
+    print(f"{stage} runs again{why}")
+    return False
+
+
+STEPS: dict[str, Callable[[Path], bool]] = {
+    "organism": take_organism,
+    "measure": take_activations,
+    "answer@base": partial(take_answers, side="base"),
+    "answer@ablated": partial(take_answers, side="ablated"),
+}
