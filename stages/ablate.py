@@ -3,16 +3,14 @@
 import sys
 from pathlib import Path
 
-from excise.checkpoint.manifest import base_checkpoint, base_folder, read_layout, read_manifest, verify
+from excise.checkpoint.base_model import BaseModel
 from excise.checkpoint.weights import CARD, EDIT_DIGEST, EDIT_RECORD
 from excise.edit.card import render_card
-from excise.edit.checkpoint import read_vector, write_edited
+from excise.edit.checkpoint import write_edited
 from excise.edit.layout import spare_layers
 from excise.edit.measured import read_directions, read_use
-from excise.edit.odds import odds_by_layer
-from excise.edit.pairing import make_pairs
 from excise.edit.plan import make_plan, summary
-from excise.edit.shifts import make_shifts, summary_of_shifts
+from excise.edit.shifts import make_shifts, odds_by_layer, summary_of_shifts
 from excise.plumbing.device import chosen_device
 from excise.plumbing.digests import sha256_line, sha256_of
 from excise.plumbing.errors import StageError, run_stage
@@ -32,46 +30,31 @@ def main() -> None:
     if sys.argv[1:] and not only_plan:
         raise StageError(f"unknown arguments {' '.join(sys.argv[1:])}; there is --plan, which prints the plan only")
     params = read_section(Ablate, ARTIFACTS / "params/ablate.json")
-    manifest, folder = read_manifest(), base_folder()
-    base = base_checkpoint(folder, manifest)
-    layout = read_layout()
-    statistics, measured = read_directions(ARTIFACTS, layout)
-    plan = make_plan(params, layout, base.tensors, [row.reason for row in statistics])
-    shifts = make_shifts(params, layout, base.tensors, odds_by_layer(read_use(ARTIFACTS, layout)))
-    rows = [*summary(plan, base.tensors), *summary_of_shifts(shifts, base.tensors)]
-    spare = spare_layers(layout, base.tensors)
-    device = chosen_device()
-    verify(folder, manifest)
-    pairs = make_pairs(plan, params, measured, lambda name: read_vector(base, name))
+    base = BaseModel.open()
+    _, directions = read_directions(ARTIFACTS, base.layout)
+    edits = make_plan(params, base, directions)
+    shifts = make_shifts(params, base, odds_by_layer(read_use(ARTIFACTS, base.layout)))
+    rows = [*summary(edits, base.tensors), *summary_of_shifts(shifts, base.tensors)]
+    spare, left_out = spare_layers(base.layout, base.tensors), base.checkpoint.left_out
     if only_plan:
-        print_plan(rows, spare, base.left_out)
+        print_plan(rows, spare, left_out)
         return
 
     with whole_folder(OUTPUT) as partial:
-        total = sum((folder / path).stat().st_size for path in base.files)
+        total = sum((base.folder / path).stat().st_size for path in base.checkpoint.files)
         with progress("Ablate", total, "B") as advance:
-            digests = write_edited(
-                base,
-                partial,
-                plan,
-                pairs,
-                params.method == "preserve_column_norms",
-                {file.path: file.sha256 for file in manifest.files},
-                device,
-                advance,
-                shifts=shifts,
-            )
-        write_text(partial / CARD, render_card(manifest, params, rows, spare, base.left_out))
+            digests = write_edited(base, partial, edits, shifts, chosen_device(), advance)
+        write_text(partial / CARD, render_card(base.manifest, params, rows, spare, left_out))
         digests[CARD] = sha256_of(partial / CARD)
         record = EditRecord(
-            base=manifest,
+            base=base.manifest,
             ablate=params.model_dump(mode="json"),
             directions_sha256=sha256_of(ARTIFACTS / "directions.safetensors"),
             expert_use_sha256=sha256_of(ARTIFACTS / "expert_use.json") if shifts else None,
-            plan=[edit.record() for edit in plan],
+            plan=[edit.record() for edit in edits],
             router_bias=[shift.record() for shift in shifts],
             spare_layers=spare,
-            left_out=list(base.left_out),
+            left_out=list(left_out),
             files=[
                 FileDigest(path=path, size=(partial / path).stat().st_size, sha256=sha256)
                 for path, sha256 in sorted(digests.items())

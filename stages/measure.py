@@ -4,7 +4,7 @@ from pathlib import Path
 
 from safetensors.torch import save
 
-from excise.checkpoint.manifest import base_checkpoint, base_folder, read_layout, read_manifest, verify
+from excise.checkpoint.base_model import BaseModel
 from excise.inference.passes import open_model
 from excise.inference.tokenizer import load_tokenizer
 from excise.plumbing.device import placement, streaming
@@ -12,7 +12,7 @@ from excise.plumbing.errors import run_stage
 from excise.plumbing.files import write_bytes, write_json
 from excise.plumbing.progress import progress
 from excise.prompts.chats import read_format, read_prompts, tokenize
-from excise.residual.activations import look
+from excise.residual.activations import collect_activations
 from excise.residual.directions import estimate, winsorize
 from excise.residual.experts import count_use, routed_experts
 from excise.residual.statistics import describe
@@ -24,21 +24,20 @@ ARTIFACTS = Path("artifacts")
 def main() -> None:
     """Measure both sides in one pass over the prompts, and take the difference of their means."""
     params = read_section(Measure, ARTIFACTS / "params/measure.json")
-    manifest, folder, chat = read_manifest(), base_folder(), read_format()
-    verify(folder, manifest)
-    base, tokenizer = base_checkpoint(folder, manifest), load_tokenizer(folder, chat.date)
+    base, chat = BaseModel.open(), read_format()
+    tokenizer = load_tokenizer(base.folder, chat.date)
 
     harmful = tokenize(tokenizer, read_prompts("harmful"), chat)
     harmless = tokenize(tokenizer, read_prompts("harmless"), chat)
     prompts = [*harmful, *harmless]
-    passes = open_model(base, manifest.dtype, placement(), streaming(), prompts, params.batch_size)
-    experts = routed_experts(passes.model, read_layout().family)
+    passes = open_model(base.checkpoint, base.manifest.dtype, placement(), streaming(), prompts, params.batch_size)
+    experts = routed_experts(passes.model, base.layout.family)
     with progress("Measure", passes.steps(len(prompts)), passes.unit) as advance:
-        seen = look(passes, experts, prompts, params.position, params.batch_size, advance)
-    taken = seen.stream
+        activations = collect_activations(passes, experts, prompts, params.position, params.batch_size, advance)
+    stream = activations.stream
     if params.winsorize is not None:
-        taken = winsorize(taken, params.winsorize)
-    sides = taken[: len(harmful)], taken[len(harmful) :]
+        stream = winsorize(stream, params.winsorize)
+    sides = stream[: len(harmful)], stream[len(harmful) :]
     directions = estimate(*sides, params.estimator)
 
     write_bytes(
@@ -56,7 +55,7 @@ def main() -> None:
         ),
     )
     write_json(ARTIFACTS / "directions.json", describe(directions, *sides, params.estimator))
-    write_json(ARTIFACTS / "expert_use.json", count_use(seen.used, len(harmful), len(harmless)))
+    write_json(ARTIFACTS / "expert_use.json", count_use(activations.used, len(harmful), len(harmless)))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Stage report: both models' results and the diagnosis → comparison, gates, and the report for a reader.
+"""Stage report: both models' results, diagnosis and simulation → comparison, gates, and the report for a reader.
 
 Always written, also when a gate fails.
 """
@@ -19,9 +19,11 @@ from excise.report.markdown import render_report
 from excise.report.page import render_page
 from excise.report.pictures import draw
 from schemas.artifacts import ModelManifest
-from schemas.diagnosis import PLOTS, Diagnosis
+from schemas import diagnosis, simulation
+from schemas.diagnosis import Diagnosis
 from schemas.evidence import Comparison, Comparisons, GateVerdicts, TaskChanges
 from schemas.params import Ablate, Gates, read_section
+from schemas.simulation import Simulation
 
 ARTIFACTS = Path("artifacts")
 RESULTS = Path("results")
@@ -38,6 +40,7 @@ class Report:
     changes: list[TaskChanges]
     left_out: dict[str, int]
     diagnosis: Diagnosis
+    simulation: Simulation
     ablate: Ablate
     manifest: ModelManifest
     directions_sha256: str
@@ -56,7 +59,13 @@ def main() -> None:
         if path.stem not in report.pictures:
             path.unlink()
     text = render_report(
-        report.rows, report.gates, report.left_out, report.diagnosis, report.ablate, report.pictures.keys()
+        report.rows,
+        report.gates,
+        report.left_out,
+        report.diagnosis,
+        report.simulation,
+        report.ablate,
+        report.pictures.keys(),
     )
     write_text(REPORT / "report.md", text)
     write_text(REPORT / "report.html", render_page(**vars(report), provenance=None))
@@ -65,7 +74,11 @@ def main() -> None:
 def read_report() -> Report:
     """Everything that the stages before this one found, compared, judged and drawn."""
     gates = read_section(Gates, ARTIFACTS / "params/gates.json")
-    plots = {name: read_document(PLOTS[name], ARTIFACTS / f"plots/{name}.json") for name in sorted(PLOTS)}
+    plots = {
+        name: read_document(schema, ARTIFACTS / folder / f"{name}.json")
+        for folder, of_stage in (("plots", diagnosis.PLOTS), ("simulation", simulation.PLOTS))
+        for name, schema in sorted(of_stage.items())
+    }
     base, ablated = read_side(RESULTS / "base"), read_side(RESULTS / "ablated")
     measured = measure_both(base, ablated)
     return Report(
@@ -74,6 +87,7 @@ def read_report() -> Report:
         changes=changes(base, ablated),
         left_out=base.results.left_out,
         diagnosis=read_document(Diagnosis, ARTIFACTS / "diagnosis.json"),
+        simulation=read_document(Simulation, ARTIFACTS / "simulation.json"),
         ablate=read_section(Ablate, ARTIFACTS / "params/ablate.json"),
         manifest=read_manifest(),
         directions_sha256=sha256_of(ARTIFACTS / "directions.safetensors"),

@@ -30,6 +30,8 @@ MADE_BY = {
     "artifacts/expert_use.json": "measure",
     "artifacts/diagnosis.json": "diagnose",
     "artifacts/plots": "diagnose",
+    "artifacts/simulation.json": "simulate",
+    "artifacts/simulation": "simulate",
     "models/ablated": "ablate",
     "results/base": "evaluate@base",
     "results/ablated": "evaluate@ablated",

@@ -15,7 +15,7 @@ from excise.checkpoint.edited import check_edited
 from excise.checkpoint.manifest import base_folder, read_layout
 from excise.comparison.records import read_side
 from excise.edit.measured import read_use
-from excise.edit.odds import odds_by_layer
+from excise.edit.shifts import odds_by_layer
 from excise.evaluation.drift import read_predictions
 from excise.gitops import comment, gate, verify
 from excise.gitops.git import commit_of
@@ -72,7 +72,9 @@ READERS: dict[str, list[Reader]] = {
     "artifacts/diagnosis.json": [SHOW],
     "artifacts/plots/coverage.json": [SHOW],
     "artifacts/plots/experts.json": [SHOW],
-    "artifacts/plots/projections.json": [SHOW],
+    "artifacts/simulation.json": [SHOW],
+    "artifacts/simulation/projections.json": [SHOW],
+    "artifacts/simulation/scales.json": [SHOW],
     "artifacts/plots/writers.json": [SHOW],
     "results/base/results.json": [SHOW, lambda: first_batch("ablated", None)],  # type: ignore[arg-type]
     "results/ablated/results.json": [SHOW],
