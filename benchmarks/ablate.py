@@ -87,25 +87,34 @@ def make_checkpoint(folder: Path, size: float) -> int:
 
 def edit(source: Path, target: Path) -> None:
     """Edit as the stage does, from plan to written folder, in a process of its own, which prints its peak in GiB."""
+    from excise.checkpoint.base_model import BaseModel
     from excise.checkpoint.weights import read_checkpoint
-    from excise.edit import checkpoint
-    from excise.edit.directions import Measured
+    from excise.edit.checkpoint import write_edited
     from excise.edit.inspection import inspect
-    from excise.edit.pairing import make_pairs
     from excise.edit.plan import make_plan
+    from excise.edit.projectors import Directions
     from excise.plumbing.digests import sha256_of
+    from schemas.model import ModelManifest
     from schemas.params.ablate import Ablate
 
-    base = read_checkpoint(source)
-    layout = inspect(source, base.tensors, base.files, "bfloat16")
-    layers = layout.layers
+    checkpoint = read_checkpoint(source)
+    layout = inspect(source, checkpoint.tensors, checkpoint.files, "bfloat16")
     ablate = Ablate.model_validate({"rules": [{"layers": "all", "measurement": 1}]})
-    plan = make_plan(ablate, layout, base.tensors, [None] * (layers + 1))
-    rows = torch.randn(layers + 1, HIDDEN, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    pairs = make_pairs(plan, ablate, Measured(rows, rows), lambda name: checkpoint.read_vector(base, name))
-    digest = sha256_of if "--digests" in sys.argv else str
+    rows = torch.randn(layout.layers + 1, HIDDEN, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    directions = Directions(rows, rows, (None,) * len(rows))
+    # Without digests, which the stage finds there.
+    manifest = ModelManifest(
+        source="folder",
+        model_type=layout.model_type,
+        dtype="bfloat16",
+        layers=layout.layers,
+        hidden_size=HIDDEN,
+        files=[],
+    )
+    base = BaseModel(manifest, layout, checkpoint)
     target.mkdir()
-    checkpoint.write_edited(base, target, plan, pairs, False, {}, torch.device("cpu"), lambda _: None, digest)
+    digest = sha256_of if "--digests" in sys.argv else str
+    write_edited(base, target, make_plan(ablate, base, directions), [], torch.device("cpu"), lambda _: None, digest)
     # Not getrusage: its peak is at first that of the process which started this one.
     status = Path("/proc/self/status").read_text()
     print(int(status.partition("VmHWM:")[2].split()[0]) / 2**20)

@@ -97,7 +97,7 @@ def look_at(base: Path, edited: Path) -> None:
     from excise.inference.passes import open_model
     from excise.inference.tokenizer import load_tokenizer
     from excise.prompts.chats import read_format, read_prompts, tokenize
-    from excise.residual.activations import look
+    from excise.residual.activations import collect_activations
     from schemas.params.ablate import Ablate
     from schemas.params.section import read_settings
 
@@ -108,7 +108,7 @@ def look_at(base: Path, edited: Path) -> None:
     found = {}
     for name, folder in (("base", base), ("edited", edited)):
         passes = open_model(read_checkpoint(folder), "bfloat16", torch.device("cpu"), "on", prompts, "auto")
-        stream = look(passes, {}, prompts, -1, "auto", lambda _: None).stream.double()
+        stream = collect_activations(passes, {}, prompts, -1, "auto", lambda _: None).stream.double()
         if not stream.isfinite().all():
             sys.exit(f"the stream of the {name} model is not finite")
         found[name] = float((stream[:, 1:] @ direction).abs().div(stream[:, 1:].norm(dim=-1)).max())

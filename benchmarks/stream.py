@@ -26,7 +26,7 @@ from benchmarks.air import Shape, total_bytes, write_checkpoint
 from excise.checkpoint.weights import read_checkpoint
 from excise.inference.passes import open_model
 from excise.plumbing.progress import progress
-from excise.residual.activations import look
+from excise.residual.activations import collect_activations
 from excise.residual.experts import routed_experts
 from schemas.families import layouts
 
@@ -64,7 +64,9 @@ def run(folder: Path, stream: str, count: int) -> None:
     passes = open_model(
         read_checkpoint(folder), "bfloat16", torch.device("cpu"), "on" if stream == "on" else "off", prompts, "auto"
     )
-    look(passes, routed_experts(passes.model, layouts()["glm4_moe"]), prompts, -1, "auto", lambda _: None)
+    collect_activations(
+        passes, routed_experts(passes.model, layouts()["glm4_moe"]), prompts, -1, "auto", lambda _: None
+    )
     seconds, processors = time.monotonic() - began, time.process_time() - worked
     done.set()
     watcher.join()

@@ -6,26 +6,29 @@ refusal to at most 5 %, the one with the lowest KL is shown: the ways are compar
 
 import argparse
 import itertools
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import get_args
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from excise.checkpoint.weights import Tensor as Stored
-from excise.edit.directions import Measured
-from excise.edit.pairing import make_pairs
+from excise.checkpoint.base_model import BaseModel
+from excise.checkpoint.manifest import make_manifest
+from excise.checkpoint.weights import read_checkpoint
+from excise.edit.inspection import inspect, settled
 from excise.edit.plan import make_plan
+from excise.edit.projectors import Directions
 from excise.inference.forward import first_token_log_probabilities, mean_kl
-from excise.organism.training import train
+from excise.inference.passes import Resident
+from excise.organism.training import save, train
 from excise.organism.world import REFUSAL, Item, make_world, splits
-from excise.residual.activations import activations
+from excise.residual.activations import collect_activations
 from excise.residual.directions import estimate
 from excise.trials.simulation import simulated
-from schemas.families import layouts
-from schemas.layout import ModelLayout
 from schemas.params.ablate import Ablate, ThroughNorm
 
 MOST_REFUSALS = 0.05
@@ -51,8 +54,11 @@ class Organism:
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerFast
+    base: BaseModel
+    """The same on disk."""
     asked: dict[str, list[Item]]
-    base: Tensor
+    unedited: Tensor
+    """What it says first on held-out harmless prompts, before any edit."""
 
     def tokens(self, items: Sequence[Item]) -> list[list[int]]:
         """Each prompt as a chat that is the model's turn to answer."""
@@ -88,52 +94,44 @@ class Organism:
             right=self.rate("organism_harmful"),
             facts=self.rate("organism_facts"),
             sums=self.rate("organism_arithmetic"),
-            kl=mean_kl(self.base, self.first_tokens()),
+            kl=mean_kl(self.unedited, self.first_tokens()),
         )
 
 
-def make_organism(seed: int) -> Organism:
-    """Train the gemma2 organism of a seed with the defaults' steps."""
+def make_organism(seed: int, folder: Path) -> Organism:
+    """Train the gemma2 organism of a seed with the defaults' steps, and save it in an empty folder."""
     model, tokenizer = train("gemma2", seed, 500, 400, lambda *_: None)
-    organism = Organism(model, tokenizer, splits(make_world(seed)), torch.empty(0))
-    organism.base = organism.first_tokens()
+    save(model, tokenizer, folder)
+    checkpoint = read_checkpoint(folder)
+    layout = settled(inspect(folder, checkpoint.tensors, checkpoint.files, "float32"), checkpoint)
+    base = BaseModel(make_manifest(folder, "folder", "float32", layout), layout, checkpoint)
+    organism = Organism(model, tokenizer, base, splits(make_world(seed)), torch.empty(0))
+    organism.unedited = organism.first_tokens()
     return organism
 
 
-def measure(organism: Organism) -> Measured:
+def measure(organism: Organism) -> Directions:
     """Its refusal directions."""
+    passes = Resident(organism.model)
     harmful, harmless = (
-        activations(organism.model, organism.tokens(organism.asked[name]), -1, BATCH, lambda _: None)
+        collect_activations(passes, {}, organism.tokens(organism.asked[name]), -1, BATCH, lambda _: None).stream
         for name in ("harmful_train", "harmless_train")
     )
-    directions = estimate(harmful, harmless)
-    return Measured(directions.unit, directions.harmless_mean)
+    return estimate(harmful, harmless)
 
 
-def best(organism: Organism, measured: Measured, way: ThroughNorm) -> tuple[str, Outcome] | None:
+def best(organism: Organism, directions: Directions, way: ThroughNorm) -> tuple[str, Outcome] | None:
     """The lowest KL among the edits that leave few refusals, and which edit that is; None where none does."""
-    weights = organism.model.state_dict()
-    stored = {name: Stored("", "F32", tuple(tensor.shape), 0, tensor.nbytes) for name, tensor in weights.items()}
-    layers, hidden = organism.model.config.num_hidden_layers, organism.model.config.hidden_size
-    layout = ModelLayout(
-        model_type="gemma2",
-        layers=layers,
-        hidden_size=hidden,
-        experts=None,
-        residual_multiplier=1.0,
-        tied=True,
-        family=layouts()["gemma2"],
-    )
     found: list[tuple[str, Outcome]] = []
-    for edited, measurement, scale in itertools.product(LAYERS, range(1, layers + 1), SCALES):
+    measurements = range(1, organism.base.layout.layers + 1)
+    for edited, measurement, scale in itertools.product(LAYERS, measurements, SCALES):
         ablate = Ablate.model_validate(
             {"through_norm": way, "rules": [{"layers": edited, "measurement": measurement, "scale": scale}]}
         )
-        plan = make_plan(ablate, layout, stored, [None] * (layers + 1))
-        with simulated(organism.model, plan, make_pairs(plan, ablate, measured, weights.__getitem__)):
+        with simulated(organism.model, make_plan(ablate, organism.base, directions)):
             if organism.rate("organism_harmful", REFUSAL) <= MOST_REFUSALS:
                 found.append((f"{edited}, {measurement}, {scale}", organism.outcome()))
-    return min(found, key=lambda pair: pair[1].kl) if found else None
+    return min(found, key=lambda edit: edit[1].kl) if found else None
 
 
 def main() -> None:
@@ -143,10 +141,11 @@ def main() -> None:
     print("| seed | through_norm | layers, measurement, scale | refusal | right answers | facts | sums | KL |")
     print("| ---: | --- | --- | ---: | ---: | ---: | ---: | ---: |")
     for seed in arguments.parse_args().seeds:
-        organism = make_organism(seed)
-        measured = measure(organism)
-        rows: list[tuple[str, tuple[str, Outcome] | None]] = [("(base)", ("", organism.outcome()))]
-        rows += [(way, best(organism, measured, way)) for way in get_args(ThroughNorm)]
+        with tempfile.TemporaryDirectory() as folder:
+            organism = make_organism(seed, Path(folder))
+            directions = measure(organism)
+            rows: list[tuple[str, tuple[str, Outcome] | None]] = [("(base)", ("", organism.outcome()))]
+            rows += [(way, best(organism, directions, way)) for way in get_args(ThroughNorm)]
         for way, row in rows:
             if row is None:
                 print(f"| {seed} | {way} | none brings refusal to {MOST_REFUSALS} | | | | | |")

@@ -123,7 +123,7 @@ def plan() -> None:
     from excise.report.terminal import print_plan
 
     edit = resolve_edit()
-    print_plan(edit.rows, edit.spare_layers, edit.base.left_out)
+    print_plan(edit.rows, edit.spare_layers, edit.base.checkpoint.left_out)
 
 
 @command(

@@ -1,4 +1,4 @@
-"""`artifacts/diagnosis.json`: what explains a model before it is edited. Projections are in the units of the stream,
+"""`artifacts/diagnosis.json`: what explains a model, whatever the rules. Projections are in the units of the stream,
 log-odds and KL in nats, and every difference is harmful minus harmless. Null where a number does not exist."""
 
 from typing import Any, Literal
@@ -39,7 +39,7 @@ class StreamPoint(Document):
     difference: float
 
 
-class WriterPart(Document):
+class WriterEffect(Document):
     """What one writer of one layer adds along the direction."""
 
     layer: int
@@ -53,7 +53,7 @@ class WriterPart(Document):
     )
 
 
-class RolePart(Document):
+class RoleEffect(Document):
     """All writers of one kind together."""
 
     role: str
@@ -61,7 +61,7 @@ class RolePart(Document):
     effect: float
 
 
-class ExpertPart(Document):
+class ExpertEffect(Document):
     """One routed expert of one layer."""
 
     layer: int
@@ -81,7 +81,7 @@ class NamedWriter(Document):
     effect: float = Field(description="of what is named, all together")
 
 
-class RouterPart(Document):
+class RouterReading(Document):
     """What the router of one layer does with the direction."""
 
     layer: int
@@ -98,7 +98,7 @@ class RouterPart(Document):
     log_odds: list[float] = Field(description="of each expert's use on harmful against harmless prompts")
 
 
-class WeightsPart(Document):
+class WeightsSplit(Document):
     """What routed experts of one layer write, split into what weights and what outputs carry."""
 
     layer: int
@@ -107,8 +107,8 @@ class WeightsPart(Document):
     by_outputs: float | None
 
 
-class RangePart(Document):
-    """The current rules' direction and targets (all experts), in some layers alone, at scale 1."""
+class RangeTrial(Document):
+    """All writers of some layers, edited along the explained direction at scale 1, and no others."""
 
     first: int
     last: int
@@ -116,22 +116,11 @@ class RangePart(Document):
     answers: Answers | None = Field(description="null where these layers have nothing that can be edited so")
 
 
-class ScalePart(Document):
-    """The current rules at one scale; projections in the last measurement."""
-
-    scale: float
-    direct: float = Field(description="the difference left if all inputs stayed the same; of projections alone")
-    simulated: float | None = Field(description="the difference left in a forward pass of the edited model")
-    indirect: float | None = Field(description="simulated minus direct")
-    answers: Answers | None = Field(description="null, as what was simulated, where the model answers with no number")
-
-
 class Recommendation(Document):
     """The edit that removes refusal at the lowest mean KL, of those tried."""
 
     rules: list[dict[str, Any]] = Field(description="for params.yaml")
     removes: bool = Field(description="whether refusal fell to the limit; if not, it is the lowest that was found")
-    limit: float = Field(description="of both the share of harmful prompts refused and the probability of refusing")
     answers: Answers
     tried: int
     alike: int = Field(
@@ -143,29 +132,33 @@ class Recommendation(Document):
 class Diagnosis(Document):
     """`artifacts/diagnosis.json`."""
 
-    measurement: float = Field(description="whose direction is explained: that of most of the current edits")
+    measurement: int = Field(
+        description="whose direction is explained: that which, ablated everywhere, removes most refusal; of several, "
+        "at the lowest KL"
+    )
     harmful_prompts: int
     harmless_prompts: int
     refusal_tokens: list[int] = Field(description="with which the base begins refusals")
     refusal_words: list[str] = Field(description="the same, decoded")
+    limit: float = Field(
+        description="refusal is removed where neither the share of harmful prompts refused nor the probability of "
+        "refusing is larger"
+    )
     base: Answers
-    current: Answers = Field(description="with the rules of params.yaml")
     causes: list[Cause]
     stream: list[StreamPoint]
     layer_scales: list[float] = Field(description="what each layer multiplies the whole stream by")
-    writers: list[WriterPart]
-    roles: list[RolePart]
-    experts: list[ExpertPart] = Field(description="those that write most")
+    writers: list[WriterEffect]
+    roles: list[RoleEffect]
+    experts: list[ExpertEffect] = Field(description="those that write most")
     named: NamedWriter
-    routers: list[RouterPart]
-    weights: list[WeightsPart]
-    ranges: list[RangePart]
-    scales: list[ScalePart]
-    left_out: float = Field(description="of the difference in the last measurement, what no rule covers")
-    recommendation: Recommendation
+    routers: list[RouterReading]
+    weights: list[WeightsSplit]
+    ranges: list[RangeTrial]
+    recommendation: Recommendation | None = Field(description="null where this model takes none of the edits tried")
 
 
-Side = Literal["harmful", "harmless"]
+PromptKind = Literal["harmful", "harmless"]
 
 
 class _Writer(Document):
@@ -178,7 +171,7 @@ class _Writer(Document):
 class _Expert(Document):
     layer: int
     expert: int
-    prompts: Side
+    prompts: PromptKind
     share: float
 
 
@@ -191,19 +184,7 @@ class _Range(Document):
 
 class _Stream(Document):
     measurement: int
-    prompts: Side
-    projection: float
-
-
-class _Scale(Document):
-    scale: float
-    prediction: Literal["direct", "simulated"]
-    remainder: float | None
-
-
-class _Projection(Document):
-    model: Literal["base", "edited"]
-    prompts: Side
+    prompts: PromptKind
     projection: float
 
 
@@ -212,7 +193,5 @@ PLOTS: dict[str, TypeAdapter[list[Any]]] = {
     "experts": TypeAdapter(list[_Expert]),
     "coverage": TypeAdapter(list[_Range]),
     "stream": TypeAdapter(list[_Stream]),
-    "scales": TypeAdapter(list[_Scale]),
-    "projections": TypeAdapter(list[_Projection]),
 }
 """What each `artifacts/plots/*.json` holds: the records that pictures are drawn from."""

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from safetensors.torch import save
 
-from excise.checkpoint.manifest import base_checkpoint, base_folder, read_layout, read_manifest, verify
+from excise.checkpoint.base_model import BaseModel
 from excise.inference.passes import open_model
 from excise.inference.tokenizer import load_tokenizer
 from excise.plumbing.device import placement, streaming
@@ -12,7 +12,7 @@ from excise.plumbing.errors import run_stage
 from excise.plumbing.files import write_bytes, write_json
 from excise.plumbing.progress import progress
 from excise.prompts.chats import read_format, read_prompts, tokenize
-from excise.residual.activations import look
+from excise.residual.activations import collect_activations
 from excise.residual.experts import count_use, routed_experts
 from schemas.params.measure import Measure
 from schemas.params.section import read_settings
@@ -23,23 +23,21 @@ ARTIFACTS = Path("artifacts")
 def main() -> None:
     """Both kinds of prompts in one pass, as they are: no estimator."""
     settings = read_settings(Measure, ARTIFACTS / "params/measure.json")
-    manifest, folder, chat = read_manifest(), base_folder(), read_format()
-    verify(folder, manifest)
-    base, tokenizer = base_checkpoint(folder, manifest), load_tokenizer(folder, chat.date)
+    base, chat = BaseModel.open(), read_format()
+    tokenizer = load_tokenizer(base.folder, chat.date)
 
     harmful = tokenize(tokenizer, read_prompts("harmful"), chat)
     harmless = tokenize(tokenizer, read_prompts("harmless"), chat)
     prompts = [*harmful, *harmless]
-    passes = open_model(base, manifest.dtype, placement(), streaming(), prompts, settings.batch_size)
-    experts = routed_experts(passes.model, read_layout().family)
+    passes = open_model(base.checkpoint, base.manifest.dtype, placement(), streaming(), prompts, settings.batch_size)
+    experts = routed_experts(passes.model, base.layout.family)
     with progress("Measure", passes.steps(len(prompts)), passes.unit) as advance:
-        seen = look(passes, experts, prompts, settings.position, settings.batch_size, advance)
+        found = collect_activations(passes, experts, prompts, settings.position, settings.batch_size, advance)
 
-    sides = {"harmful": seen.stream[: len(harmful)], "harmless": seen.stream[len(harmful) :]}
-    write_bytes(
-        ARTIFACTS / "activations.safetensors", save({side: taken.contiguous() for side, taken in sides.items()})
-    )
-    write_json(ARTIFACTS / "expert_use.json", count_use(seen.used, len(harmful), len(harmless)))
+    kinds = {"harmful": found.stream[: len(harmful)], "harmless": found.stream[len(harmful) :]}
+    tensors = {kind: stream.contiguous() for kind, stream in kinds.items()}
+    write_bytes(ARTIFACTS / "activations.safetensors", save(tensors))
+    write_json(ARTIFACTS / "expert_use.json", count_use(found.used, len(harmful), len(harmless)))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Stage report: both models' results and the diagnosis → comparison, gates, and the report for a reader.
+"""Stage report: both models' results, diagnosis and simulation → comparison, gates, and the report for a reader.
 
 Always written, also when a gate fails.
 """
@@ -30,7 +30,13 @@ def main() -> None:
         if path.stem not in report.pictures:
             path.unlink()
     text = render_report(
-        report.rows, report.gates, report.left_out, report.diagnosis, report.ablate, report.pictures.keys()
+        report.rows,
+        report.gates,
+        report.left_out,
+        report.diagnosis,
+        report.simulation,
+        report.ablate,
+        report.pictures.keys(),
     )
     write_text(REPORT / "report.md", text)
     write_text(REPORT / "report.html", render_page(**vars(report), provenance=None))

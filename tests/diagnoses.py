@@ -1,10 +1,11 @@
-"""Diagnoses that no model made, for tests of what is shown of them: every number is another one."""
+"""Diagnoses and simulations that no model made, for tests of what is shown of them: every number is another one."""
 
 from itertools import count
 from typing import Any
 
 from excise.trials.bench import layer_ranges
 from schemas.diagnosis import Diagnosis
+from schemas.simulation import Simulation
 
 KINDS = ("attention", "routed_experts", "shared_experts")
 
@@ -31,13 +32,13 @@ def diagnosis(layers: int = 4, experts: int = 4, **given: Any) -> Diagnosis:
         for kind in kinds
     ]
     document = {
-        "measurement": 2.0,
+        "measurement": 2,
         "harmful_prompts": 32,
         "harmless_prompts": 16,
         "refusal_tokens": [8],
         "refusal_words": ["I"],
+        "limit": 0.05,
         "base": answers(1.0, 0.0, harmful_log_odds=2.75),
-        "current": answers(0.5, 0.375),
         "causes": [{"measurement": 0, "reason": "all prompts are the same here", "ablated": None, "added": None}]
         + [
             {"measurement": place, "reason": None}
@@ -76,19 +77,32 @@ def diagnosis(layers: int = 4, experts: int = 4, **given: Any) -> Diagnosis:
             | {"answers": answers(0.0 if first <= 1 <= 2 <= last else 1.0, (10 + last) / (100 + first))}
             for first, last in layer_ranges(layers)
         ],
-        "scales": [
-            {"scale": step / 4, "direct": 8.0 - step, "simulated": 7.0 - 2 * step, "indirect": -1.0 - step}
-            | {"answers": answers(0.0, step / 32)}
-            for step in range(9)
-        ],
-        "left_out": 5.125,
         "recommendation": {
             "rules": [{"layers": "1-2", "measurement": 2, "scale": 1.0, "targets": ["attention"]}],
             "removes": True,
-            "limit": 0.05,
             "answers": answers(0.0, 0.0625, harmful_log_odds=-3.75),
             "tried": 77,
             "alike": 12,
         },
     }
     return Diagnosis.model_validate(document | given)
+
+
+def simulation(**given: Any) -> Simulation:
+    """A simulation of the current rules.
+
+    Args:
+        given: parts of it that are to be otherwise.
+    """
+    document = {
+        "measurement": 2.0,
+        "current": answers(0.5, 0.375),
+        "difference": 9.125,
+        "left_out": 5.125,
+        "scales": [
+            {"scale": scale, "direct": 8.0 - 4 * scale, "simulated": 7.0 - 8 * scale, "indirect": -1.0 - 4 * scale}
+            | {"answers": answers(0.0, scale / 8)}
+            for scale in (0.5, 1.0, 2.0)
+        ],
+    }
+    return Simulation.model_validate(document | given)

@@ -13,6 +13,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, PreTrainedModel
 from transformers.utils import logging
 
+from excise.checkpoint.base_model import BaseModel
 from excise.checkpoint.weights import read_checkpoint
 from excise.edit.inspection import inspect, settled
 from schemas.layout import ModelLayout
@@ -326,9 +327,14 @@ def layout_of(folder: Path) -> ModelLayout:
     return settled(inspect(folder, checkpoint.tensors, checkpoint.files, "float32"), checkpoint)
 
 
-def manifest_of(folder: Path) -> ModelManifest:
-    """The manifest of a float32 model in a folder, without the digests of its files."""
-    layout = layout_of(folder)
+def base_of(folder: Path, layout: ModelLayout | None = None) -> BaseModel:
+    """The model in a folder as one that is edited; its layout is found where none is given."""
+    layout = layout or layout_of(folder)
+    return BaseModel(manifest_of(layout), layout, read_checkpoint(folder))
+
+
+def manifest_of(layout: ModelLayout) -> ModelManifest:
+    """The manifest of a float32 model of this layout, without the digests of its files."""
     return ModelManifest(
         source="folder",
         model_type=layout.model_type,

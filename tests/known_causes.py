@@ -23,28 +23,23 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from excise.checkpoint.weights import Checkpoint, read_checkpoint
-from excise.edit.checkpoint import read_vector
-from excise.edit.directions import Measured
-from excise.edit.pairing import make_pairs
+from excise.checkpoint.base_model import BaseModel
 from excise.edit.plan import Edit, make_plan
-from excise.edit.projection import Pair
 from excise.inference.forward import Batch, first_token_log_probabilities
 from excise.inference.models import decoder_layers, load_model
 from excise.organism.training import TUNED_LAYERS, save
 from excise.organism.world import REFUSAL, make_world, splits
 from excise.prompts.chats import tokenize
-from excise.residual.activations import activations
-from excise.residual.directions import Directions, estimate
+from excise.residual.directions import Estimate, estimate
 from excise.residual.statistics import describe
 from excise.trials.bench import Bench
 from excise.trials.refusal import Questions
 from excise.trials.simulation import simulated
 from schemas.directions import MeasurementStatistics
-from schemas.layout import ModelLayout
 from schemas.params.ablate import Ablate, Target
 from schemas.prompts import ChatFormat, Prompt
-from tests.families import layout_of
+from tests.families import base_of
+from tests.subjects import stream
 
 WRITERS: tuple[Target, ...] = ("attention", "mlp", "routed_experts", "shared_experts")
 
@@ -224,38 +219,29 @@ class KnownCause:
     refusal_token: int
     constructed: Tensor
     """``[hidden]`` float64: the direction that was left to the cause."""
-    directions: Directions
+    directions: Estimate
     """The constructed model's own: they are close to `constructed` behind the cause and not it."""
-    layout: ModelLayout
-    checkpoint: Checkpoint
+    base: BaseModel
 
     def ablate(self, *rules: dict[str, Any]) -> Ablate:
         """The parameters of an edit with these rules, by default of all layers and with the cause's measurement."""
         default = {"layers": "all", "measurement": self.cause.measurement, "scale": 1.0}
         return Ablate.model_validate({"rules": [{**default, **rule} for rule in rules]})
 
-    def plan(self, ablate: Ablate) -> tuple[list[Edit], list[Pair]]:
-        """What an edit does to this organism, with its own directions."""
-        measured = Measured(self.directions.unit, self.directions.harmless_mean)
-        plan = make_plan(ablate, self.layout, self.checkpoint.tensors, self.directions.reasons)
-        return plan, make_pairs(plan, ablate, measured, lambda name: read_vector(self.checkpoint, name))
+    def plan(self, *rules: dict[str, Any]) -> list[Edit]:
+        """What these rules do to this organism, with its own directions."""
+        return make_plan(self.ablate(*rules), self.base, self.directions)
 
     @contextlib.contextmanager
     def edited(self, *rules: dict[str, Any]) -> Iterator[PreTrainedModel]:
         """Within the block, the model behaves as if it had been edited by these rules."""
-        with simulated(self.model, *self.plan(self.ablate(*rules))):
+        with simulated(self.model, self.plan(*rules)):
             yield self.model
 
     def bench(self) -> Bench:
         """What a diagnosis is tried on: every fifth prompt of those that the direction was measured from."""
-        return Bench(
-            layout=self.layout,
-            base=self.checkpoint,
-            reasons=self.directions.reasons,
-            measured=Measured(self.directions.unit, self.directions.harmless_mean),
-            log_odds={},
-            questions=Questions(self.model, self.prompts["harmful_train"][::5], self.prompts["harmless_train"][::5]),
-        )
+        questions = Questions(self.model, self.prompts["harmful_train"][::5], self.prompts["harmless_train"][::5])
+        return Bench(self.base, self.directions, questions)
 
     def statistics(self) -> list[MeasurementStatistics]:
         """What the measure stage would say of its own directions."""
@@ -283,8 +269,8 @@ def construct(role: Target, trained: Trained, folder: Path) -> KnownCause:
     model = copy.deepcopy(trained.model)
     cause = CONSTRUCTORS[role](model, trained)
     save(model, trained.tokenizer, folder)
-    checkpoint = read_checkpoint(folder)
-    loaded = load_model(checkpoint, "auto", torch.device("cpu"))
+    base = base_of(folder)
+    loaded = load_model(base.checkpoint, "auto", torch.device("cpu"))
     return KnownCause(
         cause=cause,
         folder=folder,
@@ -293,15 +279,12 @@ def construct(role: Target, trained: Trained, folder: Path) -> KnownCause:
         refusal_token=trained.refusal_token,
         constructed=trained.direction,
         directions=estimate(*_measured_sides(loaded, trained.prompts)),
-        layout=layout_of(folder),
-        checkpoint=checkpoint,
+        base=base,
     )
 
 
 def _measured_sides(model: PreTrainedModel, prompts: dict[str, list[list[int]]]) -> tuple[Tensor, Tensor]:
-    harmful, harmless = (
-        activations(model, prompts[name], -1, BATCH, lambda _done: None) for name in ("harmful_train", "harmless_train")
-    )
+    harmful, harmless = (stream(model, prompts[name], batch_size=BATCH) for name in ("harmful_train", "harmless_train"))
     return harmful, harmless
 
 

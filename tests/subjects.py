@@ -1,24 +1,27 @@
 """Tiny random models with made-up directions and prompts, ready to be traced and edited."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Literal
 
+import pytest
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from excise.checkpoint.weights import read_checkpoint
 from excise.diagnosis.contributions import Removal, Source, Trace, components, removals, trace
 from excise.edit.checkpoint import write_edited
-from excise.edit.directions import Measured
-from excise.edit.projection import unit_vector
+from excise.edit.projectors import Directions, unit_vector
 from excise.inference.forward import Batch, in_batches, run_decoder
+from excise.inference.passes import Resident
+from excise.residual.activations import collect_activations
 from excise.residual.experts import routed_experts
 from excise.trials.bench import Bench
 from excise.trials.refusal import Questions
+from schemas.directions import MeasurementStatistics
 from schemas.params.ablate import Ablate
-from tests.families import HIDDEN, VOCABULARY, layout_of, load, make
+from tests.families import FAMILIES, HIDDEN, VOCABULARY, base_of, load, make
 
 LAYERS = 4
 HARMFUL = [[(7 * row + 3 * place) % VOCABULARY for place in range(3 + row)] for row in range(6)]
@@ -34,23 +37,35 @@ DIRECTION = unit_vector(numbers(5, HIDDEN))
 """The direction of every measurement."""
 
 
+NORM = 2.5
+"""Of the difference of means at each measurement that has a direction: all but the first."""
+
+
+def statistics() -> list[MeasurementStatistics]:
+    """What the measure stage would say of them."""
+    unknown = {name: None for name in MeasurementStatistics.model_fields if name not in ("measurement", "warnings")}
+    return [
+        MeasurementStatistics.model_validate(
+            {**unknown, "measurement": number, "norm": NORM, "reason": "nothing" if number == 0 else None}
+            | {"relative_norm": number / 8, "warnings": []}
+        )
+        for number in range(LAYERS + 1)
+    ]
+
+
 class Subject:
     """One family's tiny model on disk and in memory, with all that a diagnosis needs."""
 
     def __init__(self, name: str, folder: Path) -> None:
         self.name, self.folder = name, folder
         self.model: PreTrainedModel = make(name, folder)
-        layout = layout_of(folder)
-        self.layout = layout.family
-        self.bench = Bench(
-            layout=layout,
-            base=read_checkpoint(folder),
-            reasons=[None] * (LAYERS + 1),
-            measured=Measured(DIRECTION.expand(LAYERS + 1, -1), torch.zeros(LAYERS + 1, HIDDEN, dtype=torch.float64)),
-            log_odds={},
-            questions=Questions(self.model, HARMFUL, HARMLESS),
-        )
-        self.components = components(self.model, layout, self.bench.base.tensors)
+        base = base_of(folder)
+        self.layout = base.layout.family
+        means = torch.zeros(LAYERS + 1, HIDDEN, dtype=torch.float64)
+        reasons = ("nothing", *(None,) * LAYERS)
+        directions = Directions(DIRECTION.expand(LAYERS + 1, -1), means, reasons)
+        self.bench = Bench(base, directions, Questions(self.model, HARMFUL, HARMLESS))
+        self.components = components(self.model, base)
 
     @property
     def is_routed(self) -> bool:
@@ -59,18 +74,39 @@ class Subject:
 
     def trace(self, removed: dict[Source, list[Removal]] | None = None, prompts: list[list[int]] = HARMFUL) -> Trace:
         """The stream and all writes along the direction."""
-        return trace(self.model, self.layout, self.components, DIRECTION, removed or {}, prompts, lambda _: None)
+        return trace(self.model, self.layout, self.components, DIRECTION, prompts, removed)
+
+    def projections(self, ablate: Ablate) -> tuple[Tensor, Tensor]:
+        """The simulated model's stream along the direction, ``[prompts, layers + 1]``, of prompts of each kind."""
+        with self.bench.edited(ablate):
+            harmful, harmless = (stream(self.model, prompts).double() @ DIRECTION for prompts in (HARMFUL, HARMLESS))
+        return harmful, harmless
 
     def removals(self, ablate: Ablate) -> dict[Source, list[Removal]]:
         """What an edit takes out of each writer."""
-        return removals(*self.bench.plan(ablate))
+        return removals(self.bench.plan(ablate))
 
     def write(self, ablate: Ablate, target: Path) -> PreTrainedModel:
         """The edited model, by way of the disk."""
-        plan, pairs = self.bench.plan(ablate)
-        keep = ablate.method == "preserve_column_norms"
-        write_edited(self.bench.base, target, plan, pairs, keep, {}, torch.device("cpu"), lambda _: None)
+        write_edited(self.bench.base, target, self.bench.plan(ablate), [], torch.device("cpu"), lambda _: None)
         return load(self.name, target)
+
+
+@pytest.fixture(scope="module", params=sorted(FAMILIES))
+def subject(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Subject:
+    """Each family's tiny model, for the tests of folders whose conftest imports this. Not to be changed."""
+    return Subject(request.param, tmp_path_factory.mktemp(request.param))
+
+
+def stream(
+    model: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    position: int = -1,
+    batch_size: int | Literal["auto"] = "auto",
+    advance: Callable[[int], None] = lambda _: None,
+) -> Tensor:
+    """The stream at one token of each prompt, ``[prompts, layers + 1, hidden]`` float32."""
+    return collect_activations(Resident(model), {}, prompts, position, batch_size, advance).stream
 
 
 def rules(method: str = "project", through_norm: str = "orthogonal", **rule: object) -> Ablate:

@@ -5,17 +5,19 @@ Ablating a direction everywhere and adding it to the stream are Arditi et al. 20
 direction is replaced by what it writes there on harmless prompts, on average.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from excise.diagnosis.contributions import Component, Source, Trace, Write, watch_writes
+from excise.diagnosis.contributions import Component, Trace, Write, watch_writes
+from excise.edit.projectors import Directions, Projector
 from excise.inference.forward import Batch
-from excise.inference.models import decoder_layers
+from excise.inference.hooks import change_stream, on_output
 from excise.trials.refusal import Outcome, Questions
+from schemas.diagnosis import Cause
+from schemas.directions import MeasurementStatistics
 from schemas.layout import WriterRole
 
 ENOUGH = 0.9
@@ -28,15 +30,12 @@ def ablated(questions: Questions, watched: Sequence[Component], direction: Tenso
     Args:
         direction: ``[hidden]``, a unit vector.
     """
-
-    def without(stream: Tensor) -> Tensor:
-        exact, unit = stream.double(), direction.to(stream.device)
-        return (exact - (exact @ unit)[..., None] * unit).to(stream.dtype)
+    without = Projector(direction[:, None], direction[:, None]).remove
 
     def watch(_batch: Batch, undo: ExitStack) -> None:
-        _change_stream(questions, 0, without, undo)
+        change_stream(questions.model, 0, without, undo)
         for module in dict.fromkeys(component.last for component in watched):
-            undo.callback(module.register_forward_hook(lambda _module, _args, output: without(output)).remove)
+            on_output(module, without, undo)
 
     return questions.ask(watch)
 
@@ -45,55 +44,80 @@ def added(questions: Questions, measurement: int, vector: Tensor) -> Outcome:
     """What the model answers when a vector ``[hidden]`` is added to the stream at a measurement, at every token."""
 
     def watch(_batch: Batch, undo: ExitStack) -> None:
-        _change_stream(questions, measurement, lambda stream: stream + vector.to(stream.device, stream.dtype), undo)
+        change_stream(
+            questions.model, measurement, lambda stream: stream + vector.to(stream.device, stream.dtype), undo
+        )
 
     return questions.ask(watch)
 
 
-def _change_stream(questions: Questions, measurement: int, change: Callable[[Tensor], Tensor], undo: ExitStack) -> None:
-    layers = decoder_layers(questions.model)
-
-    def entering(_layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
-        if args:
-            return (change(args[0]), *args[1:]), kwargs
-        return args, {**kwargs, "hidden_states": change(kwargs["hidden_states"])}
-
-    def leaving(_layer: nn.Module, _args: tuple[Any, ...], output: Any) -> Any:
-        return (change(output[0]), *output[1:]) if isinstance(output, tuple) else change(output)
-
-    if measurement < len(layers):
-        undo.callback(layers[measurement].register_forward_pre_hook(entering, with_kwargs=True).remove)
-    else:
-        undo.callback(layers[-1].register_forward_hook(leaving).remove)
+def ablate_each(questions: Questions, watched: Sequence[Component], directions: Directions) -> dict[int, Outcome]:
+    """What the model answers with the direction of each measurement ablated everywhere, where there is one."""
+    return {
+        measurement: ablated(questions, watched, directions.unit[measurement])
+        for measurement, reason in enumerate(directions.reasons)
+        if reason is None
+    }
 
 
-Part = tuple[int, WriterRole, int | None]
-"""A layer, what writes there, and which of its experts; None for the whole writer."""
+def most_causal(without: Mapping[int, Outcome]) -> list[int]:
+    """Measurements without whose direction the model answers in numbers: the fewest refusals first, in whole prompts,
+    and of equals the lowest KL."""
+
+    def rank(measurement: int) -> tuple[int, float]:
+        outcome = without[measurement]
+        return round(outcome.remaining * len(outcome.harmful)), float(outcome.kl.mean())
+
+    return sorted((measurement for measurement, outcome in without.items() if outcome.is_finite), key=rank)
 
 
-class Patches:
-    """Parts of writers made to write along a direction what they write on harmless prompts, on average."""
+def explain_causes(
+    questions: Questions,
+    directions: Directions,
+    statistics: Sequence[MeasurementStatistics],
+    without: Mapping[int, Outcome],
+) -> list[Cause]:
+    """Whether each direction is the cause: refusal without it, and with it added to harmless prompts."""
+    rows = []
+    for row in statistics:
+        vector = directions.unit[row.measurement] * (row.norm or 0.0)
+        outcomes = (
+            (without[row.measurement], added(questions, row.measurement, vector))
+            if row.measurement in without
+            else (None, None)
+        )
+        removed, put_in = (outcome.answers() if outcome and outcome.is_finite else None for outcome in outcomes)
+        rows.append(Cause(measurement=row.measurement, reason=row.reason, ablated=removed, added=put_in))
+    return rows
+
+
+Site = tuple[int, WriterRole, int | None]
+"""Where something is patched: a layer, what writes there, and which of its experts; None for the whole writer."""
+
+
+class ActivationPatching:
+    """Sites made to write along a direction what they write on harmless prompts, on average."""
 
     def __init__(self, questions: Questions, watched: Sequence[Component], direction: Tensor, harmless: Trace) -> None:
         self.questions, self.watched, self.direction = questions, watched, direction
-        self.usual: dict[Part, float] = {}
+        self.usual: dict[Site, float] = {}
         for (layer, role), write in harmless.writes.items():
             self.usual[layer, role, None] = float(write.projected.mean())
             if write.experts is not None:
                 for expert, mean in enumerate(write.experts.projected.mean(0).tolist()):
                     self.usual[layer, role, expert] = mean
 
-    def effect(self, parts: Collection[Part]) -> float:
-        """By how much the mean log-odds of refusing harmful prompts change, nats; below 0 where the parts cause it."""
+    def effect(self, sites: Collection[Site]) -> float:
+        """By how much the mean log-odds of refusing harmful prompts change, nats; below 0 where the sites cause it."""
 
         def patch(component: Component, write: Write) -> Tensor | None:
             change = torch.zeros_like(write.projected)
-            for layer, role, expert in parts:
+            for layer, role, expert in sites:
                 if (layer, role) == component.source:
-                    change += self.usual[layer, role, expert] - write.part(expert)
+                    change += self.usual[layer, role, expert] - write.of_expert(expert)
             return change
 
-        concerned: set[Source] = {(layer, role) for layer, role, _ in parts}
+        concerned = {(layer, role) for layer, role, _ in sites}
         watched = [component for component in self.watched if component.source in concerned]
 
         def watch(batch: Batch, undo: ExitStack) -> None:
@@ -101,19 +125,19 @@ class Patches:
 
         return float((self.questions.ask_harmful(watch) - self.questions.base.harmful).mean())
 
-    def smallest(self, parts: Sequence[Part], whole: float) -> list[Part]:
-        """The parts without which nearly all of the effect is lost.
+    def smallest(self, sites: Sequence[Site], whole: float) -> list[Site]:
+        """The sites without which nearly all of the effect is lost.
 
-        One after another is left out for as long as the others together keep enough of it: parts that stand in for each
+        One after another is left out for as long as the others together keep enough of it: sites that stand in for each
         other have hardly an effect alone.
 
         Args:
-            parts: those that can best be done without first.
+            sites: those that can best be done without first.
             whole: the effect of all of them together.
         """
-        kept = list(parts)
-        for part in parts:
-            fewer = [other for other in kept if other != part]
+        kept = list(sites)
+        for site in sites:
+            fewer = [other for other in kept if other != site]
             if fewer and self.effect(fewer) <= ENOUGH * whole:
                 kept = fewer
         return kept

@@ -14,15 +14,15 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from excise.checkpoint import weights
+from excise.checkpoint.base_model import BaseModel
 from excise.edit.layout import resolve_layer, sort_by_layer
 from excise.edit.plan import Edit
-from excise.edit.projection import Pair
+from excise.edit.projectors import Projector
 from excise.inference.forward import Batch, in_batches, run_decoder
+from excise.inference.hooks import on_input, on_output, watch_stream
 from excise.inference.models import decoder_layers
-from excise.residual.activations import watch_stream
-from excise.residual.experts import count
-from schemas.layout import Layout, ModelLayout, Writer, WriterRole
+from excise.residual.experts import expert_count
+from schemas.layout import Layout, Writer, WriterRole
 
 Source = tuple[int, WriterRole]
 """A layer and what writes there."""
@@ -55,9 +55,10 @@ class Component:
 
 @dataclass(frozen=True)
 class Removal:
-    """What a plan takes out of one writer: all of it, or some experts'."""
+    """What a plan removes from one writer: of all of it, or of some experts."""
 
-    pair: Pair
+    projector: Projector
+    scale: float
     experts: tuple[int, ...] | None
 
 
@@ -69,10 +70,21 @@ class Write:
     covered: Tensor
     """Of that, what comes from what the plan edits."""
     removed: Tensor
-    """What one unit of scale would take out of it if all inputs stayed the same."""
+    """What the plan would take out of it if all inputs stayed the same."""
     experts: "ExpertWrites | None" = None
 
-    def part(self, expert: int | None) -> Tensor:
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All of it, each ``[prompts, ...]``."""
+        of_experts = [] if self.experts is None else [self.experts.projected, self.experts.weights]
+        return [self.projected, self.covered, self.removed, *of_experts]
+
+    def empty(self, prompts: int) -> "Write":
+        """One of the same form for so many prompts, filled with zeros."""
+        projected, covered, removed, *of_experts = (each.new_zeros(prompts, *each.shape[1:]) for each in self.tensors)
+        return Write(projected, covered, removed, ExpertWrites(*of_experts) if of_experts else None)
+
+    def of_expert(self, expert: int | None) -> Tensor:
         """What one of its experts adds, or all of it for None, ``[prompts]``."""
         if expert is None:
             return self.projected
@@ -89,7 +101,7 @@ class ExpertWrites:
     """What the router gave it; NaN where that multiplies what it reads."""
 
 
-Seen = Callable[[Component, Write], Tensor | None]
+OnWrite = Callable[[Component, Write], Tensor | None]
 """Told of each write; may answer what shall be added to it along the direction, ``[prompts]``."""
 
 
@@ -108,22 +120,13 @@ class Trace:
         return math.prod(self.scales[layer:])
 
 
-def components(
-    model: PreTrainedModel,
-    layout: ModelLayout,
-    tensors: Mapping[str, weights.Tensor],
-) -> list[Component]:
-    """Every writer of every layer, in the order of layers.
-
-    Args:
-        tensors: every tensor of the checkpoint by name.
-    """
-    names = sort_by_layer(layout, tensors)
+def components(model: PreTrainedModel, base: BaseModel) -> list[Component]:
+    """Every writer of every layer, in the order of layers."""
+    layout, names = base.layout, sort_by_layer(base.layout, base.tensors)
     found = []
     for number, layer in enumerate(decoder_layers(model)):
-        places = resolve_layer(layout, number, names[number], tensors)
-        writers = dict.fromkeys(place.part for place in places if isinstance(place.part, Writer))
-        for writer in writers:
+        places = resolve_layer(layout, number, names[number], base.tensors)
+        for writer in dict.fromkeys(place.part for place in places if isinstance(place.part, Writer)):
             norms = tuple(layer.get_submodule(norm.weight.removesuffix(".weight")) for norm in writer.norms)
             gate = writer.gate.removesuffix(".weight") if writer.gate is not None else None
             found.append(
@@ -144,21 +147,62 @@ def components(
     return found
 
 
-def layer_scales(model: PreTrainedModel, layout: Layout) -> list[float]:
-    """λ of each layer; 1 where there is none."""
-    name = layout.layer_scalar
-    return [1.0 if name is None else float(getattr(layer, name)) for layer in decoder_layers(model)]
-
-
-def removals(plan: Sequence[Edit], pairs: Sequence[Pair]) -> dict[Source, list[Removal]]:
-    """What a plan takes out of each writer; a bias goes with its weight."""
+def removals(edits: Sequence[Edit]) -> dict[Source, list[Removal]]:
+    """What a plan removes from each writer; a bias goes with its weight."""
     found: dict[Source, list[Removal]] = {}
-    for edit, pair in zip(plan, pairs, strict=True):
+    for edit in edits:
         if edit.place is not None and isinstance(edit.place.part, Writer) and not edit.place.is_bias:
             single = (edit.place.expert,) if edit.place.expert is not None else None
-            removal = Removal(pair, edit.experts if edit.experts is not None else single)
+            removal = Removal(edit.projector, edit.scale, edit.experts if edit.experts is not None else single)
             found.setdefault((edit.place.layer, edit.place.part.role), []).append(removal)
     return found
+
+
+class Tracer:
+    """Follows the stream along a direction, and what is written to it, in the forward passes that it watches."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        layout: Layout,
+        watched: Sequence[Component],
+        direction: Tensor,
+        prompts: int,
+        removed: Mapping[Source, Sequence[Removal]] | None = None,
+    ) -> None:
+        """Make ready to watch.
+
+        Args:
+            watched: whose writes are followed.
+            direction: ``[hidden]``, a unit vector.
+            prompts: how many will pass.
+            removed: what an edit would take out of each writer.
+        """
+        self._model, self._layout, self._watched = model, layout, watched
+        self._direction, self._removed = direction, removed or {}
+        self._stream = torch.zeros(prompts, len(decoder_layers(model)) + 1, dtype=torch.float64)
+        self._writes: dict[Source, Write] = {}
+
+    def watch(self, batch: Batch, undo: ExitStack) -> None:
+        """Set hooks for one forward pass of a batch, until `undo` is closed."""
+
+        def keep(measurement: int, stream: Tensor) -> None:
+            self._stream[batch.rows, measurement] = _project(batch.at_end(stream).double(), self._direction).cpu()
+
+        def note(component: Component, write: Write) -> None:
+            if component.source not in self._writes:
+                self._writes[component.source] = write.empty(len(self._stream))
+            for values, of_batch in zip(self._writes[component.source].tensors, write.tensors, strict=True):
+                values[batch.rows] = of_batch
+
+        watch_stream(self._model, keep, undo)
+        watch_writes(self._watched, self._direction, self._removed, batch, note, undo)
+
+    def trace(self) -> Trace:
+        """What was seen, once all prompts have passed."""
+        scalar = self._layout.layer_scalar
+        scales = [1.0 if scalar is None else float(getattr(layer, scalar)) for layer in decoder_layers(self._model)]
+        return Trace(self._stream, self._writes, scales)
 
 
 @torch.inference_mode()
@@ -167,40 +211,19 @@ def trace(
     layout: Layout,
     watched: Sequence[Component],
     direction: Tensor,
-    removed: Mapping[Source, Sequence[Removal]],
     prompts: Sequence[Sequence[int]],
-    advance: Callable[[int], None],
+    removed: Mapping[Source, Sequence[Removal]] | None = None,
 ) -> Trace:
-    """Follow the stream along a direction through every layer.
-
-    Args:
-        direction: ``[hidden]``, a unit vector.
-        removed: what an edit would take out of each writer.
-        prompts: the tokens of each.
-        advance: told the number of prompts done since.
-    """
-    stream = torch.zeros(len(prompts), len(decoder_layers(model)) + 1, dtype=torch.float64)
-    parts: dict[Source, list[tuple[list[int], Write]]] = {}
+    """Follow the stream along a direction ``[hidden]`` through every layer, in a pass of its own; see `Tracer`."""
+    tracer = Tracer(model, layout, watched, direction, len(prompts), removed)
 
     def compute(batch: Batch) -> None:
-        seen: dict[Source, Write] = {}
-
-        def keep(measurement: int, entering: Tensor) -> None:
-            stream[batch.rows, measurement] = _project(batch.at_end(entering).double(), direction).cpu()
-
-        def note(component: Component, write: Write) -> None:
-            seen[component.source] = write
-
         with ExitStack() as undo:
-            watch_stream(model, keep, undo)
-            watch_writes(watched, direction, removed, batch, note, undo)
+            tracer.watch(batch, undo)
             run_decoder(model, batch)
-        for source, write in seen.items():
-            parts.setdefault(source, []).append((batch.rows, write))
 
-    in_batches(prompts, "auto", advance, compute)
-    writes = {source: _joined(found, len(prompts)) for source, found in parts.items()}
-    return Trace(stream, writes, layer_scales(model, layout))
+    in_batches(prompts, "auto", lambda _: None, compute)
+    return tracer.trace()
 
 
 def watch_writes(
@@ -208,10 +231,10 @@ def watch_writes(
     direction: Tensor,
     removed: Mapping[Source, Sequence[Removal]],
     batch: Batch,
-    seen: Seen,
+    on_write: OnWrite,
     undo: ExitStack,
 ) -> None:
-    """Tell `seen` of each write of a forward pass of `batch`, until `undo` is closed, and change it as that says."""
+    """Tell `on_write` of each write in a forward pass of `batch`, until `undo` is closed; change it as that says."""
     shrinks: dict[nn.Module, Tensor] = {}
     gains = {norm: gain for component in watched for norm, gain in zip(component.norms, component.gains, strict=True)}
 
@@ -223,92 +246,107 @@ def watch_writes(
     for norm in gains:
         undo.callback(norm.register_forward_hook(normed).remove)
     for component in watched:
-        _watch(component, direction, removed.get(component.source, ()), batch, shrinks, seen, undo)
+        _Watched(component, direction, removed.get(component.source, ()), batch, shrinks, on_write).hook(undo)
 
 
-def _watch(
-    component: Component,
-    direction: Tensor,
-    removed: Sequence[Removal],
-    batch: Batch,
-    shrinks: Mapping[nn.Module, Tensor],
-    seen: Seen,
-    undo: ExitStack,
-) -> None:
-    gate, experts = component.gate, component.writer.role == "routed_experts"
-    factor: Tensor
-    each: Tensor
-    index: Tensor
-    given: Tensor
+@dataclass(frozen=True)
+class _Output:
+    """What a module returned for the token that is asked about."""
 
-    def gated(_block: nn.Module, args: tuple[Any, ...]) -> None:
-        nonlocal factor
-        assert gate is not None
-        factor = component.multiplier * torch.sigmoid(gate(batch.at_end(args[0]))).double()[:, 0]
+    vectors: Tensor
+    """``[prompts, chosen, hidden]``: by chosen expert; of what is not routed, one."""
+    index: Tensor | None = None
+    """``[prompts, chosen]``: which experts they are; None of what is not routed."""
+    weights: Tensor | None = None
+    """``[prompts, chosen]``: what the router gave them."""
 
-    def written(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-        nonlocal factor, each, index, given
-        if gate is None:
-            factor = torch.full((len(batch.rows),), component.multiplier, dtype=torch.float64, device=output.device)
-        if experts:
-            each, index, given = _by_expert(component.writer, module, args, output, batch)
+
+@dataclass
+class _Watched:
+    """One component in one forward pass of a batch.
+
+    Its block is entered, then its module returns, then its norms do, one after another. What each shows is kept here;
+    when the last of them returns, the write is known.
+    """
+
+    component: Component
+    direction: Tensor
+    removed: Sequence[Removal]
+    batch: Batch
+    shrinks: Mapping[nn.Module, Tensor]
+    """One over what each norm divides by, ``[prompts]``: there once the norm has returned."""
+    on_write: OnWrite
+    gate: Tensor | None = None
+    """``[prompts]``: there once the block is entered, where it has a gate."""
+    output: _Output | None = None
+    """There once the module has returned."""
+
+    def hook(self, undo: ExitStack) -> None:
+        """Set hooks until `undo` is closed."""
+        if self.component.gate is not None:
+            on_input(self.component.block, self._keep_gate, undo)
+        undo.callback(self.component.module.register_forward_hook(self._keep_output).remove)
+        on_output(self.component.last, self._tell, undo)
+
+    def _keep_gate(self, read: Tensor) -> None:
+        assert self.component.gate is not None
+        self.gate = torch.sigmoid(self.component.gate(self.batch.at_end(read))).double()[:, 0]
+
+    def _keep_output(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        if self.component.writer.role == "routed_experts":
+            self.output = _by_expert(self.component.writer, module, args, output, self.batch)
         else:
-            each = batch.at_end(output)[:, None]
+            self.output = _Output(self.batch.at_end(output)[:, None])
 
-    def added(_module: nn.Module, _args: tuple[Any, ...], output: Tensor) -> Tensor | None:
-        gain = torch.ones_like(direction)
-        shrunk = factor
-        for norm, its_gain in zip(component.norms, component.gains, strict=True):
-            gain = gain * its_gain.cpu()
-            shrunk = shrunk * shrinks[norm]
-        exact = each.double() * shrunk[:, None, None]
-        projected = _project(exact, gain * direction).cpu()
-        covered, taken = torch.zeros_like(projected), torch.zeros_like(projected)
-        for removal in removed:
-            here = _is_of(removal, index) if experts else torch.ones_like(projected)
-            covered += here * projected
-            taken += here * float(direction @ (gain * removal.pair.left)) * _project(exact, removal.pair.right).cpu()
-        of_experts = None
-        if experts:
-            held = count(component.module)
-            of_experts = ExpertWrites(_by_number(projected, index, held), _by_number(given, index, held))
-        change = seen(component, Write(projected.sum(1), covered.sum(1), taken.sum(1), of_experts))
+    def _tell(self, output: Tensor) -> Tensor | None:
+        factor = torch.full((len(self.batch.rows),), self.component.multiplier, dtype=torch.float64)
+        factor = factor.to(output.device) if self.gate is None else factor.to(output.device) * self.gate
+        change = self.on_write(self.component, self._write(factor))
         if change is None:
             return None
         changed = output.clone()
-        places = changed.view(-1, *batch.ids.shape, output.shape[-1])
+        tokens = changed.view(-1, *self.batch.ids.shape, output.shape[-1])
         # What is multiplied by nothing cannot be changed.
         wanted = torch.where(factor != 0, change.to(output.device) / factor, 0.0)
-        along = wanted[:, None] * direction.to(output.device)
+        along = wanted[:, None] * self.direction.to(output.device)
         # A module that answers for each expert in turn is summed afterwards: the first answer stands for all.
-        places[0, torch.arange(len(batch.rows)), batch.ends] += along.to(output.dtype)
+        tokens[0, torch.arange(len(self.batch.rows)), self.batch.ends] += along.to(output.dtype)
         return changed
 
-    if gate is not None:
-        undo.callback(component.block.register_forward_pre_hook(gated).remove)
-    undo.callback(component.module.register_forward_hook(written).remove)
-    undo.callback(component.last.register_forward_hook(added).remove)
+    def _write(self, factor: Tensor) -> Write:
+        """The write, of which `factor` ``[prompts]`` multiplies what comes out of the norms."""
+        assert self.output is not None
+        gain, index = torch.ones_like(self.direction), self.output.index
+        for norm, its_gain in zip(self.component.norms, self.component.gains, strict=True):
+            gain, factor = gain * its_gain.cpu(), factor * self.shrinks[norm]
+        exact = self.output.vectors.double() * factor[:, None, None]
+        projected = _project(exact, gain * self.direction).cpu()
+        covered, taken = torch.zeros_like(projected), torch.zeros_like(projected)
+        for removal in self.removed:
+            here = torch.ones_like(projected)
+            if removal.experts is not None and index is not None:
+                here = torch.isin(index, torch.tensor(removal.experts)).double()
+            along = removal.projector.left.T @ (gain * self.direction)
+            covered += here * projected
+            taken += removal.scale * here * (_project(exact, removal.projector.right).cpu() @ along)
+        of_experts = None
+        if index is not None and self.output.weights is not None:
+            held = expert_count(self.component.module)
+            of_experts = ExpertWrites(_by_number(projected, index, held), _by_number(self.output.weights, index, held))
+        return Write(projected.sum(1), covered.sum(1), taken.sum(1), of_experts)
 
 
-def _by_expert(
-    writer: Writer, experts: nn.Module, args: tuple[Any, ...], output: Tensor, batch: Batch
-) -> tuple[Tensor, Tensor, Tensor]:
-    """What each chosen expert wrote ``[prompts, chosen, hidden]``, its number and its weight ``[prompts, chosen]``."""
+def _by_expert(writer: Writer, experts: nn.Module, args: tuple[Any, ...], output: Tensor, batch: Batch) -> _Output:
+    """What each chosen expert wrote."""
     if writer.routed == "input":
         each = batch.each_at_end(output).transpose(0, 1)
         index = torch.arange(each.shape[1]).expand(len(each), -1)
-        return each, index, torch.full(index.shape, math.nan, dtype=torch.float64)
-    tokens, index, given = (batch.at_end(argument) for argument in args[:3])
+        return _Output(each, index, torch.full(index.shape, math.nan, dtype=torch.float64))
+    tokens, index, weights = (batch.at_end(argument) for argument in args[:3])
     chosen = index.shape[1]
     # Not the module itself, whose hooks have seen this token.
-    alone = experts.forward(tokens.repeat_interleave(chosen, 0), index.reshape(-1, 1), given.reshape(-1, 1))
-    return alone.view(len(tokens), chosen, -1), index.cpu(), given.double().cpu()
-
-
-def _is_of(removal: Removal, index: Tensor) -> Tensor:
-    if removal.experts is None:
-        return torch.ones(index.shape, dtype=torch.float64)
-    return torch.isin(index, torch.tensor(removal.experts)).double()
+    alone = experts.forward(tokens.repeat_interleave(chosen, 0), index.reshape(-1, 1), weights.reshape(-1, 1))
+    return _Output(alone.view(len(tokens), chosen, -1), index.cpu(), weights.double().cpu())
 
 
 def _by_number(values: Tensor, index: Tensor, experts: int) -> Tensor:
@@ -317,23 +355,3 @@ def _by_number(values: Tensor, index: Tensor, experts: int) -> Tensor:
 
 def _project(vectors: Tensor, direction: Tensor) -> Tensor:
     return vectors @ direction.to(vectors.device)
-
-
-def _joined(parts: Sequence[tuple[list[int], Write]], prompts: int) -> Write:
-    """The writes of all batches, in the order of the prompts."""
-
-    def join(pieces: Sequence[Tensor]) -> Tensor:
-        whole = torch.zeros(prompts, *pieces[0].shape[1:], dtype=torch.float64)
-        for (rows, _), piece in zip(parts, pieces, strict=True):
-            whole[rows] = piece
-        return whole
-
-    of_experts = [write.experts for _, write in parts if write.experts is not None]
-    return Write(
-        projected=join([write.projected for _, write in parts]),
-        covered=join([write.covered for _, write in parts]),
-        removed=join([write.removed for _, write in parts]),
-        experts=ExpertWrites(join([e.projected for e in of_experts]), join([e.weights for e in of_experts]))
-        if of_experts
-        else None,
-    )

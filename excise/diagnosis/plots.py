@@ -2,23 +2,24 @@
 
 from typing import Any
 
-from excise.diagnosis.explanation import Projections
+from excise.diagnosis.current_rules import Projections
 from schemas.diagnosis import Diagnosis
+from schemas.simulation import Simulation
 
 Records = list[dict[str, Any]]
 
 
-def plots(diagnosis: Diagnosis, projections: Projections) -> dict[str, Records]:
-    """By name of the file, without its ending."""
+def plots_of_diagnosis(diagnosis: Diagnosis) -> dict[str, Records]:
+    """By name of the file in `artifacts/plots/`, without its ending."""
     return {
         "writers": [
             {"layer": row.layer, "writer": row.role, "difference": row.difference, "effect": row.effect}
             for row in diagnosis.writers
         ],
         "experts": [
-            {"layer": row.layer, "expert": expert, "prompts": side, "share": used / total}
+            {"layer": row.layer, "expert": expert, "prompts": kind, "share": used / total}
             for row in diagnosis.routers
-            for side, uses, total in (
+            for kind, uses, total in (
                 ("harmful", row.harmful_use, diagnosis.harmful_prompts),
                 ("harmless", row.harmless_use, diagnosis.harmless_prompts),
             )
@@ -30,19 +31,25 @@ def plots(diagnosis: Diagnosis, projections: Projections) -> dict[str, Records]:
             if row.answers is not None
         ],
         "stream": [
-            {"measurement": row.measurement, "prompts": side, "projection": getattr(row, side)}
+            {"measurement": row.measurement, "prompts": kind, "projection": getattr(row, kind)}
             for row in diagnosis.stream
-            for side in ("harmful", "harmless")
+            for kind in ("harmful", "harmless")
         ],
+    }
+
+
+def plots_of_simulation(simulation: Simulation, projections: Projections) -> dict[str, Records]:
+    """The same of `artifacts/simulation/`."""
+    return {
         "scales": [
             {"scale": row.scale, "prediction": name, "remainder": getattr(row, name)}
-            for row in diagnosis.scales
+            for row in simulation.scales
             for name in ("direct", "simulated")
         ],
         "projections": [
-            {"model": model, "prompts": side, "projection": value}
-            for model, sides in (("base", projections.before), ("edited", projections.after))
-            for side, values in zip(("harmful", "harmless"), sides, strict=True)
+            {"model": model, "prompts": kind, "projection": value}
+            for model, kinds in (("base", projections.before), ("edited", projections.after))
+            for kind, values in zip(("harmful", "harmless"), kinds, strict=True)
             for value in values.tolist()
         ],
     }

@@ -1,12 +1,14 @@
 """The edit to try next: of many simulated ones, that which removes refusal at the lowest KL."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from excise.trials.bench import Bench, with_rules
+from excise.diagnosis.writers import Contrast
+from excise.trials.bench import Bench, layer_ranges, with_rules
 from excise.trials.refusal import Outcome
+from schemas.diagnosis import NamedWriter, RangeTrial, Recommendation
 from schemas.params.ablate import Ablate
 from schemas.text import layers_as_written
 
@@ -14,7 +16,7 @@ LIMIT = 0.05
 """Refusal counts as removed when no larger share of harmful prompts is refused, nor with a larger probability."""
 
 MEASUREMENTS = 3
-"""How many measurements are tried: those whose direction is the cause at the lowest KL."""
+"""How many measurements are tried: those whose direction is most the cause."""
 
 KEPT = 3
 """How many of the best are tried further: with fewer writers, and at lower scales."""
@@ -52,23 +54,48 @@ class Tried:
         return float(more.mean()) <= Z * float(more.std()) / math.sqrt(len(more))
 
 
+def explain_ranges(
+    bench: Bench, ablate: Ablate, contrast: Contrast, measurement: int, writers: Sequence[str]
+) -> list[RangeTrial]:
+    """Layer coverage: the direction taken out in some layers only."""
+    rows = []
+    for first, last in layer_ranges(bench.base.layout.layers):
+        outcome = bench.attempt(with_rules(ablate, [range_rule(first, last, measurement, writers)]))
+        written = sum(contrast.difference(site) for site in contrast.sites if first <= site[0] <= last)
+        answers = outcome.answers() if outcome is not None else None
+        rows.append(RangeTrial(first=first, last=last, written=written, answers=answers))
+    return rows
+
+
 def recommend(
-    bench: Bench,
-    ablate: Ablate,
-    writers: Sequence[str],
-    causes: Mapping[int, Outcome],
-    spans: Sequence[tuple[int, int]],
-    named: Rules,
-) -> tuple[Tried, list[Tried]]:
-    """The best edit, and all that were tried.
+    bench: Bench, ablate: Ablate, writers: Sequence[str], measurements: Sequence[int], named: Rules
+) -> Recommendation | None:
+    """The best edit of those that are tried; None where the model takes none of them.
 
     Args:
-        ablate: method and the rest, as params.yaml has them; its rules are tried too.
+        ablate: method and the rest; its rules are not tried.
         writers: every kind of writer that the model has.
-        causes: by measurement, what the model answers with the direction ablated everywhere; in numbers.
-        spans: first and last layer of each range.
+        measurements: those whose direction is most the cause first.
         named: rules that edit only the writer whose part is the cause.
     """
+    tried = try_edits(bench, ablate, writers, measurements[:MEASUREMENTS], named)
+    if not tried:
+        return None
+    best = _best(tried)[0]
+    return Recommendation(
+        rules=best.rules,
+        removes=best.removes,
+        answers=best.outcome.answers(),
+        tried=len(tried),
+        alike=sum(one is not best and one.removes and one.is_like(best) for one in tried),
+    )
+
+
+def try_edits(
+    bench: Bench, ablate: Ablate, writers: Sequence[str], measurements: Sequence[int], named: Rules
+) -> list[Tried]:
+    """Every range of layers, the best of these with fewer writers, the named writer only, and the best of all at lower
+    scales; none twice."""
     tried: list[Tried] = []
 
     def attempt(rules: Rules) -> None:
@@ -78,36 +105,36 @@ def recommend(
         if outcome is not None:
             tried.append(Tried(rules, outcome))
 
-    current = bench.attempt(ablate)
-    if current is not None:
-        tried.append(Tried([as_written(rule.model_dump(mode="json")) for rule in ablate.rules], current))
-    for measurement in _most_causal(causes):
-        for first, last in spans:
+    for measurement in measurements:
+        for first, last in layer_ranges(bench.base.layout.layers):
             attempt([range_rule(first, last, measurement, writers)])
     for best in _best(tried):
         for fewer in _fewer(writers):
             attempt([{**rule, "targets": list(fewer)} for rule in best.rules])
-    for measurement in _most_causal(causes):
+    for measurement in measurements:
         attempt([{**rule, "measurement": measurement} for rule in named])
     for best in _best(tried):
         for scale in SCALES:
             attempt([{**rule, "scale": scale * rule["scale"]} for rule in best.rules])
-    return min(tried, key=lambda one: one.rank), tried
+    return tried
 
 
 def _best(tried: Sequence[Tried]) -> list[Tried]:
     return sorted(tried, key=lambda one: one.rank)[:KEPT]
 
 
-def _most_causal(causes: Mapping[int, Outcome]) -> list[int]:
-    ranked = sorted(causes, key=lambda measurement: Tried([], causes[measurement]).rank)
-    return ranked[:MEASUREMENTS]
-
-
-def range_rule(first: int, last: int, measurement: float, targets: Sequence[str]) -> dict[str, Any]:
+def range_rule(first: int, last: int, measurement: int, writers: Sequence[str]) -> dict[str, Any]:
     """The rule that edits a range of neighbouring layers, at scale 1."""
     layers = layers_as_written(range(first, last + 1))
-    return {"layers": layers, "measurement": measurement, "scale": 1.0, "targets": list(targets)}
+    return {"layers": layers, "measurement": measurement, "scale": 1.0, "targets": list(writers)}
+
+
+def rules_of(named: NamedWriter, measurement: int) -> Rules:
+    """Rules that edit what is named, and nothing else."""
+    common = {"measurement": measurement, "scale": 1.0, "targets": [named.role]}
+    if not named.experts:
+        return [{"layers": layers_as_written(named.layers), **common}]
+    return [{"layers": layer, **common, "experts": experts} for layer, experts in named.experts.items()]
 
 
 def _fewer(writers: Sequence[str]) -> Iterator[tuple[str, ...]]:
@@ -116,10 +143,3 @@ def _fewer(writers: Sequence[str]) -> Iterator[tuple[str, ...]]:
         yield from ((writer,) for writer in writers)
     if len(writers) > 2:
         yield from (tuple(other for other in writers if other != writer) for writer in writers)
-
-
-def as_written(rule: Mapping[str, Any]) -> dict[str, Any]:
-    """A rule as params.yaml would write it, without what is not set."""
-    layers = rule["layers"]
-    written = {**rule, "layers": layers if isinstance(layers, str) else layers_as_written(layers)}
-    return {key: value for key, value in written.items() if value is not None}

@@ -1,8 +1,8 @@
-"""Does the router read the direction, and do its weights carry it? Routed layers alone."""
+"""Does the router read the direction, and do its weights carry it? Routed layers only."""
 
 import math
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,12 +12,18 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from excise.diagnosis.contributions import ExpertWrites
-from excise.edit.plan import Edit
-from excise.edit.projection import Pair
+from excise.diagnosis.writers import Contrast
+from excise.edit.plan import CannotEdit, Edit
+from excise.edit.projectors import Projector
+from excise.edit.shifts import odds_of_use
 from excise.inference.forward import Batch, in_batches, run_decoder
+from excise.inference.hooks import on_input
 from excise.inference.models import decoder_layers
-from excise.residual.experts import chosen, count, routed_experts
+from excise.residual.experts import chosen, expert_count, routed_experts
+from excise.trials.bench import Bench, with_rules
+from schemas.diagnosis import RouterReading, WeightsSplit
 from schemas.layout import Layout, Reader, Writer
+from schemas.params.ablate import Ablate
 
 
 @dataclass(frozen=True)
@@ -36,94 +42,138 @@ class Routing:
     """Whether it could be taken out; if not, only what is used is known."""
 
 
+def blind_routers(bench: Bench, ablate: Ablate, measurement: int, layers: Sequence[int]) -> list[Edit]:
+    """What blinds the routers of these layers to the direction, but for those whose norm is such that nothing can."""
+    edits: list[Edit] = []
+    for layer in layers:
+        rule = {"layers": layer, "measurement": measurement, "targets": ["router"]}
+        with suppress(CannotEdit):
+            edits += bench.plan(with_rules(ablate, [rule]))
+    return edits
+
+
 @torch.inference_mode()
 def trace_routers(
-    model: PreTrainedModel,
-    layout: Layout,
-    plan: Sequence[Edit],
-    pairs: Sequence[Pair],
-    prompts: Sequence[Sequence[int]],
-    advance: Callable[[int], None],
+    model: PreTrainedModel, layout: Layout, edits: Sequence[Edit], prompts: Sequence[Sequence[int]]
 ) -> dict[int, Routing]:
     """By layer. Each layer runs twice on the same input, the second time with its router blinded to the direction.
 
     Args:
-        plan: edits of the routers, at scale 1; others are ignored. A layer without one runs once.
-        pairs: what is taken out by each edit.
+        edits: of the routers, at scale 1; others are ignored. A layer without one runs once.
         prompts: the tokens of each.
-        advance: told the number of prompts done since.
     """
     experts, layers = routed_experts(model, layout), decoder_layers(model)
-    blinding = routers(layout, plan, pairs)
-    found = {layer: _empty(len(prompts), count(module), layer in blinding) for layer, (_, module) in experts.items()}
+    blinding = routers(layout, edits)
+    found = {
+        layer: _empty(len(prompts), expert_count(module), layer in blinding) for layer, (_, module) in experts.items()
+    }
 
     def compute(batch: Batch) -> None:
         with ExitStack() as undo:
             for layer, (writer, module) in experts.items():
-                _watch(layers[layer], blinding.get(layer), writer, module, batch, found[layer], undo)
+                _RoutedLayer(writer, module, batch, found[layer]).hook(layers[layer], blinding.get(layer), undo)
             run_decoder(model, batch)
 
-    in_batches(prompts, "auto", advance, compute)
+    in_batches(prompts, "auto", lambda _: None, compute)
     return found
 
 
-def routers(layout: Layout, plan: Sequence[Edit], pairs: Sequence[Pair]) -> dict[int, tuple[Reader, Pair]]:
+def routers(layout: Layout, edits: Sequence[Edit]) -> dict[int, tuple[Reader, Projector]]:
     """By layer, what chooses experts, and what blinds it. A shared expert's gate is a router that chooses nothing."""
     writers = [writer for variants in layout.sublayers.values() for variant in variants for writer in variant.writers]
     gates = {writer.gate for writer in writers}
     return {
-        edit.place.layer: (edit.place.part, pair)
-        for edit, pair in zip(plan, pairs, strict=True)
+        edit.place.layer: (edit.place.part, edit.projector)
+        for edit in edits
         if edit.place is not None and isinstance(edit.place.part, Reader)
         if edit.place.part.role == "router" and edit.place.part.weight not in gates
     }
 
 
-def _watch(
-    layer: nn.Module,
-    blinding: tuple[Reader, Pair] | None,
-    writer: Writer,
-    experts: nn.Module,
-    batch: Batch,
-    found: Routing,
-    undo: ExitStack,
-) -> None:
-    blind = False
+@dataclass
+class _RoutedLayer:
+    """One layer with routed experts in one forward pass of a batch: the layer runs as it is, and, where its router can
+    be blinded, once more on the same input."""
 
-    def choose(module: nn.Module, args: tuple[Any, ...]) -> None:
-        used = chosen(writer, module, args, batch)
-        (found.blinded if blind else found.used)[batch.rows] = used
+    writer: Writer
+    experts: nn.Module
+    batch: Batch
+    found: Routing
+    is_blind: bool = False
+    """Whether this is the second time."""
 
-    undo.callback(experts.register_forward_pre_hook(choose).remove)
-    if blinding is None:
-        return
-    reader, pair = blinding
+    def hook(self, layer: nn.Module, blinding: tuple[Reader, Projector] | None, undo: ExitStack) -> None:
+        """Set hooks until `undo` is closed."""
+        undo.callback(self.experts.register_forward_pre_hook(self._choose).remove)
+        if blinding is None:
+            return
+        reader, projector = blinding
+        router = layer.get_submodule(reader.in_memory)
+        on_input(router, lambda read: self._read(read, router.get_parameter("weight"), projector), undo)
+        undo.callback(layer.register_forward_hook(self._again, with_kwargs=True).remove)
 
-    def read(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        stream: Tensor = args[0]
-        left, right = pair.left.to(stream.device), pair.right.to(stream.device)
-        if blind:
-            exact = stream.double()
-            return ((exact - (exact @ left)[..., None] * right).to(stream.dtype), *args[1:])
-        seen, weight = batch.at_end(stream).double(), module.get_parameter("weight").double()
-        found.logits[batch.rows] = (seen @ weight.T).cpu()
-        found.through[batch.rows] = torch.outer(seen @ left, weight @ right).cpu()
+    def _choose(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        used = chosen(self.writer, module, args, self.batch)
+        (self.found.blinded if self.is_blind else self.found.used)[self.batch.rows] = used
+
+    def _read(self, stream: Tensor, weight: Tensor, projector: Projector) -> Tensor | None:
+        if self.is_blind:
+            return projector.transposed.remove(stream)
+        seen, here = self.batch.at_end(stream).double(), projector.to(stream.device)
+        self.found.logits[self.batch.rows] = (seen @ weight.double().T).cpu()
+        self.found.through[self.batch.rows] = (seen @ here.left @ (weight.double() @ here.right).T).cpu()
         return None
 
-    def again(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], _output: Any) -> None:
-        nonlocal blind
-        blind = True
+    def _again(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], _output: Any) -> None:
+        self.is_blind = True
         module.forward(*args, **kwargs)
-        blind = False
-
-    undo.callback(layer.get_submodule(reader.in_memory).register_forward_pre_hook(read).remove)
-    undo.callback(layer.register_forward_hook(again, with_kwargs=True).remove)
+        self.is_blind = False
 
 
 def _empty(prompts: int, experts: int, is_blinded: bool) -> Routing:
     numbers = torch.zeros(2, prompts, experts, dtype=torch.float64)
     used, blinded = torch.zeros(2, prompts, experts, dtype=torch.bool)
     return Routing(numbers[0], numbers[1], used, blinded, is_blinded)
+
+
+def explain_routers(harmful: Mapping[int, Routing], harmless: Mapping[int, Routing]) -> list[RouterReading]:
+    """Does the router read it?"""
+    rows = []
+    for layer, routing in harmful.items():
+        other = harmless[layer]
+        counts = [kind.used.sum(0) for kind in (routing, other)]
+        rows.append(
+            RouterReading(
+                layer=layer,
+                share=share_through(routing, other) if routing.is_blinded else None,
+                distance=distance_of_use(routing, other),
+                changed=changed_choices(routing) if routing.is_blinded else None,
+                harmful_use=counts[0].tolist(),
+                harmless_use=counts[1].tolist(),
+                log_odds=odds_of_use(counts[0], len(routing.used), counts[1], len(other.used)).tolist(),
+            )
+        )
+    return rows
+
+
+def explain_weights(contrast: Contrast) -> list[WeightsSplit]:
+    """Do the combination weights carry it?"""
+    rows = []
+    for (layer, role), write in contrast.harmful.writes.items():
+        other = contrast.harmless.writes[layer, role]
+        if write.experts is None or other.experts is None:
+            continue
+        separable = not bool(write.experts.weights.isnan().any())
+        parts = split(write.experts, other.experts) if separable else None
+        rows.append(
+            WeightsSplit(
+                layer=layer,
+                difference=contrast.difference((layer, role, None)),
+                by_weights=float(parts.by_weights.sum()) if parts is not None else None,
+                by_outputs=float(parts.by_outputs.sum()) if parts is not None else None,
+            )
+        )
+    return rows
 
 
 def share_through(harmful: Routing, harmless: Routing) -> float | None:

@@ -8,7 +8,7 @@ import errno
 import os
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -17,15 +17,15 @@ from pathlib import Path
 
 import torch
 
-from excise.checkpoint.weights import Checkpoint, Tensor
+from excise.checkpoint.base_model import SHORTER, BaseModel, float_type
+from excise.checkpoint.weights import Tensor
 from excise.edit.plan import Edit
-from excise.edit.projection import Pair, project
+from excise.edit.projection import project
 from excise.edit.shifts import Shift, add
 from excise.plumbing.digests import sha256_of
 from excise.plumbing.errors import StageError
 from excise.plumbing.progress import Advance
 
-TORCH_DTYPES = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 _COPIED_AT_ONCE = 1 << 26
 _BUFFER = 1 << 22
 _BUFFERS_AT_MOST = 1 << 30
@@ -34,8 +34,6 @@ _BUFFERS_AT_MOST = 1 << 30
 _ROWS_AT_ONCE = 1 << 26
 # Two file systems, or one that has no such call, or a container that forbids it.
 _COPY_UNSUPPORTED = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM)
-_SHORTER = "a file of the base became shorter while it was read; run again"
-
 _WORKER = threading.local()
 
 
@@ -48,64 +46,46 @@ class Slice:
     """How much of an edit it is, as in `scale 1.5`: for errors."""
     change: Callable[[torch.Tensor], object]
     """Edits it in place, on the device where the arithmetic runs."""
-    dtype: str
+    dtype: torch.dtype
     shape: tuple[int, ...]
     start: int
     stop: int
 
 
-def read_vector(base: Checkpoint, name: str) -> torch.Tensor:
-    """A small tensor of the checkpoint, such as a norm's weight.
-
-    Raises:
-        StageError: it is not of a float type.
-    """
-    tensor = base.tensors[name]
-    _check_type(name, tensor)
-    buffer = bytearray(tensor.stop - tensor.start)
-    with open(base.folder / tensor.file, "rb") as file:
-        _read(file.fileno(), memoryview(buffer), tensor.start)
-    return torch.frombuffer(buffer, dtype=TORCH_DTYPES[tensor.dtype]).view(tensor.shape)
-
-
 def write_edited(
-    base: Checkpoint,
+    base: BaseModel,
     target: Path,
-    plan: Sequence[Edit],
-    pairs: Sequence[Pair],
-    keep_column_norms: bool,
-    known_digests: Mapping[str, str],
+    edits: Sequence[Edit],
+    shifts: Sequence[Shift],
     device: torch.device,
     advance: Advance,
     digest: Callable[[Path], str] = sha256_of,
-    shifts: Sequence[Shift] = (),
 ) -> dict[str, str]:
     """Copy every file of the base into `target`, with the planned tensors edited.
 
     Args:
         target: an empty folder.
-        pairs: what is taken out by each edit, in the order of the plan.
-        known_digests: SHA-256 of the base's files; those that do not change are not read again for theirs.
+        shifts: what is added to biases of routers.
         device: where the arithmetic runs; the bytes are the same on each.
         advance: told the number of bytes written since.
-        digest: gives a written file's SHA-256.
-        shifts: what is added to biases of routers.
+        digest: gives a written file's SHA-256; files that do not change have the one in the manifest.
 
     Returns:
         SHA-256 of every file written, by its path in the folder.
 
     Raises:
-        StageError: a tensor of the plan is not of a float type, or holds what is no finite number.
+        StageError: a tensor of the plan is not of a float type, or holds NaN or infinity.
     """
-    slices: dict[str, list[Slice]] = {shard: [] for shard in base.shards}
-    for edit, pair in zip(plan, pairs, strict=True):
-        slices[edit.file] += _slices(edit, _to(pair, device), keep_column_norms, base.tensors[edit.tensor])
+    checkpoint, known_digests = base.checkpoint, {file.path: file.sha256 for file in base.manifest.files}
+    slices: dict[str, list[Slice]] = {shard: [] for shard in checkpoint.shards}
+    for edit in edits:
+        slices[edit.file] += _slices_of_edit(edit, device, base.tensors[edit.tensor])
     for shift in shifts:
         slices[shift.file].append(_slice_of_bias(shift, base.tensors[shift.tensor]))
 
     largest = max((part.stop - part.start for parts in slices.values() for part in parts), default=1)
     workers = max(1, min(_usable_cpus(), _BUFFERS_AT_MOST // largest))
-    groups = [base.shards[first : first + workers] for first in range(0, len(base.shards), workers)]
+    groups = [checkpoint.shards[first : first + workers] for first in range(0, len(checkpoint.shards), workers)]
     digests: dict[str, Future[str]] = {}
     # Each worker computes alone: two of them waiting for each other's threads are slower.
     threads = torch.get_num_threads()
@@ -113,7 +93,7 @@ def write_edited(
     try:
         with ThreadPoolExecutor(max_workers=workers) as pool:
             try:
-                for group in [*groups, base.companions]:
+                for group in [*groups, checkpoint.companions]:
                     parts = [
                         _parts(base.folder / path, target / path, slices.get(path, []), device, advance)
                         for path in group
@@ -131,49 +111,32 @@ def write_edited(
                 raise
     finally:
         torch.set_num_threads(threads)
-    return {path: found[path] if path in found else known_digests[path] for path in base.files}
+    return {path: found[path] if path in found else known_digests[path] for path in checkpoint.files}
 
 
-def _check_type(name: str, tensor: Tensor) -> None:
-    if tensor.dtype not in TORCH_DTYPES:
-        raise StageError(f"{name} is stored as {tensor.dtype}, which is no float type; use a float copy of the model")
-
-
-def _slices(edit: Edit, pair: Pair, keep_norms: bool, tensor: Tensor) -> list[Slice]:
+def _slices_of_edit(edit: Edit, device: torch.device, tensor: Tensor) -> Iterator[Slice]:
     """An edit cut into what is edited at a time, in the order of the file."""
-    _check_type(edit.tensor, tensor)
+    dtype, projector = float_type(edit.tensor, tensor), edit.projector.to(device)
 
     def change(weight: torch.Tensor) -> torch.Tensor:
-        return project(weight, pair, edit.scale, edit.stream_axis, keep_norms and edit.has_columns, out=weight)
+        return project(weight, projector, edit.scale, edit.stream_axis, edit.keep_column_norms, out=weight)
 
-    part = partial(Slice, edit.tensor, f"scale {edit.scale:g}", change, tensor.dtype)
-    if len(tensor.shape) == 3:
-        size = (tensor.stop - tensor.start) // tensor.shape[0]
-        experts = range(tensor.shape[0]) if edit.experts is None else edit.experts
-        return [
-            part(tensor.shape[1:], start, start + size)
-            for start in (tensor.start + expert * size for expert in experts)
-        ]
-    if edit.stream_axis == 1 and len(tensor.shape) == 2:
-        size = (tensor.stop - tensor.start) // tensor.shape[0]
-        rows = max(1, _ROWS_AT_ONCE // size) if edit.experts is None else 1
-        tops = range(0, tensor.shape[0], rows) if edit.experts is None else edit.experts
-        return [
-            part((stop - top, tensor.shape[1]), tensor.start + top * size, tensor.start + stop * size)
-            for top in tops
-            for stop in (min(top + rows, tensor.shape[0]),)
-        ]
-    return [part(tensor.shape, tensor.start, tensor.stop)]
+    amount = f"scale {edit.scale:g}"
+    if len(tensor.shape) == 1 or (len(tensor.shape) == 2 and edit.stream_axis == 0):
+        yield Slice(edit.tensor, amount, change, dtype, tensor.shape, tensor.start, tensor.stop)
+        return
+    # Matrices of experts, and rows of which each is edited for itself, are cut along the first axis.
+    size = (tensor.stop - tensor.start) // tensor.shape[0]
+    each = 1 if len(tensor.shape) == 3 or edit.experts is not None else max(1, _ROWS_AT_ONCE // size)
+    for top in edit.experts if edit.experts is not None else range(0, tensor.shape[0], each):
+        stop = min(top + each, tensor.shape[0])
+        shape = tensor.shape[1:] if len(tensor.shape) == 3 else (stop - top, tensor.shape[1])
+        yield Slice(edit.tensor, amount, change, dtype, shape, tensor.start + top * size, tensor.start + stop * size)
 
 
 def _slice_of_bias(shift: Shift, tensor: Tensor) -> Slice:
-    _check_type(shift.tensor, tensor)
-    change = partial(add, added=shift.added)
-    return Slice(shift.tensor, "this strength", change, tensor.dtype, tensor.shape, tensor.start, tensor.stop)
-
-
-def _to(pair: Pair, device: torch.device) -> Pair:
-    return Pair(pair.left.to(device), pair.right.to(device))
+    dtype, change = float_type(shift.tensor, tensor), partial(add, added=shift.added)
+    return Slice(shift.tensor, "this strength", change, dtype, tensor.shape, tensor.start, tensor.stop)
 
 
 def _parts(
@@ -203,7 +166,7 @@ def _edit(source: Path, target: Path, part: Slice, device: torch.device, advance
     buffer = _reused_buffer(part.stop - part.start)
     with open(source, "rb") as old, open(target, "r+b") as new:
         _read(old.fileno(), memoryview(buffer.numpy().data), part.start)
-        weight = buffer.view(TORCH_DTYPES[part.dtype]).view(part.shape)
+        weight = buffer.view(part.dtype).view(part.shape)
         moved = weight.to(device)
         part.change(moved)
         least, largest = torch.aminmax(moved)
@@ -227,9 +190,10 @@ def _why_not_finite(name: str, file: int, part: Slice) -> str:
     buffer = bytearray(part.stop - part.start)
     _read(file, memoryview(buffer), part.start)
     where = f"{name}: {part.tensor}"
-    if not bool(torch.isfinite(torch.frombuffer(buffer, dtype=TORCH_DTYPES[part.dtype])).all()):
+    if not bool(torch.isfinite(torch.frombuffer(buffer, dtype=part.dtype)).all()):
         return f"{where} holds NaN or infinity; fetch the checkpoint again"
-    return f"{where} leaves the range of {part.dtype} at {part.amount}; name a smaller one"
+    stored = str(part.dtype).removeprefix("torch.")
+    return f"{where} leaves the range of {stored} at {part.amount}; name a smaller one"
 
 
 def _copy(source: Path, target: Path, start: int, stop: int, advance: Advance) -> None:
@@ -266,7 +230,7 @@ def _read(file: int, buffer: memoryview, start: int) -> None:
     while done < len(buffer):
         got = os.preadv(file, [buffer[done:]], start + done)
         if not got:
-            raise StageError(_SHORTER)
+            raise StageError(SHORTER)
         done += got
 
 

@@ -26,6 +26,21 @@ class Place:
     """Which expert it is of, where each has a tensor of its own."""
     is_bias: bool = False
 
+    @property
+    def writes(self) -> bool:
+        """Whether it writes to the stream, and does not read it."""
+        return isinstance(self.part, Writer)
+
+    @property
+    def is_fused(self) -> bool:
+        """Whether all experts of the layer are one tensor, along its first axis."""
+        return self.part.axes.startswith("expert")
+
+    @property
+    def stream_axis(self) -> int:
+        """Which axis of each matrix is the residual stream's: 0 rows, 1 columns, which stand for a bias's only one."""
+        return 1 if self.is_bias or self.writes != self.part.axes.endswith("out in") else 0
+
 
 def spare_layers(layout: ModelLayout, tensors: Iterable[str]) -> list[str]:
     """Layers that a checkpoint holds beyond those in use, such as those for multi-token prediction; they are copied.
@@ -118,28 +133,33 @@ def resolve_layer(
         StageError: it names the tensors that are missing, unknown or of another shape.
     """
     where = f"layer {layer} of this {layout.model_type} model"
+    every_norm = [
+        norm
+        for variants in layout.family.sublayers.values()
+        for variant in variants
+        for part in _parts(variant)
+        for norm in norms_of(part)
+    ]
     known = {*layout.family.others, layout.family.layer_scalar}
+    known |= {name for norm in every_norm for name in (norm.weight, norm.bias)}
     places: list[Place] = []
     for variant in variants_of(layout, layer, names):
-        known |= set(variant.others) | ({variant.router_bias.weight} if variant.router_bias is not None else set())
-        parts: list[Writer | Reader] = [*variant.writers, *variant.readers]
-        for part in parts:
-            norms = part.norms if isinstance(part, Writer) else (part.norm,) if part.norm is not None else ()
+        known |= {*variant.others, variant.router_bias.weight if variant.router_bias is not None else None}
+        for part in _parts(variant):
+            norms = norms_of(part)
             if unnamed := [norm.weight for norm in norms if norm.weight not in names]:
                 raise StageError(f"{where} lacks {listed(_full(unnamed, names))}; {INCOMPLETE}")
+            through = tuple(names[norm.weight] for norm in norms)
+            norm_bias = next((names[norm.bias] for norm in norms if norm.bias is not None and norm.bias in names), None)
             for expert, rest in _expanded(part.weight, layout):
-                bias = part.bias.replace("{expert}", str(expert)) if part.bias is not None else None
-                known |= {rest, *([bias] if bias is not None else [])}
+                bias = part.bias and part.bias.replace("{expert}", str(expert))
+                known |= {rest, bias}
                 if rest not in names:
                     continue
-                place = Place(part, names[rest], layer, tuple(names[norm.weight] for norm in norms), expert=expert)
-                norm_bias = part.norm.bias if isinstance(part, Reader) and part.norm is not None else None
-                if norm_bias is not None and norm_bias in names:
-                    place = replace(place, norm_bias=names[norm_bias])
+                place = Place(part, names[rest], layer, through, norm_bias, expert)
                 places.append(place)
-                if bias is not None and bias in names and isinstance(part, Writer):
+                if bias is not None and bias in names and place.writes:
                     places.append(replace(place, tensor=names[bias], is_bias=True))
-    known |= {norm.bias for norm in _norms(layout) if norm.bias is not None} | {norm.weight for norm in _norms(layout)}
     if unknown := sorted(names.keys() - known):
         raise StageError(
             f"{where} has tensors that its layout does not name: {listed([names[rest] for rest in unknown])}; "
@@ -166,10 +186,15 @@ def variants_of(layout: ModelLayout, layer: int, names: Mapping[str, str]) -> li
     ]
 
 
-def _norms(layout: ModelLayout) -> list[Norm]:
-    variants = [variant for variants in layout.family.sublayers.values() for variant in variants]
-    behind = [norm for variant in variants for writer in variant.writers for norm in writer.norms]
-    return behind + [reader.norm for variant in variants for reader in variant.readers if reader.norm is not None]
+def _parts(variant: Variant) -> tuple[Writer | Reader, ...]:
+    return (*variant.writers, *variant.readers)
+
+
+def norms_of(part: Writer | Reader) -> tuple[Norm, ...]:
+    """The norms that a part goes through, in their order."""
+    if isinstance(part, Writer):
+        return part.norms
+    return () if part.norm is None else (part.norm,)
 
 
 def _variant_of(variants: Sequence[Variant], layout: ModelLayout, names: Mapping[str, str], where: str) -> Variant:
@@ -177,7 +202,8 @@ def _variant_of(variants: Sequence[Variant], layout: ModelLayout, names: Mapping
     required = [
         [
             rest
-            for part in (*variant.writers, *(reader for reader in variant.readers if not reader.optional))
+            for part in _parts(variant)
+            if isinstance(part, Writer) or not part.optional
             for _, rest in _expanded(part.weight, layout, names)
         ]
         for variant in variants
@@ -213,13 +239,11 @@ def expert_count(layout: ModelLayout) -> int:
 
 def _check_shape(place: Place, layout: ModelLayout, tensors: Mapping[str, Tensor]) -> None:
     shape = tensors[place.tensor].shape
-    fused = place.part.axes.startswith("expert")
-    dimensions = (1 if place.is_bias else 2) + fused
-    out_in = place.part.axes in ("out in", "expert out in")
-    stream = -1 if place.is_bias or isinstance(place.part, Writer) != out_in else -2
-    experts_fit = not fused or (bool(shape) and shape[0] == expert_count(layout))
+    dimensions = (1 if place.is_bias else 2) + place.is_fused
+    stream = -1 if place.stream_axis == 1 else -2
+    experts_fit = not place.is_fused or (bool(shape) and shape[0] == expert_count(layout))
     if len(shape) != dimensions or shape[stream] != layout.hidden_size or not experts_fit:
-        does = "write to" if isinstance(place.part, Writer) else "read"
+        does = "write to" if place.writes else "read"
         raise StageError(
             f"{place.tensor} has shape {list(shape)}, which cannot {does} a stream of {layout.hidden_size}"
         )

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from excise.edit.directions import Measured
+from excise.edit.projectors import Directions
 from excise.plumbing.artifacts import read_document, read_tensors, unreadable
 from schemas.directions import DirectionStatistics, ExpertUse, MeasurementStatistics
 from schemas.layout import ModelLayout
@@ -10,7 +10,7 @@ from schemas.layout import ModelLayout
 _OTHER = "is of another model"
 
 
-def read_directions(folder: Path, layout: ModelLayout) -> tuple[list[MeasurementStatistics], Measured]:
+def read_directions(folder: Path, layout: ModelLayout) -> tuple[list[MeasurementStatistics], Directions]:
     """The statistics of each measurement, and the directions with the harmless means.
 
     Raises:
@@ -22,11 +22,11 @@ def read_directions(folder: Path, layout: ModelLayout) -> tuple[list[Measurement
         raise unreadable(path, _OTHER)
     path, size = folder / "directions.safetensors", ("float64", (layout.layers + 1, layout.hidden_size))
     stored = read_tensors(path, {"directions": size, "harmless_mean": size})
-    measured = Measured(stored["directions"], stored["harmless_mean"])
     for row in statistics:
-        if row.reason is None and not bool(measured.unit[row.measurement].isfinite().all()):
+        if row.reason is None and not bool(stored["directions"][row.measurement].isfinite().all()):
             raise unreadable(path, f"holds NaN or infinity in the direction of measurement {row.measurement}")
-    return statistics, measured
+    reasons = tuple(row.reason for row in statistics)
+    return statistics, Directions(stored["directions"], stored["harmless_mean"], reasons)
 
 
 def read_use(folder: Path, layout: ModelLayout) -> ExpertUse:

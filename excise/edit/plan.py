@@ -1,19 +1,26 @@
-"""The plan: every rule resolved against one checkpoint, tensor by tensor, with nothing skipped in silence."""
+"""The plan: every rule resolved against one model, tensor by tensor, with nothing skipped in silence."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
+import torch
+
+from excise.checkpoint.base_model import BaseModel
 from excise.checkpoint.weights import Tensor
-from excise.edit.directions import CannotEdit
-from excise.edit.layout import Place, embedding_and_head, resolve_layer, sort_by_layer
+from excise.edit.layout import Place, embedding_and_head, norms_of, resolve_layer, sort_by_layer
+from excise.edit.projectors import Directions, NoProjector, Projector, reader_projector, writer_projector
 from excise.plumbing.errors import StageError
 from schemas.edit import PlanRow, Projection
-from schemas.layout import ModelLayout, Writer
+from schemas.layout import ModelLayout, Reader
 from schemas.params.ablate import Ablate, Rule, Target
 
 EMBEDDING: Target = "embedding"
+
+
+class CannotEdit(StageError):
+    """An edit that this model does not take, though all that was read of it is sound. Where many edits are tried, such
+    a one is left out; every other `StageError` ends them."""
 
 
 @dataclass(frozen=True)
@@ -23,21 +30,25 @@ class Edit:
     tensor: str
     file: str
     role: Target
-    layer: int | None
-    """None for the embeddings."""
     place: Place | None
     """None for the embeddings."""
     measurement: float
     scale: float
-    stream_axis: int
-    """Which of the last two axes is the residual stream's."""
+    projector: Projector
+    keep_column_norms: bool = False
+    """Whether each hidden unit that writes through it gets its old norm afterwards."""
     experts: tuple[int, ...] | None = None
     """Which matrices along the first axis; None for all."""
 
     @property
-    def has_columns(self) -> bool:
-        """Whether hidden units write through it, whose norms can be kept: not so readers, biases and embeddings."""
-        return self.place is not None and isinstance(self.place.part, Writer) and not self.place.is_bias
+    def layer(self) -> int | None:
+        """None for the embeddings."""
+        return None if self.place is None else self.place.layer
+
+    @property
+    def stream_axis(self) -> int:
+        """Which axis of each matrix is the residual stream's: 0 rows, 1 columns."""
+        return 1 if self.place is None else self.place.stream_axis
 
     def record(self) -> Projection:
         """As it stands in edit.json."""
@@ -53,55 +64,226 @@ class Edit:
         )
 
 
-def make_plan(
-    ablate: Ablate, layout: ModelLayout, tensors: Mapping[str, Tensor], reasons: Sequence[str | None]
-) -> list[Edit]:
+@dataclass(frozen=True)
+class _Choice:
+    """What a rule says of one tensor, or of one expert of it."""
+
+    tensor: str
+    place: Place | None
+    measurement: float
+    scale: float
+
+    @property
+    def order(self) -> tuple[int, Target, str]:
+        """Where its edit stands in the plan."""
+        return (-1, EMBEDDING, self.tensor) if self.place is None else (self.place.layer, self.role, self.tensor)
+
+    @property
+    def role(self) -> Target:
+        return EMBEDDING if self.place is None else self.place.part.role
+
+
+_Matrix = tuple[str, int | None]
+"""A tensor, and which expert's matrix in it; None for a tensor that holds not all experts of a layer."""
+
+
+def make_plan(ablate: Ablate, base: BaseModel, directions: Directions) -> list[Edit]:
     """Resolve the rules, the later one winning where two name the same tensor (of fused experts, the same expert).
 
-    Args:
-        tensors: every tensor of the checkpoint by name.
-        reasons: for each measurement, why it has no direction; None where it has one.
-
     Returns:
-        One edit a tensor, in the order of layers and names; those of scale 0 are left out.
+        One edit a tensor, in the order of layers and names; those of scale 0 are left out. Edits that share a projector
+        share its tensors.
 
     Raises:
-        StageError: a rule names what the model does not have, or does nothing; or the checkpoint and its layout
-            disagree.
+        CannotEdit: a rule names what the model does not have, or does nothing, or a tensor cannot be edited so.
+        StageError: a measurement has no direction; or the checkpoint and its layout disagree.
     """
-    by_layer = sort_by_layer(layout, tensors)
+    by_layer = sort_by_layer(base.layout, base.tensors)
     resolved: dict[int, list[Place]] = {}
-    planned: dict[tuple[str, int | None], Edit] = {}
-    planned_by: dict[tuple[str, int | None], list[int]] = {}
+    chosen: dict[_Matrix, _Choice] = {}
+    named_by: dict[_Matrix, list[int]] = {}
     for number, rule in enumerate(ablate.rules):
-        targets = ablate.targets_of(rule)
-        chosen = layers_of(rule, number, layout)
-        for layer in chosen:
+        layers = layers_of(rule, number, base.layout)
+        for layer in layers:
             if layer not in resolved:
-                resolved[layer] = resolve_layer(layout, layer, by_layer[layer], tensors)
-        places = [place for layer in chosen for place in resolved[layer]]
-        edits = [
-            edit
-            for place in places
-            if place.part.role in targets
-            for edit in _edits(place, rule, number, layout, tensors)
-        ]
-        if EMBEDDING in targets:
-            edits += _embedding(rule, number, ablate, layout, tensors)
-        if not edits:
-            there = sorted({place.part.role for place in places} | {EMBEDDING})
+                resolved[layer] = resolve_layer(base.layout, layer, by_layer[layer], base.tensors)
+        places = [place for layer in layers for place in resolved[layer]]
+        for matrix, choice in _choices(rule, number, ablate, places, base):
+            _check_measurement(choice.measurement, number, base.layout, directions)
+            chosen[matrix] = choice
+            named_by.setdefault(matrix, []).append(number)
+    _refuse_idle_rules(named_by.values())
+
+    # The experts of one tensor that are edited alike are one edit.
+    experts: dict[_Choice, list[int]] = {}
+    for (_, expert), choice in chosen.items():
+        if choice.scale != 0:
+            experts.setdefault(choice, []).extend([] if expert is None else [expert])
+    projectors: dict[tuple[object, ...], Projector] = {}
+    return [
+        Edit(
+            tensor=choice.tensor,
+            file=base.tensors[choice.tensor].file,
+            role=choice.role,
+            place=choice.place,
+            measurement=choice.measurement,
+            scale=choice.scale,
+            projector=_shared_projector(choice, ablate, base, directions, projectors),
+            keep_column_norms=ablate.method == "preserve_column_norms"
+            and choice.place is not None
+            and choice.place.writes
+            and not choice.place.is_bias,
+            experts=tuple(sorted(experts[choice])) or None,
+        )
+        for choice in sorted(experts, key=lambda choice: choice.order)
+    ]
+
+
+def layers_of(rule: Rule, number: int, layout: ModelLayout) -> Sequence[int]:
+    """The layers that a rule names.
+
+    Raises:
+        CannotEdit: the model does not have them.
+    """
+    if rule.layers == "all":
+        return range(layout.layers)
+    if (last := max(rule.layers)) >= layout.layers:
+        raise CannotEdit(
+            f"params.yaml: ablate.rules.{number}.layers: there is no layer {last}; "
+            f"this {layout.model_type} model has layers 0-{layout.layers - 1}"
+        )
+    return rule.layers
+
+
+def _choices(
+    rule: Rule, number: int, ablate: Ablate, places: Sequence[Place], base: BaseModel
+) -> list[tuple[_Matrix, _Choice]]:
+    """What one rule says, matrix by matrix."""
+    targets = ablate.targets_of(rule)
+    found: list[tuple[_Matrix, _Choice]] = []
+    for place in places:
+        if place.part.role in targets:
+            measurement = place.layer if rule.measurement == "same" else rule.measurement
+            choice = _Choice(place.tensor, place, measurement, rule.scale)
+            found += [((place.tensor, expert), choice) for expert in _experts(place, rule, number, base)]
+    if EMBEDDING in targets:
+        found += [((choice.tensor, None), choice) for choice in _embedding(rule, number, ablate, base)]
+    if not found:
+        there = sorted({place.part.role for place in places} | {EMBEDDING})
+        raise CannotEdit(
+            f"params.yaml: ablate.rules.{number}: the layers it names have none of {', '.join(targets)}; "
+            f"they have {', '.join(there)}"
+        )
+    return found
+
+
+def _experts(place: Place, rule: Rule, number: int, base: BaseModel) -> Sequence[int | None]:
+    """Which matrices of a tensor a rule names, by expert: none of another's tensor, and None for the only one."""
+    if rule.experts is not None:
+        if place.part.role not in ("routed_experts", "expert_inputs"):
             raise CannotEdit(
-                f"params.yaml: ablate.rules.{number}: the layers it names have none of {', '.join(targets)}; "
-                f"they have {', '.join(there)}"
+                f"params.yaml: ablate.rules.{number}.experts: {place.part.role} has no experts; "
+                "give such a rule targets routed_experts or expert_inputs alone"
             )
-        for measurement in sorted({edit.measurement for edit in edits}):
-            _check_measurement(measurement, number, layout, reasons)
-        for edit in edits:
-            for expert in edit.experts or (None,):
-                planned[edit.tensor, expert] = replace(edit, experts=None if expert is None else (expert,))
-                planned_by.setdefault((edit.tensor, expert), []).append(number)
-    _refuse_idle_rules(planned_by.values())
-    return _merged(edit for edit in planned.values() if edit.scale != 0)
+        if not place.is_fused and place.expert is None:
+            return []  # a shared expert's input
+        count = base.layout.experts or 0
+        if (last := max(rule.experts)) >= count:
+            raise CannotEdit(
+                f"params.yaml: ablate.rules.{number}.experts: there is no expert {last}; there are 0-{count - 1}"
+            )
+        if not place.is_fused:
+            return [None] if place.expert in rule.experts else []
+        return rule.experts
+    return range(base.tensors[place.tensor].shape[0]) if place.is_fused else [None]
+
+
+def _embedding(rule: Rule, number: int, ablate: Ablate, base: BaseModel) -> list[_Choice]:
+    embedding, head = embedding_and_head(base.layout, base.tensors)
+    if rule.measurement == "same":
+        raise CannotEdit(
+            f"params.yaml: ablate.rules.{number}.measurement: the embedding has no layer for `same` to mean; "
+            "give the embedding a rule of its own that names a measurement"
+        )
+    if base.layout.tied and not ablate.allow_tied:
+        raise CannotEdit(
+            f"params.yaml: ablate.rules.{number}.targets: embedding: this model's output head is its embedding, so "
+            "both would be edited; write allow_tied: true under ablate if that is meant"
+        )
+    # A tied model may hold the one tensor twice.
+    names = [embedding, head] if base.layout.tied and head is not None else [embedding]
+    return [_Choice(name, None, rule.measurement, rule.scale) for name in names]
+
+
+def _check_measurement(measurement: float, number: int, layout: ModelLayout, directions: Directions) -> None:
+    key = f"params.yaml: ablate.rules.{number}.measurement"
+    if measurement > layout.layers:
+        raise CannotEdit(
+            f"{key}: there is no measurement {measurement:g}; "
+            f"this {layout.model_type} model has measurements 0-{layout.layers}"
+        )
+    for neighbour in {math.floor(measurement), math.ceil(measurement)}:
+        if reason := directions.reasons[neighbour]:
+            raise StageError(f"{key}: measurement {neighbour} has no direction: {reason}; name another")
+
+
+def _refuse_idle_rules(numbers: Iterable[Sequence[int]]) -> None:
+    """Raises `CannotEdit` for a rule all of whose tensors later rules take over.
+
+    Args:
+        numbers: for each matrix, the rules that name it, in their order: the last one edits it.
+    """
+    named = list(numbers)
+    at_work = {rules[-1] for rules in named}
+    for idle in sorted({number for rules in named for number in rules} - at_work):
+        later = sorted({rules[-1] for rules in named if idle in rules})
+        named_again = " and ".join(f"ablate.rules.{number}" for number in later)
+        raise CannotEdit(
+            f"params.yaml: ablate.rules.{idle} does nothing: every tensor that it names is named again by "
+            f"{named_again}, and later rules win; remove it, or put it last"
+        )
+
+
+def _shared_projector(
+    choice: _Choice,
+    ablate: Ablate,
+    base: BaseModel,
+    directions: Directions,
+    made: dict[tuple[object, ...], Projector],
+) -> Projector:
+    """The projector of a choice, made once for all tensors that see the same direction through the same norms."""
+    place = choice.place
+    seen = () if place is None else (place.layer, place.writes, place.norms, place.norm_bias)
+    key = (choice.measurement, *seen)
+    if key not in made:
+        try:
+            made[key] = _projector(choice, ablate, base, directions)
+        except NoProjector as reason:
+            raise CannotEdit(f"{choice.tensor} cannot be edited: {reason}") from None
+    return made[key]
+
+
+def _projector(choice: _Choice, ablate: Ablate, base: BaseModel, directions: Directions) -> Projector:
+    place = choice.place
+    basis = directions.at(choice.measurement, 0 if place is None else place.layer, ablate.orthogonalize)[:, None]
+    if place is None:
+        return Projector(basis, basis)
+    gains = _gains(place, base)
+    if not isinstance(place.part, Reader):
+        return writer_projector(basis, gains, ablate.through_norm)
+    bias = None if place.norm_bias is None else base.vector(place.norm_bias).double()
+    return reader_projector(basis, gains, bias, centred=place.part.norm is not None and place.part.norm.kind == "layer")
+
+
+def _gains(place: Place, base: BaseModel) -> torch.Tensor | None:
+    """What a chain of norms multiplies by, ``[hidden]`` float64; None for no norm."""
+    gains: torch.Tensor | None = None
+    for norm, name in zip(norms_of(place.part), place.norms, strict=True):
+        factor = base.vector(name).double() + norm.offset
+        gains = factor if gains is None else gains * factor
+    if gains is not None and not bool(torch.isfinite(gains).all()):
+        raise StageError(f"{' and '.join(place.norms)}: holds NaN or infinity; fetch the checkpoint again")
+    return gains
 
 
 def summary(plan: Sequence[Edit], tensors: Mapping[str, Tensor]) -> list[PlanRow]:
@@ -122,143 +304,5 @@ def summary(plan: Sequence[Edit], tensors: Mapping[str, Tensor]) -> list[PlanRow
     return rows
 
 
-def _refuse_idle_rules(numbers: Iterable[Sequence[int]]) -> None:
-    """Raises `StageError` for a rule all of whose tensors later rules take over.
-
-    Args:
-        numbers: for each tensor, the rules that name it, in their order: the last one edits it.
-    """
-    named = list(numbers)
-    at_work = {rules[-1] for rules in named}
-    for idle in sorted({number for rules in named for number in rules} - at_work):
-        later = sorted({rules[-1] for rules in named if idle in rules})
-        named_again = " and ".join(f"ablate.rules.{number}" for number in later)
-        raise CannotEdit(
-            f"params.yaml: ablate.rules.{idle} does nothing: every tensor that it names is named again by "
-            f"{named_again}, and later rules win; remove it, or put it last"
-        )
-
-
 def _share(edit: Edit, tensor: Tensor) -> float:
     return 1.0 if edit.experts is None else len(edit.experts) / tensor.shape[0]
-
-
-def _edits(
-    place: Place,
-    rule: Rule,
-    number: int,
-    layout: ModelLayout,
-    tensors: Mapping[str, Tensor],
-) -> list[Edit]:
-    fused = place.part.axes.startswith("expert")
-    experts: tuple[int, ...] | None = None
-    if rule.experts is not None:
-        if place.part.role not in ("routed_experts", "expert_inputs"):
-            raise CannotEdit(
-                f"params.yaml: ablate.rules.{number}.experts: {place.part.role} has no experts; "
-                "give such a rule targets routed_experts or expert_inputs alone"
-            )
-        if not fused and place.expert is None:
-            return []  # a shared expert's input
-        count = layout.experts or 0
-        if (last := max(rule.experts)) >= count:
-            raise CannotEdit(
-                f"params.yaml: ablate.rules.{number}.experts: there is no expert {last}; there are 0-{count - 1}"
-            )
-        if not fused and place.expert not in rule.experts:
-            return []
-    if fused:
-        experts = rule.experts if rule.experts is not None else tuple(range(tensors[place.tensor].shape[0]))
-    out_in = place.part.axes in ("out in", "expert out in")
-    return [
-        Edit(
-            tensor=place.tensor,
-            file=tensors[place.tensor].file,
-            role=place.part.role,
-            layer=place.layer,
-            place=place,
-            measurement=place.layer if rule.measurement == "same" else rule.measurement,
-            scale=rule.scale,
-            stream_axis=1 if place.is_bias else 0 if isinstance(place.part, Writer) == out_in else 1,
-            experts=experts,
-        )
-    ]
-
-
-def _embedding(
-    rule: Rule,
-    number: int,
-    ablate: Ablate,
-    layout: ModelLayout,
-    tensors: Mapping[str, Tensor],
-) -> list[Edit]:
-    found, head = embedding_and_head(layout, tensors)
-    if rule.measurement == "same":
-        raise CannotEdit(
-            f"params.yaml: ablate.rules.{number}.measurement: the embedding has no layer for `same` to mean; "
-            "give the embedding a rule of its own that names a measurement"
-        )
-    if layout.tied and not ablate.allow_tied:
-        raise CannotEdit(
-            f"params.yaml: ablate.rules.{number}.targets: embedding: this model's output head is its embedding, so "
-            "both would be edited; write allow_tied: true under ablate if that is meant"
-        )
-    return [
-        Edit(
-            tensor=name,
-            file=tensors[name].file,
-            role=EMBEDDING,
-            layer=None,
-            place=None,
-            measurement=rule.measurement,
-            scale=rule.scale,
-            stream_axis=1,
-        )
-        # A tied model may hold the one tensor twice.
-        for name in ([found, head] if layout.tied and head is not None else [found])
-    ]
-
-
-def _merged(edits: Iterable[Edit]) -> list[Edit]:
-    """The experts of one tensor that are edited alike, as one edit."""
-    groups: dict[tuple[Any, ...], list[Edit]] = {}
-    for edit in edits:
-        groups.setdefault((edit.tensor, edit.measurement, edit.scale), []).append(edit)
-    merged = [
-        replace(
-            group[0],
-            experts=tuple(sorted(expert for edit in group for expert in edit.experts or ()))
-            if group[0].experts is not None
-            else None,
-        )
-        for group in groups.values()
-    ]
-    return sorted(merged, key=lambda edit: (-1 if edit.layer is None else edit.layer, edit.role, edit.tensor))
-
-
-def layers_of(rule: Rule, number: int, layout: ModelLayout) -> Sequence[int]:
-    """The layers that a rule names.
-
-    Raises:
-        StageError: the model does not have them.
-    """
-    if rule.layers == "all":
-        return range(layout.layers)
-    if (last := max(rule.layers)) >= layout.layers:
-        raise CannotEdit(
-            f"params.yaml: ablate.rules.{number}.layers: there is no layer {last}; "
-            f"this {layout.model_type} model has layers 0-{layout.layers - 1}"
-        )
-    return rule.layers
-
-
-def _check_measurement(measurement: float, number: int, layout: ModelLayout, reasons: Sequence[str | None]) -> None:
-    key = f"params.yaml: ablate.rules.{number}.measurement"
-    if measurement > len(reasons) - 1:
-        raise CannotEdit(
-            f"{key}: there is no measurement {measurement:g}; "
-            f"this {layout.model_type} model has measurements 0-{layout.layers}"
-        )
-    for neighbour in {int(measurement), -int(-measurement // 1)}:
-        if reason := reasons[neighbour]:
-            raise StageError(f"{key}: measurement {neighbour} has no direction: {reason}; name another")

@@ -55,6 +55,10 @@ Watch = Callable[[Batch, ExitStack], None]
 """Sets hooks for one forward pass, which the stack removes afterwards."""
 
 
+def no_hooks(_batch: Batch, _undo: ExitStack) -> None:
+    """Set none."""
+
+
 def in_batches(
     prompts: Sequence[Sequence[int]],
     batch_size: int | Literal["auto"],
@@ -73,31 +77,22 @@ def in_batches(
     Raises:
         StageError: memory is too small for a single prompt.
     """
-    by_length = _by_length(prompts)
-    size = first_size(batch_size)
-    start = 0
-    while start < len(by_length):
-        rows = _next_rows(prompts, by_length, start, size)
+    size, left = first_size(batch_size), _by_length(prompts)
+    while left:
+        batch = next(_batches(prompts, left, size, position))
         try:
-            compute(_batch(prompts, rows, position))
+            compute(batch)
         except torch.OutOfMemoryError:
-            size = smaller(min(size, len(rows)))
+            size = smaller(len(batch.rows))
             print(f"Out of memory: going on with {size} prompts a batch", file=sys.stderr)
             continue
-        start += len(rows)
-        advance(len(rows))
+        left = left[len(batch.rows) :]
+        advance(len(batch.rows))
 
 
 def all_batches(prompts: Sequence[Sequence[int]], size: int, position: int = -1) -> list[Batch]:
     """The batches that `in_batches` makes where memory does not run out."""
-    by_length = _by_length(prompts)
-    made: list[Batch] = []
-    start = 0
-    while start < len(by_length):
-        rows = _next_rows(prompts, by_length, start, size)
-        made.append(_batch(prompts, rows, position))
-        start += len(rows)
-    return made
+    return list(_batches(prompts, _by_length(prompts), size, position))
 
 
 def first_size(batch_size: int | Literal["auto"]) -> int:
@@ -120,10 +115,14 @@ def _by_length(prompts: Sequence[Sequence[int]]) -> list[int]:
     return sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
 
 
-def _next_rows(prompts: Sequence[Sequence[int]], by_length: list[int], start: int, size: int) -> list[int]:
-    shortest = len(prompts[by_length[start]])
-    longest = max(shortest + MOST_PADDING[0], shortest * MOST_PADDING[1])
-    return [row for row in by_length[start : start + size] if len(prompts[row]) <= longest]
+def _batches(prompts: Sequence[Sequence[int]], by_length: Sequence[int], size: int, position: int) -> Iterator[Batch]:
+    start = 0
+    while start < len(by_length):
+        shortest = len(prompts[by_length[start]])
+        longest = max(shortest + MOST_PADDING[0], shortest * MOST_PADDING[1])
+        rows = [row for row in by_length[start : start + size] if len(prompts[row]) <= longest]
+        yield _batch(prompts, rows, position)
+        start += len(rows)
 
 
 def _batch(prompts: Sequence[Sequence[int]], rows: list[int], position: int) -> Batch:
@@ -150,7 +149,7 @@ def first_token_log_probabilities(
     prompts: Sequence[Sequence[int]],
     batch_size: int | Literal["auto"],
     advance: Callable[[int], None],
-    watch: Watch = lambda _batch, _undo: None,
+    watch: Watch = no_hooks,
 ) -> Tensor:
     """What the model would say first, in nats: ``[prompts, vocabulary]`` float32 on the CPU.
 

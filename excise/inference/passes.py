@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from excise.checkpoint.weights import Checkpoint
 from excise.inference.forward import Batch, Watch, all_batches, first_size, in_batches, run_decoder, smaller
+from excise.inference.hooks import split_call, stream_of
 from excise.inference.layers import LayeredModel
 from excise.inference.models import decoder_layers, load_model, weights_need, without_weights
 from excise.plumbing.errors import StageError
@@ -160,7 +161,7 @@ class Streamed:
         calls: list[_Call] = []
 
         def note(*args: Any, **kwargs: Any) -> Tensor:
-            stream: Tensor = args[0] if args else kwargs.pop("hidden_states")
+            stream, others, named = split_call(args, kwargs)
             if not streams:
                 # A copy, so that a change in place is seen too.
                 streams.append(stream.clone())
@@ -169,7 +170,7 @@ class Streamed:
                     f"{type(self.model).__name__} does more between its layers than to hand on the stream: it cannot "
                     "be run layer by layer; set measure.stream: off"
                 )
-            calls.append((args[1:], kwargs))
+            calls.append((others, named))
             return stream
 
         with ExitStack() as undo:
@@ -194,7 +195,7 @@ class _Entered:
     def through(self, layer: nn.Module, number: int, device: torch.device) -> None:
         args, kwargs = self.calls[number]
         output = layer(self.stream.to(device), *args, **kwargs)
-        self.stream = (output[0] if isinstance(output, tuple) else output).to(self.stream.device)
+        self.stream = stream_of(output).to(self.stream.device)
 
 
 def _same(one: Tensor, other: Tensor) -> bool:

@@ -1,4 +1,5 @@
-"""What the report says of a diagnosis: which of its rows, and in which order. The words are the template's."""
+"""What the report says of a diagnosis and of the simulated rules: which rows, and in which order. The words are the
+template's."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -11,15 +12,15 @@ from schemas.diagnosis import (
     Answers,
     Cause,
     Diagnosis,
-    ExpertPart,
-    RangePart,
-    RolePart,
-    RouterPart,
-    ScalePart,
-    WeightsPart,
-    WriterPart,
+    ExpertEffect,
+    RangeTrial,
+    RoleEffect,
+    RouterReading,
+    WeightsSplit,
+    WriterEffect,
 )
 from schemas.params.ablate import Ablate
+from schemas.simulation import ScaleTrial, Simulation
 
 T = TypeVar("T")
 
@@ -65,7 +66,7 @@ class Split:
     difference: float
     by_weights: float
     by_outputs: float
-    layers: Rows[WeightsPart]
+    layers: Rows[WeightsSplit]
     inseparable: list[int]
 
 
@@ -73,21 +74,21 @@ class Split:
 class Findings:
     """A diagnosis as the report tells it."""
 
-    cause: RolePart
+    cause: RoleEffect
     """The kind of writer that is named."""
-    adds_most: RolePart
-    roles: list[RolePart]
-    strongest: WriterPart
+    adds_most: RoleEffect
+    roles: list[RoleEffect]
+    strongest: WriterEffect
     """Of single layers."""
-    largest: WriterPart
+    largest: WriterEffect
     """Of single layers, that which adds most along the direction."""
-    writers: Rows[WriterPart]
-    experts: Rows[ExpertPart]
+    writers: Rows[WriterEffect]
+    experts: Rows[ExpertEffect]
     experts_tried: int
-    shares: list[RouterPart]
+    shares: list[RouterReading]
     """Routers whose logits differ between the two sides, the lowest share through the direction first."""
-    distances: list[RouterPart]
-    changed: list[RouterPart]
+    distances: list[RouterReading]
+    changed: list[RouterReading]
     unblinded: list[int]
     """Layers whose router cannot be blinded to the direction."""
     uses: Rows[Use]
@@ -95,40 +96,42 @@ class Findings:
     """None where no layer's weights can be told from its outputs."""
     layers: Rows[LayerWrite]
     ranges_tried: int
-    removing: list[RangePart]
-    smallest: RangePart | None
+    removing: list[RangeTrial]
+    smallest: RangeTrial | None
     """Of the ranges that remove refusal, the fewest layers, at the lowest KL."""
-    cheapest: RangePart | None
+    cheapest: RangeTrial | None
     """That at the lowest KL."""
-    least: RangePart | None
+    least: RangeTrial | None
     """Of all ranges, that with the least refusal, at the lowest KL."""
     scale: float | None
     """That of all current rules; None where they have several."""
-    scales: list[ScalePart]
-    at_one: ScalePart | None
+    scales: list[ScaleTrial]
+    """Those at which the model answers in numbers."""
+    as_it_is: ScaleTrial | None
+    """Of these, that of the rules as they are."""
     broken: list[float]
-    """Scales at which the model answers with what is no number."""
-    main: Cause | None
-    """Of the explained direction; None where that lies between two measurements."""
+    """Scales at which its logits are NaN or infinite."""
+    main: Cause
+    """Of the explained direction."""
     undirected: list[int]
     """Measurements that have no direction."""
     causes: Rows[Cause]
-    rules: str
-    """Those that are recommended, as YAML to paste under `ablate:`."""
+    rules: str | None
+    """Those that are recommended, as YAML to paste under `ablate:`; None where none are."""
     recommends_current: bool
 
 
-def findings(diagnosis: Diagnosis, ablate: Ablate) -> Findings:
+def findings(diagnosis: Diagnosis, simulation: Simulation, ablate: Ablate) -> Findings:
     """What to tell of a diagnosis.
 
     Args:
-        ablate: the section of params.yaml that it was made with.
+        simulation: of the rules of `ablate`, the section of params.yaml that it was made with.
     """
     tried = [row for row in diagnosis.experts if row.effect is not None]
     ranges = [(row, row.answers) for row in diagnosis.ranges if row.answers is not None]
-    removing = [(row, found) for row, found in ranges if found.remaining <= diagnosis.recommendation.limit]
+    removing = [(row, found) for row, found in ranges if found.remaining <= diagnosis.limit]
     scales = {rule.scale for rule in ablate.rules}
-    recommended = Ablate.model_validate({"rules": diagnosis.recommendation.rules}).rules
+    rules = diagnosis.recommendation.rules if diagnosis.recommendation is not None else None
     return Findings(
         cause=next(row for row in diagnosis.roles if row.role == diagnosis.named.role),
         adds_most=max(diagnosis.roles, key=lambda row: row.difference),
@@ -153,14 +156,14 @@ def findings(diagnosis: Diagnosis, ablate: Ablate) -> Findings:
         cheapest=_first(removing, lambda row, found: (found.kl, row.last - row.first)),
         least=_first(ranges, lambda _, found: (found.remaining, found.kl)),
         scale=ablate.rules[0].scale if len(scales) == 1 else None,
-        scales=_scales(diagnosis.scales, scales),
-        at_one=next((row for row in diagnosis.scales if row.scale == 1 and row.answers is not None), None),
-        broken=[row.scale for row in diagnosis.scales if row.answers is None],
-        main=next((row for row in diagnosis.causes if row.measurement == diagnosis.measurement), None),
+        scales=[row for row in simulation.scales if row.answers is not None],
+        as_it_is=next((row for row in simulation.scales if row.scale == 1 and row.answers is not None), None),
+        broken=[row.scale for row in simulation.scales if row.answers is None],
+        main=next(row for row in diagnosis.causes if row.measurement == diagnosis.measurement),
         undirected=[row.measurement for row in diagnosis.causes if row.reason is not None],
         causes=_causes(diagnosis),
-        rules=rules_as_yaml(diagnosis.recommendation.rules),
-        recommends_current=recommended == ablate.rules,
+        rules=rules_as_yaml(rules) if rules is not None else None,
+        recommends_current=rules is not None and Ablate.model_validate({"rules": rules}).rules == ablate.rules,
     )
 
 
@@ -188,12 +191,12 @@ def _most(rows: Iterable[T], size: Callable[[T], float], order: Callable[[T], An
 
 
 def _first(
-    ranges: Iterable[tuple[RangePart, Answers]], rank: Callable[[RangePart, Answers], tuple[float, float]]
-) -> RangePart | None:
+    ranges: Iterable[tuple[RangeTrial, Answers]], rank: Callable[[RangeTrial, Answers], tuple[float, float]]
+) -> RangeTrial | None:
     return min(ranges, key=lambda one: rank(*one), default=(None, None))[0]
 
 
-def _uses(routers: Iterable[RouterPart]) -> list[Use]:
+def _uses(routers: Iterable[RouterReading]) -> list[Use]:
     return [
         Use(row.layer, expert, harmful, harmless, odds)
         for row in routers
@@ -203,7 +206,7 @@ def _uses(routers: Iterable[RouterPart]) -> list[Use]:
     ]
 
 
-def _split(rows: Sequence[WeightsPart]) -> Split | None:
+def _split(rows: Sequence[WeightsSplit]) -> Split | None:
     separable = [row for row in rows if row.by_weights is not None]
     if not separable:
         return None
@@ -222,15 +225,6 @@ def _layers(diagnosis: Diagnosis) -> list[LayerWrite]:
         LayerWrite(layer, sum(row.difference for row in diagnosis.writers if row.layer == layer), after[layer])
         for layer in sorted({row.layer for row in diagnosis.writers})
     ]
-
-
-def _scales(rows: Sequence[ScalePart], current: set[float]) -> list[ScalePart]:
-    """Those at the current scales, or at what lies next to them, and at 1 and 2."""
-    wanted = {1.0, 2.0}
-    for scale in current:
-        wanted |= {max((row.scale for row in rows if row.scale <= scale), default=1.0)}
-        wanted |= {min((row.scale for row in rows if row.scale >= scale), default=1.0)}
-    return [row for row in rows if row.scale in wanted and row.answers is not None]
 
 
 def _causes(diagnosis: Diagnosis) -> Rows[Cause]:

@@ -10,6 +10,7 @@ from excise.report.words import TEMPLATES, VERDICTS, code, headline, measured, n
 from schemas.diagnosis import Diagnosis
 from schemas.evidence import Comparison, GateVerdicts
 from schemas.params.ablate import Ablate
+from schemas.simulation import Simulation
 from schemas.text import ranges
 
 
@@ -18,6 +19,7 @@ def render_report(
     gates: GateVerdicts,
     left_out: Mapping[str, int],
     diagnosis: Diagnosis,
+    simulation: Simulation,
     ablate: Ablate,
     pictures: Collection[str],
 ) -> str:
@@ -25,7 +27,7 @@ def render_report(
 
     Args:
         left_out: judged task → samples that were not asked, as their prompts were measured.
-        ablate: the section of params.yaml that the diagnosis was made with.
+        ablate: the section of params.yaml whose rules were simulated.
         pictures: the names of those that lie in `pictures/`, without their ending.
     """
     return _render(
@@ -34,14 +36,14 @@ def render_report(
         gates=gates,
         left_out=left_out,
         conclusions=conclude(rows, gates),
-        **_explained(diagnosis, ablate, pictures),
+        **_explained(diagnosis, simulation, ablate, pictures),
         folds=True,
     )
 
 
-def render_explanation(diagnosis: Diagnosis, ablate: Ablate, pictures: Collection[str]) -> str:
-    """The part on the diagnosis alone, with no HTML in it: the folds are left out."""
-    return _render("diagnosis.md.j2", **_explained(diagnosis, ablate, pictures), folds=False)
+def render_explanation(diagnosis: Diagnosis, simulation: Simulation, ablate: Ablate, pictures: Collection[str]) -> str:
+    """The part on the diagnosis and the simulated rules, with no HTML in it: the folds are left out."""
+    return _render("diagnosis.md.j2", **_explained(diagnosis, simulation, ablate, pictures), folds=False)
 
 
 def say(conclusion: Conclusion) -> str:
@@ -69,9 +71,16 @@ def _macro(name: str, *arguments: object) -> str:
     return str(getattr(module, name)(*arguments)).strip()
 
 
-def _explained(diagnosis: Diagnosis, ablate: Ablate, pictures: Collection[str]) -> dict[str, Any]:
-    found = findings(diagnosis, ablate)
-    return {"diagnosis": diagnosis, "found": found, "pictures": pictures, "most_words": MOST_WORDS}
+def _explained(
+    diagnosis: Diagnosis, simulation: Simulation, ablate: Ablate, pictures: Collection[str]
+) -> dict[str, Any]:
+    return {
+        "diagnosis": diagnosis,
+        "simulation": simulation,
+        "found": findings(diagnosis, simulation, ablate),
+        "pictures": pictures,
+        "most_words": MOST_WORDS,
+    }
 
 
 def _render(template: str, **given: object) -> str:

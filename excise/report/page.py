@@ -30,6 +30,7 @@ from schemas.diagnosis import Diagnosis
 from schemas.evidence import Comparison, GateVerdict, GateVerdicts, Provenance, TaskChanges
 from schemas.model import ModelManifest
 from schemas.params.ablate import Ablate
+from schemas.simulation import Simulation
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,7 @@ def render_page(
     changes: list[TaskChanges],
     left_out: Mapping[str, int],
     diagnosis: Diagnosis,
+    simulation: Simulation,
     ablate: Ablate,
     manifest: ModelManifest,
     directions_sha256: str,
@@ -99,7 +101,7 @@ def render_page(
         drift=[_shown(row, draw_drift(row)) for row in rows if row.base is None],
         drift_note=_inline(drift_note()),
         left_out_note=_inline(left_out_note(left_out)),
-        explanation=_explanation(diagnosis, ablate, pictures),
+        explanation=_explanation(diagnosis, simulation, ablate, pictures),
         changes=changes,
         ablate=as_yaml({"ablate": ablate.model_dump(mode="json")}),
         manifest=manifest,
@@ -143,8 +145,8 @@ def _digest(manifest: ModelManifest) -> str:
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
-def _explanation(diagnosis: Diagnosis, ablate: Ablate, pictures: Mapping[str, str]) -> Markup:
-    text = render_explanation(diagnosis, ablate, pictures.keys())
+def _explanation(diagnosis: Diagnosis, simulation: Simulation, ablate: Ablate, pictures: Mapping[str, str]) -> Markup:
+    text = render_explanation(diagnosis, simulation, ablate, pictures.keys())
     return Markup(_markdown().render(text, {"pictures": pictures}))
 
 

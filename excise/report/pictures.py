@@ -1,4 +1,4 @@
-"""Pictures of a diagnosis as SVG: a function of the records in `artifacts/plots/` alone, the same bytes each time.
+"""Pictures as SVG: a function of the records in `artifacts/plots/` and `artifacts/simulation/`, always the same bytes.
 
 Colours are told apart by colour-blind readers too (Okabe and Ito's pair, purple to orange, viridis). The background is
 white, so that a picture can be read on a dark page.
@@ -24,7 +24,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 Records = Sequence[Mapping[str, Any]]
-"""One list of `artifacts/plots/`."""
+"""One list of `artifacts/plots/` or `artifacts/simulation/`."""
 
 Grid = NDArray[np.float64]
 
@@ -137,7 +137,7 @@ def scales(records: Records) -> Figure:
     figure, (axes,) = _figure(1, 1, (6.4, 3.2))
     _lines(axes, records, "prediction", PREDICTIONS, "scale", "remainder")
     axes.set_title("What the current rules leave of the difference, at other scales")
-    axes.set_xlabel("scale (1: the direction is taken out)")
+    axes.set_xlabel("times the scale of each rule (1: as it is)")
     axes.set_ylabel("difference left in the last\nmeasurement (units of the stream)")
     return figure
 

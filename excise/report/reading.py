@@ -9,12 +9,14 @@ from excise.comparison.gates import judge_gates
 from excise.plumbing.artifacts import read_document
 from excise.plumbing.digests import sha256_of
 from excise.report.pictures import draw
-from schemas.diagnosis import PLOTS, Diagnosis
+from schemas import diagnosis, simulation
+from schemas.diagnosis import Diagnosis
 from schemas.evidence import Comparison, GateVerdicts, TaskChanges
 from schemas.model import ModelManifest
 from schemas.params.ablate import Ablate
 from schemas.params.gates import ReportSettings
 from schemas.params.section import read_settings
+from schemas.simulation import Simulation
 
 ARTIFACTS = Path("artifacts")
 RESULTS = Path("results")
@@ -29,6 +31,7 @@ class Report:
     changes: list[TaskChanges]
     left_out: dict[str, int]
     diagnosis: Diagnosis
+    simulation: Simulation
     ablate: Ablate
     manifest: ModelManifest
     directions_sha256: str
@@ -42,7 +45,11 @@ def read_report() -> Report:
         StageError: something is missing or not whole, or the two sides do not belong together.
     """
     settings = read_settings(ReportSettings, ARTIFACTS / "params/report.json")
-    plots = {name: read_document(PLOTS[name], ARTIFACTS / f"plots/{name}.json") for name in sorted(PLOTS)}
+    plots = {
+        name: read_document(schema, ARTIFACTS / folder / f"{name}.json")
+        for folder, of_stage in (("plots", diagnosis.PLOTS), ("simulation", simulation.PLOTS))
+        for name, schema in sorted(of_stage.items())
+    }
     base, ablated = read_side(RESULTS / "base"), read_side(RESULTS / "ablated")
     measured = measure_both(base, ablated)
     return Report(
@@ -51,6 +58,7 @@ def read_report() -> Report:
         changes=changes(base, ablated),
         left_out=base.results.left_out,
         diagnosis=read_document(Diagnosis, ARTIFACTS / "diagnosis.json"),
+        simulation=read_document(Simulation, ARTIFACTS / "simulation.json"),
         ablate=settings.ablate,
         manifest=read_manifest(),
         directions_sha256=sha256_of(ARTIFACTS / "directions.safetensors"),

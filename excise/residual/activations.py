@@ -3,25 +3,22 @@
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from torch import Tensor, nn
-from transformers import PreTrainedModel
+from torch import Tensor
 
 from excise.inference.forward import Batch
+from excise.inference.hooks import watch_stream
 from excise.inference.models import decoder_layers
-from excise.inference.passes import Passes, Resident
+from excise.inference.passes import Passes
 from excise.plumbing.errors import StageError
-from excise.residual.experts import RoutedExperts, count, watch_experts
-
-Keep = Callable[[int, Tensor], None]
-"""Given a measurement and the whole stream there, ``[prompts, width, hidden]``."""
+from excise.residual.experts import RoutedExperts, expert_count, watch_experts
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What one pass over the prompts saw, on the CPU."""
+class Activations:
+    """What one pass over the prompts collected, on the CPU."""
 
     stream: Tensor
     """``[prompts, layers + 1, hidden]`` float32, in the units of the stream. Measurement m enters layer m; the last one
@@ -30,34 +27,23 @@ class Seen:
     """By layer, which experts the token was given to, ``[prompts, experts]`` bool."""
 
 
-def activations(
-    model: PreTrainedModel,
-    prompts: Sequence[Sequence[int]],
-    position: int,
-    batch_size: int | Literal["auto"],
-    advance: Callable[[int], None],
-) -> Tensor:
-    """The stream alone; see `look`."""
-    return look(Resident(model), {}, prompts, position, batch_size, advance).stream
-
-
 @torch.inference_mode()
-def look(
+def collect_activations(
     passes: Passes,
     experts: RoutedExperts,
     prompts: Sequence[Sequence[int]],
     position: int,
     batch_size: int | Literal["auto"],
     advance: Callable[[int], None],
-) -> Seen:
-    """Measure the stream, and which experts are used.
+) -> Activations:
+    """Collect the stream, and which experts are used.
 
     Args:
         passes: the model, in memory or not.
         experts: where to look for the latter.
         prompts: the tokens of each.
         position: which token, counted from the end of the prompt: -1 is the last.
-        batch_size: prompts in one forward pass at most; halved where memory runs out, and that is said.
+        batch_size: prompts in one forward pass at most; halved where memory runs out, with a warning.
         advance: told the number of steps done since, of which there are `passes.steps`.
 
     Raises:
@@ -69,7 +55,10 @@ def look(
         )
     layers, hidden = len(decoder_layers(passes.model)), passes.model.config.get_text_config().hidden_size
     taken = torch.empty(len(prompts), layers + 1, hidden)
-    used = {layer: torch.zeros(len(prompts), count(module), dtype=torch.bool) for layer, (_, module) in experts.items()}
+    used = {
+        layer: torch.zeros(len(prompts), expert_count(module), dtype=torch.bool)
+        for layer, (_, module) in experts.items()
+    }
 
     # Both fill the batch's own rows, so that a batch that ran out of memory and comes again is seen once.
     def watch(batch: Batch, undo: ExitStack) -> None:
@@ -83,22 +72,4 @@ def look(
         watch_experts(experts, batch, note, undo)
 
     passes.run(prompts, batch_size, position, watch, advance)
-    return Seen(taken, used)
-
-
-def watch_stream(model: PreTrainedModel, keep: Keep, undo: ExitStack) -> None:
-    """Hand the stream at each measurement to `keep`, in every forward pass until `undo` is closed."""
-    layers = decoder_layers(model)
-
-    def entering(measurement: int) -> Callable[..., None]:
-        def hook(_layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            keep(measurement, args[0] if args else kwargs["hidden_states"])
-
-        return hook
-
-    def leaving(_layer: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
-        keep(len(layers), output[0] if isinstance(output, tuple) else output)
-
-    for measurement, layer in enumerate(layers):
-        undo.callback(layer.register_forward_pre_hook(entering(measurement), with_kwargs=True).remove)
-    undo.callback(layers[-1].register_forward_hook(leaving).remove)
+    return Activations(taken, used)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from excise.edit.projectors import Directions
 from schemas.params.directions import Estimator
 
 # Below this share of the stream's own norm a difference is what rounding leaves of two equal means.
@@ -20,20 +21,15 @@ _MEDIAN_TOLERANCE = 1e-12
 
 
 @dataclass(frozen=True)
-class Directions:
-    """Two means and the unit vector between two sets, for each measurement; all ``[measurements, hidden]`` float64."""
+class Estimate(Directions):
+    """Directions with what they were estimated from; ``[measurements, hidden]`` float64."""
 
     harmful_mean: Tensor
-    harmless_mean: Tensor
-    unit: Tensor
-    """Rows of zeros where there is no direction."""
     norms: Tensor
     """``[measurements]``: the length of what was normalised, in the units of the stream."""
-    reasons: tuple[str | None, ...]
-    """Why there is none, for each measurement; None where there is one."""
 
 
-def estimate(harmful: Tensor, harmless: Tensor, estimator: Estimator = "mean") -> Directions:
+def estimate(harmful: Tensor, harmless: Tensor, estimator: Estimator = "mean") -> Estimate:
     """The direction of each measurement, harmful minus harmless.
 
     Args:
@@ -57,7 +53,7 @@ def estimate(harmful: Tensor, harmless: Tensor, estimator: Estimator = "mean") -
             reasons.append(None)
             norms[measurement] = found.norm()
             unit[measurement] = found / norms[measurement]
-    return Directions(harmful_mean, harmless_mean, unit, norms, tuple(reasons))
+    return Estimate(unit, harmless_mean, tuple(reasons), harmful_mean, norms)
 
 
 def winsorize(activations: Tensor, quantile: float) -> Tensor:

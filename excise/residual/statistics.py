@@ -6,7 +6,7 @@ import torch
 from scipy.stats import mannwhitneyu
 from torch import Tensor
 
-from excise.residual.directions import Directions, estimate
+from excise.residual.directions import Estimate, estimate
 from schemas.directions import DirectionStatistics, MeasurementStatistics
 from schemas.params.directions import Estimator
 
@@ -19,7 +19,7 @@ MASSIVE = 0.5
 """Where warnings begin: cosine between halves, separation of held-out prompts, one channel's share of the square."""
 
 
-def describe(directions: Directions, harmful: Tensor, harmless: Tensor, estimator: Estimator) -> DirectionStatistics:
+def describe(directions: Estimate, harmful: Tensor, harmless: Tensor, estimator: Estimator) -> DirectionStatistics:
     """Everything that is said of each measurement; null where there is no direction or a number is not finite.
 
     Args:
@@ -104,7 +104,7 @@ def _halves(
     return halves(harmful), halves(harmless)
 
 
-def _cosine_with_next(directions: Directions, measurement: int) -> float | None:
+def _cosine_with_next(directions: Estimate, measurement: int) -> float | None:
     both = directions.reasons[measurement : measurement + 2]
     if len(both) < 2 or any(both):
         return None

@@ -1,4 +1,4 @@
-"""How likely a model is to refuse, from its first token alone: one forward pass, and no judge."""
+"""How likely a model is to refuse, from its first token only: one forward pass, and no judge."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,8 +7,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from excise.inference.forward import Watch, first_token_log_probabilities, kl
+from excise.inference.forward import Watch, first_token_log_probabilities, kl, no_hooks
+from excise.plumbing.errors import StageError
 from excise.plumbing.memory import give_back
+from schemas.diagnosis import Answers
 
 LEAST_RISE = 0.01
 """A token begins refusals when the base says it first on harmful prompts with so much more probability, on average."""
@@ -49,31 +51,63 @@ class Outcome:
     @property
     def is_finite(self) -> bool:
         """Whether the model answered with numbers at all."""
-        return all(bool(torch.isfinite(part).all()) for part in (self.harmful, self.harmless, self.kl))
+        return all(bool(torch.isfinite(values).all()) for values in (self.harmful, self.harmless, self.kl))
+
+    def answers(self) -> Answers:
+        """As it stands in diagnosis.json and simulation.json.
+
+        Raises:
+            StageError: it is not finite.
+        """
+        if not self.is_finite:
+            raise StageError(
+                "the model produces NaN or infinite logits; try a smaller scale in params.yaml: ablate, or another "
+                "model.dtype"
+            )
+        return Answers(
+            refusal=self.refusal,
+            probability=self.probability,
+            remaining=self.remaining,
+            harmful_log_odds=float(self.harmful.mean()),
+            over_refusal=self.over_refusal,
+            harmless_log_odds=float(self.harmless.mean()),
+            kl=max(0.0, float(self.kl.mean())),
+            median_kl=max(0.0, float(self.kl.median())),
+        )
 
 
 class Questions:
     """Held-out prompts, and what the base model answers first; asked again of the same model under any hooks."""
 
     def __init__(
-        self, model: PreTrainedModel, harmful: Sequence[Sequence[int]], harmless: Sequence[Sequence[int]]
+        self,
+        model: PreTrainedModel,
+        harmful: Sequence[Sequence[int]],
+        harmless: Sequence[Sequence[int]],
+        watch: Watch = no_hooks,
+        watch_harmless: Watch | None = None,
     ) -> None:
+        """Ask the base, with hooks that change nothing; see `ask`."""
         self.model, self.harmful, self.harmless = model, harmful, harmless
-        refused, self._base = self._answers(harmful), self._answers(harmless)
+        refused, self._base = self._answers(harmful, watch), self._answers(harmless, watch_harmless or watch)
         self.tokens = refusal_tokens(refused, self._base)
         self.base = self._outcome(refused, self._base)
 
-    def ask(self, watch: Watch = lambda _batch, _undo: None) -> Outcome:
-        """What the model answers now, with the hooks that `watch` sets for each forward pass."""
+    def ask(self, watch: Watch = no_hooks, watch_harmless: Watch | None = None) -> Outcome:
+        """What the model answers now, with the hooks that `watch` sets for each forward pass.
+
+        Args:
+            watch_harmless: sets those for harmless prompts, where they are others.
+        """
         give_back()
-        return self._outcome(self._answers(self.harmful, watch), self._answers(self.harmless, watch))
+        return self._outcome(self._answers(self.harmful, watch), self._answers(self.harmless, watch_harmless or watch))
 
     def ask_harmful(self, watch: Watch) -> Tensor:
-        """The log-odds of refusing each harmful prompt alone, ``[prompts]``."""
+        """The log-odds of refusing each harmful prompt only, ``[prompts]``."""
         give_back()
         return log_odds(self._answers(self.harmful, watch), self.tokens)
 
-    def _answers(self, prompts: Sequence[Sequence[int]], watch: Watch = lambda _batch, _undo: None) -> Tensor:
+    def _answers(self, prompts: Sequence[Sequence[int]], watch: Watch) -> Tensor:
         return first_token_log_probabilities(self.model, prompts, "auto", lambda _: None, watch)
 
     def _outcome(self, harmful: Tensor, harmless: Tensor) -> Outcome:

@@ -15,7 +15,8 @@ from excise.checkpoint.edited import check_edited
 from excise.checkpoint.manifest import base_folder, read_layout
 from excise.comparison.comparison import read_side
 from excise.edit.measured import read_use
-from excise.edit.odds import odds_by_layer
+from excise.edit.resolved import ARTIFACTS
+from excise.edit.shifts import odds_by_layer
 from excise.evaluation.answers import DRIFT, responses_file
 from excise.evaluation.catalogue import read_measured_prompts
 from excise.evaluation.drift import read_predictions
@@ -26,7 +27,6 @@ from excise.plumbing.artifacts import read_lines
 from excise.prompts.chats import read_format, read_prompts
 from excise.report.reading import read_report
 from schemas.results import Response, Sample
-from stages.ablate import ARTIFACTS
 from stages.answer import first_batch
 
 Reader = Callable[[], object]
@@ -72,7 +72,9 @@ READERS: dict[str, list[Reader]] = {
     "artifacts/diagnosis.json": [SHOW],
     "artifacts/plots/coverage.json": [SHOW],
     "artifacts/plots/experts.json": [SHOW],
-    "artifacts/plots/projections.json": [SHOW],
+    "artifacts/simulation.json": [SHOW],
+    "artifacts/simulation/projections.json": [SHOW],
+    "artifacts/simulation/scales.json": [SHOW],
     "artifacts/plots/writers.json": [SHOW],
     "answers/base/answers.json": [lambda: first_batch("ablated", None)],  # type: ignore[arg-type]
     "answers/base/predictions.safetensors": [lambda: read_predictions(Path("answers/base/predictions.safetensors"))],

@@ -4,15 +4,10 @@ import pytest
 
 from excise.organism.training import train
 from schemas.params.organism import Organism
-from tests.families import FAMILIES
 from tests.known_causes import Trained, read_trained
-from tests.subjects import Subject
+from tests.subjects import subject
 
-
-@pytest.fixture(scope="module", params=sorted(FAMILIES))
-def subject(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Subject:
-    """Each family's tiny model. Not to be changed."""
-    return Subject(request.param, tmp_path_factory.mktemp(request.param))
+__all__ = ["subject", "trained"]
 
 
 @pytest.fixture(scope="session")

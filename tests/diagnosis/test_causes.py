@@ -7,10 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from excise.diagnosis.causes import Part, Patches, ablated, added
+from excise.diagnosis.causes import ActivationPatching, Site, ablated, added, most_causal
 from excise.inference.forward import Batch, Watch
-from excise.residual.activations import watch_stream
-from excise.trials.bench import Bench
+from excise.inference.hooks import watch_stream
 from excise.trials.refusal import Outcome, Questions
 from excise.trials.simulation import simulated
 from tests.families import ROUTED
@@ -19,10 +18,9 @@ from tests.subjects import DIRECTION, HARMLESS, LAYERS, Subject, rules
 WRITERS = ["attention", "mlp", "routed_experts", "shared_experts", "per_layer_input"]
 
 
-def streams(bench: Bench) -> list[float]:
-    """The largest projection on the direction at each measurement."""
-    sides = bench.projections(rules(scale=0.0), DIRECTION)
-    return [float(torch.cat([side[:, m] for side in sides]).abs().max()) for m in range(LAYERS + 1)]
+def largest_projection(subject: Subject) -> float:
+    """On the direction, at any measurement, of the model as it now is."""
+    return float(torch.cat(subject.projections(rules(scale=0.0))).abs().max())
 
 
 def test_a_direction_that_is_ablated_everywhere_is_nowhere(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -46,14 +44,14 @@ def test_a_direction_that_is_ablated_everywhere_is_nowhere(subject: Subject, mon
     outcome = ablated(questions, subject.components, DIRECTION)
     monkeypatch.undo()
     assert seen and len(seen) % (LAYERS + 1) == 0 and max(seen) < 1e-4
-    with simulated(subject.model, *subject.bench.plan(rules(targets=WRITERS, through_norm="oblique"))):
+    with simulated(subject.model, subject.bench.plan(rules(targets=WRITERS, through_norm="oblique"))):
         embedding = subject.model.get_input_embeddings()
         assert embedding is not None
         hook = embedding.register_forward_hook(
             lambda _module, _args, output: output - (output @ DIRECTION.float())[..., None] * DIRECTION.float()
         )
         expected = subject.bench.questions.ask()
-        assert max(streams(subject.bench)) < 1e-4
+        assert largest_projection(subject) < 1e-4
         hook.remove()
     if not any(component.norms for component in subject.components):
         torch.testing.assert_close(outcome.kl, expected.kl, rtol=1e-3, atol=1e-6)
@@ -70,9 +68,9 @@ def test_what_is_added_at_a_measurement_is_there(subject: Subject) -> None:
     assert torch.equal(questions.ask().harmful, questions.base.harmful)
 
 
-def patches(subject: Subject) -> Patches:
+def patches(subject: Subject) -> ActivationPatching:
     harmless = subject.trace(prompts=HARMLESS)
-    return Patches(subject.bench.questions, subject.components, DIRECTION, harmless)
+    return ActivationPatching(subject.bench.questions, subject.components, DIRECTION, harmless)
 
 
 @pytest.mark.parametrize("subject", ROUTED, indirect=True)
@@ -80,7 +78,7 @@ def test_a_patch_of_all_experts_is_a_patch_of_their_layer(subject: Subject) -> N
     found = patches(subject)
     for (layer, role), write in subject.trace().writes.items():
         if write.experts is not None:
-            experts: list[Part] = [(layer, role, expert) for expert in range(write.experts.projected.shape[1])]
+            experts: list[Site] = [(layer, role, expert) for expert in range(write.experts.projected.shape[1])]
             assert found.effect(experts) == pytest.approx(found.effect([(layer, role, None)]), abs=1e-4)
 
 
@@ -92,13 +90,13 @@ def test_a_patch_changes_the_answer_and_is_taken_back(subject: Subject) -> None:
     assert torch.equal(subject.bench.questions.ask().harmful, subject.bench.questions.base.harmful)
 
 
-def imagined(monkeypatch: pytest.MonkeyPatch, effect: Callable[[set[int]], float]) -> Patches:
+def imagined(monkeypatch: pytest.MonkeyPatch, effect: Callable[[set[int]], float]) -> ActivationPatching:
     """Patches of layers whose joint effect is made up."""
-    monkeypatch.setattr(Patches, "effect", lambda _self, parts: effect({layer for layer, _, _ in parts}))
-    return Patches.__new__(Patches)
+    monkeypatch.setattr(ActivationPatching, "effect", lambda _self, parts: effect({layer for layer, _, _ in parts}))
+    return ActivationPatching.__new__(ActivationPatching)
 
 
-LAYERS_TO_NAME: list[Part] = [(layer, "attention", None) for layer in range(4)]
+LAYERS_TO_NAME: list[Site] = [(layer, "attention", None) for layer in range(4)]
 
 
 def test_what_has_nearly_the_whole_effect_is_named_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,3 +110,18 @@ def test_what_has_nearly_the_whole_effect_is_named_and_no_more(monkeypatch: pyte
 def test_parts_that_stand_in_for_each_other_are_named_together(monkeypatch: pytest.MonkeyPatch) -> None:
     patches = imagined(monkeypatch, lambda layers: -7.0 if {1, 2} <= layers else 0.04)
     assert patches.smallest(LAYERS_TO_NAME, -7.0) == [LAYERS_TO_NAME[1], LAYERS_TO_NAME[2]]
+
+
+def test_the_most_causal_is_that_without_which_fewest_prompts_are_refused_and_of_equals_the_lowest_kl() -> None:
+    def outcome(refusals: float, kl: float) -> Outcome:
+        """Of ten harmful prompts; what is left over of a whole refusal is spread over them as probability."""
+        odds = torch.full((10,), -20.0).double()
+        odds[: int(refusals)] = 20.0
+        odds += 0 if refusals % 1 == 0 else torch.logit(torch.tensor(refusals % 1 / 10).double()) + 20
+        return Outcome(odds, torch.zeros(4), torch.full((4,), kl).double())
+
+    without = {1: outcome(3, 0.0), 2: outcome(0, 0.3), 3: outcome(0.2, 0.1), 4: outcome(1, 0.01)}
+    assert most_causal(without) == [3, 2, 4, 1]
+    unsure = outcome(0.9, 0.0)  # refuses no prompt for certain
+    assert unsure.refusal == 0 and most_causal({**without, 5: unsure}) == [3, 2, 5, 4, 1]
+    assert most_causal({1: outcome(0, float("nan"))}) == []

@@ -8,11 +8,11 @@ from torch import Tensor, nn
 
 from excise.diagnosis.contributions import Source, Trace, watch_writes
 from excise.inference.forward import Batch
-from excise.residual.activations import activations, watch_stream
+from excise.inference.hooks import watch_stream
 from excise.residual.experts import chosen, routed_experts
 from schemas.layout import Writer
 from tests.families import EXPERTS, ROUTED
-from tests.subjects import DIRECTION, HARMFUL, LAYERS, Subject, rules, run
+from tests.subjects import DIRECTION, HARMFUL, LAYERS, Subject, rules, run, stream
 
 
 def total(trace: Trace, layer: int, without: Source | None = None) -> Tensor:
@@ -38,7 +38,7 @@ def test_what_is_written_adds_up_to_the_change_of_the_stream(subject: Subject) -
 
 
 def test_the_traced_stream_is_the_measured_one(subject: Subject) -> None:
-    measured = activations(subject.model, HARMFUL, -1, "auto", lambda _: None).double() @ DIRECTION
+    measured = stream(subject.model, HARMFUL).double() @ DIRECTION
     torch.testing.assert_close(subject.trace().stream, measured, rtol=1e-5, atol=1e-5)
 
 
@@ -101,9 +101,9 @@ def test_what_a_watcher_asks_for_is_added_to_the_write(subject: Subject) -> None
     after = torch.zeros(len(HARMFUL), dtype=torch.float64)
 
     def ask(batch: Batch, undo: ExitStack) -> None:
-        def keep(measurement: int, stream: Tensor) -> None:
+        def keep(measurement: int, found: Tensor) -> None:
             if measurement == LAYERS:
-                after[batch.rows] = batch.at_end(stream).double() @ DIRECTION
+                after[batch.rows] = batch.at_end(found).double() @ DIRECTION
 
         watch_writes([last], DIRECTION, {}, batch, lambda _, write: torch.full_like(write.projected, 2.5), undo)
         watch_stream(subject.model, keep, undo)

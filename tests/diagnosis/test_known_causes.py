@@ -7,10 +7,12 @@ import torch
 from safetensors.torch import load_file
 
 from excise.checkpoint.weights import read_checkpoint
-from excise.diagnosis.explanation import explain, rules_of
+from excise.diagnosis.explanation import explain
+from excise.diagnosis.recommendation import rules_of
 from excise.edit.checkpoint import write_edited
 from excise.inference.forward import mean_kl
 from excise.inference.models import load_model
+from schemas.params.ablate import EditMethod
 from tests.known_causes import CONSTRUCTORS, WRITERS, KnownCause, Trained, construct
 
 pytestmark = pytest.mark.slow
@@ -32,7 +34,7 @@ def test_it_refuses_harmful_prompts_and_nothing_else(known: KnownCause) -> None:
 
 
 def test_nothing_but_the_cause_writes_the_direction(known: KnownCause) -> None:
-    plan, _ = known.plan(known.ablate({"targets": [*WRITERS, "embedding"]}))
+    plan = known.plan({"targets": [*WRITERS, "embedding"]})
     weights = load_file(known.folder / "model.safetensors")
     written = {}
     for edit in plan:
@@ -60,8 +62,8 @@ def test_editing_the_cause_alone_is_as_good_as_editing_every_writer(known: Known
 
 
 def test_the_diagnosis_names_the_cause_and_editing_what_it_names_is_enough(known: KnownCause) -> None:
-    ablate = known.ablate({})
-    diagnosis, _ = explain(known.bench(), ablate, known.statistics(), str, lambda _done: None)
+    settings = EditMethod(method="project", through_norm="orthogonal", orthogonalize="none")
+    diagnosis = explain(known.bench(), settings, known.statistics(), str, lambda _done: None)
     named = diagnosis.named
     assert named.role == known.cause.role
     assert set(named.layers) <= set(known.cause.layers)
@@ -74,7 +76,7 @@ def test_the_diagnosis_names_the_cause_and_editing_what_it_names_is_enough(known
         assert known.refused(model, HARMFUL) <= 0.05
         # Organisms differ between processors, which train them otherwise: 0.12 more was seen with AVX2.
         assert mean_kl(base, known.first_tokens(model, DRIFT)) <= everything + 0.15
-    assert diagnosis.recommendation.removes
+    assert diagnosis.recommendation is not None and diagnosis.recommendation.removes
     with known.edited(*diagnosis.recommendation.rules) as model:
         assert known.refused(model, HARMFUL) <= 0.05
 
@@ -95,6 +97,6 @@ def test_editing_one_of_the_two_experts_is_not_enough(known: KnownCause) -> None
 
 
 def test_the_cause_can_be_edited_on_disk(known: KnownCause, tmp_path: Path) -> None:
-    plan, pairs = known.plan(known.ablate(known.cause.rule()))
-    write_edited(known.checkpoint, tmp_path, plan, pairs, False, {}, torch.device("cpu"), lambda _done: None)
+    plan = known.plan(known.cause.rule())
+    write_edited(known.base, tmp_path, plan, [], torch.device("cpu"), lambda _done: None)
     assert known.refused(load_model(read_checkpoint(tmp_path), "auto", torch.device("cpu")), HARMFUL) <= 0.05

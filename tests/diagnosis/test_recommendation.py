@@ -2,13 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 import torch
 
-from excise.diagnosis.explanation import rules_of
-from excise.diagnosis.recommendation import Tried, recommend
+from excise.diagnosis.recommendation import Tried, recommend, rules_of, try_edits
 from excise.trials.bench import Bench
 from excise.trials.refusal import Outcome
 from schemas.diagnosis import NamedWriter
@@ -16,7 +16,6 @@ from schemas.params.ablate import Ablate, Rule
 from schemas.text import layers_as_written, runs
 
 WRITERS = ["attention", "mlp", "routed_experts"]
-SPANS = [(0, 0), (0, 1), (1, 1)]
 
 
 def outcome(refusal: float, kl: float) -> Outcome:
@@ -27,7 +26,9 @@ def outcome(refusal: float, kl: float) -> Outcome:
 
 
 class Imagined:
-    """A model whose answer to each edit is made up."""
+    """A model of two layers whose answer to each edit is made up."""
+
+    base = SimpleNamespace(layout=SimpleNamespace(layers=2))
 
     def __init__(self, answer: Callable[[Rule], Outcome | None]) -> None:
         self.answer = answer
@@ -38,14 +39,13 @@ class Imagined:
         return self.answer(ablate.rules[0])
 
 
-def recommended(answer: Callable[[Rule], Outcome | None], **current: Any) -> tuple[Tried, list[Tried], Imagined]:
+NAMED = [{"layers": 1, "measurement": 2, "scale": 1.0, "targets": ["routed_experts"], "experts": [3]}]
+
+
+def recommended(answer: Callable[[Rule], Outcome | None]) -> tuple[Tried, list[Tried], Imagined]:
     bench = Imagined(answer)
-    rule = {"layers": "0-1", "measurement": 1, "scale": 0.5, **current}
-    ablate = Ablate.model_validate({"rules": [rule]})
-    causes = {1: outcome(0.0, 0.2), 2: outcome(0.0, 0.1), 3: outcome(0.9, 0.0), 4: outcome(0.5, 0.0)}
-    named = [{"layers": 1, "measurement": 2, "scale": 1.0, "targets": ["routed_experts"], "experts": [3]}]
-    best, tried = recommend(cast(Bench, bench), ablate, WRITERS, causes, SPANS, named)
-    return best, tried, bench
+    tried = try_edits(cast(Bench, bench), Ablate(), WRITERS, [2, 1, 4], NAMED)
+    return min(tried, key=lambda one: one.rank), tried, bench
 
 
 def test_it_is_the_lowest_kl_of_those_that_remove_refusal() -> None:
@@ -80,14 +80,23 @@ def test_where_none_removes_it_it_is_the_one_that_leaves_least() -> None:
     assert best.outcome.refusal == 0.5 and not best.removes and best.rules[0]["layers"] == 0
 
 
-def test_the_current_rules_are_tried_and_may_be_the_best() -> None:
-    best, _, _ = recommended(lambda rule: outcome(0.0, 0.0 if rule.scale == 0.5 else 0.1))
-    assert best.rules == [{"layers": "0-1", "measurement": 1.0, "scale": 0.5}]
+def test_it_does_not_depend_on_the_current_rules() -> None:
+    found = []
+    for rules in ([{"layers": 0, "measurement": 7}], [{"layers": "0-1", "measurement": "same", "scale": 0.5}]):
+        bench = Imagined(lambda rule: outcome(0.0, 0.1 * rule.scale))
+        ablate = Ablate.model_validate({"targets": ["router"], "rules": rules})
+        found.append(recommend(cast(Bench, bench), ablate, WRITERS, [2, 1], NAMED))
+        assert all(one.rules[0].measurement in (1, 2) and one.rules[0].targets != ("router",) for one in bench.asked)
+    assert found[0] is not None and found[0] == found[1]
 
 
 def test_lower_scales_of_the_best_are_tried() -> None:
-    best, _, _ = recommended(lambda rule: outcome(0.0, 0.1 * rule.scale), scale=2.0)
+    best, _, _ = recommended(lambda rule: outcome(0.0, 0.1 * rule.scale))
     assert best.rules[0]["scale"] == 0.5
+
+
+def test_there_is_none_where_the_model_takes_no_edit() -> None:
+    assert recommend(cast(Bench, Imagined(lambda _: None)), Ablate(), WRITERS, [2], NAMED) is None
 
 
 def test_the_named_writer_alone_is_tried() -> None:
@@ -95,10 +104,13 @@ def test_the_named_writer_alone_is_tried() -> None:
     assert best.rules[0]["experts"] == [3]
 
 
-def test_measurements_are_tried_that_are_the_cause_and_no_edit_twice() -> None:
+def test_the_measurements_that_are_most_the_cause_are_tried_and_no_edit_twice() -> None:
     _, tried, bench = recommended(lambda _: outcome(0.0, 0.1))
     assert {ablate.rules[0].measurement for ablate in bench.asked} == {1, 2, 4}
     assert len(tried) == len({ablate.model_dump_json() for ablate in bench.asked})
+    more = Imagined(lambda _: outcome(0.0, 0.1))
+    assert recommend(cast(Bench, more), Ablate(), WRITERS, [2, 1, 4, 3], NAMED) is not None
+    assert {ablate.rules[0].measurement for ablate in more.asked} == {1, 2, 4}
 
 
 def test_what_the_model_cannot_take_is_passed_over() -> None:
@@ -111,19 +123,19 @@ def test_what_the_model_cannot_take_is_passed_over() -> None:
     [
         (
             NamedWriter(role="attention", layers=[1, 2, 3, 5], experts={}, effect=-1.0),
-            [{"layers": ["1-3", 5], "measurement": 4.0, "scale": 1.0, "targets": ["attention"]}],
+            [{"layers": ["1-3", 5], "measurement": 4, "scale": 1.0, "targets": ["attention"]}],
         ),
         (
             NamedWriter(role="routed_experts", layers=[2, 4], experts={2: [7], 4: [0, 3]}, effect=-1.0),
             [
-                {"layers": 2, "measurement": 4.0, "scale": 1.0, "targets": ["routed_experts"], "experts": [7]},
-                {"layers": 4, "measurement": 4.0, "scale": 1.0, "targets": ["routed_experts"], "experts": [0, 3]},
+                {"layers": 2, "measurement": 4, "scale": 1.0, "targets": ["routed_experts"], "experts": [7]},
+                {"layers": 4, "measurement": 4, "scale": 1.0, "targets": ["routed_experts"], "experts": [0, 3]},
             ],
         ),
     ],
 )
 def test_what_is_named_becomes_rules_for_it_alone(named: NamedWriter, rules: list[dict[str, Any]]) -> None:
-    assert rules_of(named, 4.0) == rules
+    assert rules_of(named, 4) == rules
     for rule in rules:
         Rule.model_validate(rule)
 

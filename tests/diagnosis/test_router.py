@@ -24,7 +24,7 @@ Read = Callable[[nn.Module, tuple[Any, ...], Batch], Tensor]
 
 
 def routing(subject: Subject) -> dict[int, Routing]:
-    return trace(subject.model, subject.layout, *subject.bench.plan(rules(targets=["router"])), HARMFUL, lambda _: None)
+    return trace(subject.model, subject.layout, subject.bench.plan(rules(targets=["router"])), HARMFUL)
 
 
 def at_last_tokens(subject: Subject, modules: dict[int, nn.Module], read: Read) -> dict[int, Tensor]:
@@ -56,20 +56,20 @@ def test_choices_are_those_of_the_model_and_of_the_model_with_one_router_edited(
     found = routing(subject)
     for layer, used in choices(subject).items():
         assert torch.equal(found[layer].used, used)
-        with simulated(subject.model, *subject.bench.plan(rules(targets=["router"], layers=[layer]))):
+        with simulated(subject.model, subject.bench.plan(rules(targets=["router"], layers=[layer]))):
             assert torch.equal(found[layer].blinded, choices(subject)[layer])
 
 
 @pytest.mark.parametrize("subject", ROUTED, indirect=True)
 def test_logits_are_the_router_s_and_without_the_direction_s_part_the_edited_router_s(subject: Subject) -> None:
     found = routing(subject)
-    readers = routers(subject.layout, *subject.bench.plan(rules(targets=["router"])))
+    readers = routers(subject.layout, subject.bench.plan(rules(targets=["router"])))
     layers = decoder_layers(subject.model)
     modules = {layer: layers[layer].get_submodule(reader.in_memory) for layer, (reader, _) in readers.items()}
     read = at_last_tokens(subject, modules, lambda _module, args, batch: batch.at_end(args[0]).double())
-    for layer, (_, pair) in readers.items():
+    for layer, (_, projector) in readers.items():
         weight = modules[layer].get_parameter("weight").double()
-        edited = weight - torch.outer(weight @ pair.right, pair.left)
+        edited = weight - weight @ projector.right @ projector.left.T
         torch.testing.assert_close(found[layer].logits, read[layer] @ weight.T)
         without = found[layer].logits - found[layer].through
         torch.testing.assert_close(without, read[layer] @ edited.T, rtol=1e-6, atol=1e-6)
@@ -139,5 +139,5 @@ def test_what_weights_multiply_an_input_is_not_split(subject: Subject) -> None:
     """Llama 4's experts read what the router weighted: their weights are told as NaN, never as a number."""
     for write in subject.trace().writes.values():
         if write.experts is not None:
-            by_input = subject.bench.layout.model_type == "llama4_text"
+            by_input = subject.bench.base.layout.model_type == "llama4_text"
             assert bool(write.experts.weights.isnan().any()) == by_input

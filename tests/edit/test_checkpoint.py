@@ -13,21 +13,31 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from excise.checkpoint.weights import Checkpoint, read_checkpoint
+from excise.checkpoint.base_model import BaseModel
+from excise.checkpoint.weights import Checkpoint
 from excise.edit.checkpoint import write_edited
+from excise.edit.layout import Place
 from excise.edit.plan import Edit, make_plan
-from excise.edit.projection import Pair, project, unit_vector
+from excise.edit.projection import project
+from excise.edit.projectors import Directions, Projector, unit_vector
 from excise.organism.model import ARCHITECTURES, SHAPE, make_model, make_tokenizer, vary_norms
 from excise.organism.world import make_world
 from excise.plumbing.errors import StageError
+from schemas.document import FileDigest
+from schemas.layout import Axes, Writer
 from schemas.params.ablate import Ablate
-from tests.families import layout_of
+from tests.edit.test_plan import layout
+from tests.families import base_of
 
 EDITED_LAYERS = (1, 2, 3)
-DIRECTIONS = {
-    number: unit_vector(torch.randn(SHAPE["hidden_size"], generator=torch.Generator().manual_seed(number)))
-    for number in range(SHAPE["num_hidden_layers"] + 1)
-}
+UNIT = torch.stack(
+    [
+        unit_vector(torch.randn(SHAPE["hidden_size"], generator=torch.Generator().manual_seed(number)))
+        for number in range(SHAPE["num_hidden_layers"] + 1)
+    ]
+)
+DIRECTIONS = Directions(UNIT, UNIT, (None,) * len(UNIT))
+CPU = torch.device("cpu")
 COMPANIONS = {"chat_template.jinja": "{{ messages }}", "notes/deep/README.md": "# of the model\n", "empty.txt": ""}
 OTHER_WEIGHTS = ("pytorch_model.bin", "original/consolidated.00.pth", "adapter/adapter_model.safetensors")
 
@@ -36,8 +46,12 @@ OTHER_WEIGHTS = ("pytorch_model.bin", "original/consolidated.00.pth", "adapter/a
 class Base:
     """A model with random weights on disk, and a plan for it."""
 
-    checkpoint: Checkpoint
+    model: BaseModel
     plan: list[Edit]
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        return self.model.checkpoint
 
 
 def random_model(architecture: str) -> PreTrainedModel:
@@ -48,9 +62,11 @@ def random_model(architecture: str) -> PreTrainedModel:
     return model
 
 
-def plan_for(checkpoint: Checkpoint, **rule: Any) -> list[Edit]:
-    ablate = Ablate.model_validate({"rules": [{"layers": "1-3", "measurement": 4, **rule}]})
-    return make_plan(ablate, layout_of(checkpoint.folder), checkpoint.tensors, [None] * len(DIRECTIONS))
+def planned(folder: Path) -> Base:
+    rules = [{"layers": "1-3", "measurement": 4}]
+    ablate = Ablate.model_validate({"through_norm": "ignore", "rules": rules})
+    model = base_of(folder)
+    return Base(model, make_plan(ablate, model, DIRECTIONS))
 
 
 @pytest.fixture(scope="module", params=[(name, size) for name in ARCHITECTURES for size in ("1GB", "700KB")], ids=str)
@@ -65,9 +81,9 @@ def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     for name in OTHER_WEIGHTS:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(b"weights that were not edited")
-    checkpoint = read_checkpoint(folder)
-    assert (len(checkpoint.shards) > 2) == (shard_size != "1GB")
-    return Base(checkpoint, plan_for(checkpoint))
+    base = planned(folder)
+    assert (len(base.checkpoint.shards) > 2) == (shard_size != "1GB")
+    return base
 
 
 @pytest.fixture(scope="module")
@@ -77,15 +93,12 @@ def edited(base: Base, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def write(base: Base, target: Path) -> Path:
-    write_plan(base, target, DIRECTIONS)
+    write_plan(base, target)
     return target
 
 
-def write_plan(
-    base: Base, target: Path, directions: dict[int, torch.Tensor], advance: Callable[[int], None] = lambda _: None
-) -> dict[str, str]:
-    pairs = [Pair(directions[int(edit.measurement)], directions[int(edit.measurement)]) for edit in base.plan]
-    return write_edited(base.checkpoint, target, base.plan, pairs, False, {}, torch.device("cpu"), advance)
+def write_plan(base: Base, target: Path, advance: Callable[[int], None] = lambda _: None) -> dict[str, str]:
+    return write_edited(base.model, target, base.plan, [], CPU, advance)
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
@@ -99,8 +112,8 @@ def expected_files(base: Base) -> dict[str, bytes]:
     weights = {name: weight for shard in base.checkpoint.shards for name, weight in load_file(folder / shard).items()}
     for edit in base.plan:
         place = tensors[edit.tensor]
-        direction = DIRECTIONS[int(edit.measurement)]
-        projected = project(weights[edit.tensor], Pair(direction, direction), edit.scale)
+        basis = unit_vector(UNIT[4])[:, None]
+        projected = project(weights[edit.tensor], Projector(basis, basis), edit.scale)
         files[place.file][place.start : place.stop] = projected.numpy().tobytes()
     return {name: bytes(data) for name, data in files.items()}
 
@@ -121,7 +134,7 @@ def test_companions_are_copied_and_other_weights_are_not(base: Base, edited: Pat
 
 def test_edited_layers_write_nothing_along_the_direction_and_others_do(edited: Path) -> None:
     model: Any = AutoModelForCausalLM.from_pretrained(edited, local_files_only=True).eval()
-    direction = DIRECTIONS[4].float()
+    direction = UNIT[4].float()
     shares: dict[tuple[int, str], float] = {}
 
     def listen(key: tuple[int, str]) -> Any:
@@ -143,7 +156,7 @@ def test_edited_layers_write_nothing_along_the_direction_and_others_do(edited: P
 
 def test_progress_counts_every_byte_once(base: Base, tmp_path: Path) -> None:
     counts: list[int] = []
-    write_plan(base, tmp_path, DIRECTIONS, counts.append)
+    write_plan(base, tmp_path, counts.append)
     assert sum(counts) == sum((base.checkpoint.folder / name).stat().st_size for name in base.checkpoint.files)
 
 
@@ -173,20 +186,22 @@ def by_hand(folder: Path, **replaced: torch.Tensor) -> Base:
     folder.mkdir()
     weights = {"a": torch.ones(4, 4), "b": torch.full((4, 2), 0.5), "bias": torch.arange(4.0)} | replaced
     save_file(weights, folder / "model.safetensors")
-    plan = [
-        Edit(name, "model.safetensors", "mlp", layer=0, place=None, measurement=0, scale=1.0, stream_axis=0)
-        for name in weights
-    ]
-    return Base(read_checkpoint(folder), plan)
+    return Base(base_of(folder, layout("llama")), [edit_of(name) for name in weights])
 
 
-FOUR = {0: torch.tensor([1.0, 0.0, 0.0, 0.0], dtype=torch.float64)}
+FIRST = torch.tensor([[1.0], [0.0], [0.0], [0.0]], dtype=torch.float64)
+
+
+def edit_of(name: str, axes: Axes = "out in", **given: Any) -> Edit:
+    """An edit that takes the first of four channels out of a tensor."""
+    place = Place(Writer(weight=name, role="mlp", axes=axes), name, layer=0, norms=())
+    return Edit(name, "model.safetensors", "mlp", place, 0, 1.0, Projector(FIRST, FIRST), **given)
 
 
 def refused(base: Base, target: Path) -> str:
     target.mkdir()
     with pytest.raises(StageError) as caught:
-        write_plan(base, target, FOUR)
+        write_plan(base, target)
     assert str(caught.value).isprintable()
     return str(caught.value)
 
@@ -195,7 +210,7 @@ def refused(base: Base, target: Path) -> str:
 def test_a_tensor_keeps_its_type_and_loses_its_component(tmp_path: Path, dtype: torch.dtype) -> None:
     base = by_hand(tmp_path / "base", a=torch.arange(1, 17).view(4, 4).to(dtype), bias=torch.arange(1, 5).to(dtype))
     (tmp_path / "edited").mkdir()
-    write_plan(base, tmp_path / "edited", FOUR)
+    write_plan(base, tmp_path / "edited")
     found = load_file(tmp_path / "edited/model.safetensors")
     assert found["a"].dtype == found["bias"].dtype == dtype
     assert found["a"].tolist() == [[0, 0, 0, 0], [5, 6, 7, 8], [9, 10, 11, 12], [13, 14, 15, 16]]
@@ -212,7 +227,7 @@ def test_a_tensor_that_is_not_finite_is_refused_by_name(tmp_path: Path, value: f
 
 def test_an_edit_that_overflows_the_stored_type_does_not_blame_the_checkpoint(tmp_path: Path) -> None:
     base = by_hand(tmp_path / "base", a=torch.full((4, 4), 60_000.0).half())
-    too_much = Base(base.checkpoint, [replace(edit, scale=-3.0) for edit in base.plan])
+    too_much = Base(base.model, [replace(edit, scale=-3.0) for edit in base.plan])
     line = refused(too_much, tmp_path / "edited")
     assert " a " in line and "scale" in line and "fetch" not in line
 
@@ -226,7 +241,7 @@ def test_a_tensor_of_another_type_that_no_rule_names_is_copied(tmp_path: Path) -
     base = by_hand(tmp_path / "base", other=torch.ones(4, 4).to(torch.float8_e4m3fn))
     (tmp_path / "edited").mkdir()
     plan = [edit for edit in base.plan if edit.tensor != "other"]
-    write_plan(Base(base.checkpoint, plan), tmp_path / "edited", FOUR)
+    write_plan(Base(base.model, plan), tmp_path / "edited")
     edited = load_file(tmp_path / "edited/model.safetensors")
     assert torch.equal(edited["other"].view(torch.uint8), torch.ones(4, 4).to(torch.float8_e4m3fn).view(torch.uint8))
     assert float(edited["a"][0].abs().max()) == 0
@@ -247,7 +262,7 @@ def test_a_full_disk_is_told_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     (tmp_path / "edited").mkdir()
     monkeypatch.setattr(os, "copy_file_range", full)
     with pytest.raises(OSError, match="No space left"):
-        write_plan(base, tmp_path / "edited", FOUR)
+        write_plan(base, tmp_path / "edited")
 
 
 @pytest.mark.parametrize("workers", [1, 2, 7])
@@ -264,10 +279,9 @@ def test_one_file_or_many_give_the_same_tensors(architecture: str, tmp_path: Pat
     for size in ("1GB", "300KB"):
         (tmp_path / size).mkdir()
         random_model(architecture).save_pretrained(tmp_path / size, max_shard_size=size)
-        checkpoint = read_checkpoint(tmp_path / size)
         written = tmp_path / f"{size} edited"
         written.mkdir()
-        write(Base(checkpoint, plan_for(checkpoint)), written)
+        write(planned(tmp_path / size), written)
         tensors = {name: tensor for path in written.glob("*.safetensors") for name, tensor in load_file(path).items()}
         found.append({name: hashlib.sha256(tensor.numpy().tobytes()).hexdigest() for name, tensor in tensors.items()})
     assert found[0] == found[1]
@@ -275,24 +289,23 @@ def test_one_file_or_many_give_the_same_tensors(architecture: str, tmp_path: Pat
 
 
 def test_the_digests_returned_are_those_of_the_files(base: Base, tmp_path: Path) -> None:
-    digests = write_plan(base, tmp_path, DIRECTIONS)
+    digests = write_plan(base, tmp_path)
     assert digests == {name: hashlib.sha256(data).hexdigest() for name, data in files_of(tmp_path).items()}
 
 
 def test_known_digests_of_unchanged_files_are_not_computed_again(base: Base, tmp_path: Path) -> None:
-    known = dict.fromkeys(base.checkpoint.files, "known")
+    known = [FileDigest(path=path, size=0, sha256="0" * 64) for path in base.checkpoint.files]
     read: list[str] = []
 
     def digest(path: Path) -> str:
         read.append(path.name)
         return "computed"
 
-    pairs = [Pair(DIRECTIONS[4], DIRECTIONS[4])] * len(base.plan)
-    cpu = torch.device("cpu")
-    found = write_edited(base.checkpoint, tmp_path, base.plan, pairs, False, known, cpu, lambda _: None, digest)
+    model = replace(base.model, manifest=base.model.manifest.model_copy(update={"files": known}))
+    found = write_edited(model, tmp_path, base.plan, [], CPU, lambda _: None, digest)
     changed = {edit.file for edit in base.plan}
     assert sorted(read) == sorted(changed)
-    assert found == {name: "computed" if name in changed else "known" for name in base.checkpoint.files}
+    assert found == {name: "computed" if name in changed else "0" * 64 for name in base.checkpoint.files}
 
 
 def test_files_are_never_links_to_the_base(base: Base, edited: Path) -> None:
@@ -303,8 +316,7 @@ def test_files_are_never_links_to_the_base(base: Base, edited: Path) -> None:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device here")
 def test_a_gpu_gives_the_same_bytes(base: Base, edited: Path, tmp_path: Path) -> None:
-    pairs = [Pair(DIRECTIONS[4], DIRECTIONS[4])] * len(base.plan)
-    write_edited(base.checkpoint, tmp_path, base.plan, pairs, False, {}, torch.device("cuda"), lambda _: None)
+    write_edited(base.model, tmp_path, base.plan, [], torch.device("cuda"), lambda _: None)
     assert files_of(tmp_path) == files_of(edited)
 
 
@@ -313,13 +325,10 @@ def test_fused_experts_are_edited_one_by_one_and_rows_in_pieces(
 ) -> None:
     experts, rows = torch.randn(4, 4, 6), torch.randn(50, 4)
     base = by_hand(tmp_path / "base", a=experts, b=rows)
-    plan = [
-        replace(base.plan[0], stream_axis=0, experts=(1, 3)),
-        replace(base.plan[1], stream_axis=1),
-    ]
+    plan = [edit_of("a", "expert out in", experts=(1, 3)), edit_of("b", "in out")]
     monkeypatch.setattr("excise.edit.checkpoint._ROWS_AT_ONCE", 7 * 4 * 4)
     (tmp_path / "edited").mkdir()
-    write_plan(Base(base.checkpoint, plan), tmp_path / "edited", FOUR)
+    write_plan(Base(base.model, plan), tmp_path / "edited")
     found = load_file(tmp_path / "edited/model.safetensors")
     assert torch.equal(found["a"][[0, 2]], experts[[0, 2]])
     assert float(found["a"][[1, 3], 0].abs().max()) == 0

@@ -1,6 +1,7 @@
 """Every family: its layout accounts for each tensor, its writers are all of its writers, and simulation is the edit."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,22 +11,31 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from excise.checkpoint.weights import SINGLE, Checkpoint, read_checkpoint
-from excise.edit.checkpoint import read_vector, write_edited
-from excise.edit.directions import Measured
-from excise.edit.odds import odds_by_layer
-from excise.edit.pairing import make_pairs
+from excise.checkpoint.base_model import BaseModel
+from excise.checkpoint.weights import SINGLE
+from excise.edit.checkpoint import write_edited
 from excise.edit.plan import Edit, make_plan
-from excise.edit.projection import Pair, unit_vector
-from excise.edit.shifts import Shift, make_shifts
+from excise.edit.projectors import Directions, unit_vector
+from excise.edit.shifts import Shift, make_shifts, odds_by_layer
 from excise.inference.passes import Resident
 from excise.plumbing.errors import StageError
-from excise.residual.activations import look
+from excise.residual.activations import collect_activations
 from excise.residual.experts import count_use, routed_experts
 from excise.trials.simulation import simulated
-from schemas.layout import Layout, Reader, Variant, Writer
+from schemas.layout import Layout, ModelLayout, Reader, Variant, Writer
 from schemas.params.ablate import Ablate, RouterBias
-from tests.families import EXPERTS, FAMILIES, HIDDEN, ROUTED, VOCABULARY, forward, layers, layout_of, load, make
+from tests.families import (
+    EXPERTS,
+    FAMILIES,
+    HIDDEN,
+    ROUTED,
+    VOCABULARY,
+    base_of,
+    forward,
+    layers,
+    load,
+    make,
+)
 from tests.subjects import rules
 from tests.wrong_readers import orthogonal_readers, raw_readers
 
@@ -39,13 +49,12 @@ def numbers(seed: int, *shape: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-MEASURED = Measured(
+DIRECTIONS = Directions(
     unit=torch.stack([unit_vector(row) for row in numbers(1, LAYERS + 1, HIDDEN)]),
     harmless_mean=numbers(2, LAYERS + 1, HIDDEN),
+    reasons=(None,) * (LAYERS + 1),
 )
-CENTRED = Measured(
-    unit=torch.stack([unit_vector(row - row.mean()) for row in MEASURED.unit]), harmless_mean=MEASURED.harmless_mean
-)
+CENTRED = replace(DIRECTIONS, unit=torch.stack([unit_vector(row - row.mean()) for row in DIRECTIONS.unit]))
 PROMPTS = torch.randint(0, VOCABULARY, (3, 11), generator=torch.Generator().manual_seed(3))
 # Sides that end in tokens of their own, so that routers tell them apart.
 HARMFUL = [[*range(start, start + 5), 7] for start in range(10, 30)]
@@ -62,31 +71,29 @@ class Family:
         self.folder = folder
         self.model: PreTrainedModel = make(name, folder)
         self.logits = forward(self.model, PROMPTS)
-        self.checkpoint: Checkpoint = read_checkpoint(folder)
-        self.layout = layout_of(folder)
+        self.base: BaseModel = base_of(folder)
 
-    def plan(self, ablate: Ablate) -> list[Edit]:
-        return make_plan(ablate, self.layout, self.checkpoint.tensors, [None] * (LAYERS + 1))
+    @property
+    def layout(self) -> ModelLayout:
+        return self.base.layout
 
-    def pairs(self, ablate: Ablate, plan: list[Edit], measured: Measured = MEASURED) -> list[Pair]:
-        return make_pairs(plan, ablate, measured, lambda name: read_vector(self.checkpoint, name))
+    def plan(self, ablate: Ablate, directions: Directions = DIRECTIONS) -> list[Edit]:
+        return make_plan(ablate, self.base, directions)
 
     def used(self, prompts: list[list[int]]) -> dict[int, Tensor]:
         """By layer, which experts each prompt's last token is given to."""
         experts = routed_experts(self.model, self.layout.family)
-        return look(Resident(self.model), experts, prompts, -1, 64, lambda _: None).used
+        return collect_activations(Resident(self.model), experts, prompts, -1, 64, lambda _: None).used
 
     def shifts(self, ablate: Ablate) -> list[Shift]:
         use = count_use(self.used([*HARMFUL, *HARMLESS]), len(HARMFUL), len(HARMLESS))
-        return make_shifts(ablate, self.layout, self.checkpoint.tensors, odds_by_layer(use))
+        return make_shifts(ablate, self.base, odds_by_layer(use))
 
     def write(
-        self, ablate: Ablate, target: Path, measured: Measured = MEASURED, shifts: list[Shift] | None = None
+        self, ablate: Ablate, target: Path, directions: Directions = DIRECTIONS, shifts: list[Shift] | None = None
     ) -> PreTrainedModel:
         """The model after the edit, by way of the disk."""
-        plan = self.plan(ablate)
-        pairs, keep = self.pairs(ablate, plan, measured), ablate.method == "preserve_column_norms"
-        write_edited(self.checkpoint, target, plan, pairs, keep, {}, CPU, lambda _: None, shifts=shifts or [])
+        write_edited(self.base, target, self.plan(ablate, directions), shifts or [], CPU, lambda _: None)
         return load(self.name, target)
 
     def has(self, target: str) -> bool:
@@ -124,9 +131,9 @@ def relative(a: Tensor, b: Tensor) -> float:
 def test_nothing_writes_the_direction_once_all_writers_are_projected(
     family: Family, through_norm: str, tmp_path: Path
 ) -> None:
-    assert stream_component(family.model, MEASURED.unit[2]) > 1e-2
+    assert stream_component(family.model, DIRECTIONS.unit[2]) > 1e-2
     edited = family.write(rules(targets=WRITERS, through_norm=through_norm), tmp_path)
-    assert stream_component(edited, MEASURED.unit[2]) <= 1e-6
+    assert stream_component(edited, DIRECTIONS.unit[2]) <= 1e-6
 
 
 @pytest.mark.parametrize(
@@ -144,8 +151,8 @@ def test_what_rounding_leaves_of_the_direction_is_what_docs_edit_says(
     edited.mkdir()
     family = Family(name, base)
     save_file({key: each.to(dtype) for key, each in load_file(base / SINGLE).items()}, base / SINGLE, {"format": "pt"})
-    family.checkpoint = read_checkpoint(base)
-    left = stream_component(family.write(rules(targets=WRITERS), edited), MEASURED.unit[2])
+    family.base = base_of(base)
+    left = stream_component(family.write(rules(targets=WRITERS), edited), DIRECTIONS.unit[2])
     print(f"{name} in {dtype}: {left:.1e} of the stream")
     assert least <= left <= most
 
@@ -158,8 +165,7 @@ def test_simulation_is_the_edit(family: Family, target: str, tmp_path: Path) -> 
         return
     ablate = rules(targets=[target], scale=1.3)
     edited = forward(family.write(ablate, tmp_path), PROMPTS)
-    plan = family.plan(ablate)
-    with simulated(family.model, plan, family.pairs(ablate, plan)):
+    with simulated(family.model, family.plan(ablate)):
         assert relative(forward(family.model, PROMPTS), edited) <= 1e-4
     assert relative(edited, family.logits) > 1e-4
     assert torch.equal(forward(family.model, PROMPTS), family.logits)
@@ -171,8 +177,7 @@ def test_simulation_is_the_edit_of_single_experts(family: Family, writers: bool,
     target = "routed_experts" if writers else "expert_inputs"
     ablate = rules(targets=[target], experts=[0, 2])
     edited = forward(family.write(ablate, tmp_path), PROMPTS)
-    plan = family.plan(ablate)
-    with simulated(family.model, plan, family.pairs(ablate, plan)):
+    with simulated(family.model, family.plan(ablate)):
         assert relative(forward(family.model, PROMPTS), edited) <= 1e-4
     assert relative(edited, family.logits) > 1e-5
     assert torch.equal(forward(family.model, PROMPTS), family.logits)
@@ -181,8 +186,7 @@ def test_simulation_is_the_edit_of_single_experts(family: Family, writers: bool,
 def test_simulation_keeps_column_norms_as_the_edit_does(family: Family, tmp_path: Path) -> None:
     ablate = rules(method="preserve_column_norms", targets=[*WRITERS, *READERS])
     edited = forward(family.write(ablate, tmp_path), PROMPTS)
-    plan = family.plan(ablate)
-    with simulated(family.model, plan, family.pairs(ablate, plan), keep_column_norms=True):
+    with simulated(family.model, family.plan(ablate)):
         assert relative(forward(family.model, PROMPTS), edited) <= 1e-4
     plain = forward(family.write(rules(targets=[*WRITERS, *READERS]), tmp_path), PROMPTS)
     assert relative(edited, plain) > 1e-4
@@ -200,7 +204,7 @@ def test_simulation_is_the_edit_of_router_biases(family: Family, tmp_path: Path)
         return
     shifts = family.shifts(moved(0.3))
     edited = forward(family.write(moved(0.3), tmp_path, shifts=shifts), PROMPTS)
-    with simulated(family.model, [], [], shifts=shifts):
+    with simulated(family.model, [], shifts):
         assert relative(forward(family.model, PROMPTS), edited) <= 1e-4
     assert relative(edited, family.logits) > 1e-4
     assert torch.equal(forward(family.model, PROMPTS), family.logits)
@@ -210,7 +214,7 @@ def test_simulation_is_the_edit_of_router_biases(family: Family, tmp_path: Path)
 def test_a_strong_router_bias_leaves_the_experts_that_harmful_prompts_favour_unused(family: Family) -> None:
     shifts = family.shifts(moved(20.0))
     before = family.used(HARMFUL)
-    with simulated(family.model, [], [], shifts=shifts):
+    with simulated(family.model, [], shifts):
         after = family.used(HARMFUL)
     assert len(shifts) == len(before) > 0
     for shift in shifts:
@@ -224,7 +228,7 @@ def test_a_strong_router_bias_leaves_the_experts_that_harmful_prompts_favour_unu
 def test_a_layout_says_whether_a_router_bias_touches_weights_too(family: Family) -> None:
     """So little changes no choice: what changes then are weights."""
     shifts = family.shifts(moved(1e-5))
-    with simulated(family.model, [], [], shifts=shifts):
+    with simulated(family.model, [], shifts):
         change = relative(forward(family.model, PROMPTS), family.logits)
     assert all(shift.bias.selects_only == (change < 1e-6) for shift in shifts)
 
@@ -238,21 +242,20 @@ def test_routed_experts_in_memory_are_those_of_the_file(family: Family) -> None:
 
 def test_blinding_readers_to_a_direction_that_nobody_writes_changes_nothing(family: Family, tmp_path: Path) -> None:
     blinded = rules(targets=[*WRITERS, *READERS], through_norm="oblique")
-    without, pairs = nobody_writes(family, tmp_path)
-    with simulated(family.model, family.plan(blinded), pairs):
+    without = nobody_writes(family, tmp_path)
+    with simulated(family.model, family.plan(blinded, CENTRED)):
         assert relative(forward(family.model, PROMPTS), without) <= 1e-4
 
 
 def test_orthogonal_reader_rules_hit_other_features(family: Family, tmp_path: Path) -> None:
     """The rules that others use, along γ ⊙ r and along r: there they matter, where this project's changes nothing."""
     ablate = rules(targets=[*WRITERS, *READERS], through_norm="oblique")
-    plan = family.plan(ablate)
-    without, pairs = nobody_writes(family, tmp_path)
+    plan, without = family.plan(ablate, CENTRED), nobody_writes(family, tmp_path)
     behind_norms = any(
         edit.place is not None and isinstance(edit.place.part, Reader) and edit.place.norms for edit in plan
     )
-    for wrong in (orthogonal_readers(plan, pairs), raw_readers(plan, pairs, ablate, CENTRED)):
-        with simulated(family.model, plan, wrong):
+    for wrong in (orthogonal_readers(plan), raw_readers(plan, ablate, CENTRED)):
+        with simulated(family.model, wrong):
             changed = relative(forward(family.model, PROMPTS), without)
         if behind_norms:
             assert changed > 1e-2
@@ -260,16 +263,13 @@ def test_orthogonal_reader_rules_hit_other_features(family: Family, tmp_path: Pa
             assert changed <= 1e-4
 
 
-def nobody_writes(family: Family, folder: Path) -> tuple[Tensor, list[Pair]]:
-    """The logits once all writers are projected, and the pairs of a plan of all writers and readers.
+def nobody_writes(family: Family, folder: Path) -> Tensor:
+    """The logits once all writers are projected.
 
     The direction's mean is zero: a LayerNorm takes the mean away, so that what it lets a reader see of another
     direction is not what the stream holds of it.
     """
-    written = rules(targets=WRITERS, through_norm="oblique")
-    everything = rules(targets=[*WRITERS, *READERS], through_norm="oblique")
-    without = forward(family.write(written, folder, CENTRED), PROMPTS)
-    return without, family.pairs(everything, family.plan(everything), CENTRED)
+    return forward(family.write(rules(targets=WRITERS, through_norm="oblique"), folder, CENTRED), PROMPTS)
 
 
 def changed_layout(layout: Layout, change: Callable[[Writer], Writer | None], *others: str) -> Layout:
@@ -315,7 +315,7 @@ def turned(layout: Layout, lost: Writer) -> Layout:
 
 def test_a_broken_layout_is_seen(family: Family, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Each writer in turn is left out, turned round, or loses one of its norms."""
-    whole = family.layout
+    base, whole = family.base, family.layout
     layout = whole.family
     used = {place.part for edit in family.plan(rules(targets=WRITERS)) if (place := edit.place) and not place.is_bias}
     broken: list[Layout] = []
@@ -325,9 +325,9 @@ def test_a_broken_layout_is_seen(family: Family, monkeypatch: pytest.MonkeyPatch
         broken += [without_norm(layout, writer, number) for number in range(len(writer.norms))]
     assert len(broken) >= 4
     for number, other in enumerate(broken):
-        monkeypatch.setattr(family, "layout", whole.model_copy(update={"family": other}))
+        monkeypatch.setattr(family, "base", replace(base, layout=whole.model_copy(update={"family": other})))
         ablate = rules(targets=WRITERS)
         plan = family.plan(ablate)
         target = tmp_path / str(number)
         target.mkdir()
-        assert stream_component(family.write(ablate, target), MEASURED.unit[2]) > 1e-4, plan[0]
+        assert stream_component(family.write(ablate, target), DIRECTIONS.unit[2]) > 1e-4, plan[0]

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import logit
 
-from excise.edit.odds import log_odds, odds_by_layer
+from excise.edit.shifts import odds_by_layer, odds_of_use
 from schemas.directions import ExpertUse, LayerExpertUse
 
 quickly = settings(max_examples=200, deadline=None, derandomize=True)
@@ -24,7 +24,7 @@ def use(draw: st.DrawFn) -> tuple[int, int, int, int]:
 
 
 def of_one(harmful: int, harmful_prompts: int, harmless: int, harmless_prompts: int) -> float:
-    return float(log_odds(torch.tensor([harmful]), harmful_prompts, torch.tensor([harmless]), harmless_prompts))
+    return float(odds_of_use(torch.tensor([harmful]), harmful_prompts, torch.tensor([harmless]), harmless_prompts))
 
 
 def test_log_odds_by_hand() -> None:

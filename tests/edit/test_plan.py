@@ -1,18 +1,23 @@
 """The plan: rules resolved against checkpoints that are nothing but names and shapes."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from excise.checkpoint.weights import Tensor
+from excise.checkpoint.base_model import BaseModel
+from excise.checkpoint.weights import SINGLE, Checkpoint, Tensor
 from excise.edit.layout import sort_by_layer, spare_layers
-from excise.edit.plan import Edit, make_plan, summary
+from excise.edit.plan import CannotEdit, Edit, make_plan, summary
+from excise.edit.projectors import Directions
 from excise.plumbing.errors import StageError
 from schemas.edit import Projection
 from schemas.families import layouts
 from schemas.layout import ModelLayout
 from schemas.params.ablate import Ablate
+from tests.families import manifest_of
 
 HIDDEN, LAYERS, EXPERTS = 8, 4, 3
 
@@ -69,6 +74,23 @@ def tensors(shapes: Shapes) -> dict[str, Tensor]:
     return {name: Tensor("model.safetensors", "F32", shape, 0, 0) for name, shape in shapes.items()}
 
 
+class NamesAndShapes(BaseModel):
+    """A base model without files: norms of ones."""
+
+    def vector(self, name: str) -> torch.Tensor:
+        return torch.ones(self.tensors[name].shape)
+
+
+def base_model(shapes: Shapes, layout: ModelLayout) -> BaseModel:
+    checkpoint = Checkpoint(Path("nowhere"), tensors(shapes), (SINGLE,), (), ())
+    return NamesAndShapes(manifest_of(layout), layout, checkpoint)
+
+
+def directions(reasons: Mapping[int, str] | None = None, measurements: int = LAYERS + 1) -> Directions:
+    rows = torch.randn(measurements, HIDDEN, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return Directions(rows, torch.ones_like(rows), tuple((reasons or {}).get(n) for n in range(measurements)))
+
+
 def layout(model_type: str, **facts: Any) -> ModelLayout:
     given = {"layers": LAYERS, "hidden_size": HIDDEN, "experts": EXPERTS, "residual_multiplier": 1.0, "tied": False}
     return ModelLayout.model_validate({"model_type": model_type, "family": layouts()[model_type], **given, **facts})
@@ -84,12 +106,11 @@ def plan(
 ) -> list[Edit]:
     ablate = Ablate.model_validate({"rules": list(rules), **({"targets": targets} if targets else {})})
     given = shapes if shapes is not None else glm() if model_type == "glm4_moe" else llama()
-    return make_plan(
-        ablate,
-        layout(model_type, **facts),
-        tensors(given),
-        [(reasons or {}).get(number) for number in range(LAYERS + 1)],
-    )
+    return make_plan(ablate, base_model(given, layout(model_type, **facts)), directions(reasons))
+
+
+def records(edits: list[Edit]) -> list[Projection]:
+    return [edit.record() for edit in edits]
 
 
 def refused(*rules: dict[str, Any], **given: Any) -> str:
@@ -117,7 +138,7 @@ def test_every_writer_of_the_layers_named_is_planned_and_no_other_tensor() -> No
 
 def test_a_projection_says_what_it_does() -> None:
     (edit,) = plan({"layers": 0, "measurement": 3, "scale": 0.5, "targets": ["mlp"]})
-    assert [edit.record()] == [
+    assert records([edit]) == [
         Projection(
             tensor="model.layers.0.mlp.down_proj.weight",
             file="model.safetensors",
@@ -217,7 +238,7 @@ def test_what_the_model_does_not_have_is_named_with_its_key_and_range(
 
 
 def test_a_measurement_without_direction_is_no_error_where_no_rule_uses_it() -> None:
-    assert plan(ONE, reasons={0: "the same activations"}) == plan(ONE)
+    assert records(plan(ONE, reasons={0: "the same activations"})) == records(plan(ONE))
 
 
 @pytest.mark.parametrize(
@@ -252,7 +273,7 @@ def test_a_missing_writer_is_an_error_also_where_the_targets_leave_it_out() -> N
 def test_what_is_missing_in_a_layer_that_no_rule_names_is_no_error() -> None:
     shapes = glm()
     del shapes["model.layers.3.mlp.experts.1.down_proj.weight"]
-    assert plan(ONE, shapes=shapes) == plan(ONE)
+    assert records(plan(ONE, shapes=shapes)) == records(plan(ONE))
 
 
 @pytest.mark.parametrize(
@@ -299,7 +320,8 @@ def test_a_bias_of_a_shape_that_cannot_write_to_the_stream_is_an_error_that_name
 
 def test_layers_beyond_those_in_use_are_left_alone_whatever_they_hold() -> None:
     spare = {f"model.layers.{LAYERS}.eh_proj.weight": (8, 16), f"model.layers.{LAYERS}.self_attn.o_proj.weight": (8, 8)}
-    assert plan({"layers": "all", "measurement": 2}, shapes=glm() | spare) == plan({"layers": "all", "measurement": 2})
+    found, expected = (plan({"layers": "all", "measurement": 2}, shapes=glm() | more) for more in (spare, {}))
+    assert records(found) == records(expected)
 
 
 def test_names_that_merely_hold_a_layer_s_name_are_left_alone() -> None:
@@ -312,9 +334,8 @@ def test_names_that_merely_hold_a_layer_s_name_are_left_alone() -> None:
         "modelxlayers.0.mlp.down_proj.weight": (8, 16),
         "model.layers.": (8, 16),
     }
-    assert plan({"layers": "all", "measurement": 2}, shapes=glm() | strangers) == plan(
-        {"layers": "all", "measurement": 2}
-    )
+    found, expected = (plan({"layers": "all", "measurement": 2}, shapes=glm() | more) for more in (strangers, {}))
+    assert records(found) == records(expected)
 
 
 def test_tensors_are_sorted_by_layer_number_and_not_by_name() -> None:
@@ -377,9 +398,8 @@ def test_a_tied_embedding_is_edited_only_where_that_is_said() -> None:
     assert "allow_tied: true" in refused(rule, tied=True)
     both = make_plan(
         Ablate.model_validate({"allow_tied": True, "rules": [rule]}),
-        layout("glm4_moe", tied=True),
-        tensors(glm()),
-        [None] * 5,
+        base_model(glm(), layout("glm4_moe", tied=True)),
+        directions(),
     )
     assert [edit.tensor for edit in both] == ["lm_head.weight", "model.embed_tokens.weight"]
 
@@ -434,3 +454,30 @@ def test_experts_of_qwen3_5_may_lie_in_the_file_fused_or_one_by_one() -> None:
         assert len(planned) == count
         assert {edit.stream_axis for edit in planned} == {0}
     assert planned[0].experts is None
+
+
+def test_edits_that_see_one_direction_through_the_same_norms_share_a_projector() -> None:
+    readers = plan({"layers": "1-2", "measurement": 2}, targets=["attention", "attention_inputs"])
+    by_layer = {layer: {edit.projector for edit in readers if edit.layer == layer} for layer in (1, 2)}
+    assert [len(found) for found in by_layer.values()] == [2, 2]  # writers behind no norm, readers behind one
+    for edit in readers:
+        assert edit.projector.left.shape == edit.projector.right.shape == (HIDDEN, 1)
+
+
+def test_a_tensor_that_cannot_be_edited_so_is_named_with_the_reason() -> None:
+    ablate = Ablate.model_validate({"orthogonalize": "source", "rules": [ONE]})
+    along = Directions(directions().unit, directions().unit * 3, (None,) * (LAYERS + 1))
+    with pytest.raises(CannotEdit, match=r"^model\.layers\.1\..* cannot be edited: .* measurement 2 lies along"):
+        make_plan(ablate, base_model(glm(), layout("glm4_moe")), along)
+
+
+@pytest.mark.parametrize("method", ["project", "preserve_column_norms"])
+def test_column_norms_are_kept_of_what_hidden_units_write(method: str) -> None:
+    shapes = llama() | {"model.layers.1.self_attn.o_proj.bias": (HIDDEN,)}
+    targets = ["attention", "attention_inputs", "embedding"]
+    ablate = Ablate.model_validate({"method": method, "targets": targets, "rules": [ONE]})
+    outside = {"model.embed_tokens.weight": (32, HIDDEN), "lm_head.weight": (32, HIDDEN)}
+    found = make_plan(ablate, base_model(shapes | outside, layout("llama")), directions())
+    kept = {edit.tensor for edit in found if edit.keep_column_norms}
+    assert kept == ({"model.layers.1.self_attn.o_proj.weight"} if method == "preserve_column_norms" else set())
+    assert len(found) == 6

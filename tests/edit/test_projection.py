@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
-from excise.edit.projection import Pair, unit_vector
-from excise.edit.projection import project as project_pair
+from excise.edit.projection import project as apply
+from excise.edit.projectors import Projector, span, unit_vector
 
 Array = NDArray[np.float64]
 
@@ -28,8 +28,13 @@ quickly = settings(max_examples=60, deadline=None, derandomize=True)
 
 
 def project(weight: Tensor, direction: Tensor, scale: float) -> Tensor:
-    """The edit of a tensor that writes to the stream as it is: what is measured is what is taken out."""
-    return project_pair(weight, Pair(direction, direction), scale)
+    """The edit of a tensor that writes to the stream as it is: what is read is what is removed."""
+    return apply(weight, onto(direction), scale)
+
+
+def onto(direction: Tensor) -> Projector:
+    """The orthogonal projector of rank 1."""
+    return Projector(direction[:, None], direction[:, None])
 
 
 @st.composite
@@ -262,7 +267,7 @@ def test_what_is_read_is_projected_as_what_is_written_of_the_transposed(weight: 
     if weight.ndim == 1:
         return
     direction = random_direction(weight.shape[0])
-    read = project_pair(weight.t().contiguous(), Pair(direction, direction), scale, stream_axis=1)
+    read = apply(weight.t().contiguous(), onto(direction), scale, stream_axis=1)
     exact = oracle(weight, direction, scale)
     assert (np.abs(read.t().double().numpy() - exact) <= tolerance(weight.dtype, exact)).all()
 
@@ -273,16 +278,16 @@ def test_two_vectors_take_out_the_left_as_often_as_the_right_measures(weight: Te
     left, right = random_direction(len(weight), 5), random_direction(len(weight), 6)
     w = weight.double().numpy()
     exact = w - scale * np.tensordot(left.numpy(), np.tensordot(right.numpy(), w, axes=(0, 0)), axes=0)
-    edited = project_pair(weight, Pair(left, right), scale).double().numpy()
+    edited = apply(weight, Projector(left[:, None], right[:, None]), scale).double().numpy()
     assert (np.abs(edited - exact) <= tolerance(weight.dtype, exact)).all()
 
 
 @quickly
 @given(weights(torch.float64), scales)
 def test_the_result_may_take_the_place_of_the_weight(weight: Tensor, scale: float) -> None:
-    pair = Pair(*[random_direction(len(weight))] * 2)
-    expected = project_pair(weight, pair, scale)
-    assert project_pair(weight, pair, scale, out=weight) is weight
+    projector = onto(random_direction(len(weight)))
+    expected = apply(weight, projector, scale)
+    assert apply(weight, projector, scale, out=weight) is weight
     assert torch.equal(weight, expected)
 
 
@@ -292,7 +297,7 @@ def test_old_column_norms_come_back_and_the_direction_does_not(axis: int, scale:
     weight, direction = random_weight(1, (24, 24), torch.float64), random_direction(24)
     weight[:, 3] = 0  # as seen with the stream along the rows
     stored = weight if axis == 0 else weight.t().contiguous()
-    edited = project_pair(stored, Pair(direction, direction), scale, axis, keep_column_norms=True)
+    edited = apply(stored, onto(direction), scale, axis, keep_column_norms=True)
     columns = edited if axis == 0 else edited.t()
     torch.testing.assert_close(columns.norm(dim=0), weight.norm(dim=0), rtol=1e-12, atol=0)
     assert not columns[:, 3].any()
@@ -306,7 +311,7 @@ def test_old_column_norms_come_back_and_the_direction_does_not(axis: int, scale:
 def test_a_column_along_the_direction_is_not_blown_up_from_rounding() -> None:
     direction = random_direction(32)
     weight = torch.stack([direction * 7, torch.ones(32, dtype=torch.float64)], dim=1)
-    edited = project_pair(weight, Pair(direction, direction), 1, keep_column_norms=True)
+    edited = apply(weight, onto(direction), 1, keep_column_norms=True)
     assert float(edited[:, 0].abs().max()) < 1e-14
 
 
@@ -317,16 +322,16 @@ def test_any_number_of_threads_gives_the_same_bytes_for_readers_and_norms_too(ax
     found = set()
     for count in (1, 2, 3, 8):
         with threads(count):
-            found.add(raw(project_pair(weight, Pair(direction, direction), 0.9, axis, keep)))
+            found.add(raw(apply(weight, onto(direction), 0.9, axis, keep)))
     assert len(found) == 1
 
 
 def test_experts_are_edited_each_for_itself() -> None:
     stack, direction = random_weight(4, (5, 48, 48), torch.bfloat16), random_direction(48)
     for axis in (0, 1):
-        together = project_pair(stack, Pair(direction, direction), 1, axis)
+        together = apply(stack, onto(direction), 1, axis)
         for alone, edited in zip(stack, together, strict=True):
-            assert torch.equal(project_pair(alone.clone(), Pair(direction, direction), 1, axis), edited)
+            assert torch.equal(apply(alone.clone(), onto(direction), 1, axis), edited)
 
 
 def folded(rows: Array) -> Array:
@@ -339,41 +344,55 @@ def folded(rows: Array) -> Array:
     return rows[0]
 
 
-def in_order(weight: Tensor, pair: Pair, scale: float, axis: int, keep: bool) -> Array:
-    """The edit in numpy float64, every addition in its place, seen with the stream along the rows of blocks."""
-    w, left, right = weight.double().numpy(), pair.left.numpy(), pair.right.numpy()
-    if axis == 1:
+def in_order(weight: Tensor, projector: Projector, scale: float, axis: int, keep: bool) -> Array:
+    """The edit in numpy float64, every addition in its place, seen with the stream along the rows of blocks; vectors
+    are removed one after another."""
+    w = weight.double().numpy()
 
-        def total(numbers: Array) -> Array:
+    def total(numbers: Array) -> Array:
+        if axis == 1:
             return folded(numbers.T)[:, None]
+        size = max(1, (1 << 18) // numbers.shape[1])
+        whole = np.zeros((min(size, len(numbers)), numbers.shape[1]))
+        for top in range(0, len(numbers), size):
+            block = numbers[top : top + size]
+            whole[: len(block)] += block
+        return folded(whole)[None, :]
 
-        left, right = left[None, :], right[None, :]
-    else:
-        size = max(1, (1 << 18) // w.shape[1])
-
-        def total(numbers: Array) -> Array:
-            whole = np.zeros((min(size, len(numbers)), numbers.shape[1]))
-            for top in range(0, len(numbers), size):
-                block = numbers[top : top + size]
-                whole[: len(block)] += block
-            return folded(whole)[None, :]
-
-        left, right = left[:, None], right[:, None]
-    exact = w - left * (total(w * right) * scale)
+    exact = w
+    for left, right in zip(projector.left.T.numpy(), projector.right.T.numpy(), strict=True):
+        left, right = (each[None, :] if axis == 1 else each[:, None] for each in (left, right))
+        exact = exact - left * (total(exact * right) * scale)
     if keep:
         old, new = total(w * w), total(exact * exact)
         exact = exact * np.where(new > old * 1e-20, np.sqrt(old / new), 1.0)
     return np.asarray(exact)
 
 
+@pytest.mark.parametrize("rank", [1, 2, 3])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("shape", [(64, 64), (700, 1100), (1100, 700)], ids=str)
 @pytest.mark.parametrize("axis", [0, 1])
 @pytest.mark.parametrize("keep", [False, True])
 def test_the_last_bit_is_that_of_an_oracle_that_adds_in_the_same_order(
-    dtype: torch.dtype, shape: tuple[int, int], axis: int, keep: bool
+    dtype: torch.dtype, shape: tuple[int, int], axis: int, keep: bool, rank: int
 ) -> None:
     weight = random_weight(11, shape, dtype)
-    pair = Pair(random_direction(shape[axis], 12), random_direction(shape[axis], 13))
-    expected = rounded(in_order(weight, pair, 0.8, axis, keep), dtype)
-    assert torch.equal(project_pair(weight, pair, 0.8, axis, keep), expected)
+    # Not biorthogonal, so that the order of vectors shows.
+    left, right = (
+        torch.stack([random_direction(shape[axis], seed + number) for number in range(rank)], dim=1)
+        for seed in (12, 22)
+    )
+    projector = Projector(left, right)
+    expected = rounded(in_order(weight, projector, 0.8, axis, keep), dtype)
+    assert raw(apply(weight, projector, 0.8, axis, keep)) == raw(expected)
+
+
+@quickly
+@given(weights(torch.float64), scales)
+def test_several_vectors_are_removed_as_all_at_once_and_rounded_once(weight: Tensor, scale: float) -> None:
+    if len(weight) < 2:
+        return
+    basis = span(torch.stack([random_direction(len(weight), seed) for seed in (5, 6)], dim=1))
+    exact = weight - scale * torch.einsum("ik,jk,j...->i...", basis, basis, weight)
+    torch.testing.assert_close(apply(weight, Projector(basis, basis), scale), exact, rtol=0, atol=1e-14)

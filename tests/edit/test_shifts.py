@@ -9,15 +9,17 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
-from excise.checkpoint.weights import Checkpoint, Tensor, read_checkpoint
+from excise.checkpoint.base_model import BaseModel
+from excise.checkpoint.weights import Tensor
 from excise.edit.checkpoint import write_edited
 from excise.edit.shifts import Shift, add, make_shifts, summary_of_shifts
 from excise.plumbing.errors import StageError
 from schemas.edit import BiasShift
 from schemas.layout import RouterBias
 from schemas.params.ablate import Ablate
-from tests.edit.test_plan import EXPERTS, Shapes, glm, layout, llama, tensors
+from tests.edit.test_plan import EXPERTS, Shapes, base_model, glm, layout, llama, tensors
 from tests.edit.test_projection import raw, rounded, threads
+from tests.families import base_of
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 ODDS = {layer: torch.tensor([layer + 0.7, -0.3, 0.0], dtype=torch.float64) for layer in (1, 2, 3)}
@@ -37,8 +39,7 @@ def shifts(
             "rules": [{"layers": each, "measurement": 2} for each in layers],
         }
     )
-    given = tensors(with_biases() if shapes is None else shapes)
-    return make_shifts(ablate, layout(model_type), given, ODDS)
+    return make_shifts(ablate, base_model(with_biases() if shapes is None else shapes, layout(model_type)), ODDS)
 
 
 def refused(*layers: Any, **given: Any) -> str:
@@ -138,18 +139,18 @@ def test_a_bias_is_the_oracle_s_to_the_last_bit_on_any_number_of_threads(dtype: 
         assert raw(moved) == expected
 
 
-def by_hand(folder: Path, bias: torch.Tensor) -> Checkpoint:
+def by_hand(folder: Path, bias: torch.Tensor) -> BaseModel:
     folder.mkdir()
     save_file({"a": torch.ones(3, 3), "router": bias, "z": torch.ones(5)}, folder / "model.safetensors")
-    return read_checkpoint(folder)
+    return base_of(folder, layout("llama"))
 
 
-def write(base: Checkpoint, target: Path, added: NDArray[np.float64]) -> dict[str, torch.Tensor]:
+def write(base: BaseModel, target: Path, added: NDArray[np.float64]) -> dict[str, torch.Tensor]:
     target.mkdir()
     place: Tensor = base.tensors["router"]
     bias = RouterBias(weight="router", selects_only=True)
     shift = Shift("router", place.file, 0, bias, torch.from_numpy(added))
-    write_edited(base, target, [], [], False, {}, torch.device("cpu"), lambda _: None, shifts=[shift])
+    write_edited(base, target, [], [shift], torch.device("cpu"), lambda _: None)
     return load_file(target / "model.safetensors")
 
 
@@ -168,7 +169,7 @@ def test_the_bias_in_the_file_is_the_oracle_s_and_every_other_byte_the_base_s(
 
 def test_a_strength_that_leaves_the_stored_type_is_told_as_that(tmp_path: Path) -> None:
     base = by_hand(tmp_path / "base", torch.zeros(4, dtype=torch.float16))
-    with pytest.raises(StageError, match=r"model\.safetensors: router leaves the range of F16 at this strength"):
+    with pytest.raises(StageError, match=r"model\.safetensors: router leaves the range of float16 at this strength"):
         write(base, tmp_path / "edited", np.full(4, 1e6))
 
 

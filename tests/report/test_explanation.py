@@ -12,17 +12,22 @@ from schemas.diagnosis import Diagnosis
 from schemas.evidence import GateVerdicts
 from schemas.params.ablate import Ablate
 from schemas.params.document import parse
-from tests.diagnoses import answers, diagnosis
+from schemas.simulation import Simulation
+from tests.diagnoses import answers, diagnosis, simulation
 
 RULES = [{"layers": "0-1", "measurement": 2, "scale": 1.0}]
 
 
 def report(
-    shown: Diagnosis, rules: list[dict[str, Any]] = RULES, pictures: frozenset[str] = frozenset(PICTURES)
+    shown: Diagnosis,
+    rules: list[dict[str, Any]] = RULES,
+    pictures: frozenset[str] = frozenset(PICTURES),
+    simulated: Simulation | None = None,
 ) -> str:
     """The whole report."""
     ablate = Ablate.model_validate({"rules": rules})
-    return render_report([], GateVerdicts(verdict="pass", gates=[]), {}, shown, ablate, pictures)
+    gates = GateVerdicts(verdict="pass", gates=[])
+    return render_report([], gates, {}, shown, simulated or simulation(), ablate, pictures)
 
 
 def section(text: str, heading: str) -> str:
@@ -158,7 +163,7 @@ def test_ranges_of_which_none_removes_refusal_say_so() -> None:
     assert "None of 1 ranges" in said and "The least is 0.38, by layer 3 (KL 0.500)." in said
     assert "1 more ranges have nothing" in said
     said = section(report(diagnosis(ranges=[])), "Which layers?")
-    assert "No range of layers has anything" in said
+    assert "No range of layers has writers that can be edited" in said
 
 
 def test_layers_are_told_with_what_they_write_and_the_sum_after_them() -> None:
@@ -174,25 +179,39 @@ def test_layers_are_told_with_what_they_write_and_the_sum_after_them() -> None:
 
 
 @pytest.mark.parametrize(
-    ("scales", "shown", "words"),
+    ("scales", "words"),
     [
-        ([1.0], ["1", "2"], "The current rules have scale 1."),
-        ([0.5], ["0.5", "1", "2"], "The current rules have scale 0.5."),
-        ([0.55], ["0.5", "0.75", "1", "2"], "The current rules have scale 0.55."),
-        ([-1.0, 3.0], ["0", "1", "2"], "The current rules have several scales; here they all have the same."),
+        ([1.0], "The current rules have scale 1, which is multiplied"),
+        ([0.55], "The current rules have scale 0.55, which is multiplied"),
+        ([-1.0, 3.0], "The current rules have several scales, each of which is multiplied"),
     ],
 )
-def test_scales_are_the_current_ones_or_those_next_to_them_and_1_and_2(
-    scales: list[float], shown: list[str], words: str
-) -> None:
+def test_each_scale_is_told_beside_the_scale_of_the_rules(scales: list[float], words: str) -> None:
     text = report(diagnosis(), [{"layers": layer, "measurement": 2, "scale": s} for layer, s in enumerate(scales)])
-    assert [row[0] for row in rows(text, "scale")[1:]] == shown
+    assert [row[:4] for row in rows(text, "times the scale")[1:]] == [
+        ["0.5", "+6.00", "+3.00", "-3.00"],
+        ["1", "+4.00", "-1.00", "-5.00"],
+        ["2", "+0.00", "-9.00", "-9.00"],
+    ]
     assert words in section(text, "Does the scale matter?")
 
 
+def test_scales_at_which_the_model_is_broken_are_said_and_not_shown() -> None:
+    scales = [row.model_dump() for row in simulation().scales]
+    scales[2] |= {"answers": None, "simulated": None, "indirect": None}
+    text = report(diagnosis(), simulated=simulation(scales=scales))
+    assert [row[0] for row in rows(text, "times the scale")[1:]] == ["0.5", "1"]
+    assert "At 2.0 times the scale the model produces NaN or infinite logits." in section(
+        text, "Does the scale matter?"
+    )
+
+
 def test_the_indirect_effect_has_its_name_and_what_is_left_out_its_number() -> None:
-    said = section(report(diagnosis()), "Does the scale matter?")
-    assert "leave +4.00 of the difference" in said and "-1.00 is left (*simulated*)" in said
+    said = section(report(diagnosis(), simulated=simulation(measurement=2.5)), "Does the scale matter?")
+    assert (
+        "Along the direction of measurement 2.5, the current rules would leave +4.00 of the difference of +9.12" in said
+    )
+    assert "-1.00 is left (*simulated*)" in said
     assert "*indirect effect* of -5.00" in said
     assert "+5.12 is due to what the rules leave out" in said
 
@@ -211,10 +230,10 @@ def test_each_measurement_is_told_with_and_without_its_direction() -> None:
     assert "Without a direction: 0." in said
 
 
-def test_a_measurement_between_two_is_said_to_be_one() -> None:
-    text = report(diagnosis(measurement=2.5))
-    assert "direction of measurement 2.5" in text
-    assert "lies between two measurements" in section(text, "Is it the cause?")
+def test_a_direction_that_breaks_the_model_when_it_is_added_is_said_to() -> None:
+    causes = [row.model_dump() for row in diagnosis().causes]
+    causes[2]["added"] = None
+    assert "NaN or infinite logits" in section(report(diagnosis(causes=causes)), "Is it the cause?")
 
 
 @pytest.mark.parametrize(
@@ -228,7 +247,7 @@ def test_a_measurement_between_two_is_said_to_be_one() -> None:
     ],
 )
 def test_the_recommendation_can_be_pasted_into_params_yaml(rules: list[dict[str, Any]]) -> None:
-    recommendation = {"removes": True, "limit": 0.05, "answers": answers(), "tried": 9, "alike": 0, "rules": rules}
+    recommendation = {"removes": True, "answers": answers(), "tried": 9, "alike": 0, "rules": rules}
     text = report(diagnosis(recommendation=recommendation))
     (block,) = re.findall(r"^```yaml\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
     assert parse(f"ablate:\n  method: project\n{block}").ablate.rules == Ablate.model_validate({"rules": rules}).rules
@@ -248,13 +267,22 @@ def test_the_recommendation_stands_beside_the_base_and_the_current_rules() -> No
 
 def test_a_recommendation_that_is_already_in_use_is_said_to_be() -> None:
     shown = diagnosis()
+    assert shown.recommendation is not None
     assert "params.yaml has now" in section(report(shown, shown.recommendation.rules), "What to try")
 
 
 def test_a_recommendation_that_removes_nothing_says_so() -> None:
-    found = diagnosis().recommendation.model_copy(update={"removes": False}).model_dump()
-    said = section(report(diagnosis(recommendation=found)), "What to try")
+    found = diagnosis().recommendation
+    assert found is not None
+    said = section(report(diagnosis(recommendation={**found.model_dump(), "removes": False})), "What to try")
     assert "**None of 77 edits that were simulated removes refusal**" in said
+
+
+def test_a_model_that_takes_no_edit_that_was_tried_gets_no_recommendation() -> None:
+    text = report(diagnosis(recommendation=None))
+    assert "None of the edits that were tried can be made" in section(text, "What to try")
+    assert "```yaml" not in text
+    assert [row[0] for row in rows(text, "rules")[1:]] == ["none: the base", "the current ones"]
 
 
 @pytest.mark.parametrize(

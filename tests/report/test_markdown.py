@@ -12,7 +12,7 @@ from excise.report.terminal import print_gates
 from excise.report.words import measured
 from schemas.evidence import Comparison, GateVerdicts
 from schemas.params.ablate import Ablate
-from tests.diagnoses import diagnosis
+from tests.diagnoses import diagnosis, simulation
 from tests.evidence_documents import (
     BAD,
     FAILS,
@@ -38,7 +38,7 @@ ROWS = [
 
 def render_report(rows: list[Comparison], gates: GateVerdicts, left_out: Mapping[str, int] | None = None) -> str:
     """The report; what explains it is asked for in `test_explanation.py`."""
-    return markdown.render_report(rows, gates, left_out or {}, diagnosis(), Ablate(), ())
+    return markdown.render_report(rows, gates, left_out or {}, diagnosis(), simulation(), Ablate(), ())
 
 
 def table(report: str, heading: str) -> list[list[str]]:

@@ -15,7 +15,7 @@ from excise.report.page import render_page
 from schemas.evidence import Comparison, GateVerdicts, ParameterChange, Provenance, TaskChanges
 from schemas.model import ModelManifest
 from schemas.params.ablate import Ablate
-from tests.diagnoses import diagnosis
+from tests.diagnoses import diagnosis, simulation
 from tests.evidence_documents import (
     BAD,
     GOOD,
@@ -62,6 +62,7 @@ def page(
         changes=changes() if shown is None else shown,
         left_out=left_out or {},
         diagnosis=diagnosis(**given),
+        simulation=simulation(),
         ablate=Ablate(),
         manifest=base or manifest(),
         directions_sha256="ef" * 32,

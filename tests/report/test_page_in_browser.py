@@ -13,7 +13,7 @@ from excise.report.page import render_page
 from excise.report.pictures import PICTURES
 from schemas.evidence import Comparison, GateVerdicts, TaskChanges
 from schemas.params.ablate import Ablate
-from tests.diagnoses import diagnosis
+from tests.diagnoses import diagnosis, simulation
 from tests.evidence_documents import (
     BAD,
     broken_rows,
@@ -110,6 +110,7 @@ def text(shown: list[TaskChanges], more: Sequence[Comparison] = (), verdicts: Ga
         changes=shown,
         left_out={"refusal_jbb": 3},
         diagnosis=diagnosis(),
+        simulation=simulation(),
         ablate=Ablate(),
         manifest=manifest(),
         directions_sha256="ef" * 32,

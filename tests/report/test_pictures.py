@@ -1,4 +1,5 @@
-"""Pictures are drawn from `artifacts/plots/` alone, the same bytes each time, whatever is in there."""
+"""Pictures are drawn from `artifacts/plots/` and `artifacts/simulation/` alone: the same bytes each time, whatever is
+in there."""
 
 import json
 import os
@@ -10,15 +11,22 @@ from xml.etree import ElementTree
 import pytest
 import torch
 
-from excise.diagnosis.explanation import Projections
-from excise.diagnosis.plots import plots
+from excise.diagnosis.current_rules import Projections
+from excise.diagnosis.plots import plots_of_diagnosis, plots_of_simulation
 from excise.report.pictures import PICTURES, Records, draw, render, short
-from tests.diagnoses import diagnosis
+from schemas.diagnosis import PLOTS, Diagnosis
+from tests.diagnoses import diagnosis, simulation
 
 ROOT = Path(__file__).resolve().parents[2]
 NUMBERS = torch.linspace(-3, 5, 16, dtype=torch.float64)
 PROJECTIONS = Projections((NUMBERS, NUMBERS - 4), (NUMBERS / 8, NUMBERS / 9))
-RECORDS: dict[str, Records] = plots(diagnosis(), PROJECTIONS)  # type: ignore[assignment]
+
+
+def records(shown: Diagnosis) -> dict[str, Records]:
+    return {**plots_of_diagnosis(shown), **plots_of_simulation(simulation(), PROJECTIONS)}
+
+
+RECORDS = records(diagnosis())
 
 IN_A_PROCESS = (
     "import json, sys; from excise.report.pictures import draw; print(json.dumps(draw(json.load(sys.stdin))))"
@@ -28,7 +36,8 @@ IN_A_PROCESS = (
 def test_every_list_of_records_has_a_picture_and_a_plot_of_dvc() -> None:
     assert set(PICTURES) == set(RECORDS) == set(draw(RECORDS))
     graph = (ROOT / "dvc.yaml").read_text()
-    assert all(f"artifacts/plots/{name}.json" in graph for name in PICTURES)
+    folders = {name: "plots" if name in PLOTS else "simulation" for name in PICTURES}
+    assert all(f"artifacts/{folder}/{name}.json" in graph for name, folder in folders.items())
 
 
 @pytest.mark.parametrize("name", PICTURES)
@@ -95,7 +104,7 @@ def test_numbers_that_are_none_leave_a_picture(name: str, bad: float) -> None:
 
 
 def test_there_is_no_picture_of_nothing() -> None:
-    dense: dict[str, Records] = plots(diagnosis(experts=0), PROJECTIONS)  # type: ignore[assignment]
+    dense = records(diagnosis(experts=0))
     assert set(draw(dense)) == set(PICTURES) - {"experts"}
     assert draw({name: [] for name in PICTURES}) == {}
 
@@ -105,7 +114,7 @@ def test_an_unknown_list_of_records_is_left_alone() -> None:
 
 
 def test_pictures_of_a_large_model_stay_below_a_megabyte() -> None:
-    large: dict[str, Records] = plots(diagnosis(layers=60, experts=128), PROJECTIONS)  # type: ignore[assignment]
+    large = records(diagnosis(layers=60, experts=128))
     large["experts"] = [{**row, "share": hash((n, n * n)) % 997 / 997} for n, row in enumerate(large["experts"])]
     assert max(len(svg) for svg in draw(large).values()) < 1_000_000
 

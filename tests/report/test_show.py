@@ -8,7 +8,7 @@ import pytest
 from excise import cli
 from excise.report.reading import Report
 from schemas.params.ablate import Ablate
-from tests.diagnoses import diagnosis
+from tests.diagnoses import diagnosis, simulation
 from tests.evidence_documents import GOOD, changes, good_rows, manifest, provenance
 
 ORIGIN = provenance(changed_files=["params.yaml"])
@@ -23,6 +23,7 @@ def there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         changes=changes(),
         left_out={},
         diagnosis=diagnosis(),
+        simulation=simulation(),
         ablate=Ablate(),
         manifest=manifest(),
         directions_sha256="ef" * 32,

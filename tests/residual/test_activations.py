@@ -12,7 +12,7 @@ from excise.inference.models import decoder, decoder_layers
 from excise.organism.model import ARCHITECTURES, make_model, make_tokenizer, vary_norms
 from excise.organism.world import make_world
 from excise.plumbing.errors import StageError
-from excise.residual.activations import activations
+from tests.subjects import stream
 
 
 @pytest.fixture(scope="module", params=ARCHITECTURES)
@@ -30,7 +30,7 @@ def some_prompts(count: int) -> list[list[int]]:
 
 
 def measure(model: PreTrainedModel, prompts: list[list[int]], position: int = -1, batch_size: int = 4) -> Tensor:
-    return activations(model, prompts, position, batch_size, lambda _: None)
+    return stream(model, prompts, position, batch_size)
 
 
 def hidden_states(model: Any, prompt: list[int]) -> list[Tensor]:
@@ -98,7 +98,7 @@ def test_rows_come_in_the_order_of_the_prompts(model: PreTrainedModel) -> None:
 
 def test_every_prompt_is_counted_once(model: PreTrainedModel) -> None:
     counts: list[int] = []
-    activations(model, some_prompts(7), -1, 3, counts.append)
+    stream(model, some_prompts(7), -1, 3, counts.append)
     assert counts == [3, 3, 1]
 
 
@@ -106,7 +106,7 @@ def test_prompts_of_very_different_lengths_share_no_batch(model: PreTrainedModel
     """Padding a short prompt to a long one costs more than a second pass."""
     counts: list[int] = []
     short, long = [[7] * 3, [8] * 10], [[9] * 60, [10] * 64]
-    close(activations(model, [*long, *short], -1, 4, counts.append)[0], measure(model, long[:1])[0])
+    close(stream(model, [*long, *short], -1, 4, counts.append)[0], measure(model, long[:1])[0])
     assert counts == [2, 2]
 
 
@@ -137,7 +137,7 @@ def test_the_batch_is_halved_where_memory_runs_out_and_that_is_said(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     prompts = some_prompts(20)
-    expected = activations(model, prompts, -1, 64, lambda _: None)
+    expected = stream(model, prompts, -1, 64)
     stack = decoder(model)
     forward = stack.forward
 
@@ -148,7 +148,7 @@ def test_the_batch_is_halved_where_memory_runs_out_and_that_is_said(
 
     monkeypatch.setattr(stack, "forward", small)
     counts: list[int] = []
-    found = activations(model, prompts, -1, batch_size, counts.append)
+    found = stream(model, prompts, -1, batch_size, counts.append)
     close(found, expected)
     assert sum(counts) == len(prompts)
     assert f"going on with {left} prompts a batch" in capsys.readouterr().err
@@ -160,4 +160,4 @@ def test_no_memory_for_a_single_prompt_is_an_error(model: PreTrainedModel, monke
 
     monkeypatch.setattr(decoder(model), "forward", none)
     with pytest.raises(StageError, match="too little memory for a single prompt"):
-        activations(model, some_prompts(3), -1, "auto", lambda _: None)
+        stream(model, some_prompts(3), -1, "auto")

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from excise.residual.directions import (
     SMALLEST_RELATIVE_NORM,
-    Directions,
+    Estimate,
     estimate,
     geometric_median,
     winsorize,
@@ -65,7 +65,7 @@ def spoiled_sides(measurement: int, harmful_value: float | None, harmless_value:
     return harmful, harmless
 
 
-def spoiled(measurement: int, harmful_value: float | None, harmless_value: float | None) -> Directions:
+def spoiled(measurement: int, harmful_value: float | None, harmless_value: float | None) -> Estimate:
     return estimate(*spoiled_sides(measurement, harmful_value, harmless_value))
 
 

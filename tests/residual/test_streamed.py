@@ -18,7 +18,7 @@ from excise.inference.layers import LayeredModel
 from excise.inference.models import decoder_layers, load_model
 from excise.inference.passes import Passes, Resident, Streamed
 from excise.plumbing.errors import StageError
-from excise.residual.activations import Seen, look
+from excise.residual.activations import Activations, collect_activations
 from excise.residual.experts import routed_experts
 from schemas.families import layouts
 from tests.families import FAMILIES, ROUTED, VOCABULARY, make
@@ -39,16 +39,16 @@ def see(
     batch_size: int = 4,
     position: int = -1,
     advance: Callable[[int], None] = lambda _: None,
-) -> Seen:
+) -> Activations:
     experts = routed_experts(passes.model, layouts()[read_config(folder)["model_type"]])
-    return look(passes, experts, some_prompts(), position, batch_size, advance)
+    return collect_activations(passes, experts, some_prompts(), position, batch_size, advance)
 
 
 def streamed(folder: Path, dtype: str = "float32", rest: torch.device = CPU) -> Streamed:
     return Streamed(LayeredModel(read_checkpoint(folder), dtype, CPU), rest)
 
 
-def same(one: Seen, other: Seen) -> bool:
+def same(one: Activations, other: Activations) -> bool:
     return torch.equal(one.stream, other.stream) and (
         one.used.keys() == other.used.keys()
         and all(torch.equal(one.used[layer], other.used[layer]) for layer in one.used)
@@ -165,7 +165,7 @@ def test_a_prompt_that_the_embeddings_do_not_know_leaves_nothing_behind(glm: Pat
     passes = streamed(glm)
     before = state(passes)
     with pytest.raises(IndexError):
-        look(passes, {}, [[10**6, 10**6]], -1, 4, lambda _: None)
+        collect_activations(passes, {}, [[10**6, 10**6]], -1, 4, lambda _: None)
     assert state(passes) == before
 
 
@@ -220,8 +220,8 @@ def test_numbers_that_are_none_in_the_embeddings_are_passed_on(tmp_path: Path) -
     tensors["model.embed_tokens.weight"][7] = float("nan")
     save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
     prompts = [[7, 8, 9], [8, 9, 10]]
-    found = look(streamed(tmp_path), {}, prompts, -1, 2, lambda _: None).stream
-    expected = look(
+    found = collect_activations(streamed(tmp_path), {}, prompts, -1, 2, lambda _: None).stream
+    expected = collect_activations(
         Resident(load_model(read_checkpoint(tmp_path), "float32", CPU)), {}, prompts, -1, 2, lambda _: None
     ).stream
     assert found.isnan().any() and torch.equal(found.nan_to_num(5), expected.nan_to_num(5))

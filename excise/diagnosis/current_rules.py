@@ -1,0 +1,159 @@
+"""What the current rules would do, before any byte is written: predicted directly, and simulated in forward passes.
+
+The base passes once, and the edited model once for each scale: what it answers and where its stream lies are read in
+the same pass.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from operator import mul
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from excise.checkpoint.base_model import BaseModel
+from excise.diagnosis.contributions import Source, Trace, Tracer, components, removals
+from excise.edit.plan import Edit, make_plan
+from excise.edit.projectors import Directions
+from excise.edit.shifts import make_shifts
+from excise.trials.bench import with_scales
+from excise.trials.refusal import Outcome, Questions
+from excise.trials.simulation import simulated
+from schemas.directions import MeasurementStatistics
+from schemas.params.ablate import Ablate
+from schemas.simulation import ScaleTrial, Simulation
+
+SCALES = (0.5, 1.0, 2.0)
+"""What the scale of every rule is multiplied by."""
+
+
+@dataclass(frozen=True)
+class Projections:
+    """Prompts of both kinds along the direction, ``[prompts]`` float64 each, at the measurement that it is of."""
+
+    before: tuple[Tensor, Tensor]
+    """Harmful and harmless, in the base."""
+    after: tuple[Tensor, Tensor]
+    """The same with the rules of params.yaml."""
+
+
+@dataclass(frozen=True)
+class DirectEffect:
+    """What an edit would leave of the difference between the two kinds of prompts along the direction, in the last
+    measurement, if every input stayed as it is, and whatever a norm divides by. Of projections of writers only."""
+
+    whole: float
+    """The difference without an edit."""
+    removed: float
+    """What the rules, as they are, take out of it."""
+    left_out: float
+    """What of it is due to writers that the rules leave out, and to the embedding."""
+
+    def remainder(self, scale: float) -> float:
+        """The difference that is left where the scale of every rule is multiplied by this."""
+        return self.whole - scale * self.removed
+
+
+def direct_effect(harmful: Trace, harmless: Trace) -> DirectEffect:
+    """Add up what was traced: each write, times what later layers multiply the stream by."""
+    removed = covered = 0.0
+    for source in harmful.writes:
+        reach = harmful.reach(source[0])
+        removed += reach * _difference(harmful, harmless, source, "removed")
+        covered += reach * _difference(harmful, harmless, source, "covered")
+    whole = last_difference(harmful, harmless)
+    return DirectEffect(whole=whole, removed=removed, left_out=whole - covered)
+
+
+def _difference(harmful: Trace, harmless: Trace, source: Source, of: str) -> float:
+    kinds: list[Tensor] = [getattr(kind.writes[source], of) for kind in (harmful, harmless)]
+    return float(torch.mean(kinds[0]) - torch.mean(kinds[1]))
+
+
+def last_difference(harmful: Trace, harmless: Trace) -> float:
+    """Harmful minus harmless prompts along the direction, on average, in the last measurement."""
+    return float(harmful.stream[:, -1].mean() - harmless.stream[:, -1].mean())
+
+
+def simulate(
+    base: BaseModel,
+    directions: Directions,
+    use_odds: Mapping[int, Tensor],
+    model: PreTrainedModel,
+    prompts: tuple[Sequence[Sequence[int]], Sequence[Sequence[int]]],
+    ablate: Ablate,
+    statistics: Sequence[MeasurementStatistics],
+    advance: Callable[[int], None],
+) -> tuple[Simulation, Projections]:
+    """Simulate the rules of params.yaml, with the scale of each times ``SCALES``.
+
+    Args:
+        use_odds: by layer with routed experts, the log-odds of each one's use.
+        prompts: the tokens of harmful and of harmless ones, held out.
+        statistics: of each measurement.
+        advance: told each pass over the prompts: one, and one a scale.
+
+    Raises:
+        StageError: the model does not have what a rule names, or cannot be edited so; or it answers with NaN.
+    """
+    plans = {scale: make_plan(with_scales(ablate, partial(mul, scale)), base, directions) for scale in SCALES}
+    shifts = make_shifts(ablate, base, use_odds)
+    # Where every scale is 0, as for a router's bias only: of what the rules name.
+    named = plans[1.0] or make_plan(with_scales(ablate, lambda _: 1.0), base, directions)
+    measurement = main_measurement(named, statistics)
+    orthogonalize = "none" if ablate.orthogonalize == "target" else ablate.orthogonalize
+    direction = directions.at(measurement, 0, orthogonalize)
+    watched, removed = components(model, base), removals(plans[1.0])
+
+    def tracers(follow_writes: bool) -> list[Tracer]:
+        followed = watched if follow_writes else []
+        return [Tracer(model, base.layout.family, followed, direction, len(kind), removed) for kind in prompts]
+
+    of_base = tracers(follow_writes=True)
+    questions = Questions(model, *prompts, *(tracer.watch for tracer in of_base))
+    before = [tracer.trace() for tracer in of_base]
+    advance(1)
+    direct = direct_effect(*before)
+    outcomes: dict[float, Outcome] = {}
+    after: dict[float, list[Trace]] = {}
+    for scale, edits in plans.items():
+        of_edited = tracers(follow_writes=False)
+        with simulated(model, edits, shifts):
+            outcomes[scale] = questions.ask(*(tracer.watch for tracer in of_edited))
+        after[scale] = [tracer.trace() for tracer in of_edited]
+        advance(1)
+
+    simulation = Simulation(
+        measurement=measurement,
+        current=outcomes[1.0].answers(),
+        difference=direct.whole,
+        left_out=direct.left_out,
+        scales=[
+            _trial(scale, direct.remainder(scale), last_difference(*after[scale]), outcomes[scale]) for scale in SCALES
+        ],
+    )
+    at = round(measurement)
+    along = [(harmful.stream[:, at], harmless.stream[:, at]) for harmful, harmless in (before, after[1.0])]
+    return simulation, Projections(*along)
+
+
+def _trial(scale: float, direct: float, simulated: float, outcome: Outcome) -> ScaleTrial:
+    is_finite = outcome.is_finite and math.isfinite(simulated)
+    return ScaleTrial(
+        scale=scale,
+        direct=direct,
+        simulated=simulated if is_finite else None,
+        indirect=simulated - direct if is_finite else None,
+        answers=outcome.answers() if is_finite else None,
+    )
+
+
+def main_measurement(edits: Sequence[Edit], statistics: Sequence[MeasurementStatistics]) -> float:
+    """The measurement of most edits; of several, that whose direction is longest beside the stream."""
+    counts = Counter(edit.measurement for edit in edits)
+    most = [measurement for measurement, times in counts.items() if times == max(counts.values())]
+    return max(most, key=lambda measurement: statistics[round(measurement)].relative_norm or 0.0)

@@ -1,0 +1,122 @@
+"""Who writes the direction: writer by writer, kind by kind, expert by expert, and which of them is to be named."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from excise.diagnosis.causes import ENOUGH, ActivationPatching, Site
+from excise.diagnosis.contributions import Trace
+from schemas.diagnosis import ExpertEffect, NamedWriter, RoleEffect, StreamPoint, WriterEffect
+
+EXPERTS_TRIED = 16
+"""Of how many routed experts, those that write most, the effect is looked for."""
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Held-out prompts of both kinds, traced along one direction."""
+
+    harmful: Trace
+    harmless: Trace
+
+    def means(self, site: Site) -> tuple[float, float]:
+        """What a writer or one of its experts adds on prompts of each kind, on average."""
+        layer, role, expert = site
+        harmful, harmless = (
+            float(kind.writes[layer, role].of_expert(expert).mean()) for kind in (self.harmful, self.harmless)
+        )
+        return harmful, harmless
+
+    def difference(self, site: Site) -> float:
+        """Harmful minus harmless."""
+        harmful, harmless = self.means(site)
+        return harmful - harmless
+
+    @property
+    def sites(self) -> list[Site]:
+        """Every whole writer."""
+        return [(layer, role, None) for layer, role in self.harmful.writes]
+
+    @property
+    def expert_sites(self) -> list[Site]:
+        """Every routed expert."""
+        return [
+            (layer, role, expert)
+            for (layer, role), write in self.harmful.writes.items()
+            if write.experts is not None
+            for expert in range(write.experts.projected.shape[1])
+        ]
+
+    def stream(self) -> list[StreamPoint]:
+        """The stream along the direction, before anything is edited."""
+        harmful, harmless = (kind.stream.mean(0).tolist() for kind in (self.harmful, self.harmless))
+        return [
+            StreamPoint(measurement=number, harmful=a, harmless=b, difference=a - b)
+            for number, (a, b) in enumerate(zip(harmful, harmless, strict=True))
+        ]
+
+
+def explain_writers(contrast: Contrast, patching: ActivationPatching) -> list[WriterEffect]:
+    """Who writes it, layer by layer."""
+    rows = []
+    for layer, role, _ in contrast.sites:
+        harmful, harmless = contrast.means((layer, role, None))
+        effect = patching.effect([(layer, role, None)])
+        rows.append(
+            WriterEffect(
+                layer=layer,
+                role=role,
+                harmful=harmful,
+                harmless=harmless,
+                difference=harmful - harmless,
+                effect=effect,
+            )
+        )
+    return rows
+
+
+def explain_roles(contrast: Contrast, patching: ActivationPatching) -> list[RoleEffect]:
+    """Who writes it, kind by kind."""
+    rows = []
+    for kind in dict.fromkeys(role for _, role, _ in contrast.sites):
+        sites = [site for site in contrast.sites if site[1] == kind]
+        reaching = sum(contrast.harmful.reach(site[0]) * contrast.difference(site) for site in sites)
+        rows.append(RoleEffect(role=kind, difference=reaching, effect=patching.effect(sites)))
+    return rows
+
+
+def explain_experts(contrast: Contrast, patching: ActivationPatching) -> list[ExpertEffect]:
+    """What single routed experts write, and the effect of those that write most."""
+    sites = contrast.expert_sites
+    largest = sorted(sites, key=lambda site: -abs(contrast.difference(site)))[:EXPERTS_TRIED]
+    return [
+        ExpertEffect(
+            layer=layer,
+            expert=expert,
+            difference=contrast.difference((layer, role, expert)),
+            effect=patching.effect([(layer, role, expert)]) if (layer, role, expert) in largest else None,
+        )
+        for layer, role, expert in sites
+        if expert is not None
+    ]
+
+
+def name_writer(
+    roles: Sequence[RoleEffect], experts: Sequence[ExpertEffect], contrast: Contrast, patching: ActivationPatching
+) -> NamedWriter:
+    """The kind of writer with the largest effect, and what of it has nearly that effect.
+
+    Routed experts are named singly where the few that were tried have it, and by whole layers where they have not.
+    """
+    cause = min(roles, key=lambda row: row.effect)
+    layers = [site for site in contrast.sites if site[1] == cause.role]
+    tried: list[Site] = [(row.layer, "routed_experts", row.expert) for row in experts if row.effect is not None]
+    few = cause.role == "routed_experts" and patching.effect(tried) <= ENOUGH * cause.effect
+    # What writes least is tried first to be done without.
+    candidates = sorted(tried if few else layers, key=lambda site: abs(contrast.difference(site)))
+    least = patching.smallest(candidates, cause.effect)
+    chosen: dict[int, list[int]] = {}
+    for layer, _, expert in sorted(least, key=lambda site: (site[0], site[2] or 0)):
+        chosen.setdefault(layer, []).extend([] if expert is None else [expert])
+    return NamedWriter(
+        role=cause.role, layers=sorted(chosen), experts=chosen if few else {}, effect=patching.effect(least)
+    )

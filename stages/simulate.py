@@ -1,0 +1,50 @@
+"""Stage simulate: base model, directions and rules → what these rules would do, before any byte is written.
+
+Tried on prompts that were not measured, in four passes over them.
+"""
+
+import json
+from pathlib import Path
+
+from excise.checkpoint.base_model import BaseModel
+from excise.diagnosis.current_rules import SCALES, simulate
+from excise.diagnosis.plots import plots_of_simulation
+from excise.edit.measured import read_directions, read_use
+from excise.edit.shifts import odds_by_layer
+from excise.inference.models import load_model
+from excise.inference.tokenizer import load_tokenizer
+from excise.plumbing.device import placement
+from excise.plumbing.errors import run_stage
+from excise.plumbing.files import write_json, write_text
+from excise.plumbing.progress import progress
+from excise.prompts.chats import read_format, read_prompts, tokenize
+from schemas.params.ablate import Ablate
+from schemas.params.section import read_settings
+
+ARTIFACTS = Path("artifacts")
+PLOTS = ARTIFACTS / "simulation"
+
+
+def main() -> None:
+    """Simulate the rules of params.yaml, and write down what they do for programs and for pictures."""
+    ablate = read_settings(Ablate, ARTIFACTS / "params/simulate.json")
+    base, chat = BaseModel.open(), read_format()
+    statistics, directions = read_directions(ARTIFACTS, base.layout)
+    use_odds = odds_by_layer(read_use(ARTIFACTS, base.layout))
+    tokenizer = load_tokenizer(base.folder, chat.date)
+    model = load_model(base.checkpoint, base.manifest.dtype, placement())
+    harmful, harmless = (
+        tokenize(tokenizer, read_prompts(f"{kind}_held_out"), chat) for kind in ("harmful", "harmless")
+    )
+    with progress("Simulate", 1 + len(SCALES), "passes") as advance:
+        simulation, projections = simulate(
+            base, directions, use_odds, model, (harmful, harmless), ablate, statistics, advance
+        )
+
+    write_json(ARTIFACTS / "simulation.json", simulation)
+    for name, records in plots_of_simulation(simulation, projections).items():
+        write_text(PLOTS / f"{name}.json", json.dumps(records, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,195 @@
+"""What the current rules would do: direct effects are exact, and simulation is what the edited model does."""
+
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from excise.diagnosis.current_rules import Projections, direct_effect, main_measurement, simulate
+from excise.diagnosis.plots import plots_of_simulation
+from excise.inference.forward import Watch
+from excise.inference.models import decoder_layers
+from excise.plumbing.errors import StageError
+from excise.residual.experts import routed_experts
+from excise.trials.bench import with_rules, with_scales
+from excise.trials.refusal import Outcome, Questions
+from schemas.params.ablate import Ablate
+from schemas.simulation import PLOTS, Simulation
+from tests.families import EXPERTS
+from tests.subjects import DIRECTION, HARMFUL, HARMLESS, LAYERS, Subject, numbers, rules, statistics, stream
+
+WRITERS = ["attention", "mlp", "routed_experts", "shared_experts"]
+RULES = rules(targets=WRITERS, layers="0-2")
+
+
+def times(ablate: Ablate, factor: float) -> Ablate:
+    return with_scales(ablate, lambda scale: factor * scale)
+
+
+def difference(kinds: tuple[Tensor, Tensor]) -> float:
+    """Harmful minus harmless, in the last measurement."""
+    return float(kinds[0][:, -1].mean() - kinds[1][:, -1].mean())
+
+
+def simulated(
+    subject: Subject, ablate: Ablate, use_odds: dict[int, Tensor] | None = None
+) -> tuple[Simulation, Projections]:
+    base, directions, model = subject.bench.base, subject.bench.directions, subject.model
+    prompts = HARMFUL, HARMLESS
+    return simulate(base, directions, use_odds or {}, model, prompts, ablate, statistics(), lambda _: None)
+
+
+@pytest.mark.parametrize("through_norm", ["orthogonal", "oblique"])
+def test_the_direct_remainder_is_exact_where_the_edit_reaches_no_input(subject: Subject, through_norm: str) -> None:
+    """The last layer's feed-forward writers: none writes after them, but for Gemma 4's per-layer input."""
+    last = [component for component in subject.components if component.layer == LAYERS - 1]
+    if last[-1].writer.role == "per_layer_input":
+        return
+    ablate = rules(targets=WRITERS[1:], layers=[LAYERS - 1], through_norm=through_norm)
+    removed = subject.removals(ablate)
+    direct = direct_effect(subject.trace(removed), subject.trace(removed, HARMLESS))
+    # Behind a norm another scale than 1 also changes what the norm divides by.
+    for scale in [1.0] if last[-1].norms else [0.5, 1.0, 2.0]:
+        simulated = difference(subject.projections(times(ablate, scale)))
+        assert simulated == pytest.approx(direct.remainder(scale), abs=1e-5 * subject.trace().stream.abs().max().item())
+        assert direct.remainder(scale) != pytest.approx(direct.whole, abs=1e-3)
+
+
+def test_the_direct_remainder_misses_what_the_edit_does_to_later_inputs(subject: Subject) -> None:
+    ablate = rules(targets=WRITERS, layers="0-2")
+    removed = subject.removals(ablate)
+    direct = direct_effect(subject.trace(removed), subject.trace(removed, HARMLESS))
+    simulated = difference(subject.projections(ablate))
+    assert simulated != pytest.approx(direct.remainder(1.0), abs=1e-3)
+
+
+def test_what_rules_leave_out_is_what_is_left_when_all_that_they_cover_is_gone(subject: Subject) -> None:
+    removed = subject.removals(rules(targets=WRITERS))
+    direct = direct_effect(subject.trace(removed), subject.trace(removed, HARMLESS))
+    assert direct.left_out == pytest.approx(direct.remainder(1.0), abs=1e-9)
+    assert direct.whole == pytest.approx(
+        float(subject.trace().stream[:, -1].mean() - subject.trace(prompts=HARMLESS).stream[:, -1].mean())
+    )
+
+
+def test_each_scale_is_told_as_it_is_in_a_pass_of_its_own(subject: Subject) -> None:
+    found, _ = simulated(subject, RULES)
+    removed = subject.removals(RULES)
+    direct = direct_effect(subject.trace(removed), subject.trace(removed, HARMLESS))
+    assert [row.scale for row in found.scales] == [0.5, 1.0, 2.0]
+    assert found.difference == pytest.approx(direct.whole, rel=1e-4, abs=1e-5)
+    assert found.left_out == pytest.approx(direct.left_out, rel=1e-4, abs=1e-5)
+    for row in found.scales:
+        left = difference(subject.projections(times(RULES, row.scale)))
+        assert row.direct == pytest.approx(direct.remainder(row.scale), rel=1e-4, abs=1e-5)
+        assert row.simulated == pytest.approx(left, rel=1e-4, abs=1e-5)
+        assert row.indirect == pytest.approx(left - row.direct, rel=1e-3, abs=1e-4)
+        expected = subject.bench.outcome(times(RULES, row.scale)).answers()
+        assert row.answers is not None
+        assert row.answers.model_dump() == pytest.approx(expected.model_dump(), rel=1e-4, abs=1e-5)
+    assert found.current == found.scales[1].answers
+    assert Simulation.model_validate_json(found.model_dump_json()) == found
+
+
+def test_it_is_what_the_written_model_does(subject: Subject, tmp_path: Path) -> None:
+    found, projections = simulated(subject, RULES)
+    edited = subject.write(RULES, tmp_path)
+    for kind, prompts in enumerate((HARMFUL, HARMLESS)):
+        for side, model in ((projections.before, subject.model), (projections.after, edited)):
+            expected = stream(model, prompts)[:, 2].double() @ DIRECTION
+            torch.testing.assert_close(side[kind], expected, rtol=1e-4, atol=1e-3)
+    assert found.measurement == 2
+
+
+def test_the_base_passes_once_and_the_edited_model_once_a_scale(tmp_path: Path) -> None:
+    subject = Subject("llama", tmp_path)
+    passed: list[int] = []
+
+    def note(_layer: nn.Module, args: tuple[Any, ...], _kwargs: dict[str, Any]) -> None:
+        passed.append(len(args[0]))
+
+    decoder_layers(subject.model)[0].register_forward_pre_hook(note, with_kwargs=True)
+    simulated(subject, RULES)
+    assert sum(passed) == 4 * (len(HARMFUL) + len(HARMLESS))
+
+
+def test_rules_keep_their_scales_beside_each_other(tmp_path: Path) -> None:
+    """One of scale 0 exempts what it names, at every scale."""
+    subject = Subject("llama", tmp_path)
+    given: list[dict[str, Any]] = [
+        {"layers": "all", "measurement": 2, "scale": 0.5},
+        {"layers": 1, "measurement": 2, "scale": 0},
+        {"layers": 3, "measurement": 2, "scale": -1.0},
+    ]
+    listed = [{**given[0], "layers": [0, 2]}, given[2]]
+    exempting, without = (simulated(subject, with_rules(rules(), some))[0] for some in (given, listed))
+    assert exempting == without
+    removed = subject.removals(with_rules(rules(), listed))
+    direct = direct_effect(subject.trace(removed), subject.trace(removed, HARMLESS))
+    assert [row.direct for row in without.scales] == pytest.approx([direct.remainder(s) for s in (0.5, 1, 2)])
+
+
+def test_rules_that_only_move_routers_change_answers_and_no_write(tmp_path: Path) -> None:
+    subject = Subject("glm4_moe", tmp_path)
+    odds = {layer: numbers(layer, EXPERTS) for layer in routed_experts(subject.model, subject.layout)}
+    ablate = Ablate.model_validate({**rules(scale=0).model_dump(mode="json"), "router_bias": {"strength": 3}})
+    found, _ = simulated(subject, ablate, odds)
+    assert found.current.kl > 1e-6
+    assert all(row.answers == found.current and row.direct == found.difference for row in found.scales)
+
+
+def test_rules_that_the_model_does_not_take_are_an_error_before_any_pass(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subject = Subject("llama", tmp_path)
+    monkeypatch.setattr(Questions, "__init__", lambda *_: pytest.fail("asked"))
+    with pytest.raises(StageError, match=r"ablate\.rules\.0\.layers: there is no layer 9"):
+        simulated(subject, with_rules(rules(), [{"layers": 9, "measurement": 2}]))
+
+
+@pytest.mark.parametrize("broken", [2, 1])
+def test_logits_that_are_not_finite_are_told_of_a_scale_and_refused_of_the_rules_themselves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: int
+) -> None:
+    subject, asked = Subject("llama", tmp_path), count()
+    ask = Questions.ask
+
+    def spoiled(self: Questions, *watches: Watch) -> Outcome:
+        outcome = ask(self, *watches)
+        return replace(outcome, kl=outcome.kl * float("nan")) if next(asked) == broken else outcome
+
+    monkeypatch.setattr(Questions, "ask", spoiled)
+    if broken == 1:  # the rules as they are
+        with pytest.raises(StageError, match="NaN or infinite logits; try a smaller scale"):
+            simulated(subject, RULES)
+        return
+    found, _ = simulated(subject, RULES)
+    assert [row.answers is None for row in found.scales] == [False, False, True]
+    assert found.scales[2].simulated is None and found.scales[2].indirect is None
+
+
+def test_it_is_about_the_measurement_of_most_edits_or_else_the_longest_direction(tmp_path: Path) -> None:
+    bench = Subject("llama", tmp_path).bench
+
+    def found(*given: dict[str, Any]) -> float:
+        return main_measurement(bench.plan(with_rules(rules(), given)), statistics())
+
+    assert found({"layers": "0-1", "measurement": 1.5}, {"layers": 2, "measurement": 4}) == 1.5
+    assert found({"layers": 0, "measurement": 3}, {"layers": 1, "measurement": 2}) == 3
+    assert found({"layers": "1-3", "measurement": "same"}) == 3
+
+
+def test_plots_show_the_same_numbers(tmp_path: Path) -> None:
+    found, projections = simulated(Subject("llama", tmp_path), RULES)
+    drawn = plots_of_simulation(found, projections)
+    assert drawn.keys() == PLOTS.keys()
+    for name, records in drawn.items():
+        PLOTS[name].validate_python(records)
+    assert [row["remainder"] for row in drawn["scales"][1::2]] == [row.simulated for row in found.scales]
+    assert len(drawn["projections"]) == 2 * (len(HARMFUL) + len(HARMLESS))
+    edited = [row for row in drawn["projections"] if (row["model"], row["prompts"]) == ("edited", "harmful")]
+    assert [row["projection"] for row in edited] == projections.after[0].tolist()
