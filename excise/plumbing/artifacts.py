@@ -32,8 +32,6 @@ MADE_BY = {
     "artifacts/plots": "diagnose",
     "artifacts/simulation": "simulate",
     "artifacts/simulation.json": "simulate",
-    "artifacts/simulation.json": "simulate",
-    "artifacts/simulation": "simulate",
     "models/ablated": "ablate",
     "answers/base": "answer@base",
     "answers/ablated": "answer@ablated",
