@@ -16,7 +16,7 @@ from schemas.diagnosis import (
     Diagnosis,
 )
 from schemas.directions import MeasurementStatistics
-from schemas.params.ablate import Ablate, EditMethod
+from schemas.params.ablate import Ablate, EditMethod, Orthogonalize
 
 STEPS = 5
 """How often `explain` tells how far it is."""
