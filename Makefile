@@ -129,13 +129,17 @@ CUDA_PACKAGES := cuda-bindings cuda-pathfinder cuda-toolkit nvidia-cublas nvidia
 	nvidia-cusparse nvidia-cusparselt-cu13 nvidia-nccl-cu13 nvidia-nvjitlink nvidia-nvshmem-cu13 nvidia-nvtx \
 	triton
 
-lock: ## Write requirements.lock and requirements-publish.lock again from pyproject.toml
+# What computes results, and so is a dependency of the stages that use it.
+COMPUTE := accelerate|datasets|jinja2|lm-eval|numpy|pyarrow|safetensors|scipy|tokenizers|torch|transformers
+
+lock: ## Write requirements*.lock again from pyproject.toml
 	@$(PYTHON) -m venv $(VENV)-lock
 	@$(VENV)-lock/bin/pip install --quiet uv
 	@$(VENV)-lock/bin/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --no-header --no-annotate \
 		--quiet --output-file requirements.lock $(CUDA_PACKAGES:%=--no-emit-package %)
 	@$(VENV)-lock/bin/uv pip compile --group publish --universal --python-version 3.11 --no-header --no-annotate \
 		--quiet --constraint requirements.lock --output-file requirements-publish.lock
+	@grep -E '^($(COMPUTE))==' requirements.lock > requirements-compute.lock
 	@rm -rf $(VENV)-lock
 
 # The copy of the lock is made last: an installation that was cut short is started over.

@@ -29,3 +29,11 @@ def test_publishing_has_the_same_versions() -> None:
     light = {line for line in (ROOT / "requirements-publish.lock").read_text().splitlines() if line}
     assert {"httpx2", "jinja2", "pydantic", "ruamel-yaml"} <= {line.partition("==")[0] for line in light}
     assert light <= set(LINES)
+
+
+def test_what_computes_is_pinned_as_it_is_installed_and_no_tool_is_among_it() -> None:
+    compute = [line for line in (ROOT / "requirements-compute.lock").read_text().splitlines() if line]
+    assert set(compute) <= set(LINES)
+    names = {line.partition("==")[0] for line in compute}
+    assert {"torch", "transformers", "lm-eval", "numpy", "safetensors"} <= names
+    assert not {"dvc", "pytest", "ruff", "pydantic"} & names
