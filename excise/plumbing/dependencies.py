@@ -80,7 +80,7 @@ def of_module(name: str) -> list[str]:
     libraries: set[str] = set()
     while waiting:
         path = waiting.pop()
-        if path in seen or path.as_posix() in LEFT_OUT:
+        if path in seen or path.as_posix() in LEFT_OUT or _says_nothing(path):
             continue
         seen.add(path)
         modules, paths = _read(path)
@@ -91,10 +91,26 @@ def of_module(name: str) -> list[str]:
             else:
                 libraries.add(module.partition(".")[0])
         waiting += [each for folder in paths for each in _functions(folder)]
-    found = {path.as_posix() for path in seen if not any(folder in path.parents for folder in data)}
+    found = _whole_folders(seen | data)
     if libraries & _compute_libraries():
-        found.add(COMPUTE_LOCK)
-    return sorted(found | {path.as_posix() for path in data})
+        found.add(Path(COMPUTE_LOCK))
+    return sorted(path.as_posix() for path in found)
+
+
+def _whole_folders(paths: set[Path]) -> set[Path]:
+    """The same, with a folder in place of its files where they are all of it: DVC then has less to look through."""
+    found = {path for path in paths if not any(folder in paths for folder in path.parents)}
+    for folder in sorted({folder for path in found for folder in path.parents if folder.parts}, reverse=True):
+        there = {path for path in folder.rglob("*") if path.is_file() and path.suffix not in (".pyc", ".swp")}
+        kept = {path for path in found if folder in path.parents}
+        if all(_says_nothing(path) or any(one in (path, *path.parents) for one in kept) for path in there):
+            found = found - kept | {folder}
+    return found
+
+
+def _says_nothing(path: Path) -> bool:
+    """Whether it is a package's file with nothing but a docstring."""
+    return path.name == "__init__.py" and len(ast.parse(path.read_bytes()).body) <= 1
 
 
 def _is_code(path: str) -> bool:
