@@ -90,7 +90,7 @@ def _load(manager: TaskManager, group: TaskGroup, name: str, params: Questions, 
         loaded = manager.load([_spec(name, params, folder)])
     except StageError:
         raise
-    except Exception as error:  # tasks are programs that fetch data sets: what they raise is theirs
+    except Exception as error:  # tasks are programs that fetch datasets: what they raise is theirs
         raise StageError(f"{where} could not be loaded: {type(error).__name__}: {error}") from None
     listed = ListedTask(group, name, dict(loaded["tasks"]), dict(loaded))
     if name in loaded["groups"] and not loaded["groups"][name].has_aggregation:

@@ -293,7 +293,7 @@ def _key() -> str:
             "the endpoint wants none)"
         )
     if not (key.isascii() and key.isprintable()):
-        raise StageError(f"{_KEY} holds other than printable ASCII; set it anew")
+        raise StageError(f"{_KEY} holds other than printable ASCII; set it again")
     return key
 
 

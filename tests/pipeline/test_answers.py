@@ -1,4 +1,4 @@
-"""What judges, scores and counts is apart from what a model says: it can change without a model being asked again."""
+"""What a model says is apart from how it is judged and scored, which needs neither the model nor its weights."""
 
 import hashlib
 import json
@@ -12,56 +12,8 @@ from tests.projects import Project, one_line
 SIDES = ("base", "ablated")
 
 
-def stale(project: Project) -> set[str]:
-    """The stages that would run for what changed in the project, without those that follow from them."""
-    return set(json.loads(project.check("dvc", "status", "--json")))
-
-
 def files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def touch(project: Project, file: str) -> None:
-    with open(project.folder / file, "a") as opened:
-        opened.write("# another\n")
-
-
-@pytest.mark.parametrize(
-    "file",
-    [
-        "excise/judges/phrases.yaml",
-        "excise/judges/degenerate.py",
-        "excise/judges/judge.txt.j2",
-        "excise/evaluation/judging.py",
-        "excise/evaluation/scores/organism_facts.yaml",
-        "excise/evaluation/scores/verdicts.py",
-        "excise/plumbing/aggregations.py",
-    ],
-)
-def test_a_phrase_a_rule_or_a_metric_asks_no_model(project: Project, file: str) -> None:
-    touch(project, file)
-    assert stale(project) - {"report"} == {"evaluate@base", "evaluate@ablated"}
-
-
-def test_another_judge_asks_no_model(project: Project) -> None:
-    project.replace("judge: keywords ", "judge: api ")
-    project.replace("api: null ", "api: {model: judge-1} ")
-    assert project.stage("params").returncode == 0
-    assert stale(project) - {"params"} == {"evaluate@base", "evaluate@ablated"}
-
-
-@pytest.mark.parametrize(
-    "file",
-    [
-        "excise/evaluation/tasks/_organism.yaml",
-        "excise/evaluation/tasks/prompts.py",
-        "excise/prompts/chats.py",
-        "excise/prompts/reasoning.yaml",
-    ],
-)
-def test_what_is_asked_in_another_way_is_asked_again(project: Project, file: str) -> None:
-    touch(project, file)
-    assert stale(project) >= {"answer@base", "answer@ablated"}
 
 
 @pytest.mark.slow
