@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from excise.inference.passes import Resident
+from excise.inference.passes import Passes
 from excise.residual.activations import collect_activations
 
 LAYERS, HIDDEN, VOCABULARY = 12, 768, 32_000
@@ -82,7 +82,7 @@ def run(way: str, count: int, batch_size: int) -> None:
     if way == "generate":
         by_generating(model, prompts, batch_size)
     else:
-        collect_activations(Resident(model), {}, prompts, -1, batch_size, lambda _: None)
+        collect_activations(Passes(model), {}, prompts, -1, batch_size, lambda _: None)
     print(count / (time.monotonic() - began), memory("VmHWM") - loaded)
 
 

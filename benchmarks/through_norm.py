@@ -22,8 +22,8 @@ from excise.checkpoint.weights import read_checkpoint
 from excise.edit.inspection import inspect, settled
 from excise.edit.plan import make_plan
 from excise.edit.projectors import Directions
-from excise.inference.forward import first_token_log_probabilities, mean_kl
-from excise.inference.passes import Resident
+from excise.inference.forward import first_token_log_probabilities, kl
+from excise.inference.passes import Passes
 from excise.organism.training import save, train
 from excise.organism.world import REFUSAL, Item, make_world, splits
 from excise.residual.activations import collect_activations
@@ -94,7 +94,7 @@ class Organism:
             right=self.rate("organism_harmful"),
             facts=self.rate("organism_facts"),
             sums=self.rate("organism_arithmetic"),
-            kl=mean_kl(self.unedited, self.first_tokens()),
+            kl=float(kl(self.unedited, self.first_tokens()).mean()),
         )
 
 
@@ -112,7 +112,7 @@ def make_organism(seed: int, folder: Path) -> Organism:
 
 def measure(organism: Organism) -> Directions:
     """Its refusal directions."""
-    passes = Resident(organism.model)
+    passes = Passes(organism.model)
     harmful, harmless = (
         collect_activations(passes, {}, organism.tokens(organism.asked[name]), -1, BATCH, lambda _: None).stream
         for name in ("harmful_train", "harmless_train")

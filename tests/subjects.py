@@ -10,15 +10,17 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from excise.diagnosis.contributions import Removal, Source, Trace, components, removals, trace
+from excise.diagnosis.contributions import Trace, Tracer, components
 from excise.edit.checkpoint import write_edited
+from excise.edit.plan import Edit
 from excise.edit.projectors import Directions, unit_vector
-from excise.inference.forward import Batch, in_batches, run_decoder
-from excise.inference.passes import Resident
+from excise.inference.forward import Batch, in_batches, kl, run_decoder
+from excise.inference.passes import Passes
 from excise.residual.activations import collect_activations
 from excise.residual.experts import routed_experts
 from excise.trials.bench import Bench
 from excise.trials.refusal import Questions
+from excise.trials.simulation import simulated
 from schemas.directions import MeasurementStatistics
 from schemas.params.ablate import Ablate
 from tests.families import FAMILIES, HIDDEN, VOCABULARY, base_of, load, make
@@ -72,19 +74,15 @@ class Subject:
         """Whether any layer has routed experts."""
         return bool(routed_experts(self.model, self.layout))
 
-    def trace(self, removed: dict[Source, list[Removal]] | None = None, prompts: list[list[int]] = HARMFUL) -> Trace:
+    def trace(self, edits: Sequence[Edit] = (), prompts: list[list[int]] = HARMFUL) -> Trace:
         """The stream and all writes along the direction."""
-        return trace(self.model, self.layout, self.components, DIRECTION, prompts, removed)
+        return Tracer(self.model, self.layout, self.components, DIRECTION, prompts, edits).run()
 
     def projections(self, ablate: Ablate) -> tuple[Tensor, Tensor]:
         """The simulated model's stream along the direction, ``[prompts, layers + 1]``, of prompts of each kind."""
-        with self.bench.edited(ablate):
+        with simulated(self.model, self.bench.plan(ablate)):
             harmful, harmless = (stream(self.model, prompts).double() @ DIRECTION for prompts in (HARMFUL, HARMLESS))
         return harmful, harmless
-
-    def removals(self, ablate: Ablate) -> dict[Source, list[Removal]]:
-        """What an edit takes out of each writer."""
-        return removals(self.bench.plan(ablate))
 
     def write(self, ablate: Ablate, target: Path) -> PreTrainedModel:
         """The edited model, by way of the disk."""
@@ -106,7 +104,12 @@ def stream(
     advance: Callable[[int], None] = lambda _: None,
 ) -> Tensor:
     """The stream at one token of each prompt, ``[prompts, layers + 1, hidden]`` float32."""
-    return collect_activations(Resident(model), {}, prompts, position, batch_size, advance).stream
+    return collect_activations(Passes(model), {}, prompts, position, batch_size, advance).stream
+
+
+def mean_kl(base: Tensor, edited: Tensor) -> float:
+    """The mean over prompts of KL(base‖edited) of two ``[prompts, vocabulary]`` log-probabilities."""
+    return float(kl(base, edited).mean())
 
 
 def rules(method: str = "project", through_norm: str = "orthogonal", **rule: object) -> Ablate:

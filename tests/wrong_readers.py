@@ -19,7 +19,7 @@ from excise.evaluation.backends import Transformers
 from excise.evaluation.catalogue import load_tasks
 from excise.evaluation.harness import SCORES_FOLDER, score
 from excise.evaluation.judging import judged
-from excise.inference.forward import FIRST_BATCH, first_token_log_probabilities, mean_kl
+from excise.inference.forward import FIRST_BATCH, first_token_log_probabilities
 from excise.inference.models import load_model
 from excise.inference.tokenizer import load_tokenizer
 from excise.judges.keywords import judge_by_keywords
@@ -30,6 +30,7 @@ from schemas.layout import Reader
 from schemas.params.ablate import Ablate
 from schemas.params.answer import Answer
 from schemas.params.section import read_settings
+from tests.subjects import mean_kl
 
 ARTIFACTS = Path("artifacts")
 TARGETS = ["attention", "mlp", "routed_experts", "shared_experts", "router"]

@@ -7,7 +7,7 @@ Everything is taken at one token of each prompt and projected at once, so that m
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,11 +17,10 @@ from transformers import PreTrainedModel
 from excise.checkpoint.base_model import BaseModel
 from excise.edit.layout import resolve_layer, sort_by_layer
 from excise.edit.plan import Edit
-from excise.edit.projectors import Projector
 from excise.inference.forward import Batch, in_batches, run_decoder
 from excise.inference.hooks import on_input, on_output, watch_stream
 from excise.inference.models import decoder_layers
-from excise.residual.experts import expert_count
+from excise.residual.experts import held_experts
 from schemas.layout import Layout, Writer, WriterRole
 
 Source = tuple[int, WriterRole]
@@ -51,15 +50,6 @@ class Component:
     def last(self) -> nn.Module:
         """The module whose output is added to the stream."""
         return self.norms[-1] if self.norms else self.module
-
-
-@dataclass(frozen=True)
-class Removal:
-    """What a plan removes from one writer: of all of it, or of some experts."""
-
-    projector: Projector
-    scale: float
-    experts: tuple[int, ...] | None
 
 
 @dataclass(frozen=True)
@@ -112,7 +102,7 @@ class Trace:
     stream: Tensor
     """``[prompts, layers + 1]``: entering each layer, and leaving the last."""
     writes: dict[Source, Write]
-    scales: list[float] = field(default_factory=list)
+    scales: list[float]
     """λ of each layer."""
 
     def reach(self, layer: int) -> float:
@@ -147,19 +137,17 @@ def components(model: PreTrainedModel, base: BaseModel) -> list[Component]:
     return found
 
 
-def removals(edits: Sequence[Edit]) -> dict[Source, list[Removal]]:
-    """What a plan removes from each writer; a bias goes with its weight."""
-    found: dict[Source, list[Removal]] = {}
+def by_source(edits: Sequence[Edit]) -> dict[Source, list[Edit]]:
+    """The edits of each writer's weights; a bias goes with its weight."""
+    found: dict[Source, list[Edit]] = {}
     for edit in edits:
         if edit.place is not None and isinstance(edit.place.part, Writer) and not edit.place.is_bias:
-            single = (edit.place.expert,) if edit.place.expert is not None else None
-            removal = Removal(edit.projector, edit.scale, edit.experts if edit.experts is not None else single)
-            found.setdefault((edit.place.layer, edit.place.part.role), []).append(removal)
+            found.setdefault((edit.place.layer, edit.place.part.role), []).append(edit)
     return found
 
 
 class Tracer:
-    """Follows the stream along a direction, and what is written to it, in the forward passes that it watches."""
+    """Follows the stream along a direction, and what is written to it, while prompts pass through a model."""
 
     def __init__(
         self,
@@ -167,21 +155,33 @@ class Tracer:
         layout: Layout,
         watched: Sequence[Component],
         direction: Tensor,
-        prompts: int,
-        removed: Mapping[Source, Sequence[Removal]] | None = None,
+        prompts: Sequence[Sequence[int]],
+        edits: Sequence[Edit] = (),
     ) -> None:
         """Make ready to watch.
 
         Args:
             watched: whose writes are followed.
             direction: ``[hidden]``, a unit vector.
-            prompts: how many will pass.
-            removed: what an edit would take out of each writer.
+            prompts: the tokens of each.
+            edits: of which `Write.covered` and `Write.removed` are told.
         """
         self._model, self._layout, self._watched = model, layout, watched
-        self._direction, self._removed = direction, removed or {}
-        self._stream = torch.zeros(prompts, len(decoder_layers(model)) + 1, dtype=torch.float64)
+        self._direction, self._prompts, self._edits = direction, prompts, by_source(edits)
+        self._stream = torch.zeros(len(prompts), len(decoder_layers(model)) + 1, dtype=torch.float64)
         self._writes: dict[Source, Write] = {}
+
+    @torch.inference_mode()
+    def run(self) -> Trace:
+        """Trace the prompts in a pass of their own."""
+
+        def compute(batch: Batch) -> None:
+            with ExitStack() as undo:
+                self.watch(batch, undo)
+                run_decoder(self._model, batch)
+
+        in_batches(self._prompts, "auto", lambda _: None, compute)
+        return self.trace()
 
     def watch(self, batch: Batch, undo: ExitStack) -> None:
         """Set hooks for one forward pass of a batch, until `undo` is closed."""
@@ -196,7 +196,7 @@ class Tracer:
                 values[batch.rows] = of_batch
 
         watch_stream(self._model, keep, undo)
-        watch_writes(self._watched, self._direction, self._removed, batch, note, undo)
+        watch_writes(self._watched, self._direction, self._edits, batch, note, undo)
 
     def trace(self) -> Trace:
         """What was seen, once all prompts have passed."""
@@ -205,36 +205,15 @@ class Tracer:
         return Trace(self._stream, self._writes, scales)
 
 
-@torch.inference_mode()
-def trace(
-    model: PreTrainedModel,
-    layout: Layout,
-    watched: Sequence[Component],
-    direction: Tensor,
-    prompts: Sequence[Sequence[int]],
-    removed: Mapping[Source, Sequence[Removal]] | None = None,
-) -> Trace:
-    """Follow the stream along a direction ``[hidden]`` through every layer, in a pass of its own; see `Tracer`."""
-    tracer = Tracer(model, layout, watched, direction, len(prompts), removed)
-
-    def compute(batch: Batch) -> None:
-        with ExitStack() as undo:
-            tracer.watch(batch, undo)
-            run_decoder(model, batch)
-
-    in_batches(prompts, "auto", lambda _: None, compute)
-    return tracer.trace()
-
-
 def watch_writes(
     watched: Sequence[Component],
     direction: Tensor,
-    removed: Mapping[Source, Sequence[Removal]],
+    edits: Mapping[Source, Sequence[Edit]],
     batch: Batch,
     on_write: OnWrite,
     undo: ExitStack,
 ) -> None:
-    """Tell `on_write` of each write in a forward pass of `batch`, until `undo` is closed; change it as that says."""
+    """Tell `on_write` of each write in a forward pass of a batch until `undo` is closed, and change it as that says."""
     shrinks: dict[nn.Module, Tensor] = {}
     gains = {norm: gain for component in watched for norm, gain in zip(component.norms, component.gains, strict=True)}
 
@@ -246,19 +225,7 @@ def watch_writes(
     for norm in gains:
         undo.callback(norm.register_forward_hook(normed).remove)
     for component in watched:
-        _Watched(component, direction, removed.get(component.source, ()), batch, shrinks, on_write).hook(undo)
-
-
-@dataclass(frozen=True)
-class _Output:
-    """What a module returned for the token that is asked about."""
-
-    vectors: Tensor
-    """``[prompts, chosen, hidden]``: by chosen expert; of what is not routed, one."""
-    index: Tensor | None = None
-    """``[prompts, chosen]``: which experts they are; None of what is not routed."""
-    weights: Tensor | None = None
-    """``[prompts, chosen]``: what the router gave them."""
+        _Watched(component, direction, edits.get(component.source, ()), batch, shrinks, on_write).hook(undo)
 
 
 @dataclass
@@ -271,15 +238,18 @@ class _Watched:
 
     component: Component
     direction: Tensor
-    removed: Sequence[Removal]
+    edits: Sequence[Edit]
     batch: Batch
     shrinks: Mapping[nn.Module, Tensor]
     """One over what each norm divides by, ``[prompts]``: there once the norm has returned."""
     on_write: OnWrite
     gate: Tensor | None = None
     """``[prompts]``: there once the block is entered, where it has a gate."""
-    output: _Output | None = None
-    """There once the module has returned."""
+    written: Tensor | None = None
+    """``[prompts, chosen, hidden]``: there once the module has returned; by chosen expert, and else as one."""
+    index: Tensor | None = None
+    """``[prompts, chosen]``: of routed experts, which they are; `weights` is what the router gave them."""
+    weights: Tensor | None = None
 
     def hook(self, undo: ExitStack) -> None:
         """Set hooks until `undo` is closed."""
@@ -293,10 +263,19 @@ class _Watched:
         self.gate = torch.sigmoid(self.component.gate(self.batch.at_end(read))).double()[:, 0]
 
     def _keep_output(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-        if self.component.writer.role == "routed_experts":
-            self.output = _by_expert(self.component.writer, module, args, output, self.batch)
+        if self.component.writer.role != "routed_experts":
+            self.written = self.batch.at_end(output)[:, None]
+        elif self.component.writer.routed == "input":
+            self.written = self.batch.each_at_end(output).transpose(0, 1)
+            self.index = torch.arange(self.written.shape[1]).expand(len(self.written), -1)
+            self.weights = torch.full(self.index.shape, math.nan, dtype=torch.float64)
         else:
-            self.output = _Output(self.batch.at_end(output)[:, None])
+            tokens, index, weights = (self.batch.at_end(argument) for argument in args[:3])
+            each = tokens.repeat_interleave(index.shape[1], 0)
+            # Not the module itself, whose hooks have seen this token.
+            alone = module.forward(each, index.reshape(-1, 1), weights.reshape(-1, 1))
+            self.written = alone.view(*index.shape, -1)
+            self.index, self.weights = index.cpu(), weights.double().cpu()
 
     def _tell(self, output: Tensor) -> Tensor | None:
         factor = torch.full((len(self.batch.rows),), self.component.multiplier, dtype=torch.float64)
@@ -315,42 +294,27 @@ class _Watched:
 
     def _write(self, factor: Tensor) -> Write:
         """The write, of which `factor` ``[prompts]`` multiplies what comes out of the norms."""
-        assert self.output is not None
-        gain, index = torch.ones_like(self.direction), self.output.index
+        assert self.written is not None
+        gain = torch.ones_like(self.direction)
         for norm, its_gain in zip(self.component.norms, self.component.gains, strict=True):
             gain, factor = gain * its_gain.cpu(), factor * self.shrinks[norm]
-        exact = self.output.vectors.double() * factor[:, None, None]
+        exact = self.written.double() * factor[:, None, None]
         projected = _project(exact, gain * self.direction).cpu()
-        covered, taken = torch.zeros_like(projected), torch.zeros_like(projected)
-        for removal in self.removed:
+        covered, removed = torch.zeros_like(projected), torch.zeros_like(projected)
+        for edit in self.edits:
             here = torch.ones_like(projected)
-            if removal.experts is not None and index is not None:
-                here = torch.isin(index, torch.tensor(removal.experts)).double()
-            along = removal.projector.left.T @ (gain * self.direction)
+            if self.index is not None and edit.of_experts is not None:
+                here = torch.isin(self.index, torch.tensor(edit.of_experts)).double()
+            along = edit.projector.left.T @ (gain * self.direction)
             covered += here * projected
-            taken += removal.scale * here * (_project(exact, removal.projector.right).cpu() @ along)
+            removed += edit.scale * here * (_project(exact, edit.projector.right).cpu() @ along)
         of_experts = None
-        if index is not None and self.output.weights is not None:
-            held = expert_count(self.component.module)
-            of_experts = ExpertWrites(_by_number(projected, index, held), _by_number(self.output.weights, index, held))
-        return Write(projected.sum(1), covered.sum(1), taken.sum(1), of_experts)
-
-
-def _by_expert(writer: Writer, experts: nn.Module, args: tuple[Any, ...], output: Tensor, batch: Batch) -> _Output:
-    """What each chosen expert wrote."""
-    if writer.routed == "input":
-        each = batch.each_at_end(output).transpose(0, 1)
-        index = torch.arange(each.shape[1]).expand(len(each), -1)
-        return _Output(each, index, torch.full(index.shape, math.nan, dtype=torch.float64))
-    tokens, index, weights = (batch.at_end(argument) for argument in args[:3])
-    chosen = index.shape[1]
-    # Not the module itself, whose hooks have seen this token.
-    alone = experts.forward(tokens.repeat_interleave(chosen, 0), index.reshape(-1, 1), weights.reshape(-1, 1))
-    return _Output(alone.view(len(tokens), chosen, -1), index.cpu(), weights.double().cpu())
-
-
-def _by_number(values: Tensor, index: Tensor, experts: int) -> Tensor:
-    return torch.zeros(len(values), experts, dtype=torch.float64).scatter_add_(1, index, values)
+        if self.index is not None and self.weights is not None:
+            empty = torch.zeros(len(projected), held_experts(self.component.module), dtype=torch.float64)
+            of_experts = ExpertWrites(
+                *(empty.scatter_add(1, self.index, values) for values in (projected, self.weights))
+            )
+        return Write(projected.sum(1), covered.sum(1), removed.sum(1), of_experts)
 
 
 def _project(vectors: Tensor, direction: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from excise.checkpoint.base_model import BaseModel
-from excise.diagnosis.contributions import Source, Trace, Tracer, components, removals
+from excise.diagnosis.contributions import Component, Source, Trace, Tracer, components
 from excise.edit.plan import Edit, make_plan
 from excise.edit.projectors import Directions
 from excise.edit.shifts import make_shifts
@@ -107,13 +107,11 @@ def simulate(
     measurement = main_measurement(named, statistics)
     orthogonalize = "none" if ablate.orthogonalize == "target" else ablate.orthogonalize
     direction = directions.at(measurement, 0, orthogonalize)
-    watched, removed = components(model, base), removals(plans[1.0])
 
-    def tracers(follow_writes: bool) -> list[Tracer]:
-        followed = watched if follow_writes else []
-        return [Tracer(model, base.layout.family, followed, direction, len(kind), removed) for kind in prompts]
+    def tracers(watched: Sequence[Component] = ()) -> list[Tracer]:
+        return [Tracer(model, base.layout.family, watched, direction, kind, plans[1.0]) for kind in prompts]
 
-    of_base = tracers(follow_writes=True)
+    of_base = tracers(components(model, base))
     questions = Questions(model, *prompts, *(tracer.watch for tracer in of_base))
     before = [tracer.trace() for tracer in of_base]
     advance(1)
@@ -121,7 +119,7 @@ def simulate(
     outcomes: dict[float, Outcome] = {}
     after: dict[float, list[Trace]] = {}
     for scale, edits in plans.items():
-        of_edited = tracers(follow_writes=False)
+        of_edited = tracers()
         with simulated(model, edits, shifts):
             outcomes[scale] = questions.ask(*(tracer.watch for tracer in of_edited))
         after[scale] = [tracer.trace() for tracer in of_edited]

@@ -1,12 +1,12 @@
-"""The whole diagnosis of a model, whatever the rules: along its most causal direction, over all its writers."""
+"""The whole diagnosis of a model, whatever the rules: along the direction that is most the cause, over all writers."""
 
 from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
 from excise.diagnosis.causes import ActivationPatching, ablate_each, explain_causes, most_causal
-from excise.diagnosis.contributions import components, trace
-from excise.diagnosis.recommendation import LIMIT, explain_ranges, recommend, rules_of
+from excise.diagnosis.contributions import Tracer, components
+from excise.diagnosis.recommendation import LIMIT, explain_ranges, recommend, rules_of, try_edits
 from excise.diagnosis.router import blind_routers, explain_routers, explain_weights, trace_routers
 from excise.diagnosis.writers import Contrast, explain_experts, explain_roles, explain_writers, name_writer
 from excise.edit.projectors import Directions, NoProjector
@@ -18,7 +18,7 @@ from schemas.diagnosis import (
 from schemas.directions import MeasurementStatistics
 from schemas.params.ablate import Ablate, EditMethod, Orthogonalize
 
-STEPS = 5
+STEPS = 4
 """How often `explain` tells how far it is."""
 
 
@@ -48,7 +48,7 @@ def explain(
     causes = explain_causes(questions, bench.directions, statistics, without)
     advance(1)
 
-    contrast = Contrast(*(trace(model, layout, watched, direction, prompts) for prompts in kinds))
+    contrast = Contrast(*(Tracer(model, layout, watched, direction, prompts).run() for prompts in kinds))
     patching = ActivationPatching(questions, watched, direction, contrast.harmless)
     roles, experts = explain_roles(contrast, patching), explain_experts(contrast, patching)
     named = name_writer(roles, experts, contrast, patching)
@@ -60,10 +60,8 @@ def explain(
     routings = [trace_routers(model, layout, blinding, prompts) for prompts in kinds]
     advance(1)
 
-    kinds_of_writer = [row.role for row in roles]
-    ranges = explain_ranges(bench, ablate, contrast, measurement, kinds_of_writer)
-    advance(1)
-    recommendation = recommend(bench, ablate, kinds_of_writer, causal, rules_of(named, measurement))
+    kinds_of_writer, others = [row.role for row in roles], [other for other in causal if other != measurement]
+    tried = try_edits(bench, ablate, kinds_of_writer, [measurement, *others], rules_of(named, measurement))
     advance(1)
     return Diagnosis(
         measurement=measurement,
@@ -82,8 +80,8 @@ def explain(
         named=named,
         routers=explain_routers(*routings),
         weights=explain_weights(contrast),
-        ranges=ranges,
-        recommendation=recommendation,
+        ranges=explain_ranges(tried, contrast, base.layout.layers, measurement, kinds_of_writer),
+        recommendation=recommend(tried),
     )
 
 

@@ -54,31 +54,56 @@ class Tried:
         return float(more.mean()) <= Z * float(more.std()) / math.sqrt(len(more))
 
 
-def explain_ranges(
-    bench: Bench, ablate: Ablate, contrast: Contrast, measurement: int, writers: Sequence[str]
-) -> list[RangeTrial]:
-    """Layer coverage: the direction taken out in some layers only."""
-    rows = []
-    for first, last in layer_ranges(bench.base.layout.layers):
-        outcome = bench.attempt(with_rules(ablate, [range_rule(first, last, measurement, writers)]))
-        written = sum(contrast.difference(site) for site in contrast.sites if first <= site[0] <= last)
-        answers = outcome.answers() if outcome is not None else None
-        rows.append(RangeTrial(first=first, last=last, written=written, answers=answers))
-    return rows
-
-
-def recommend(
+def try_edits(
     bench: Bench, ablate: Ablate, writers: Sequence[str], measurements: Sequence[int], named: Rules
-) -> Recommendation | None:
-    """The best edit of those that are tried; None where the model takes none of them.
+) -> list[Tried]:
+    """Every range of layers, the best of these with fewer writers, the named writer only, and the best of all at lower
+    scales; none twice, and none that the model does not take.
 
     Args:
         ablate: method and the rest; its rules are not tried.
         writers: every kind of writer that the model has.
-        measurements: those whose direction is most the cause first.
+        measurements: that explained first, and others whose direction is the cause; the first few are tried.
         named: rules that edit only the writer whose part is the cause.
     """
-    tried = try_edits(bench, ablate, writers, measurements[:MEASUREMENTS], named)
+    tried: list[Tried] = []
+
+    def attempt(rules: Rules) -> None:
+        if any(rules == other.rules for other in tried):
+            return
+        outcome = bench.attempt(with_rules(ablate, rules))
+        if outcome is not None:
+            tried.append(Tried(rules, outcome))
+
+    for measurement in measurements[:MEASUREMENTS]:
+        for first, last in layer_ranges(bench.base.layout.layers):
+            attempt([range_rule(first, last, measurement, writers)])
+    for best in _best(tried):
+        for fewer in _fewer(writers):
+            attempt([{**rule, "targets": list(fewer)} for rule in best.rules])
+    for measurement in measurements[:MEASUREMENTS]:
+        attempt([{**rule, "measurement": measurement} for rule in named])
+    for best in _best(tried):
+        for scale in SCALES:
+            attempt([{**rule, "scale": scale * rule["scale"]} for rule in best.rules])
+    return tried
+
+
+def explain_ranges(
+    tried: Sequence[Tried], contrast: Contrast, layers: int, measurement: int, writers: Sequence[str]
+) -> list[RangeTrial]:
+    """Layer coverage: of what was tried, the direction taken out in some layers only."""
+    rows = []
+    for first, last in layer_ranges(layers):
+        rules = [range_rule(first, last, measurement, writers)]
+        answers = next((one.outcome.answers() for one in tried if one.rules == rules), None)
+        written = sum(contrast.difference(site) for site in contrast.sites if first <= site[0] <= last)
+        rows.append(RangeTrial(first=first, last=last, written=written, answers=answers))
+    return rows
+
+
+def recommend(tried: Sequence[Tried]) -> Recommendation | None:
+    """The best edit of those that were tried; None where the model took none."""
     if not tried:
         return None
     best = _best(tried)[0]
@@ -89,34 +114,6 @@ def recommend(
         tried=len(tried),
         alike=sum(one is not best and one.removes and one.is_like(best) for one in tried),
     )
-
-
-def try_edits(
-    bench: Bench, ablate: Ablate, writers: Sequence[str], measurements: Sequence[int], named: Rules
-) -> list[Tried]:
-    """Every range of layers, the best of these with fewer writers, the named writer only, and the best of all at lower
-    scales; none twice."""
-    tried: list[Tried] = []
-
-    def attempt(rules: Rules) -> None:
-        if any(rules == other.rules for other in tried):
-            return
-        outcome = bench.attempt(with_rules(ablate, rules))
-        if outcome is not None:
-            tried.append(Tried(rules, outcome))
-
-    for measurement in measurements:
-        for first, last in layer_ranges(bench.base.layout.layers):
-            attempt([range_rule(first, last, measurement, writers)])
-    for best in _best(tried):
-        for fewer in _fewer(writers):
-            attempt([{**rule, "targets": list(fewer)} for rule in best.rules])
-    for measurement in measurements:
-        attempt([{**rule, "measurement": measurement} for rule in named])
-    for best in _best(tried):
-        for scale in SCALES:
-            attempt([{**rule, "scale": scale * rule["scale"]} for rule in best.rules])
-    return tried
 
 
 def _best(tried: Sequence[Tried]) -> list[Tried]:

@@ -19,7 +19,7 @@ from excise.edit.shifts import odds_of_use
 from excise.inference.forward import Batch, in_batches, run_decoder
 from excise.inference.hooks import on_input
 from excise.inference.models import decoder_layers
-from excise.residual.experts import chosen, expert_count, routed_experts
+from excise.residual.experts import chosen, held_experts, routed_experts
 from excise.trials.bench import Bench, with_rules
 from schemas.diagnosis import RouterReading, WeightsSplit
 from schemas.layout import Layout, Reader, Writer
@@ -64,9 +64,11 @@ def trace_routers(
     """
     experts, layers = routed_experts(model, layout), decoder_layers(model)
     blinding = routers(layout, edits)
-    found = {
-        layer: _empty(len(prompts), expert_count(module), layer in blinding) for layer, (_, module) in experts.items()
-    }
+    found = {}
+    for layer, (_, module) in experts.items():
+        logits, through = torch.zeros(2, len(prompts), held_experts(module), dtype=torch.float64)
+        used, blinded = torch.zeros(2, *logits.shape, dtype=torch.bool)
+        found[layer] = Routing(logits, through, used, blinded, layer in blinding)
 
     def compute(batch: Batch) -> None:
         with ExitStack() as undo:
@@ -130,12 +132,6 @@ class _RoutedLayer:
         self.is_blind = False
 
 
-def _empty(prompts: int, experts: int, is_blinded: bool) -> Routing:
-    numbers = torch.zeros(2, prompts, experts, dtype=torch.float64)
-    used, blinded = torch.zeros(2, prompts, experts, dtype=torch.bool)
-    return Routing(numbers[0], numbers[1], used, blinded, is_blinded)
-
-
 def explain_routers(harmful: Mapping[int, Routing], harmless: Mapping[int, Routing]) -> list[RouterReading]:
     """Does the router read it?"""
     rows = []
@@ -164,15 +160,11 @@ def explain_weights(contrast: Contrast) -> list[WeightsSplit]:
         if write.experts is None or other.experts is None:
             continue
         separable = not bool(write.experts.weights.isnan().any())
-        parts = split(write.experts, other.experts) if separable else None
-        rows.append(
-            WeightsSplit(
-                layer=layer,
-                difference=contrast.difference((layer, role, None)),
-                by_weights=float(parts.by_weights.sum()) if parts is not None else None,
-                by_outputs=float(parts.by_outputs.sum()) if parts is not None else None,
-            )
+        by_weights, by_outputs = (
+            (float(part.sum()) for part in split(write.experts, other.experts)) if separable else (None, None)
         )
+        difference = contrast.difference((layer, role, None))
+        rows.append(WeightsSplit(layer=layer, difference=difference, by_weights=by_weights, by_outputs=by_outputs))
     return rows
 
 
@@ -204,32 +196,26 @@ def changed_choices(routing: Routing) -> float:
     return float((routing.used & ~routing.blinded).sum() / routing.used.sum())
 
 
-@dataclass(frozen=True)
-class Split:
-    """The difference of what experts write along the direction, ``[experts]`` float64 each."""
-
-    by_weights: Tensor
-    """Because they are chosen or weighted otherwise."""
-    by_outputs: Tensor
-    """Because they write otherwise."""
-
-
-def split(harmful: ExpertWrites, harmless: ExpertWrites) -> Split:
-    """Split the difference between two sides into what weights and what outputs carry; the parts add up to it exactly.
+def split(harmful: ExpertWrites, harmless: ExpertWrites) -> tuple[Tensor, Tensor]:
+    """Split the difference of what experts write along the direction into what weights and what outputs carry.
 
     With w̄ = E[w], 0 where an expert is not chosen, and ȳ = E[w y] / E[w], which is the other side's for an expert that
     one side does not use: Δ = Σ Δw̄ (ȳ₁ + ȳ₂) / 2 + Δȳ (w̄₁ + w̄₂) / 2.
 
     Args:
-        harmful: of the prompts of one side.
+        harmful: of the prompts of one kind.
         harmless: of the other's, as many as it has.
+
+    Returns:
+        ``[experts]`` float64 each: what is due to being chosen or weighted otherwise, and to writing otherwise. They
+        add up to the difference exactly.
     """
     weights = [side.weights.mean(0) for side in (harmful, harmless)]
     writes = [side.projected.mean(0) for side in (harmful, harmless)]
     unused = [weight == 0 for weight in weights]
     alone = [torch.where(no, 0.0, write / weight) for no, write, weight in zip(unused, writes, weights, strict=True)]
     outputs = [torch.where(unused[0], alone[1], alone[0]), torch.where(unused[1], alone[0], alone[1])]
-    return Split(
-        by_weights=(weights[0] - weights[1]) * (outputs[0] + outputs[1]) / 2,
-        by_outputs=(outputs[0] - outputs[1]) * (weights[0] + weights[1]) / 2,
+    return (
+        (weights[0] - weights[1]) * (outputs[0] + outputs[1]) / 2,
+        (outputs[0] - outputs[1]) * (weights[0] + weights[1]) / 2,
     )

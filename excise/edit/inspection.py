@@ -9,12 +9,12 @@ from transformers import PreTrainedModel
 
 from excise.checkpoint.manifest import read_config_file, refuse_quantized
 from excise.checkpoint.weights import Checkpoint, Tensor, same_bytes
-from excise.edit.layout import as_named, check_layout, embedding_and_head
+from excise.edit.layout import as_named, check_layout, embedding_and_head, layer_match
 from excise.inference.loading import check_loads, in_one_line
 from excise.inference.models import read_model_config, without_weights
 from excise.plumbing.errors import StageError
 from schemas.families import layouts
-from schemas.layout import Layout, ModelLayout, matcher
+from schemas.layout import Layout, ModelLayout
 from schemas.text import listed, shorten
 
 _OTHER_FILES = {
@@ -184,9 +184,8 @@ def _is_tied(model: PreTrainedModel) -> bool:
 def _may_be_unread(name: str, layout: ModelLayout, extra: int, is_alone: bool) -> bool:
     """Whether a tensor is of one of the extra layers that are not in use, or of a part of the model that has nothing to
     do with text."""
-    for prefix in map(matcher, layout.family.layers):
-        if match := prefix.match(name):
-            return layout.layers <= int(match["layer"]) < layout.layers + extra
+    if found := layer_match(layout.family, name):
+        return layout.layers <= int(found["layer"]) < layout.layers + extra
     if name.startswith(layout.family.spare):
         return True
     return not is_alone and name not in (*layout.family.embeddings, *layout.family.heads)

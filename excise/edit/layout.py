@@ -1,5 +1,7 @@
 """One checkpoint's tensors, sorted by what its layout says of them, with none left out in silence."""
 
+import functools
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -48,15 +50,22 @@ def spare_layers(layout: ModelLayout, tensors: Iterable[str]) -> list[str]:
     Returns:
         The prefixes of their tensors, such as `model.layers.46.` or `mtp.`.
     """
-    prefixes = [matcher(prefix) for prefix in layout.family.layers]
     numbered: dict[int, str] = {}
     others: set[str] = set()
     for name in tensors:
-        found = next((match for prefix in prefixes if (match := prefix.match(name))), None)
+        found = layer_match(layout.family, name)
         if found is not None and int(found["layer"]) >= layout.layers:
             numbered[int(found["layer"])] = found[0]
         others |= {prefix for prefix in layout.family.spare if name.startswith(prefix)}
     return [numbered[number] for number in sorted(numbered)] + sorted(others)
+
+
+def layer_match(family: Layout, name: str) -> re.Match[str] | None:
+    """The prefix by which a tensor is one of a layer's, with the layer's number as its group; None for others."""
+    return next((found for prefix in family.layers if (found := _matcher(prefix).match(name))), None)
+
+
+_matcher = functools.cache(matcher)
 
 
 def as_named(family: Layout, tensors: Iterable[str]) -> Layout:
@@ -64,8 +73,7 @@ def as_named(family: Layout, tensors: Iterable[str]) -> Layout:
     such as it holds them in memory."""
     in_memory = family.in_memory()
     fused = _expert_weights(in_memory) - _expert_weights(family)
-    prefixes = [matcher(prefix) for prefix in family.layers]
-    within = {name[match.end() :] for name in tensors for prefix in prefixes if (match := prefix.match(name))}
+    within = {name[found.end() :] for name in tensors if (found := layer_match(family, name))}
     return in_memory if fused & within else family
 
 
@@ -113,10 +121,9 @@ def sort_by_layer(layout: ModelLayout, tensors: Iterable[str]) -> list[dict[str,
     Raises:
         StageError: a tensor of a layer is there under two names.
     """
-    prefixes = [matcher(prefix) for prefix in layout.family.layers]
     layers: list[dict[str, str]] = [{} for _ in range(layout.layers)]
     for name in sorted(tensors):
-        found = next((match for prefix in prefixes if (match := prefix.match(name))), None)
+        found = layer_match(layout.family, name)
         if found is not None and int(found["layer"]) < layout.layers:
             twin = layers[int(found["layer"])].setdefault(name[found.end() :], name)
             if twin != name:
@@ -208,9 +215,9 @@ def _variant_of(variants: Sequence[Variant], layout: ModelLayout, names: Mapping
         ]
         for variant in variants
     ]
-    whole = [place for place, rests in enumerate(required) if all(rest in names for rest in rests)]
+    whole = [number for number, rests in enumerate(required) if all(rest in names for rest in rests)]
     if whole:
-        return variants[max(whole, key=lambda place: len(required[place]))]
+        return variants[max(whole, key=lambda number: len(required[number]))]
     nearest = max(required, key=lambda rests: sum(rest in names for rest in rests))
     missing = [rest for rest in nearest if rest not in names]
     raise StageError(f"{where} lacks {listed(_full(missing, names))}; {INCOMPLETE}")

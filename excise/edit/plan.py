@@ -50,6 +50,12 @@ class Edit:
         """Which axis of each matrix is the residual stream's: 0 rows, 1 columns."""
         return 1 if self.place is None else self.place.stream_axis
 
+    @property
+    def of_experts(self) -> tuple[int, ...] | None:
+        """Which of the layer's routed experts it is of; None for all, and for what has none."""
+        single = None if self.place is None or self.place.expert is None else (self.place.expert,)
+        return self.experts if self.experts is not None else single
+
     def record(self) -> Projection:
         """As it stands in edit.json."""
         return Projection(
@@ -74,13 +80,13 @@ class _Choice:
     scale: float
 
     @property
-    def order(self) -> tuple[int, Target, str]:
-        """Where its edit stands in the plan."""
-        return (-1, EMBEDDING, self.tensor) if self.place is None else (self.place.layer, self.role, self.tensor)
-
-    @property
     def role(self) -> Target:
         return EMBEDDING if self.place is None else self.place.part.role
+
+    @property
+    def order(self) -> tuple[int, Target, str]:
+        """Where its edit stands in the plan."""
+        return -1 if self.place is None else self.place.layer, self.role, self.tensor
 
 
 _Matrix = tuple[str, int | None]

@@ -128,8 +128,8 @@ def _batches(prompts: Sequence[Sequence[int]], by_length: Sequence[int], size: i
 def _batch(prompts: Sequence[Sequence[int]], rows: list[int], position: int) -> Batch:
     lengths = torch.tensor([len(prompts[row]) for row in rows])
     ids = torch.zeros(len(rows), int(lengths.max()), dtype=torch.long)
-    for place, row in enumerate(rows):
-        ids[place, : len(prompts[row])] = torch.tensor(prompts[row])
+    for number, row in enumerate(rows):
+        ids[number, : len(prompts[row])] = torch.tensor(prompts[row])
     return Batch(rows, ids, (torch.arange(ids.shape[1]) < lengths[:, None]).long(), lengths + position)
 
 
@@ -139,8 +139,8 @@ def run_decoder(model: PreTrainedModel, batch: Batch, device: torch.device | Non
     Args:
         device: where tokens go; None where the model knows.
     """
-    place = device or model.device
-    decoder(model)(input_ids=batch.ids.to(place), attention_mask=batch.mask.to(place), use_cache=False)
+    device = device or model.device
+    decoder(model)(input_ids=batch.ids.to(device), attention_mask=batch.mask.to(device), use_cache=False)
 
 
 @torch.inference_mode()
@@ -186,8 +186,3 @@ def _first_tokens(model: PreTrainedModel, batch: Batch) -> Iterator[Tensor]:
 def kl(base: Tensor, edited: Tensor) -> Tensor:
     """KL(base‖edited) of each prompt in nats, ``[prompts]``, of two ``[prompts, vocabulary]`` log-probabilities."""
     return torch.nn.functional.kl_div(edited.double(), base.double(), reduction="none", log_target=True).sum(dim=-1)
-
-
-def mean_kl(base: Tensor, edited: Tensor) -> float:
-    """The mean of these over prompts."""
-    return float(kl(base, edited).mean().clamp(min=0.0))

@@ -28,19 +28,19 @@ _BUILDING = 15, 1 << 30
 """Seconds and bytes that a model without weights may take; one of 100 layers takes a second."""
 
 
-def load_model(checkpoint: Checkpoint, dtype: str, place: torch.device | Literal["balanced"]) -> PreTrainedModel:
+def load_model(checkpoint: Checkpoint, dtype: str, placement: torch.device | Literal["balanced"]) -> PreTrainedModel:
     """The language model of a checkpoint, in evaluation mode, on a device or spread over all GPUs by accelerate.
 
     Raises:
         StageError: transformers cannot load it, or would make some of its weights up.
     """
-    _refuse_what_cannot_fit(checkpoint, dtype, place)
+    _refuse_what_cannot_fit(checkpoint, dtype, placement)
     with exactly(checkpoint) as folder, in_one_line(checkpoint.folder, folder):
         config = _config_of(folder)
         loaded: Any = _auto_class(config).from_pretrained(
             folder,
             dtype=dtype,
-            device_map={"": place} if isinstance(place, torch.device) else place,
+            device_map={"": placement} if isinstance(placement, torch.device) else placement,
             local_files_only=True,
             use_safetensors=True,
             trust_remote_code=remote_code_is_trusted(folder),
@@ -70,10 +70,10 @@ def _refuse_what_does_not_run(folder: Path, model: PreTrainedModel) -> None:
         model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=model.device), use_cache=False)
 
 
-def _refuse_what_cannot_fit(checkpoint: Checkpoint, dtype: str, place: torch.device | Literal["balanced"]) -> None:
+def _refuse_what_cannot_fit(checkpoint: Checkpoint, dtype: str, placement: torch.device | Literal["balanced"]) -> None:
     """Before the system ends the process, which would leave nothing said."""
     need = weights_need(checkpoint, without_weights(checkpoint.folder, dtype))
-    if place != "balanced" and place.type == "cpu" and (limit := impossible(need, limits(place))):
+    if placement != "balanced" and placement.type == "cpu" and (limit := impossible(need, limits(placement))):
         raise StageError(
             f"{checkpoint.folder} takes {need.of(limit) / GIB:,.1f} GiB of memory, and {limit.name} has "
             f"{limit.total / GIB:,.1f} GiB; use a larger machine, or GPUs that hold it (model.device: balanced). "

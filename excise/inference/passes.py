@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -32,19 +32,19 @@ from excise.plumbing.memory import (
 )
 
 
-class Passes(Protocol):
-    """A model that prompts can be passed through, with hooks on its modules."""
+class Passes:
+    """A model in memory as a whole, which prompts can be passed through with hooks on its modules."""
 
-    @property
-    def model(self) -> PreTrainedModel:
+    unit = "prompts"
+    """What `steps` counts."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model = model
         """What hooks are set on. Its parameters may be in memory only while prompts pass."""
-
-    @property
-    def unit(self) -> str:
-        """What `steps` counts."""
 
     def steps(self, prompts: int) -> int:
         """How far `run` is when it is done with this many prompts, in what it tells `advance`."""
+        return prompts
 
     def run(
         self,
@@ -58,7 +58,7 @@ class Passes(Protocol):
 
         Args:
             prompts: the tokens of each.
-            batch_size: prompts in a batch at most; halved where memory runs out, and that is said.
+            batch_size: prompts in a batch at most; halved where memory runs out, with a warning.
             position: which token of each is asked about, counted from its end.
             watch: sets hooks on the layers and on what is in them. Each layer is called once for each batch, and again
                 where memory ran out.
@@ -68,28 +68,6 @@ class Passes(Protocol):
             StageError: memory is too small for a single prompt.
         """
 
-
-@dataclass(frozen=True)
-class Resident:
-    """A model that is in memory as a whole."""
-
-    model: PreTrainedModel
-    unit: str = "prompts"
-
-    def steps(self, prompts: int) -> int:
-        """One a prompt."""
-        return prompts
-
-    def run(
-        self,
-        prompts: Sequence[Sequence[int]],
-        batch_size: int | Literal["auto"],
-        position: int,
-        watch: Watch,
-        advance: Callable[[int], None],
-    ) -> None:
-        """Batch by batch; see `Passes`."""
-
         def compute(batch: Batch) -> None:
             with ExitStack() as undo:
                 watch(batch, undo)
@@ -98,22 +76,22 @@ class Resident:
         in_batches(prompts, batch_size, advance, compute, position)
 
 
-@dataclass(frozen=True)
-class Streamed:
-    """A model of which one layer at a time is in memory: all batches pass through it before the next one is loaded."""
+class Streamed(Passes):
+    """The same with one layer at a time in memory: all batches pass through it before the next one is loaded."""
 
-    layered: LayeredModel
-    rest: torch.device
-    """Where the stream of a batch is while others pass."""
-    unit: str = "layers of prompts"
+    unit = "layers of prompts"
 
-    @property
-    def model(self) -> PreTrainedModel:
-        """The model without weights."""
-        return self.layered.model
+    def __init__(self, layered: LayeredModel, rest: torch.device) -> None:
+        """Make ready to load the first layer.
+
+        Args:
+            rest: where the stream of a batch is while others pass.
+        """
+        super().__init__(layered.model)
+        self.layered, self.rest = layered, rest
 
     def steps(self, prompts: int) -> int:
-        """One a prompt and layer."""
+        """One for each prompt and layer."""
         return prompts * len(decoder_layers(self.model))
 
     def run(
@@ -124,7 +102,7 @@ class Streamed:
         watch: Watch,
         advance: Callable[[int], None],
     ) -> None:
-        """Layer by layer, and in it batch by batch; see `Passes`. Where memory runs out, it begins anew."""
+        """Layer by layer, and in it batch by batch. Where memory runs out, it starts again."""
         size = first_size(batch_size)
         while True:
             batches = all_batches(prompts, size, position)
@@ -136,7 +114,7 @@ class Streamed:
                 return
             except torch.OutOfMemoryError:
                 size = smaller(max(len(batch.rows) for batch in batches))
-                print(f"Out of memory: beginning anew with {size} prompts a batch", file=sys.stderr)
+                print(f"Out of memory: starting again with {size} prompts a batch", file=sys.stderr)
                 advance(-done)
 
     def _through_layers(self, batches: list[Batch], watch: Watch) -> Iterator[int]:
@@ -163,11 +141,11 @@ class Streamed:
         def note(*args: Any, **kwargs: Any) -> Tensor:
             stream, others, named = split_call(args, kwargs)
             if not streams:
-                # A copy, so that a change in place is seen too.
+                # A copy, so that a change in placement is seen too.
                 streams.append(stream.clone())
-            elif not _same(stream, streams[0]):
+            elif not torch.allclose(stream, streams[0], rtol=0, atol=0, equal_nan=True):
                 raise StageError(
-                    f"{type(self.model).__name__} does more between its layers than to hand on the stream: it cannot "
+                    f"{type(self.model).__name__} does more between its layers than pass on the stream: it cannot "
                     "be run layer by layer; set measure.stream: off"
                 )
             calls.append((others, named))
@@ -198,25 +176,18 @@ class _Entered:
         self.stream = stream_of(output).to(self.stream.device)
 
 
-def _same(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors hold the same numbers; what is no number is the same as itself."""
-    return torch.equal(one, other) or (
-        one.shape == other.shape and torch.allclose(one, other, rtol=0, atol=0, equal_nan=True)
-    )
-
-
 def open_model(
     checkpoint: Checkpoint,
     dtype: str,
-    place: torch.device | Literal["balanced"],
-    stream: Literal["auto", "on", "off"],
+    placement: torch.device | Literal["balanced"],
+    offload: Literal["auto", "on", "off"],
     prompts: Sequence[Sequence[int]],
     batch_size: int | Literal["auto"],
 ) -> Passes:
     """Load the model, or make ready to load it layer by layer: with `auto` where it does not fit, which is said.
 
     Args:
-        place: where the layers run; for one layer at a time, of several GPUs the first.
+        placement: where the layers run; for one layer at a time, of several GPUs the first.
         prompts: what will pass through it.
 
     Raises:
@@ -224,21 +195,21 @@ def open_model(
     """
     batches = all_batches(prompts, first_size(batch_size))
     work = Work.of((len(batch.rows), batch.ids.shape[1]) for batch in batches)
-    if stream == "off" or (stream == "auto" and _fits(checkpoint, dtype, place, work)):
-        return Resident(load_model(checkpoint, dtype, place))
-    device = torch.device("cuda", 0) if place == "balanced" else place
+    if offload == "off" or (offload == "auto" and _fits(checkpoint, dtype, placement, work)):
+        return Passes(load_model(checkpoint, dtype, placement))
+    device = torch.device("cuda", 0) if placement == "balanced" else placement
     layered = LayeredModel(checkpoint, dtype, device)
     _refuse_what_cannot_fit(checkpoint.folder, layered, work)
     return Streamed(layered, _resting_place(layered, work))
 
 
-def _fits(checkpoint: Checkpoint, dtype: str, place: torch.device | Literal["balanced"], work: Work) -> bool:
+def _fits(checkpoint: Checkpoint, dtype: str, placement: torch.device | Literal["balanced"], work: Work) -> bool:
     """Whether the model fits as a whole; where it does not, that is said."""
     model = without_weights(checkpoint.folder, dtype)
     weights, sizes = weights_need(checkpoint, model), _sizes(model)
-    on_cpu = place != "balanced" and place.type == "cpu"
+    on_cpu = placement != "balanced" and placement.type == "cpu"
     memory = resident_bytes(weights.memory, sizes, work) if on_cpu else weights.memory + batch_bytes(sizes, work)
-    limit = too_small(need := Need(memory, weights.mapped), limits(place))
+    limit = too_small(need := Need(memory, weights.mapped), limits(placement))
     if limit is not None:
         print(
             f"Measure: to hold the whole model takes {need.of(limit) / GIB:,.1f} GiB, and {limit.name} has "

@@ -13,7 +13,7 @@ from excise.inference.hooks import watch_stream
 from excise.inference.models import decoder_layers
 from excise.inference.passes import Passes
 from excise.plumbing.errors import StageError
-from excise.residual.experts import RoutedExperts, expert_count, watch_experts
+from excise.residual.experts import RoutedExperts, held_experts, watch_experts
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def collect_activations(
     layers, hidden = len(decoder_layers(passes.model)), passes.model.config.get_text_config().hidden_size
     taken = torch.empty(len(prompts), layers + 1, hidden)
     used = {
-        layer: torch.zeros(len(prompts), expert_count(module), dtype=torch.bool)
+        layer: torch.zeros(len(prompts), held_experts(module), dtype=torch.bool)
         for layer, (_, module) in experts.items()
     }
 

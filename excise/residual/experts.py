@@ -62,11 +62,11 @@ def chosen(writer: Writer, experts: nn.Module, given: tuple[Any, ...], batch: Ba
     if writer.routed == "input":
         return batch.each_at_end(given[0]).ne(0).any(dim=-1).T.cpu()
     index = batch.at_end(given[1]).cpu()
-    used = torch.zeros(len(index), expert_count(experts), dtype=torch.bool)
+    used = torch.zeros(len(index), held_experts(experts), dtype=torch.bool)
     return used.scatter_(1, index, True)
 
 
-def expert_count(experts: nn.Module) -> int:
+def held_experts(experts: nn.Module) -> int:
     """How many experts the module holds."""
     down: Any = experts.down_proj
     return int(down.shape[0])

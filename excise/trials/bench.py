@@ -1,17 +1,13 @@
 """Edits tried on the loaded model, by simulation: what each of them would do, before any byte is written."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
-
-from torch import Tensor
 
 from excise.checkpoint.base_model import BaseModel
 from excise.edit.plan import CannotEdit, Edit, make_plan
 from excise.edit.projectors import Directions
-from excise.edit.shifts import Shift, make_shifts
 from excise.trials.refusal import Outcome, Questions
 from excise.trials.simulation import simulated
 from schemas.params.ablate import Ablate, Rule
@@ -22,32 +18,19 @@ BLOCKS = 8
 
 @dataclass(frozen=True)
 class Bench:
-    """A base model with its directions, on which edits are tried."""
+    """A base model with its directions, on which edits of tensors are tried; routers' biases are left as they are."""
 
     base: BaseModel
     directions: Directions
     questions: Questions
-    use_odds: Mapping[int, Tensor] = field(default_factory=dict)
-    """By layer with routed experts, the log-odds of each one's use on harmful against harmless prompts: for edits that
-    move routers' biases."""
 
     def plan(self, ablate: Ablate) -> list[Edit]:
         """What is edited. Raises `StageError` where the model lacks what a rule names, or cannot be edited so."""
         return make_plan(ablate, self.base, self.directions)
 
-    def shifts(self, ablate: Ablate) -> list[Shift]:
-        """What is added to routers' biases. Raises as `plan` does."""
-        return make_shifts(ablate, self.base, self.use_odds)
-
-    @contextmanager
-    def edited(self, ablate: Ablate) -> Iterator[None]:
-        """Within the block, the model behaves as if it had been edited. Raises as `plan` does."""
-        with simulated(self.questions.model, self.plan(ablate), self.shifts(ablate)):
-            yield
-
     def outcome(self, ablate: Ablate) -> Outcome:
         """What the edited model would answer. Raises as `plan` does."""
-        with self.edited(ablate):
+        with simulated(self.questions.model, self.plan(ablate)):
             return self.questions.ask()
 
     def attempt(self, ablate: Ablate) -> Outcome | None:

@@ -52,20 +52,13 @@ def _is_whole(module: nn.Module, planned: Sequence[Edit]) -> bool:
     if len({(edit.scale, edit.projector) for edit in planned}) > 1 or any(edit.keep_column_norms for edit in planned):
         return False
     experts = _experts_of(module)
-    return experts is None or len({number for edit in planned for number in _numbers(edit, experts)}) == experts
+    return experts is None or {number for edit in planned for number in edit.of_experts or experts} == {*experts}
 
 
-def _experts_of(module: nn.Module) -> int | None:
+def _experts_of(module: nn.Module) -> range | None:
+    """The numbers of the experts that a module holds in one parameter; None where it is no such module."""
     fused = getattr(module, "down_proj", None)
-    return fused.shape[0] if isinstance(fused, Tensor) else None
-
-
-def _numbers(edit: Edit, experts: int) -> Sequence[int]:
-    """Which experts of a module an edit is of."""
-    if edit.experts is not None:
-        return edit.experts
-    expert = edit.place.expert if edit.place is not None else None
-    return range(experts) if expert is None else (expert,)
+    return range(fused.shape[0]) if isinstance(fused, Tensor) else None
 
 
 def _hook(module: nn.Module, writes: bool, projector: Projector, scale: float, undo: ExitStack) -> None:
@@ -85,7 +78,7 @@ def _replace(module: nn.Module, writes: bool, planned: Sequence[Edit], undo: Exi
             targets: list[tuple[str, int | None]] = [("bias" if is_bias else "weight", None)]
         else:
             name = "down_proj" if writes else "gate_up_proj"
-            targets = [(name + "_bias" * is_bias, number) for number in _numbers(edit, experts)]
+            targets = [(name + "_bias" * is_bias, number) for number in edit.of_experts or experts]
         # Gate and up projections are two tensors in the file and may be one parameter in memory.
         for name, number in (target for target in targets if target not in done):
             done.add((name, number))

@@ -73,13 +73,13 @@ def test_what_experts_write_adds_up_to_what_their_module_writes(subject: Subject
 @pytest.mark.parametrize("through_norm", ["orthogonal", "oblique"])
 def test_projecting_all_writers_removes_all_that_they_write(subject: Subject, through_norm: str) -> None:
     writers = ["attention", "mlp", "routed_experts", "shared_experts", "per_layer_input"]
-    for write in subject.trace(subject.removals(rules(through_norm=through_norm, targets=writers))).writes.values():
+    for write in subject.trace(subject.bench.plan(rules(through_norm=through_norm, targets=writers))).writes.values():
         torch.testing.assert_close(write.covered, write.projected, rtol=1e-12, atol=1e-12)
         torch.testing.assert_close(write.removed, write.projected, rtol=1e-9, atol=1e-9)
 
 
 def test_what_a_rule_leaves_out_is_not_covered(subject: Subject) -> None:
-    found = subject.trace(subject.removals(rules(targets=["attention"], layers=[0, 2])))
+    found = subject.trace(subject.bench.plan(rules(targets=["attention"], layers=[0, 2])))
     for (layer, role), write in found.writes.items():
         covered = role == "attention" and layer in (0, 2)
         assert torch.equal(write.covered, write.projected if covered else torch.zeros(len(HARMFUL)).double())
@@ -87,7 +87,7 @@ def test_what_a_rule_leaves_out_is_not_covered(subject: Subject) -> None:
 
 @pytest.mark.parametrize("subject", ROUTED, indirect=True)
 def test_single_experts_are_covered_singly(subject: Subject) -> None:
-    found = subject.trace(subject.removals(rules(targets=["routed_experts"], experts=[0, 2])))
+    found = subject.trace(subject.bench.plan(rules(targets=["routed_experts"], experts=[0, 2])))
     for (_, role), write in found.writes.items():
         if role == "routed_experts":
             assert write.experts is not None

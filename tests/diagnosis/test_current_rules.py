@@ -50,7 +50,7 @@ def test_the_direct_remainder_is_exact_where_the_edit_reaches_no_input(subject: 
     if last[-1].writer.role == "per_layer_input":
         return
     ablate = rules(targets=WRITERS[1:], layers=[LAYERS - 1], through_norm=through_norm)
-    removed = subject.removals(ablate)
+    removed = subject.bench.plan(ablate)
     direct = direct_effect(subject.trace(removed), subject.trace(removed, HARMLESS))
     # Behind a norm another scale than 1 also changes what the norm divides by.
     for scale in [1.0] if last[-1].norms else [0.5, 1.0, 2.0]:
@@ -61,14 +61,14 @@ def test_the_direct_remainder_is_exact_where_the_edit_reaches_no_input(subject: 
 
 def test_the_direct_remainder_misses_what_the_edit_does_to_later_inputs(subject: Subject) -> None:
     ablate = rules(targets=WRITERS, layers="0-2")
-    removed = subject.removals(ablate)
+    removed = subject.bench.plan(ablate)
     direct = direct_effect(subject.trace(removed), subject.trace(removed, HARMLESS))
     simulated = difference(subject.projections(ablate))
     assert simulated != pytest.approx(direct.remainder(1.0), abs=1e-3)
 
 
 def test_what_rules_leave_out_is_what_is_left_when_all_that_they_cover_is_gone(subject: Subject) -> None:
-    removed = subject.removals(rules(targets=WRITERS))
+    removed = subject.bench.plan(rules(targets=WRITERS))
     direct = direct_effect(subject.trace(removed), subject.trace(removed, HARMLESS))
     assert direct.left_out == pytest.approx(direct.remainder(1.0), abs=1e-9)
     assert direct.whole == pytest.approx(
@@ -78,7 +78,7 @@ def test_what_rules_leave_out_is_what_is_left_when_all_that_they_cover_is_gone(s
 
 def test_each_scale_is_told_as_it_is_in_a_pass_of_its_own(subject: Subject) -> None:
     found, _ = simulated(subject, RULES)
-    removed = subject.removals(RULES)
+    removed = subject.bench.plan(RULES)
     direct = direct_effect(subject.trace(removed), subject.trace(removed, HARMLESS))
     assert [row.scale for row in found.scales] == [0.5, 1.0, 2.0]
     assert found.difference == pytest.approx(direct.whole, rel=1e-4, abs=1e-5)
@@ -128,7 +128,7 @@ def test_rules_keep_their_scales_beside_each_other(tmp_path: Path) -> None:
     listed = [{**given[0], "layers": [0, 2]}, given[2]]
     exempting, without = (simulated(subject, with_rules(rules(), some))[0] for some in (given, listed))
     assert exempting == without
-    removed = subject.removals(with_rules(rules(), listed))
+    removed = subject.bench.plan(with_rules(rules(), listed))
     direct = direct_effect(subject.trace(removed), subject.trace(removed, HARMLESS))
     assert [row.direct for row in without.scales] == pytest.approx([direct.remainder(s) for s in (0.5, 1, 2)])
 

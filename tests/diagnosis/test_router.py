@@ -118,21 +118,21 @@ def test_weights_and_outputs_share_the_whole_difference(seed: int, harmful: int,
     for side, prompts in enumerate((harmful, harmless)):
         weights = numbers(seed + side, prompts, experts).clamp(min=0)  # about half are not chosen
         sides.append(ExpertWrites(weights * numbers(seed + 7 + side, prompts, experts), weights))
-    parts = split(*sides)
+    by_weights, by_outputs = split(*sides)
     difference = sides[0].projected.mean(0) - sides[1].projected.mean(0)
-    torch.testing.assert_close(parts.by_weights + parts.by_outputs, difference, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(by_weights + by_outputs, difference, rtol=1e-9, atol=1e-9)
 
 
 def test_an_expert_that_only_one_side_uses_differs_by_its_weight() -> None:
     used, unused = torch.tensor([[0.5], [0.25]]).double(), torch.zeros(2, 1).double()
-    parts = split(ExpertWrites(used * 3, used), ExpertWrites(unused, unused))
-    assert float(parts.by_weights) == pytest.approx(0.375 * 3) and float(parts.by_outputs) == 0
+    by_weights, by_outputs = split(ExpertWrites(used * 3, used), ExpertWrites(unused, unused))
+    assert float(by_weights) == pytest.approx(0.375 * 3) and float(by_outputs) == 0
 
 
 def test_the_same_weights_leave_the_difference_to_outputs() -> None:
     weights = torch.tensor([[0.5, 0.5]]).double()
-    parts = split(ExpertWrites(weights * 3, weights), ExpertWrites(weights * 1, weights))
-    assert float(parts.by_weights.abs().sum()) == 0 and parts.by_outputs.tolist() == [1.0, 1.0]
+    by_weights, by_outputs = split(ExpertWrites(weights * 3, weights), ExpertWrites(weights * 1, weights))
+    assert float(by_weights.abs().sum()) == 0 and by_outputs.tolist() == [1.0, 1.0]
 
 
 def test_what_weights_multiply_an_input_is_not_split(subject: Subject) -> None:

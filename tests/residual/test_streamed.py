@@ -16,7 +16,7 @@ from excise.checkpoint.weights import read_checkpoint
 from excise.inference.forward import Batch
 from excise.inference.layers import LayeredModel
 from excise.inference.models import decoder_layers, load_model
-from excise.inference.passes import Passes, Resident, Streamed
+from excise.inference.passes import Passes, Streamed
 from excise.plumbing.errors import StageError
 from excise.residual.activations import Activations, collect_activations
 from excise.residual.experts import routed_experts
@@ -66,7 +66,7 @@ def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 def test_the_stream_and_the_experts_are_those_of_the_whole_model(family: tuple[str, Path]) -> None:
     name, folder = family
     found = see(streamed(folder), folder, position=-3)
-    assert same(found, see(Resident(load_model(read_checkpoint(folder), "float32", CPU)), folder, position=-3))
+    assert same(found, see(Passes(load_model(read_checkpoint(folder), "float32", CPU)), folder, position=-3))
     assert found.stream.isfinite().all() and bool(found.used) == (name in ROUTED)
 
 
@@ -74,7 +74,7 @@ def test_so_they_are_in_bfloat16_whatever_transformers_keeps_in_float32(family: 
     _, folder = family
     assert same(
         see(streamed(folder, "bfloat16"), folder),
-        see(Resident(load_model(read_checkpoint(folder), "bfloat16", CPU)), folder),
+        see(Passes(load_model(read_checkpoint(folder), "bfloat16", CPU)), folder),
     )
 
 
@@ -84,7 +84,7 @@ def test_so_they_are_from_shards_of_the_type_that_it_computes_in(family: tuple[s
     whole = load_model(read_checkpoint(folder), "bfloat16", CPU)
     whole.save_pretrained(tmp_path, max_shard_size="20KB")
     assert len(list(tmp_path.glob("*.safetensors"))) > 8
-    assert same(see(streamed(tmp_path, "bfloat16"), tmp_path), see(Resident(whole), tmp_path))
+    assert same(see(streamed(tmp_path, "bfloat16"), tmp_path), see(Passes(whole), tmp_path))
 
 
 @pytest.fixture(scope="module")
@@ -179,18 +179,18 @@ def limited(layer: nn.Module, most: int) -> None:
     layer.register_forward_hook(refuse)
 
 
-def test_where_memory_runs_out_it_begins_anew_with_half_the_batch_and_says_so(
+def test_where_memory_runs_out_it_starts_again_with_half_the_batch_and_says_so(
     glm: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     passes = streamed(glm)
     counts: list[int] = []
     limited(decoder_layers(passes.model)[2], 2)
     found = see(passes, glm, batch_size=5, advance=counts.append)
-    assert same(found, see(Resident(load_model(read_checkpoint(glm), "float32", CPU)), glm, batch_size=2))
+    assert same(found, see(Passes(load_model(read_checkpoint(glm), "float32", CPU)), glm, batch_size=2))
     assert sum(counts) == passes.steps(23) and min(counts) < 0
     assert capsys.readouterr().err.splitlines() == [
-        "Out of memory: beginning anew with 3 prompts a batch",
-        "Out of memory: beginning anew with 2 prompts a batch",
+        "Out of memory: starting again with 3 prompts a batch",
+        "Out of memory: starting again with 2 prompts a batch",
     ]
 
 
@@ -222,6 +222,6 @@ def test_numbers_that_are_none_in_the_embeddings_are_passed_on(tmp_path: Path) -
     prompts = [[7, 8, 9], [8, 9, 10]]
     found = collect_activations(streamed(tmp_path), {}, prompts, -1, 2, lambda _: None).stream
     expected = collect_activations(
-        Resident(load_model(read_checkpoint(tmp_path), "float32", CPU)), {}, prompts, -1, 2, lambda _: None
+        Passes(load_model(read_checkpoint(tmp_path), "float32", CPU)), {}, prompts, -1, 2, lambda _: None
     ).stream
     assert found.isnan().any() and torch.equal(found.nan_to_num(5), expected.nan_to_num(5))

@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from excise.inference.forward import Batch, first_token_log_probabilities, mean_kl
+from excise.inference.forward import Batch, first_token_log_probabilities
+from excise.plumbing.errors import StageError
 from excise.trials.refusal import Outcome, log_odds, refusal_tokens
-from tests.subjects import HARMFUL, HARMLESS, Subject, numbers
+from tests.subjects import HARMFUL, HARMLESS, Subject, mean_kl, numbers
 
 
 def answers(*probabilities: list[float]) -> Tensor:
@@ -71,3 +72,13 @@ def test_what_is_left_of_refusal_is_the_share_refused_or_the_probability() -> No
     assert sure.refusal == 0.25 and sure.remaining == pytest.approx(0.25, abs=0.01)
     assert unsure.refusal == 0 and unsure.remaining == pytest.approx(0.475, abs=0.001)
     assert sure.is_finite and not outcome(float("nan")).is_finite
+
+
+def test_rounding_never_makes_drift_negative() -> None:
+    answers = Outcome(torch.zeros(2), torch.zeros(2), torch.full((3,), -1e-9).double()).answers()
+    assert answers.kl == answers.median_kl == 0
+
+
+def test_answers_that_are_not_finite_are_an_error_that_says_what_to_do() -> None:
+    with pytest.raises(StageError, match="NaN or infinite logits; try a smaller scale"):
+        Outcome(torch.tensor([float("inf")]), torch.zeros(1), torch.zeros(1)).answers()
