@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from functools import partial
 from operator import mul
 
-import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from excise.checkpoint.base_model import BaseModel
-from excise.diagnosis.contributions import Component, Source, Trace, Tracer, components
+from excise.diagnosis.contributions import Component, Trace, Tracer, components
 from excise.edit.plan import Edit, make_plan
 from excise.edit.projectors import Directions
 from excise.edit.shifts import make_shifts
@@ -60,18 +59,12 @@ class DirectEffect:
 
 def direct_effect(harmful: Trace, harmless: Trace) -> DirectEffect:
     """Add up what was traced: each write, times what later layers multiply the stream by."""
-    removed = covered = 0.0
-    for source in harmful.writes:
-        reach = harmful.reach(source[0])
-        removed += reach * _difference(harmful, harmless, source, "removed")
-        covered += reach * _difference(harmful, harmless, source, "covered")
-    whole = last_difference(harmful, harmless)
+    whole, removed, covered = last_difference(harmful, harmless), 0.0, 0.0
+    for (layer, role), write in harmful.writes.items():
+        other, reach = harmless.writes[layer, role], harmful.reach(layer)
+        removed += reach * float(write.removed.mean() - other.removed.mean())
+        covered += reach * float(write.covered.mean() - other.covered.mean())
     return DirectEffect(whole=whole, removed=removed, left_out=whole - covered)
-
-
-def _difference(harmful: Trace, harmless: Trace, source: Source, of: str) -> float:
-    kinds: list[Tensor] = [getattr(kind.writes[source], of) for kind in (harmful, harmless)]
-    return float(torch.mean(kinds[0]) - torch.mean(kinds[1]))
 
 
 def last_difference(harmful: Trace, harmless: Trace) -> float:
@@ -118,11 +111,23 @@ def simulate(
     direct = direct_effect(*before)
     outcomes: dict[float, Outcome] = {}
     after: dict[float, list[Trace]] = {}
+    trials = []
     for scale, edits in plans.items():
         of_edited = tracers()
         with simulated(model, edits, shifts):
             outcomes[scale] = questions.ask(*(tracer.watch for tracer in of_edited))
         after[scale] = [tracer.trace() for tracer in of_edited]
+        remainder, left = direct.remainder(scale), last_difference(*after[scale])
+        is_finite = outcomes[scale].is_finite and math.isfinite(left)
+        trials.append(
+            ScaleTrial(
+                scale=scale,
+                direct=remainder,
+                simulated=left if is_finite else None,
+                indirect=left - remainder if is_finite else None,
+                answers=outcomes[scale].answers() if is_finite else None,
+            )
+        )
         advance(1)
 
     simulation = Simulation(
@@ -130,24 +135,11 @@ def simulate(
         current=outcomes[1.0].answers(),
         difference=direct.whole,
         left_out=direct.left_out,
-        scales=[
-            _trial(scale, direct.remainder(scale), last_difference(*after[scale]), outcomes[scale]) for scale in SCALES
-        ],
+        scales=trials,
     )
     at = round(measurement)
     along = [(harmful.stream[:, at], harmless.stream[:, at]) for harmful, harmless in (before, after[1.0])]
     return simulation, Projections(*along)
-
-
-def _trial(scale: float, direct: float, simulated: float, outcome: Outcome) -> ScaleTrial:
-    is_finite = outcome.is_finite and math.isfinite(simulated)
-    return ScaleTrial(
-        scale=scale,
-        direct=direct,
-        simulated=simulated if is_finite else None,
-        indirect=simulated - direct if is_finite else None,
-        answers=outcome.answers() if is_finite else None,
-    )
 
 
 def main_measurement(edits: Sequence[Edit], statistics: Sequence[MeasurementStatistics]) -> float:

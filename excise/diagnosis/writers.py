@@ -58,19 +58,10 @@ class Contrast:
 def explain_writers(contrast: Contrast, patching: ActivationPatching) -> list[WriterEffect]:
     """Who writes it, layer by layer."""
     rows = []
-    for layer, role, _ in contrast.sites:
-        harmful, harmless = contrast.means((layer, role, None))
-        effect = patching.effect([(layer, role, None)])
-        rows.append(
-            WriterEffect(
-                layer=layer,
-                role=role,
-                harmful=harmful,
-                harmless=harmless,
-                difference=harmful - harmless,
-                effect=effect,
-            )
-        )
+    for site in contrast.sites:
+        (layer, role, _), (harmful, harmless) = site, contrast.means(site)
+        means = {"harmful": harmful, "harmless": harmless, "difference": harmful - harmless}
+        rows.append(WriterEffect(layer=layer, role=role, **means, effect=patching.effect([site])))
     return rows
 
 
