@@ -135,7 +135,8 @@ def take_answers(old: Path, side: Side) -> bool:
         responses = ask(Remembered(samples, tokenizer, chat), task, chat, settings.limit).responses
         write_lines(responses_file(side, task.name), responses)
         counts[task.name] = len(responses)
-    write_json(ANSWERS / side / "answers.json", Answers(responses=counts, batch_size=results["batch_size"]))
+    asked = Answers(responses=counts, dtype=read_manifest().dtype, batch_size=results["batch_size"])
+    write_json(ANSWERS / side / "answers.json", asked)
     source = "samples/drift.jsonl" if side == "ablated" else "predictions.safetensors"
     shutil.copyfile(old / "results" / side / source, ANSWERS / side / Path(source).name)
     dvc("commit", "--force", f"answer@{side}")

@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import ConfigDict, Field
 
 from schemas.document import Document
+from schemas.model import Dtype
 
 
 class Response(Document):
@@ -25,6 +26,7 @@ class Answers(Document):
     """`answers/*/answers.json`."""
 
     responses: dict[str, int] = Field(description="task → requests that were answered")
+    dtype: Dtype = Field(description="in which the model was loaded; the edited model is in the base's")
     batch_size: int = Field(description="that memory allowed; the edited model begins with the base's")
 
 

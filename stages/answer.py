@@ -28,6 +28,7 @@ from excise.plumbing.files import write_bytes, write_json, write_lines
 from excise.plumbing.progress import progress
 from excise.prompts.chats import chat_of, read_format, read_prompts, render, tokenize
 from excise.prompts.reasoning import opens_reasoning
+from schemas.model import Dtype
 from schemas.params.answer import Answer
 from schemas.params.section import read_settings
 from schemas.prompts import ChatFormat, Prompt
@@ -42,9 +43,9 @@ def main() -> None:
     """Ask the tasks, and follow the base's own answers to harmless prompts. Nothing is judged."""
     side = chosen_side("answer", sys.argv[1:])
     settings = read_settings(Answer, Path("artifacts/params/answer.json"))
-    manifest, chat, folder = read_manifest(), read_format(), ABLATED if side == "ablated" else base_folder()
+    chat, folder = read_format(), ABLATED if side == "ablated" else base_folder()
     if side == "base":
-        verify(folder, manifest)
+        verify(folder, read_manifest())
     if settings.backend == "vllm":
         require_vllm()
     tokenizer = load_tokenizer(folder, chat.date)
@@ -52,16 +53,16 @@ def main() -> None:
     tasks = load_tasks(settings, longest_text=longest_text, reasoning=opens_reasoning(tokenizer, chat))
     refuse_descriptions(tasks, tokenizer, chat)
     leave_out(tasks, read_measured_prompts(), settings.overlap)
-    batch_size = first_batch(side, settings)
+    dtype, batch_size = arithmetic(side, settings)
 
     machine = {"device": str(placement()), "remote code": str(remote_code_is_trusted(folder))}
     kept = unfinished_work(side, machine)
-    checkpoint = base_checkpoint(folder, manifest) if side == "base" else read_checkpoint(folder)
+    checkpoint = base_checkpoint(folder, read_manifest()) if side == "base" else read_checkpoint(folder)
     if settings.backend == "vllm":
-        open_model: Callable[[], LM] = partial(with_vllm, checkpoint, manifest.dtype, tokenizer, chat, settings.vllm)
+        open_model: Callable[[], LM] = partial(with_vllm, checkpoint, dtype, tokenizer, chat, settings.vllm)
         answered = ask_all(tasks, kept, chat, settings.limit, open_model)
     # After vLLM has left the GPU.
-    model = load_model(checkpoint, manifest.dtype, placement())
+    model = load_model(checkpoint, dtype, placement())
     if settings.backend == "hf":
         open_model = partial(Transformers, model, tokenizer, chat, batch_size)
         answered = ask_all(tasks, kept, chat, settings.limit, open_model)
@@ -71,6 +72,7 @@ def main() -> None:
         write_lines(responses_file(side, name), found.responses)
     answers = Answers(
         responses={name: len(found.responses) for name, found in answered.items()},
+        dtype=dtype,
         batch_size=min([batch_size, *(found.batch_size or batch_size for found in answered.values())]),
     )
     write_json(ANSWERS / side / "answers.json", answers)
@@ -88,11 +90,13 @@ def refuse_descriptions(tasks: list[ListedTask], tokenizer: Any, chat: ChatForma
             raise StageError(f"{described[0]}: {error}") from None
 
 
-def first_batch(side: Side, settings: Answer) -> int:
-    """The batch to begin with: the edited model is asked in the base's, so that padding is the same for both."""
+def arithmetic(side: Side, settings: Answer) -> tuple[Dtype, int]:
+    """The dtype, and the batch to begin with: the edited model is asked in the base's, so that rounding and padding are
+    the same for both."""
     if side == "ablated":
-        return read_document(Answers, ANSWERS / "base/answers.json").batch_size
-    return FIRST_BATCH if settings.batch_size == "auto" else settings.batch_size
+        base = read_document(Answers, ANSWERS / "base/answers.json")
+        return base.dtype, base.batch_size
+    return read_manifest().dtype, FIRST_BATCH if settings.batch_size == "auto" else settings.batch_size
 
 
 def follow_base(side: Side, model: PreTrainedModel, tokenizer: Any, chat: ChatFormat, batch_size: int) -> None:

@@ -27,7 +27,7 @@ from excise.plumbing.artifacts import read_lines
 from excise.prompts.chats import read_format, read_prompts
 from excise.report.reading import read_report
 from schemas.results import Response, Sample
-from stages.answer import first_batch
+from stages.answer import arithmetic
 
 Reader = Callable[[], object]
 
@@ -76,7 +76,7 @@ READERS: dict[str, list[Reader]] = {
     "artifacts/simulation/projections.json": [SHOW],
     "artifacts/simulation/scales.json": [SHOW],
     "artifacts/plots/writers.json": [SHOW],
-    "answers/base/answers.json": [lambda: first_batch("ablated", None)],  # type: ignore[arg-type]
+    "answers/base/answers.json": [lambda: arithmetic("ablated", None)],  # type: ignore[arg-type]
     "answers/base/predictions.safetensors": [lambda: read_predictions(Path("answers/base/predictions.safetensors"))],
     "answers/base/responses/organism_harmful.jsonl": [
         lambda: read_lines(Response, responses_file("base", "organism_harmful"))

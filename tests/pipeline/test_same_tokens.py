@@ -135,7 +135,7 @@ def test_a_system_message_that_a_template_does_not_take_is_the_same_line_everywh
     stages.prepare()
     chat_tokenizer(template(system=False)).save_pretrained(folder)
     lines = []
-    monkeypatch.setattr("stages.measure.verify", lambda *_: None)
+    monkeypatch.setattr("excise.checkpoint.base_model.verify", lambda *_: None)
     monkeypatch.setattr("stages.answer.verify", lambda *_: None)
     for stage in (stages.prepare, stages.measure, stages.answer):
         with pytest.raises(StageError, match=r"chat template refuses system messages \(no system role\)") as error:

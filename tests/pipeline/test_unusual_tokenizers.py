@@ -33,10 +33,10 @@ def test_a_tokenizer_that_adds_bos_by_itself_is_measured_as_its_template_writes(
     stages.prepare()
     given: list[list[int]] = []
 
-    def looked(*arguments: Any) -> None:
+    def collected(*arguments: Any) -> None:
         given.extend(arguments[2])
 
-    recorded(monkeypatch, measure, "look", looked)
+    recorded(monkeypatch, measure, "collect_activations", collected)
     stages.measure()
     tokenizer = load_tokenizer(folder, "2025-01-01")
     texts = [f"<|user|>{prompt.prompt}\n<|assistant|>\n" for prompt in read_prompts("harmful")]
