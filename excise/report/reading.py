@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from excise.checkpoint.manifest import read_manifest
 from excise.comparison.comparison import changes, compare, measure_both, read_side
 from excise.comparison.gates import judge_gates
 from excise.plumbing.artifacts import read_document
@@ -60,7 +59,7 @@ def read_report() -> Report:
         diagnosis=read_document(Diagnosis, ARTIFACTS / "diagnosis.json"),
         simulation=read_document(Simulation, ARTIFACTS / "simulation.json"),
         ablate=settings.ablate,
-        manifest=read_manifest(),
+        manifest=read_document(ModelManifest, ARTIFACTS / "model.json"),
         directions_sha256=sha256_of(ARTIFACTS / "directions.safetensors"),
         pictures=draw({name: [row.model_dump() for row in rows] for name, rows in plots.items()}),
     )

@@ -21,6 +21,7 @@ TREE = {
     "excise/plumbing/progress.py": "import excise.unused\n",
     "stages/first.py": "from typing import TYPE_CHECKING\nfrom excise.plumbing import progress\n"
     "from excise.used import late\nif TYPE_CHECKING:\n    from excise.typed import T\n",
+    "stages/second.py": "",
     "requirements-compute.lock": "numpy==2.4.6\n",
     "dvc.yaml": "stages:\n  first:\n    cmd: exec python -m stages.first\n    deps:\n      - data\n      # old\n"
     "      - stages/gone.py\n",
@@ -41,7 +42,6 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_stage_depends_on_what_it_imports_and_reads_and_on_nothing_else(tree: Path) -> None:
     assert dependencies.of_module("stages.first") == [
-        "excise/__init__.py",
         "excise/data",
         "excise/later.py",
         "excise/scored.py",
@@ -49,6 +49,15 @@ def test_a_stage_depends_on_what_it_imports_and_reads_and_on_nothing_else(tree: 
         "requirements-compute.lock",
         "stages/first.py",
     ]
+
+
+def test_a_folder_stands_for_its_files_where_all_are_needed(tree: Path) -> None:
+    for name in ("unused.py", "typed.py"):
+        (tree / "excise" / name).unlink()
+    (tree / "excise/plumbing/progress.py").rename(tree / "excise/used_too.py")
+    (tree / "stages/first.py").write_text("import excise.used, excise.used_too\n")
+    (tree / "excise/used_too.py").write_text("")
+    assert dependencies.of_module("stages.first") == ["excise", "requirements-compute.lock", "stages/first.py"]
 
 
 def test_what_people_wrote_stays_and_old_code_goes(tree: Path) -> None:

@@ -88,9 +88,9 @@ def test_tensors_are_those_expected_or_one_line(path: Path) -> None:
     assert "where torch.float64 [any, 3] is expected" in refused(read_tensors, path, {"a": ("float64", (None, 3))})
     assert "where torch.float32 [any, 4] is expected" in refused(read_tensors, path, {"a": ("float32", (None, 4))})
     path.write_bytes(path.read_bytes()[:-1])
-    assert refused(read_tensors, path, expected).endswith("run `dvc repro --force --single-item measure`")
+    assert refused(read_tensors, path, expected).endswith("run `dvc repro --force --single-item directions`")
     path.unlink()
-    assert "is missing; run `dvc repro measure`" in refused(read_tensors, path, expected)
+    assert "is missing; run `dvc repro directions`" in refused(read_tensors, path, expected)
 
 
 def test_every_output_of_the_pipeline_has_its_stage_in_the_remedies() -> None:
