@@ -123,7 +123,7 @@ class ActivationPatching:
         def watch(batch: Batch, undo: ExitStack) -> None:
             watch_writes(watched, self.direction, {}, batch, patch, undo)
 
-        return float((self.questions.ask_harmful(watch) - self.questions.base.harmful).mean())
+        return float((self.questions.ask_harmful(watch) - self.questions.unedited.harmful).mean())
 
     def smallest(self, sites: Sequence[Site], whole: float) -> list[Site]:
         """The sites without which nearly all of the effect is lost.

@@ -70,7 +70,7 @@ def explain(
         refusal_tokens=questions.tokens,
         refusal_words=[decode(token) for token in questions.tokens],
         limit=LIMIT,
-        base=questions.base.answers(),
+        base=questions.unedited.answers(),
         causes=causes,
         stream=contrast.stream(),
         layer_scales=contrast.harmful.scales,

@@ -34,6 +34,11 @@ class Place:
         return isinstance(self.part, Writer)
 
     @property
+    def has_columns(self) -> bool:
+        """Whether hidden units write through it, whose norms can be kept: not so readers and biases."""
+        return self.writes and not self.is_bias
+
+    @property
     def is_fused(self) -> bool:
         """Whether all experts of the layer are one tensor, along its first axis."""
         return self.part.axes.startswith("expert")

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
@@ -29,7 +30,6 @@ class Edit:
 
     tensor: str
     file: str
-    role: Target
     place: Place | None
     """None for the embeddings."""
     measurement: float
@@ -39,6 +39,11 @@ class Edit:
     """Whether each hidden unit that writes through it gets its old norm afterwards."""
     experts: tuple[int, ...] | None = None
     """Which matrices along the first axis; None for all."""
+
+    @property
+    def role(self) -> Target:
+        """Which target of a rule it is."""
+        return EMBEDDING if self.place is None else self.place.part.role
 
     @property
     def layer(self) -> int | None:
@@ -70,23 +75,13 @@ class Edit:
         )
 
 
-@dataclass(frozen=True)
-class _Choice:
+class _Choice(NamedTuple):
     """What a rule says of one tensor, or of one expert of it."""
 
     tensor: str
     place: Place | None
     measurement: float
     scale: float
-
-    @property
-    def role(self) -> Target:
-        return EMBEDDING if self.place is None else self.place.part.role
-
-    @property
-    def order(self) -> tuple[int, Target, str]:
-        """Where its edit stands in the plan."""
-        return -1 if self.place is None else self.place.layer, self.role, self.tensor
 
 
 _Matrix = tuple[str, int | None]
@@ -125,24 +120,21 @@ def make_plan(ablate: Ablate, base: BaseModel, directions: Directions) -> list[E
     for (_, expert), choice in chosen.items():
         if choice.scale != 0:
             experts.setdefault(choice, []).extend([] if expert is None else [expert])
-    projectors: dict[tuple[object, ...], Projector] = {}
-    return [
+    keeps_norms, projectors = ablate.method == "preserve_column_norms", _Projectors(ablate, base, directions)
+    edits = [
         Edit(
             tensor=choice.tensor,
             file=base.tensors[choice.tensor].file,
-            role=choice.role,
             place=choice.place,
             measurement=choice.measurement,
             scale=choice.scale,
-            projector=_shared_projector(choice, ablate, base, directions, projectors),
-            keep_column_norms=ablate.method == "preserve_column_norms"
-            and choice.place is not None
-            and choice.place.writes
-            and not choice.place.is_bias,
-            experts=tuple(sorted(experts[choice])) or None,
+            projector=projectors.of(choice),
+            keep_column_norms=keeps_norms and choice.place is not None and choice.place.has_columns,
+            experts=tuple(sorted(numbers)) or None,
         )
-        for choice in sorted(experts, key=lambda choice: choice.order)
+        for choice, numbers in experts.items()
     ]
+    return sorted(edits, key=lambda edit: (-1 if edit.layer is None else edit.layer, edit.role, edit.tensor))
 
 
 def layers_of(rule: Rule, number: int, layout: ModelLayout) -> Sequence[int]:
@@ -250,35 +242,34 @@ def _refuse_idle_rules(numbers: Iterable[Sequence[int]]) -> None:
         )
 
 
-def _shared_projector(
-    choice: _Choice,
-    ablate: Ablate,
-    base: BaseModel,
-    directions: Directions,
-    made: dict[tuple[object, ...], Projector],
-) -> Projector:
-    """The projector of a choice, made once for all tensors that see the same direction through the same norms."""
-    place = choice.place
-    seen = () if place is None else (place.layer, place.writes, place.norms, place.norm_bias)
-    key = (choice.measurement, *seen)
-    if key not in made:
-        try:
-            made[key] = _projector(choice, ablate, base, directions)
-        except NoProjector as reason:
-            raise CannotEdit(f"{choice.tensor} cannot be edited: {reason}") from None
-    return made[key]
+class _Projectors:
+    """The projectors of a plan, each made once for all tensors that see the same direction through the same norms."""
 
+    def __init__(self, ablate: Ablate, base: BaseModel, directions: Directions) -> None:
+        self._ablate, self._base, self._directions = ablate, base, directions
+        self._made: dict[tuple[object, ...], Projector] = {}
 
-def _projector(choice: _Choice, ablate: Ablate, base: BaseModel, directions: Directions) -> Projector:
-    place = choice.place
-    basis = directions.at(choice.measurement, 0 if place is None else place.layer, ablate.orthogonalize)[:, None]
-    if place is None:
-        return Projector(basis, basis)
-    gains = _gains(place, base)
-    if not isinstance(place.part, Reader):
-        return writer_projector(basis, gains, ablate.through_norm)
-    bias = None if place.norm_bias is None else base.vector(place.norm_bias).double()
-    return reader_projector(basis, gains, bias, centred=place.part.norm is not None and place.part.norm.kind == "layer")
+    def of(self, choice: _Choice) -> Projector:
+        place = choice.place
+        seen = () if place is None else (place.layer, place.writes, place.norms, place.norm_bias)
+        if (key := (choice.measurement, *seen)) not in self._made:
+            try:
+                self._made[key] = self._make(place, choice.measurement)
+            except NoProjector as reason:
+                raise CannotEdit(f"{choice.tensor} cannot be edited: {reason}") from None
+        return self._made[key]
+
+    def _make(self, place: Place | None, measurement: float) -> Projector:
+        layer = 0 if place is None else place.layer
+        basis = self._directions.at(measurement, layer, self._ablate.orthogonalize)[:, None]
+        if place is None:
+            return Projector(basis, basis)
+        gains = _gains(place, self._base)
+        if not isinstance(place.part, Reader):
+            return writer_projector(basis, gains, self._ablate.through_norm)
+        bias = None if place.norm_bias is None else self._base.vector(place.norm_bias).double()
+        norm = place.part.norm
+        return reader_projector(basis, gains, bias, centred=norm is not None and norm.kind == "layer")
 
 
 def _gains(place: Place, base: BaseModel) -> torch.Tensor | None:
@@ -292,17 +283,17 @@ def _gains(place: Place, base: BaseModel) -> torch.Tensor | None:
     return gains
 
 
-def summary(plan: Sequence[Edit], tensors: Mapping[str, Tensor]) -> list[PlanRow]:
+def summary(edits: Sequence[Edit], tensors: Mapping[str, Tensor]) -> list[PlanRow]:
     """The plan by role: how many tensors, in which layers, and how much of them."""
     rows = []
-    for role in dict.fromkeys(edit.role for edit in plan):
-        edits = [edit for edit in plan if edit.role == role]
-        parts = [(tensors[edit.tensor], _share(edit, tensors[edit.tensor])) for edit in edits]
+    for role in dict.fromkeys(edit.role for edit in edits):
+        of_role = [edit for edit in edits if edit.role == role]
+        parts = [(tensors[edit.tensor], _share(edit, tensors[edit.tensor])) for edit in of_role]
         rows.append(
             PlanRow(
                 role=role,
-                tensors=len({edit.tensor for edit in edits}),
-                layers=sorted({edit.layer for edit in edits if edit.layer is not None}),
+                tensors=len({edit.tensor for edit in of_role}),
+                layers=sorted({edit.layer for edit in of_role if edit.layer is not None}),
                 parameters=sum(round(share * math.prod(tensor.shape)) for tensor, share in parts),
                 bytes=sum(round(share * (tensor.stop - tensor.start)) for tensor, share in parts),
             )

@@ -76,7 +76,7 @@ class Passes:
         in_batches(prompts, batch_size, advance, compute, position)
 
 
-class Streamed(Passes):
+class Offloaded(Passes):
     """The same with one layer at a time in memory: all batches pass through it before the next one is loaded."""
 
     unit = "layers of prompts"
@@ -200,7 +200,7 @@ def open_model(
     device = torch.device("cuda", 0) if placement == "balanced" else placement
     layered = LayeredModel(checkpoint, dtype, device)
     _refuse_what_cannot_fit(checkpoint.folder, layered, work)
-    return Streamed(layered, _resting_place(layered, work))
+    return Offloaded(layered, _resting_place(layered, work))
 
 
 def _fits(checkpoint: Checkpoint, dtype: str, placement: torch.device | Literal["balanced"], work: Work) -> bool:

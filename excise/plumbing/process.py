@@ -127,8 +127,8 @@ def other_versions() -> str | None:
         if wanted and installed not in wanted:
             there = "not installed" if installed is None else f"installed as {installed}"
             return (
-                f"{name} is {there}, and {PINS.name} pins {wanted[0]}: results may differ; run `make environment`, or "
-                f"set {UNPINNED}=1 to use what is installed"
+                f"{name} is {there}, and {PINS.name} pins {wanted[0]}: results may differ; `rm -f "
+                f".venv/requirements.lock; make environment` installs it again, {UNPINNED}=1 uses what is installed"
             )
     return None
 

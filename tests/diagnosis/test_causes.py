@@ -61,11 +61,11 @@ def test_a_direction_that_is_ablated_everywhere_is_nowhere(subject: Subject, mon
 
 def test_what_is_added_at_a_measurement_is_there(subject: Subject) -> None:
     questions = subject.bench.questions
-    assert torch.equal(added(questions, 2, torch.zeros_like(DIRECTION)).harmful, questions.base.harmful)
+    assert torch.equal(added(questions, 2, torch.zeros_like(DIRECTION)).harmful, questions.unedited.harmful)
     found = [added(questions, measurement, 5 * DIRECTION) for measurement in range(LAYERS + 1)]
     assert len({round(float(one.kl.mean()), 9) for one in found}) == LAYERS + 1
     assert min(float(one.kl.mean()) for one in found) > 0
-    assert torch.equal(questions.ask().harmful, questions.base.harmful)
+    assert torch.equal(questions.ask().harmful, questions.unedited.harmful)
 
 
 def patches(subject: Subject) -> ActivationPatching:
@@ -87,7 +87,7 @@ def test_a_patch_changes_the_answer_and_is_taken_back(subject: Subject) -> None:
     effects = {(layer, role): found.effect([(layer, role, None)]) for layer, role in subject.trace().writes}
     assert all(abs(effect) > 1e-7 for effect in effects.values())
     assert found.effect([]) == 0
-    assert torch.equal(subject.bench.questions.ask().harmful, subject.bench.questions.base.harmful)
+    assert torch.equal(subject.bench.questions.ask().harmful, subject.bench.questions.unedited.harmful)
 
 
 def imagined(monkeypatch: pytest.MonkeyPatch, effect: Callable[[set[int]], float]) -> ActivationPatching:

@@ -195,7 +195,7 @@ FIRST = torch.tensor([[1.0], [0.0], [0.0], [0.0]], dtype=torch.float64)
 def edit_of(name: str, axes: Axes = "out in", **given: Any) -> Edit:
     """An edit that takes the first of four channels out of a tensor."""
     place = Place(Writer(weight=name, role="mlp", axes=axes), name, layer=0, norms=())
-    return Edit(name, "model.safetensors", "mlp", place, 0, 1.0, Projector(FIRST, FIRST), **given)
+    return Edit(name, "model.safetensors", place, 0, 1.0, Projector(FIRST, FIRST), **given)
 
 
 def refused(base: Base, target: Path) -> str:

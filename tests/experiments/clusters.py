@@ -18,7 +18,7 @@ columns:
   - {title: KL, metric: drift.first_token_kl}
 groups:
   - name: other
-    set: {organism.seed: 77, organism.pretrain_steps: 3, organism.tune_steps: 2}
+    set: {organism.seed: 79, organism.pretrain_steps: 3, organism.tune_steps: 2}
     experiments:
       - {name: first}
       - {name: strict, set: {gates.0.at_most: 0.01}}

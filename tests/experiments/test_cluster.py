@@ -18,7 +18,7 @@ def line(project: Project, commit: str, name: str) -> str:
     """The row that an experiment's own metrics make."""
     found = results_of(project, f"refs/exps/{commit[:2]}/{commit[2:]}/mine-other-{name}")
     values = [found["metrics"]["refusal"]["organism_harmful"]["refusal_rate"], found["drift"]["first_token_kl"]]
-    return f"| {name} | {' | '.join(f'{value:.4f}' for value in values)} | `dvc exp run -S organism.seed=77 "
+    return f"| {name} | {' | '.join(f'{value:.4f}' for value in values)} | `dvc exp run -S organism.seed=79 "
 
 
 @pytest.mark.slow
@@ -49,8 +49,7 @@ def test_the_script_for_slurm_runs_every_experiment_on_nodes_that_share_a_cache(
     laptop = clone(tmp_path, "laptop")
     collected = laptop.run("python", "-m", "excise", "collect", "mine.yaml")
     assert collected.returncode == 1
-    (missing,) = collected.stderr.splitlines()
-    assert missing.startswith("ERROR: mine-other-broken: is not at origin: ")
+    assert one_line(collected).startswith("ERROR: mine-other-broken: is not at origin: ")
     document = (laptop.folder / "docs/mine.md").read_text()
     assert line(laptop, commit, "first") in document
     assert line(laptop, commit, "strict") in document
@@ -90,7 +89,7 @@ def test_the_task_for_skypilot_runs_every_experiment_on_machines_that_share_noth
 def test_a_machine_that_dies_leaves_nothing_at_the_origin_and_its_run_can_be_repeated(
     project: Project, tmp_path: Path
 ) -> None:
-    with_origin(project, tmp_path, FILE.replace("77", "78"))  # nothing of it is in the cache that tests share
+    with_origin(project, tmp_path, FILE.replace("79", "78"))  # nothing of it is in the cache that tests share
     command = ["python", "-m", "excise", "experiment", "mine.yaml", "1"]
     log = tmp_path / "log"
     with open(log, "w") as output:

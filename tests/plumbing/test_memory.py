@@ -19,7 +19,7 @@ from excise.checkpoint.weights import read_checkpoint
 from excise.inference import models, passes
 from excise.inference.forward import FIRST_BATCH, all_batches
 from excise.inference.models import load_model, weights_need, without_weights
-from excise.inference.passes import Streamed, open_model
+from excise.inference.passes import Offloaded, open_model
 from excise.plumbing import memory
 from excise.plumbing.errors import StageError
 from excise.plumbing.memory import (
@@ -213,7 +213,7 @@ def test_auto_takes_the_whole_model_where_it_fits_and_says_nothing(
     model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bounded(monkeypatch, GIB, GIB)
-    assert not isinstance(open_model(read_checkpoint(model), "float32", CPU, "auto", PROMPTS, "auto"), Streamed)
+    assert not isinstance(open_model(read_checkpoint(model), "float32", CPU, "auto", PROMPTS, "auto"), Offloaded)
     assert capsys.readouterr().err == ""
 
 
@@ -221,7 +221,7 @@ def test_auto_reads_layer_by_layer_where_it_does_not_fit_and_says_why(
     model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bounded(monkeypatch, 1, GIB)
-    assert isinstance(open_model(read_checkpoint(model), "float32", CPU, "auto", PROMPTS, "auto"), Streamed)
+    assert isinstance(open_model(read_checkpoint(model), "float32", CPU, "auto", PROMPTS, "auto"), Offloaded)
     assert capsys.readouterr().err == (
         "Measure: to hold the whole model takes 0.0 GiB, and this machine has 0.0 GiB free: "
         "one layer at a time is read\n"
@@ -232,9 +232,9 @@ def test_on_and_off_do_as_they_say(
     model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bounded(monkeypatch, 1, GIB)
-    assert not isinstance(open_model(read_checkpoint(model), "float32", CPU, "off", PROMPTS, "auto"), Streamed)
+    assert not isinstance(open_model(read_checkpoint(model), "float32", CPU, "off", PROMPTS, "auto"), Offloaded)
     bounded(monkeypatch, GIB, GIB)
-    assert isinstance(open_model(read_checkpoint(model), "float32", CPU, "on", PROMPTS, "auto"), Streamed)
+    assert isinstance(open_model(read_checkpoint(model), "float32", CPU, "on", PROMPTS, "auto"), Offloaded)
     assert capsys.readouterr().err == ""
 
 
@@ -263,7 +263,7 @@ def test_what_is_reckoned_is_what_is_taken(tmp_path: Path, stream: str) -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     taken = float(done.stdout.split()[2]) * GIB
     passes = open_model(read_checkpoint(tmp_path), "bfloat16", CPU, "on", make_prompts(64), "auto")
-    assert isinstance(passes, Streamed)
+    assert isinstance(passes, Offloaded)
     sizes = Sizes.of(passes.model.config.to_dict(), 2)
     work = Work.of((len(batch.rows), batch.ids.shape[1]) for batch in all_batches(make_prompts(64), FIRST_BATCH))
     if stream == "on":

@@ -40,7 +40,9 @@ def test_log_odds_stay_finite_where_a_refusal_is_certain() -> None:
 def test_questions_compare_what_hooks_make_of_the_model_with_the_base(subject: Subject) -> None:
     questions = subject.bench.questions
     again = questions.ask()
-    assert torch.equal(again.harmful, questions.base.harmful) and torch.equal(again.harmless, questions.base.harmless)
+    assert torch.equal(again.harmful, questions.unedited.harmful) and torch.equal(
+        again.harmless, questions.unedited.harmless
+    )
     assert float(again.kl.abs().max()) <= 1e-12
 
     def watch(_batch: Batch, undo: ExitStack) -> None:
@@ -61,7 +63,7 @@ def test_questions_compare_what_hooks_make_of_the_model_with_the_base(subject: S
     torch.testing.assert_close(changed.harmful, log_odds(harmful, questions.tokens), rtol=0, atol=1e-4)
     torch.testing.assert_close(changed.harmless, log_odds(harmless, questions.tokens), rtol=0, atol=1e-4)
     torch.testing.assert_close(questions.ask_harmful(watch), changed.harmful, rtol=0, atol=1e-6)
-    assert torch.equal(questions.ask().harmful, questions.base.harmful)
+    assert torch.equal(questions.ask().harmful, questions.unedited.harmful)
 
 
 def test_what_is_left_of_refusal_is_the_share_refused_or_the_probability() -> None:

@@ -145,12 +145,14 @@ def _push(name: str, baseline: str) -> None:
         StageError: the DVC remote or the origin does not take it.
     """
     commit = git(_HERE, "rev-parse", reference(baseline, name)).strip()
+    stages, _ = what_runs()
     try:
         with Repo() as repo:
             for _ in repo.brancher(revs=[commit], workspace=False):
-                if lost := next((output for output in outputs(repo) if output.pushed and output.lacking), None):
+                made = [output for output in outputs(repo) if output.pushed and output.stage in stages]
+                if lost := next((output for output in made if output.lacking), None):
                     raise StageError(f"{name} ran, but DVC did not keep {lost.name} in its cache: is the disk full?")
-            repo.push(revs=[commit], workspace=False)
+            repo.push(targets=sorted(stages), revs=[commit], workspace=False)
     except (DvcException, OSError) as error:
         raise StageError(f"{name} ran, but the DVC remote does not take its files: {error}") from None
     run_or_fail("dvc", "exp", "push", "--force", "--no-cache", ORIGIN, reference(baseline, name))

@@ -13,7 +13,6 @@ from pathlib import Path
 
 from dvc.exceptions import DvcException
 from dvc.repo import Repo
-from dvc.utils.serialize import dumps_yaml
 
 from excise.gitops.experiments.tables import PARAMS, check_document, tabulate
 from excise.gitops.git import answer, file_of, git
@@ -23,7 +22,6 @@ from excise.gitops.storage import opened
 from excise.plumbing.errors import StageError
 from excise.plumbing.files import write_bytes
 from schemas.experiments import Planned, load
-from schemas.plain_yaml import parse_mapping
 
 TARGET = "evaluate@ablated"
 """The stage whose results the tables show. What it does not need is not run: neither diagnosis nor report."""
@@ -113,39 +111,38 @@ def make_room(names: Collection[str], baseline: str) -> None:
 
 @contextlib.contextmanager
 def starting_from(revision: str | None) -> Iterator[None]:
-    """Within the block the workspace is as if only what an experiment runs had run, at another experiment's commit if
-    one is given. So what is queued finds what that one made up to date, and its own commit shows no metrics, gates or
-    report, which would be those of the workspace: nothing makes them in an experiment.
+    """Within the block dvc.lock is that of another commit, if one is given, such as an experiment's: what is queued
+    finds what that one made up to date. And what later stages wrote into git is not there: nothing makes it in an
+    experiment, whose own commit would show the metrics and gates of the workspace.
 
     DVC's cache of runs does not serve `prepare`, whose model outlives a rerun; without this every experiment with
     another organism than the workspace's would train it for itself.
     """
-    lock = Path(LOCK)
-    ours = lock.read_bytes() if lock.is_file() else None
     theirs = file_of(_HERE, revision, LOCK) if revision else None
-    stages, others = what_runs()
+    _, later = what_runs()
     _ASIDE.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=_ASIDE) as aside, contextlib.ExitStack() as stack:
-        for number, path in enumerate(filter(Path.exists, others)):
+        for number, path in enumerate(filter(Path.exists, later)):
             kept = Path(aside) / str(number)
             path.rename(kept)
-            stack.callback(kept.rename, path)
-        if ours is not None:
-            document = parse_mapping(theirs or ours.decode(), LOCK)
-            entries = {name: entry for name, entry in document["stages"].items() if name in stages}
-            stack.callback(write_bytes, lock, ours)
-            write_bytes(lock, dumps_yaml({**document, "stages": entries}).encode())
+            stack.callback(_put_back, kept, path)
+        if theirs is not None and Path(LOCK).is_file():
+            stack.callback(write_bytes, Path(LOCK), Path(LOCK).read_bytes())
+            write_bytes(Path(LOCK), theirs.encode())
         yield
 
 
 def what_runs() -> tuple[set[str], list[Path]]:
-    """The stages that an experiment runs, and the files of the workspace in git that the others write."""
+    """The stages that an experiment runs, and what the others of dvc.yaml write into git."""
     with opened(_HERE) as repo:
         stages = {stage.name for stage in repo.stage.collect(TARGET, with_deps=True)}
-        of_others = [
-            out for out in repo.index.outs if out.stage.path_in_repo == "dvc.yaml" and out.stage.name not in stages
-        ]
-        return stages, [Path(out.def_path) for out in of_others if not out.use_cache]
+        own = [out for out in repo.index.outs if out.stage.path_in_repo == "dvc.yaml" and not out.use_cache]
+        return stages, [Path(out.def_path) for out in own if out.stage.name not in stages]
+
+
+def _put_back(kept: Path, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)  # git removes folders in which nothing is left
+    kept.rename(path)
 
 
 def queue(experiment: Planned) -> None:

@@ -153,10 +153,11 @@ def _results_at(revision: str) -> str | None:
     # Slow to import, and needed only here.
     from dvc.api import DVCFileSystem
     from dvc.exceptions import DvcException
+    from dvc_data.index import DataIndexError
 
     try:
         return str(DVCFileSystem(rev=revision).read_text(RESULTS))
-    except (DvcException, OSError):
+    except (DvcException, DataIndexError, OSError):
         return None
 
 

@@ -16,7 +16,7 @@ from excise.checkpoint.weights import read_checkpoint
 from excise.inference.forward import Batch
 from excise.inference.layers import LayeredModel
 from excise.inference.models import decoder_layers, load_model
-from excise.inference.passes import Passes, Streamed
+from excise.inference.passes import Offloaded, Passes
 from excise.plumbing.errors import StageError
 from excise.residual.activations import Activations, collect_activations
 from excise.residual.experts import routed_experts
@@ -44,8 +44,8 @@ def see(
     return collect_activations(passes, experts, some_prompts(), position, batch_size, advance)
 
 
-def streamed(folder: Path, dtype: str = "float32", rest: torch.device = CPU) -> Streamed:
-    return Streamed(LayeredModel(read_checkpoint(folder), dtype, CPU), rest)
+def streamed(folder: Path, dtype: str = "float32", rest: torch.device = CPU) -> Offloaded:
+    return Offloaded(LayeredModel(read_checkpoint(folder), dtype, CPU), rest)
 
 
 def same(one: Activations, other: Activations) -> bool:
@@ -112,7 +112,7 @@ def test_one_layer_at_a_time_is_in_memory_and_none_afterwards(glm: Path) -> None
     assert all(tensor.is_meta for _, tensor in parameters(passes))
 
 
-def parameters(passes: Streamed) -> Iterator[tuple[str, torch.Tensor]]:
+def parameters(passes: Offloaded) -> Iterator[tuple[str, torch.Tensor]]:
     return ((name, tensor) for name, tensor in passes.model.state_dict().items())
 
 
@@ -137,7 +137,7 @@ def test_progress_counts_each_prompt_in_each_layer(glm: Path) -> None:
     assert sum(counts) == passes.steps(23) == 4 * 23 and min(counts) > 0
 
 
-def state(passes: Streamed) -> list[Any]:
+def state(passes: Offloaded) -> list[Any]:
     """What a pass changes while it runs: hooks, replaced functions, loaded tensors, threads."""
     layers = decoder_layers(passes.model)
     hooks = [(*layer._forward_pre_hooks, *layer._forward_hooks, "forward" in layer.__dict__) for layer in layers]
