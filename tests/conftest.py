@@ -51,6 +51,7 @@ def finish(folder: Path) -> Project:
         "directions",
         "ablate",
         "diagnose",
+        "simulate",
         "answer@base",
         "answer@ablated",
         "evaluate@base",

@@ -11,16 +11,16 @@ from tests.projects import Project, environment, stages_run
 
 EDITED = ["answer@ablated", "evaluate@ablated", "report"]
 ANSWER = ["answer@base", "answer@ablated", "evaluate@base", "evaluate@ablated", "report"]
-PREPARE = ["params", "prepare", "measure", "directions", "ablate", "diagnose", *ANSWER]
-MEASURE = ["params", "measure", "directions", "ablate", "diagnose", *EDITED]
-ABLATE = ["params", "ablate", "diagnose", *EDITED]
+PREPARE = ["params", "prepare", "measure", "directions", "ablate", "diagnose", "simulate", *ANSWER]
+MEASURE = ["params", "measure", "directions", "ablate", "diagnose", "simulate", *EDITED]
+ABLATE = ["params", "ablate", "simulate", *EDITED]
 EVALUATE = ["params", *ANSWER]
 REPORT = ["params", "report"]
 
 CHANGES = {
     "model.device": ("device: auto ", "device: cpu  ", ["params"]),
     "model.dtype": ("dtype: auto   ", "dtype: float32", ["params", "prepare"]),
-    "organism.seed": ("seed: 0\n", "seed: 1\n", PREPARE),
+    "organism.seed": ("seed: 0\n", "seed: 1\n", ["params", "organism", *PREPARE[1:]]),
     "prompts.limit": ("limit: null               # prompts", "limit: 40  # prompts", PREPARE),
     "measure.position": ("position: -1", "position: -2", MEASURE),
     "measure.stream": ("stream: auto", "stream: on  ", ["params"]),
