@@ -68,5 +68,7 @@ def float_type(name: str, tensor: Tensor) -> torch.dtype:
         StageError: it is not a float type.
     """
     if tensor.dtype not in _TORCH_DTYPES:
-        raise StageError(f"{name} is stored as {tensor.dtype}, which is no float type; use a float copy of the model")
+        raise StageError(
+            f"{name} is stored as {tensor.dtype}, which is not a float type; use a float copy of the model"
+        )
     return _TORCH_DTYPES[tensor.dtype]

@@ -1,4 +1,4 @@
-"""The model card of an edited model, from a template: a function of what its `edit.json` says alone."""
+"""The model card of an edited model, from a template: a function of nothing but what its `edit.json` says."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -229,7 +229,7 @@ def _variant_of(variants: Sequence[Variant], layout: ModelLayout, names: Mapping
 
 
 def _expanded(weight: str, layout: ModelLayout, names: Mapping[str, str] | None = None) -> list[tuple[int | None, str]]:
-    """A name within the layer, once for each expert; of a layer without the first one, that one alone."""
+    """A name within the layer, once for each expert; of a layer without the first one, only that one."""
     if "{expert}" not in weight:
         return [(None, weight)]
     if names is not None and weight.replace("{expert}", "0") not in names:

@@ -20,8 +20,8 @@ EMBEDDING: Target = "embedding"
 
 
 class CannotEdit(StageError):
-    """An edit that this model does not take, though all that was read of it is sound. Where many edits are tried, such
-    a one is left out; every other `StageError` ends them."""
+    """An edit that this model does not take, though all that was read of it is sound. Where many edits are tried, it
+    is left out; every other `StageError` ends them."""
 
 
 @dataclass(frozen=True)
@@ -181,7 +181,7 @@ def _experts(place: Place, rule: Rule, number: int, base: BaseModel) -> Sequence
         if place.part.role not in ("routed_experts", "expert_inputs"):
             raise CannotEdit(
                 f"params.yaml: ablate.rules.{number}.experts: {place.part.role} has no experts; "
-                "give such a rule targets routed_experts or expert_inputs alone"
+                "give such a rule only the targets routed_experts or expert_inputs"
             )
         if not place.is_fused and place.expert is None:
             return []  # a shared expert's input

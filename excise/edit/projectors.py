@@ -146,7 +146,7 @@ def writer_projector(basis: Tensor, gains: Tensor | None, through_norm: ThroughN
 def reader_projector(basis: Tensor, gains: Tensor | None, bias: Tensor | None, centred: bool) -> Projector:
     """The edit that blinds a reader of γ ⊙ h / rms(h) to R in h, and to nothing else.
 
-    A LayerNorm (`centred`) sees only what differs from the mean. Its bias β is no part of h: `left` is then chosen,
+    A LayerNorm (`centred`) sees only what differs from the mean. Its bias β is not a part of h: `left` is then chosen,
     among all that read R alike, so that it reads nothing of β.
 
     Args:

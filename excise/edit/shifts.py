@@ -1,4 +1,4 @@
-"""Moving what routers choose: what is added to each router's bias, which is no projection and has no direction."""
+"""Moving what routers choose: what is added to each router's bias. It is not a projection and has no direction."""
 
 import math
 from collections.abc import Mapping, Sequence

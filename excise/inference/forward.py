@@ -70,7 +70,7 @@ def in_batches(
 
     Args:
         prompts: the tokens of each.
-        batch_size: prompts in a batch at most; halved where memory runs out, and that is said.
+        batch_size: prompts in a batch at most; halved on out-of-memory, with a warning.
         advance: told the number of prompts done since.
         position: which token is asked about, counted from the end of the prompt: -1 is the last.
 

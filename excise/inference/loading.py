@@ -38,7 +38,7 @@ def exactly(checkpoint: Checkpoint) -> Iterator[Path]:
     """A folder with the files of a checkpoint and no others, as links, until the block ends: beside an index other
     weights may lie, which libraries prefer."""
     with tempfile.TemporaryDirectory(prefix="excise-") as place:
-        # The name is the model's: libraries keep code of a model's under it.
+        # Under the model's name, as libraries keep a model's code by the name of its folder.
         folder = Path(place) / checkpoint.folder.name
         for path in checkpoint.files:
             (folder / path).parent.mkdir(parents=True, exist_ok=True)

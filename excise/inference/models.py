@@ -56,9 +56,9 @@ def load_model(checkpoint: Checkpoint, dtype: str, placement: torch.device | Lit
             "measured; use larger ones, or a smaller model.dtype"
         )
     # Answers are greedy, unless a task says otherwise: what else generation_config.json says is how others sample.
-    said = model.generation_config
+    written = model.generation_config
     model.generation_config = GenerationConfig(
-        **{name: getattr(said, name, None) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+        **{name: getattr(written, name, None) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     )
     _refuse_what_does_not_run(checkpoint.folder, model.eval())
     return model
@@ -71,7 +71,7 @@ def _refuse_what_does_not_run(folder: Path, model: PreTrainedModel) -> None:
 
 
 def _refuse_what_cannot_fit(checkpoint: Checkpoint, dtype: str, placement: torch.device | Literal["balanced"]) -> None:
-    """Before the system ends the process, which would leave nothing said."""
+    """Before the system ends the process, which would leave no message."""
     need = weights_need(checkpoint, without_weights(checkpoint.folder, dtype))
     if placement != "balanced" and placement.type == "cpu" and (limit := impossible(need, limits(placement))):
         raise StageError(
@@ -115,7 +115,7 @@ def _config_of(folder: Path) -> Any:
 
 
 def _auto_class(config: Any) -> Any:
-    """What transformers loads a model by: one of text and images only where it has no class for text alone."""
+    """What transformers loads a model by: one of text and images only where it has no class for text only."""
     kind = type(config)
     only_with_images = kind in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING and kind not in MODEL_FOR_CAUSAL_LM_MAPPING
     return AutoModelForImageTextToText if only_with_images else AutoModelForCausalLM
@@ -129,7 +129,7 @@ def weights_need(checkpoint: Checkpoint, model: PreTrainedModel) -> Need:
 
 
 def remote_code_is_trusted(folder: Path) -> bool:
-    """Whether code that lies beside the model in `folder` may run. The machine's environment alone says so, and never a
+    """Whether code that lies beside the model in `folder` may run. Only the machine's environment says so, and never a
     file of the project, which may come from strangers.
 
     Raises:

@@ -58,7 +58,7 @@ class Passes:
 
         Args:
             prompts: the tokens of each.
-            batch_size: prompts in a batch at most; halved where memory runs out, with a warning.
+            batch_size: prompts in a batch at most; halved on out-of-memory, with a warning.
             position: which token of each is asked about, counted from its end.
             watch: sets hooks on the layers and on what is in them. Each layer is called once for each batch, and again
                 where memory ran out.
@@ -184,7 +184,7 @@ def open_model(
     prompts: Sequence[Sequence[int]],
     batch_size: int | Literal["auto"],
 ) -> Passes:
-    """Load the model, or make ready to load it layer by layer: with `auto` where it does not fit, which is said.
+    """Load the model, or make ready to load it layer by layer: with `auto` where it does not fit, with a message.
 
     Args:
         placement: where the layers run; for one layer at a time, of several GPUs the first.
@@ -204,7 +204,7 @@ def open_model(
 
 
 def _fits(checkpoint: Checkpoint, dtype: str, placement: torch.device | Literal["balanced"], work: Work) -> bool:
-    """Whether the model fits as a whole; where it does not, that is said."""
+    """Whether the model fits as a whole; where it does not, a message says so."""
     model = without_weights(checkpoint.folder, dtype)
     weights, sizes = weights_need(checkpoint, model), _sizes(model)
     on_cpu = placement != "balanced" and placement.type == "cpu"
@@ -220,7 +220,7 @@ def _fits(checkpoint: Checkpoint, dtype: str, placement: torch.device | Literal[
 
 
 def _refuse_what_cannot_fit(folder: Path, layered: LayeredModel, work: Work) -> None:
-    """Before the system ends the process, which would leave nothing said."""
+    """Before the system ends the process, which would leave no message."""
     need = Need(streamed_bytes(layered.largest_part, _sizes(layered.model), work), mapped=0)
     if layered.device.type == "cpu" and (limit := impossible(need, limits(layered.device))):
         raise StageError(

@@ -89,9 +89,12 @@ class Questions:
     ) -> None:
         """Ask the base, with hooks that change nothing; see `ask`."""
         self.model, self.harmful, self.harmless = model, harmful, harmless
-        refused, self._unedited = self._answers(harmful, watch), self._answers(harmless, watch_harmless or watch)
-        self.tokens = refusal_tokens(refused, self._unedited)
-        self.unedited = self._outcome(refused, self._unedited)
+        refused, self._said_to_harmless = (
+            self._answers(harmful, watch),
+            self._answers(harmless, watch_harmless or watch),
+        )
+        self.tokens = refusal_tokens(refused, self._said_to_harmless)
+        self.unedited = self._outcome(refused, self._said_to_harmless)
 
     def ask(self, watch: Watch = no_hooks, watch_harmless: Watch | None = None) -> Outcome:
         """What the model answers now, with the hooks that `watch` sets for each forward pass.
@@ -114,7 +117,7 @@ class Questions:
         return Outcome(
             harmful=log_odds(harmful, self.tokens),
             harmless=log_odds(harmless, self.tokens),
-            kl=kl(self._unedited, harmless),
+            kl=kl(self._said_to_harmless, harmless),
         )
 
 

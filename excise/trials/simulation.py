@@ -56,7 +56,7 @@ def _is_whole(module: nn.Module, planned: Sequence[Edit]) -> bool:
 
 
 def _experts_of(module: nn.Module) -> range | None:
-    """The numbers of the experts that a module holds in one parameter; None where it is no such module."""
+    """The numbers of the experts that a module holds in one parameter; None for other modules."""
     fused = getattr(module, "down_proj", None)
     return range(fused.shape[0]) if isinstance(fused, Tensor) else None
 

@@ -175,5 +175,5 @@ def test_a_strength_that_leaves_the_stored_type_is_told_as_that(tmp_path: Path) 
 
 def test_a_bias_that_is_no_float_is_refused_by_name(tmp_path: Path) -> None:
     base = by_hand(tmp_path / "base", torch.zeros(4, dtype=torch.int32))
-    with pytest.raises(StageError, match="router is stored as I32, which is no float type"):
+    with pytest.raises(StageError, match="router is stored as I32, which is not a float type"):
         write(base, tmp_path / "edited", np.ones(4))
