@@ -9,6 +9,7 @@ from pathlib import Path
 
 from excise.checkpoint.manifest import ORGANISM
 from excise.organism import RECIPE
+from excise.plumbing.artifacts import MAPPING, read_document
 from excise.plumbing.errors import run_stage
 from excise.plumbing.files import whole_folder, write_text
 from excise.plumbing.progress import progress
@@ -27,8 +28,8 @@ def main() -> None:
             write_text(folder / "README.md", "The base model lies elsewhere: artifacts/model.json says which it is.\n")
         return
 
-    record = json.dumps({"recipe": RECIPE, **organism.model_dump()}, indent=2) + "\n"
-    if RECORD.is_file() and RECORD.read_bytes() == record.encode():
+    record = {"recipe": RECIPE, **organism.model_dump()}
+    if RECORD.is_file() and read_document(MAPPING, RECORD) == record:
         return
     from excise.organism.training import save, train  # slow to import
 
@@ -42,7 +43,7 @@ def main() -> None:
         )
     with whole_folder(ORGANISM) as folder:
         save(trained, tokenizer, folder)
-        write_text(folder / RECORD.name, record)
+        write_text(folder / RECORD.name, json.dumps(record, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ large model takes half of it."""
 
 MADE_BY = {
     "artifacts/params": "params",
+    "models/base": "organism",
     "artifacts/layout.json": "prepare",
     "artifacts/model.json": "prepare",
     "artifacts/prompts": "prepare",
