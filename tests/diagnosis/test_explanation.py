@@ -135,7 +135,7 @@ def test_a_model_that_takes_no_oblique_edit_is_explained_all_the_same(tmp_path: 
             with open(tmp_path / tensor.file, "r+b") as file:
                 file.seek(tensor.start)
                 file.write(torch.tensor([-1 + 1e-6]).numpy().tobytes())  # g is one plus it
-    settings = replace(SETTINGS, through_norm="oblique")
+    settings = SETTINGS.model_copy(update={"through_norm": "oblique"})
     found = explain(subject.bench, settings, statistics(), str, lambda _: None)
     assert found.recommendation is None
     assert all(row.answers is None for row in found.ranges)
@@ -148,7 +148,7 @@ def test_a_direction_along_the_harmless_mean_is_passed_over_where_that_is_taken_
     means = bench.directions.harmless_mean.clone()
     means[found.measurement] = 3 * DIRECTION
     spoiled = replace(bench, directions=replace(bench.directions, harmless_mean=means))
-    settings = replace(SETTINGS, orthogonalize="source")
+    settings = SETTINGS.model_copy(update={"orthogonalize": "source"})
     other = explain(spoiled, settings, statistics(), str, lambda _: None)
     assert other.measurement != found.measurement
     none = replace(bench, directions=replace(bench.directions, reasons=("the same activations",) * 5))

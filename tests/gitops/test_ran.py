@@ -54,8 +54,8 @@ OF_THE_COMMIT = [
     (append("dvc.lock", "- {"), "dvc.lock is not what DVC writes"),
     (replace("dvc.lock", "    - path: params.yaml", "    - place: params.yaml"), "dvc.lock is not what DVC writes"),
     (append("stages/evaluate.py", "# another\n"), "stages/evaluate.py changed since evaluate@base ran"),
-    (append("schemas/params.py", "# another\n"), "schemas/params.py changed since params ran"),
-    (append("excise/organism/notes.txt", "new\n"), "excise/organism changed since prepare ran"),
+    (append("schemas/params/gates.py", "# another\n"), "schemas/params changed since params ran"),
+    (append("excise/organism/notes.txt", "new\n"), "excise/organism changed since organism ran"),
     (append("excise/judges/new.py", "\n"), "excise/judges changed since evaluate@base ran"),
     (
         replace("dvc.yaml", "cmd: exec python -m stages.report", "cmd: python -m stages.report"),
@@ -68,7 +68,7 @@ OF_THE_COMMIT = [
     ),
 ]
 IN_THE_FOLDER = [
-    (replace("artifacts/params/gates.json", "0.15", "0.99"), "artifacts/params/gates.json is not what params wrote"),
+    (replace("artifacts/params/report.json", "0.15", "0.99"), "artifacts/params/report.json is not what params wrote"),
     (replace("artifacts/model.json", "organism", "organist"), "artifacts/model.json is not what prepare wrote"),
     (replace("results/ablated/results.json", "0", "1"), "results/ablated is not what evaluate@ablated wrote"),
     (append("results/ablated/samples/more.jsonl", "{}\n"), "results/ablated is not what evaluate@ablated wrote"),

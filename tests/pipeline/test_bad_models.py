@@ -43,7 +43,7 @@ def test_a_sharded_local_model_is_measured_and_edited(sharded: tuple[Project, Pa
     project, folder = sharded
     (folder / "notes").mkdir()
     (folder / "notes/origin.txt").write_text("from elsewhere")
-    for stage in ("prepare", "measure", "ablate"):
+    for stage in ("prepare", "measure", "directions", "ablate"):
         done = project.stage(stage)
         assert (done.returncode, done.stderr) == (0, ""), stage
     edited = project.folder / "models/ablated"

@@ -25,7 +25,7 @@ from excise.inference.models import load_model
 from excise.plumbing.errors import StageError
 from schemas.model import ModelManifest
 from schemas.params.document import parse, settings_of_stages
-from stages import ablate, measure, prepare
+from stages import ablate, directions, measure, prepare
 from tests import damaged
 from tests.damaged import EXPERTS, INDEX, LAYERS, LINEAR, SINGLE, Tensors, build, configure, read_tensors, rewrite, save
 from tests.projects import Project, copy_project
@@ -62,7 +62,7 @@ def run(folder: Path) -> None:
         path = Path(f"artifacts/params/{name}.json")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    for stage in (prepare, measure, ablate):
+    for stage in (prepare, measure, directions, ablate):
         stage.main()
 
 

@@ -46,7 +46,7 @@ def test_it_is_edited_as_the_same_model_elsewhere_is(
     (project.folder / "artifacts/model.json").unlink()
     for made in ("models/ablated", "models/base"):
         shutil.rmtree(project.folder / made)
-    for stage in ("prepare", "measure", "ablate"):
+    for stage in ("prepare", "measure", "directions", "ablate"):
         done = run(project, local_hub, home, stage)
         assert (done.returncode, done.stderr) == (0, ""), stage
         local_hub.asked.clear()
