@@ -24,10 +24,11 @@ MODEL = "models/ablated"
 _CHUNK = 1 << 20
 _WHY = {
     "params": "another version of the code resolves params.yaml otherwise",
-    "prepare": "the base model lies outside the repository and changed, or was trained on hardware whose arithmetic "
-    "differs",
+    "organism": "it was trained on hardware whose arithmetic differs",
+    "prepare": "the base model lies outside the repository and changed",
     "measure": "measured bytes depend on the number of CPU threads (OMP_NUM_THREADS, {threads} here) and on the "
     "hardware: one of them was another",
+    "directions": "though they are estimated from the same: other packages, or hardware whose arithmetic differs",
     "ablate": "though what it is made from is the same: other packages, or a spoiled file in DVC's cache",
 }
 """The stages that make the model, in their order, and what makes an output of each differ when no input does."""

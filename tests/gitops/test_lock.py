@@ -1,10 +1,13 @@
 """What dvc.lock says: which stages ran and why, what they read and wrote, and of which bytes."""
 
+from pathlib import Path
+
 import pytest
 
 from excise.gitops.lock import LockError, lock_changes, read_lock
 from excise.gitops.models import folder_md5
 from excise.plumbing.errors import StageError
+from schemas import plain_yaml
 from schemas.gitops import LockChanges, StageChange
 from tests.projects import Project
 
@@ -142,6 +145,30 @@ def test_a_stage_that_did_not_follow_its_input_is_named() -> None:
     )
     with pytest.raises(StageError, match=r"ablate had not run on the artifacts/directions\.json"):
         read_lock(text).check_is_whole("0" * 40)
+
+
+def read_on_the_way_to(path: str) -> list[tuple[str, str, str]]:
+    """In dvc.yaml: which stage, on the way to a file, reads which file that which stage writes."""
+    stages = plain_yaml.parse_mapping(Path("dvc.yaml").read_text(), "dvc.yaml")["stages"]
+    writes = {file: name for name, stage in stages.items() for out in stage.get("outs", ()) for file in as_names(out)}
+    read = [(writes[path], file, writes[file]) for file in stages[writes[path]]["deps"] if file in writes]
+    return read + [one for _, file, _ in read for one in read_on_the_way_to(file)]
+
+
+def as_names(out: str | dict[str, object]) -> list[str]:
+    return [out] if isinstance(out, str) else [*out]
+
+
+def test_every_stage_that_leads_to_the_model_must_have_followed() -> None:
+    steps = {*read_on_the_way_to("models/ablated")}
+    assert {reader for reader, _, _ in steps} == {"organism", "prepare", "measure", "directions", "ablate"}
+    for reader, path, writer in steps:
+        whole = read_lock(lock(stage(writer, {"x": "c"}, {path: "a"}), stage(reader, {path: "a"}, {"y": "c"})))
+        whole.check_is_whole("0" * 40)
+        stale = read_lock(lock(stage(writer, {"x": "c"}, {path: "b"}), stage(reader, {path: "a"}, {"y": "c"})))
+        with pytest.raises(StageError, match=f"{reader} had not run on the {path}"):
+            stale.check_is_whole("0" * 40)
+        assert (whole.difference(stale) or "").startswith(f"{path} (")
 
 
 def test_the_first_difference_is_that_of_the_earliest_stage(monkeypatch: pytest.MonkeyPatch) -> None:
