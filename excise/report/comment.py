@@ -172,7 +172,8 @@ def _in_turns(tasks: Sequence[TaskChanges]) -> list[ShownSample]:
 
 def _other_base(lock: LockChanges) -> bool:
     """Whether the two commits edit different base models."""
-    made = [path for change in lock.stages if change.stage == "prepare" for path in _made_anew(change)]
+    makers = [change for change in lock.stages if change.stage in ("organism", "prepare")]
+    made = [path for change in makers for path in _made_anew(change)]
     return bool(BASE_MODEL & {*made})
 
 

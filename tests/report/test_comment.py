@@ -182,10 +182,9 @@ def test_without_results_before_metrics_are_compared_with_the_base_model() -> No
     assert "beyond noise" not in part(text, "Metrics")
 
 
-def test_another_base_model_or_other_questions_are_told() -> None:
-    prepare = StageChange(
-        stage="prepare", kind="changed", command=False, dependencies=["excise/organism"], outputs=["models/base"]
-    )
+@pytest.mark.parametrize(("stage", "output"), [("organism", "models/base"), ("prepare", "artifacts/model.json")])
+def test_another_base_model_or_other_questions_are_told(stage: str, output: str) -> None:
+    maker = StageChange(stage=stage, kind="changed", command=False, dependencies=["excise/organism"], outputs=[output])
     answer = StageChange(
         stage="answer@base", kind="changed", command=False, dependencies=["models/base"], outputs=["answers/base"]
     )
@@ -197,7 +196,7 @@ def test_another_base_model_or_other_questions_are_told() -> None:
         outputs=["results/base"],
     )
     judged_anew = evaluate.model_copy(update={"dependencies": ["answers/base"]})
-    other_model = render_comment(difference(stages=[prepare, answer, judged_anew]))
+    other_model = render_comment(difference(stages=[maker, answer, judged_anew]))
     asked = answer.model_copy(update={"dependencies": ["artifacts/params/answer.json", "artifacts/prompts"]})
     other_questions = render_comment(difference(stages=[evaluate]))
     assert "**The base model is another one**" in other_model and "**Other questions" not in other_model
