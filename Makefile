@@ -39,7 +39,7 @@ verify: environment ## Check an edited model's files against its edit.json (FOLD
 	@$(EXCISE) verify -- "$${FOLDER:-models/ablated}"
 
 plan: environment ## Print what the rules would edit; measures first where that is out of date
-	@python -m excise repro -- --quiet measure
+	@python -m excise repro -- --quiet directions
 	@$(EXCISE) plan
 
 use: environment ## Make params.yaml the recipe RECIPE=llama-3.1-8b-instruct of recipes/; without a name, list them
@@ -120,7 +120,7 @@ format: environment ## Mend style and formatting
 	@ruff check --fix .
 	@ruff format .
 
-schema: environment ## Write params.schema.json and the README's table again from schemas/params.py
+schema: environment ## Write params.schema.json and the README's table again from schemas/params/
 	@$(EXCISE) schema
 
 # CUDA's own packages stay out of the lock, so that the CPU and the CUDA build of torch both satisfy it.

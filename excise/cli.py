@@ -118,7 +118,7 @@ def pin(model: str | None, dataset: str | None) -> None:
 
 @command()
 def plan() -> None:
-    """Print what the rules of params.yaml would edit, after `dvc repro measure`."""
+    """Print what the rules of params.yaml would edit, after `dvc repro directions`."""
     from excise.edit.resolved import resolve_edit
     from excise.report.terminal import print_plan
 
@@ -368,7 +368,7 @@ def upgrade() -> None:
 
 @command()
 def schema() -> None:
-    """Write params.schema.json and the README's table of parameters again from schemas/params.py."""
+    """Write params.schema.json and the README's table of parameters again from schemas/params/."""
     from excise.plumbing.errors import StageError
     from schemas.documentation import write_documentation
 

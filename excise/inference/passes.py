@@ -141,7 +141,7 @@ class Offloaded(Passes):
         def note(*args: Any, **kwargs: Any) -> Tensor:
             stream, others, named = split_call(args, kwargs)
             if not streams:
-                # A copy, so that a change in placement is seen too.
+                # A copy, so that a change in place is seen too.
                 streams.append(stream.clone())
             elif not torch.allclose(stream, streams[0], rtol=0, atol=0, equal_nan=True):
                 raise StageError(

@@ -115,7 +115,7 @@ def starting_from(revision: str | None) -> Iterator[None]:
     finds what that one made up to date. And what later stages wrote into git is not there: nothing makes it in an
     experiment, whose own commit would show the metrics and gates of the workspace.
 
-    DVC's cache of runs does not serve `prepare`, whose model outlives a rerun; without this every experiment with
+    DVC's cache of runs does not serve `organism`, whose model outlives a rerun; without this every experiment with
     another organism than the workspace's would train it for itself.
     """
     theirs = file_of(_HERE, revision, LOCK) if revision else None
