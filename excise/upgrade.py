@@ -17,18 +17,18 @@ from pathlib import Path
 from typing import Any
 
 from lm_eval.api.instance import Instance
-from lm_eval.api.model import LM
 
 from excise.checkpoint.manifest import ORGANISM, read_config, read_manifest
 from excise.evaluation.answers import ANSWERS, Side, ask, responses_file
 from excise.evaluation.catalogue import leave_out, load_tasks, read_measured_prompts
+from excise.evaluation.harness import Recording
 from excise.gitops.git import file_of, git
 from excise.inference.tokenizer import description_folder, load_tokenizer
 from excise.organism import RECIPE
 from excise.plumbing.artifacts import MAPPING, read_document, read_lines
 from excise.plumbing.errors import StageError
 from excise.plumbing.files import whole_folder, write_json, write_lines, write_text
-from excise.prompts.chats import FOLDER, read_format, render
+from excise.prompts.chats import FOLDER, read_format
 from excise.prompts.reasoning import opens_reasoning
 from schemas.params.answer import Answer
 from schemas.params.measure import Measure
@@ -143,29 +143,17 @@ def take_answers(old: Path, side: Side) -> bool:
     return True
 
 
-class Remembered(LM):
-    """In a model's place: what it said in each sample, in their order."""
-
-    tokenizer_name = ""
-    batch_size = None
+class Remembered(Recording):
+    """What was said, in the order of the samples."""
 
     def __init__(self, samples: Sequence[Sample], tokenizer: Any, chat: ChatFormat) -> None:
-        super().__init__()
-        self._samples, self._tokenizer, self._chat = samples, tokenizer, chat
+        super().__init__(tokenizer, chat)
+        self._samples = samples
 
-    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        return render(self._tokenizer, chat_history, self._chat, begun=not add_generation_prompt)
-
-    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
+    def said(self, requests: list[Instance]) -> list[str]:
         if len(requests) != len(self._samples):
             raise StageError(f"{len(self._samples)} samples were recorded of a task with {len(requests)} requests")
         return [sample.response for sample in self._samples]
-
-    def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
-        raise NotImplementedError
-
-    def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
-        raise NotImplementedError
 
 
 def dvc(*arguments: str) -> None:
