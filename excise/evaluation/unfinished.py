@@ -6,13 +6,13 @@ found again only where nothing that DVC knows the stage to depend on has changed
 
 import hashlib
 import json
-import re
 import shutil
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
 from excise.plumbing.digests import sha256_of
+from excise.plumbing.foreach import filled, variables
 from schemas.plain_yaml import parse_mapping, read_text
 
 UNFINISHED = Path(".excise/answer")
@@ -20,8 +20,6 @@ GRAPH = Path("dvc.yaml")
 LIBRARIES = ("lm-eval", "torch", "transformers")
 PINNED_BY = {"models/base": "artifacts/model.json", "models/ablated": "models/ablated/edit.json"}
 """What holds the digests of a model's files, which are too large to be read for this."""
-
-_VARIABLE = re.compile(r"\$\{([a-z_.]+)\}")
 
 
 def unfinished_work(key: str, machine: Mapping[str, str]) -> Path:
@@ -46,8 +44,8 @@ def stage_digest(stage: str, key: str, machine: Mapping[str, str]) -> str:
         ParamsError: dvc.yaml cannot be read.
     """
     graph = parse_mapping(read_text(GRAPH, GRAPH.name), GRAPH.name)["stages"][stage]
-    values = {"key": key, **{f"item.{name}": value for name, value in graph["foreach"][key].items()}}
-    named = [_VARIABLE.sub(lambda found: values[found[1]], name) for name in graph["do"]["deps"]]
+    values = variables(key, graph["foreach"][key])
+    named = [filled(name, values) for name in graph["do"]["deps"]]
     listed = [Path(PINNED_BY.get(name, name)) for name in named]
     files = [file for path in listed for file in (path.rglob("*") if path.is_dir() else [path])]
     known = {

@@ -5,7 +5,6 @@ installed everywhere.
 """
 
 import io
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -15,6 +14,7 @@ from excise.gitops.lock import LOCK, Entry, File, LockError, md5_of, md5_of_fold
 from excise.gitops.sides import Side
 from excise.plumbing.artifacts import has_conflict
 from excise.plumbing.errors import StageError
+from excise.plumbing.foreach import filled, variables
 from schemas import plain_yaml
 from schemas.params.document import parse, settings_of_stages
 from schemas.text import shorten
@@ -25,8 +25,6 @@ STAGES = "dvc.yaml"
 RESOLVED = "artifacts/params/"
 MOST_READ = 64 * 2**20
 """Bytes of an output that are read to compare its MD5; of a larger one, such as a model, its size is compared."""
-
-_VARIABLE = re.compile(r"\$\{([a-z_.]+)\}")
 
 
 @dataclass(frozen=True)
@@ -128,8 +126,7 @@ def _defined(side: Side) -> dict[str, _Defined]:
         for name, stage in stages.items():
             if "foreach" in stage:
                 for key, item in stage["foreach"].items():
-                    values = {"key": key, **{f"item.{part}": value for part, value in item.items()}}
-                    found[f"{name}@{key}"] = _stage(stage["do"], values)
+                    found[f"{name}@{key}"] = _stage(stage["do"], variables(key, item))
             else:
                 found[name] = _stage(stage, {})
         return found
@@ -139,18 +136,17 @@ def _defined(side: Side) -> dict[str, _Defined]:
         raise _not_run(side, f"{STAGES} does not define stages as this project does") from None
 
 
-def _stage(stage: Mapping[str, Any], values: Mapping[str, str]) -> _Defined:
-    def filled(text: str) -> str:
-        return _VARIABLE.sub(lambda found: values[found[1]], text)
-
+def _stage(stage: Mapping[str, Any], values: Mapping[str, Any]) -> _Defined:
     outputs = {
-        filled(path): options or {}
+        filled(path, values): options or {}
         for kind in ("outs", "metrics", "plots")
         for given in stage.get(kind, ())
         for path, options in (given.items() if isinstance(given, dict) else [(given, {})])
     }
     committed = [path for path, options in outputs.items() if not options.get("cache", True)]
-    return _Defined(filled(stage["cmd"]), [filled(path) for path in stage.get("deps", ())], [*outputs], committed)
+    return _Defined(
+        filled(stage["cmd"], values), [filled(path, values) for path in stage.get("deps", ())], [*outputs], committed
+    )
 
 
 def _refuse_conflict(side: Side, path: str, text: str) -> None:
