@@ -98,8 +98,7 @@ def simulate(
     # Where every scale is 0, as for a router's bias only: of what the rules name.
     named = plans[1.0] or make_plan(with_scales(ablate, lambda _: 1.0), base, directions)
     measurement = main_measurement(named, statistics)
-    orthogonalize = "none" if ablate.orthogonalize == "target" else ablate.orthogonalize
-    direction = directions.at(measurement, 0, orthogonalize)
+    direction = directions.of_every_layer(measurement, ablate.orthogonalize)
 
     def tracers(watched: Sequence[Component] = ()) -> list[Tracer]:
         return [Tracer(model, base.layout.family, watched, direction, kind, plans[1.0]) for kind in prompts]

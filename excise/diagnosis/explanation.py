@@ -12,9 +12,7 @@ from excise.diagnosis.writers import Contrast, explain_experts, explain_roles, e
 from excise.edit.projectors import Directions, NoProjector
 from excise.plumbing.errors import StageError
 from excise.trials.bench import Bench
-from schemas.diagnosis import (
-    Diagnosis,
-)
+from schemas.diagnosis import Diagnosis
 from schemas.directions import MeasurementStatistics
 from schemas.params.ablate import Ablate, EditMethod, Orthogonalize
 
@@ -96,8 +94,7 @@ def explained_direction(
     """
     for measurement in causal:
         try:
-            # Of no layer, as it is of all: what enters an edited layer is not taken out of it.
-            return measurement, directions.at(measurement, 0, "none" if orthogonalize == "target" else orthogonalize)
+            return measurement, directions.of_every_layer(measurement, orthogonalize)
         except NoProjector:
             continue
     reasons = "; ".join(dict.fromkeys(reason for reason in directions.reasons if reason is not None))

@@ -83,6 +83,15 @@ class Directions:
                 "ablate.orthogonalize: none in params.yaml, or name another measurement"
             ) from None
 
+    def of_every_layer(self, measurement: float, orthogonalize: Orthogonalize) -> Tensor:
+        """As `at`, of no layer in particular: with `target` it is left as it was measured, for what enters one layer
+        is not taken out of it for all.
+
+        Raises:
+            NoProjector: nothing is left of it.
+        """
+        return self.at(measurement, 0, "none" if orthogonalize == "target" else orthogonalize)
+
 
 def _between(rows: Tensor, place: float) -> Tensor:
     lower = int(place)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from excise.inference.forward import Batch, in_batches
+from excise.inference.forward import Batch, in_batches, logits_at
 from excise.inference.tokenizer import end_ids, padding_id
 from excise.plumbing.artifacts import read_tensors, unreadable
 from schemas.prompts import Prompt
@@ -143,13 +143,7 @@ def predictions(
     def compute(batch: Batch) -> None:
         wanted = [torch.arange(len(prompts[row]) - 1, len(prompts[row]) + len(answers[row]) - 1) for row in batch.rows]
         places = torch.cat(wanted).unique()
-        logits = model(
-            input_ids=batch.ids.to(model.device),
-            attention_mask=batch.mask.to(model.device),
-            use_cache=False,
-            # Numbers and no tensor, which would have to be on the device of the last layer.
-            logits_to_keep=places.tolist(),
-        ).logits
+        logits = logits_at(model, batch, places)
         for place, row in enumerate(batch.rows):
             kept = logits[place, torch.searchsorted(places, wanted[place])].float()
             found[row] = _read(torch.log_softmax(kept, dim=-1), answers[row], None if likely is None else likely[row])

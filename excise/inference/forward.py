@@ -172,15 +172,24 @@ def first_token_log_probabilities(
 
 def _first_tokens(model: PreTrainedModel, batch: Batch) -> Iterator[Tensor]:
     ends = batch.ends.unique()
-    logits = model(
+    last = logits_at(model, batch, ends)[torch.arange(len(batch.rows)), torch.searchsorted(ends, batch.ends)].float()
+    return iter(torch.log_softmax(last, dim=-1).cpu())
+
+
+def logits_at(model: PreTrainedModel, batch: Batch, places: Tensor) -> Tensor:
+    """The logits of a batch at some tokens only, ``[prompts, places, vocabulary]`` on the device of the last layer.
+
+    Args:
+        places: ``[places]``, int64 on the CPU: the same of each prompt.
+    """
+    logits: Tensor = model(
         input_ids=batch.ids.to(model.device),
         attention_mask=batch.mask.to(model.device),
         use_cache=False,
         # Numbers and no tensor, which would have to be on the device of the last layer.
-        logits_to_keep=ends.tolist(),
+        logits_to_keep=places.tolist(),
     ).logits
-    last = logits[torch.arange(len(batch.rows)), torch.searchsorted(ends, batch.ends)].float()
-    return iter(torch.log_softmax(last, dim=-1).cpu())
+    return logits
 
 
 def kl(base: Tensor, edited: Tensor) -> Tensor:
