@@ -91,9 +91,9 @@ def edit(source: Path, target: Path) -> None:
     from excise.checkpoint.weights import read_checkpoint
     from excise.edit.checkpoint import write_edited
     from excise.edit.inspection import inspect
-    from excise.edit.plan import make_plan
-    from excise.edit.projectors import Directions
-    from excise.plumbing.digests import sha256_of
+    from excise.edit.planning.plan import make_plan
+    from excise.edit.planning.projectors import Directions
+    from excise.plumbing.files import sha256_of
     from schemas.model import ModelManifest
     from schemas.params.ablate import Ablate
 

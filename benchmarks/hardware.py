@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
-from excise.inference.models import decoder, decoder_layers
-from excise.plumbing.memory import GIB, Sizes, Work, batch_bytes, resident_bytes, streamed_bytes
+from excise.inference.loading.models import decoder, decoder_layers
+from excise.plumbing.machine import GIB, Sizes, Work, batch_bytes, resident_bytes, streamed_bytes
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs/hardware.md"

@@ -15,10 +15,10 @@ from excise.gitops.experiments.tables import written_into
 from excise.judges.keywords import judge_by_keywords
 from excise.judges.verdicts import Answer, judge_answers
 from excise.plumbing.files import write_text
-from schemas.document import Document
-from schemas.plain_yaml import parse_mapping, read_text
+from schemas.basis.document import Document
+from schemas.basis.plain_yaml import parse_mapping, read_text
+from schemas.basis.text import shorten
 from schemas.results import Verdict
-from schemas.text import shorten
 
 ROOT = Path(__file__).resolve().parent.parent
 ANSWERS = ROOT / "tests" / "judges" / "answers.yaml"

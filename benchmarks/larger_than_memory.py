@@ -94,12 +94,12 @@ def look_at(base: Path, edited: Path) -> None:
     from safetensors.torch import load_file
 
     from excise.checkpoint.weights import read_checkpoint
+    from excise.inference.loading.tokenizer import load_tokenizer
     from excise.inference.passes import open_model
-    from excise.inference.tokenizer import load_tokenizer
     from excise.prompts.chats import read_format, read_prompts, tokenize
     from excise.residual.activations import collect_activations
+    from schemas.basis.document import read_settings
     from schemas.params.ablate import Ablate
-    from schemas.params.section import read_settings
 
     chat = read_format()
     prompts = tokenize(load_tokenizer(base, chat.date), read_prompts("harmful_held_out"), chat)

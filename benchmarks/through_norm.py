@@ -16,12 +16,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from excise.checkpoint.base_model import BaseModel
-from excise.checkpoint.manifest import make_manifest
+from excise.checkpoint.base_model import BaseModel, make_manifest
 from excise.checkpoint.weights import read_checkpoint
 from excise.edit.inspection import inspect, settled
-from excise.edit.plan import make_plan
-from excise.edit.projectors import Directions
+from excise.edit.planning.plan import make_plan
+from excise.edit.planning.projectors import Directions
 from excise.inference.forward import first_token_log_probabilities, kl
 from excise.inference.passes import Passes
 from excise.organism.training import save, train

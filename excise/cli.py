@@ -119,8 +119,8 @@ def pin(model: str | None, dataset: str | None) -> None:
 @command()
 def plan() -> None:
     """Print what the rules of params.yaml would edit, after `dvc repro directions`."""
-    from excise.edit.resolved import resolve_edit
-    from excise.report.terminal import print_plan
+    from excise.edit.checkpoint import resolve_edit
+    from excise.gitops.terminal import print_plan
 
     edit = resolve_edit()
     print_plan(edit.rows, edit.spare_layers, edit.base.checkpoint.left_out)
@@ -141,9 +141,9 @@ def gate(show: bool) -> None:
     """Print the gates; the exit code is 1 if one fails."""
     from excise.gitops.ran import check_ran
     from excise.gitops.sides import WorkingTree
-    from excise.plumbing.artifacts import read_document
+    from excise.gitops.terminal import print_gates
     from excise.plumbing.errors import StageError
-    from excise.report.terminal import print_gates
+    from excise.plumbing.files import read_document
     from schemas.evidence import GateVerdicts
 
     check_ran(WorkingTree(PROJECT))
@@ -172,8 +172,8 @@ def report(out: Path) -> None:
 @command(arg("folder", type=Path, nargs="?", default=Path("models/ablated"), help="of the model (models/ablated)"))
 def verify(folder: Path) -> None:
     """Check an edited model's files against its edit.json."""
-    from excise.checkpoint.edited import check_edited, has_digest
     from excise.checkpoint.weights import EDIT_DIGEST, EDIT_RECORD
+    from excise.gitops.models import check_edited, has_digest
 
     print(f"{folder} is what its {EDIT_RECORD} says: {len(check_edited(folder))} files")
     if not has_digest(folder):

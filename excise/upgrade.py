@@ -18,25 +18,24 @@ from typing import Any
 
 from lm_eval.api.instance import Instance
 
-from excise.checkpoint.manifest import ORGANISM, read_config, read_manifest
-from excise.evaluation.answers import ANSWERS, Side, ask, responses_file
-from excise.evaluation.catalogue import leave_out, load_tasks, read_measured_prompts
-from excise.evaluation.harness import Recording
+from excise.checkpoint.base_model import ORGANISM, read_config, read_manifest
+from excise.evaluation.asking.answers import ANSWERS, Side, ask, responses_file
+from excise.evaluation.asking.catalogue import leave_out, load_tasks, read_measured_prompts
+from excise.evaluation.scoring.harness import Recording
 from excise.gitops.git import file_of, git
-from excise.inference.tokenizer import description_folder, load_tokenizer
-from excise.organism import RECIPE
-from excise.plumbing.artifacts import MAPPING, read_document, read_lines
+from excise.inference.loading.tokenizer import description_folder, load_tokenizer
+from excise.organism.training import RECIPE
 from excise.plumbing.errors import StageError
-from excise.plumbing.files import whole_folder, write_json, write_lines, write_text
+from excise.plumbing.files import MAPPING, read_document, read_lines, whole_folder, write_json, write_lines, write_text
 from excise.prompts.chats import FOLDER, read_format
 from excise.prompts.reasoning import opens_reasoning
+from schemas.basis.document import read_settings
+from schemas.basis.plain_yaml import parse_mapping
+from schemas.basis.text import shorten
 from schemas.params.answer import Answer
 from schemas.params.measure import Measure
-from schemas.params.section import read_settings
-from schemas.plain_yaml import parse_mapping
 from schemas.prompts import ChatFormat
 from schemas.results import Answers, Sample
-from schemas.text import shorten
 
 PROJECT = Path()
 SETTINGS = Path("artifacts/params")

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from pydantic import Field, TypeAdapter
 
-from schemas.document import Document
+from schemas.basis.document import Document
 
 
 class Answers(Document):

@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from schemas.document import Document
+from schemas.basis.document import Document
 
 
 class MeasurementStatistics(Document):

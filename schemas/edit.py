@@ -4,7 +4,7 @@ from typing import Any
 
 from pydantic import Field
 
-from schemas.document import Document, FileDigest
+from schemas.basis.document import Document, FileDigest
 from schemas.model import ModelManifest
 
 

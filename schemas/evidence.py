@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from schemas.document import Document
+from schemas.basis.document import Document
 from schemas.params.gates import Bound
 from schemas.results import Verdict
 

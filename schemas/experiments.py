@@ -10,13 +10,13 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, JsonValue, ValidationError, model_validator
 
-from schemas import plain_yaml
-from schemas.fields import Items, Matches, MayBeEmpty
+from schemas.basis import plain_yaml
+from schemas.basis.document import Listed, Section
+from schemas.basis.fields import Items, Matches, MayBeEmpty
+from schemas.basis.text import dotted, suggest
 from schemas.overrides import applied, combined, read_overrides
 from schemas.params.document import Params
 from schemas.params.gates import MetricName
-from schemas.params.section import Listed, Section
-from schemas.text import dotted, suggest
 from schemas.wording import ParamsError, WrongValue, first_mistake
 
 Name = Annotated[

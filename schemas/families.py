@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import ValidationError
 from ruamel.yaml import YAML
 
-from schemas.layout import Layout
+from schemas.model import Layout
 
 FOLDER = Path(__file__).parent / "architectures"
 

@@ -9,7 +9,7 @@ import re
 from ruamel.yaml import YAML
 from ruamel.yaml.nodes import MappingNode, Node
 
-from schemas import plain_yaml
+from schemas.basis import plain_yaml
 from schemas.params.document import parse
 from schemas.wording import ParamsError
 

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from schemas.document import Document
+from schemas.basis.document import Document
 from schemas.params.sources import SourceKind
 
 

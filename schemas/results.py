@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import ConfigDict, Field
 
-from schemas.document import Document
+from schemas.basis.document import Document
 from schemas.model import Dtype
 
 

@@ -5,8 +5,8 @@ from typing import Any, Literal
 
 from pydantic import Field, TypeAdapter
 
+from schemas.basis.document import Document
 from schemas.diagnosis import Answers, PromptKind
-from schemas.document import Document
 
 
 class ScaleTrial(Document):

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from schemas.text import Key, dotted, printable, show, suggest
+from schemas.basis.text import Key, dotted, printable, show, suggest
 
 
 class ParamsError(ValueError):

@@ -3,15 +3,12 @@
 from pathlib import Path
 
 from excise.checkpoint.weights import CARD, EDIT_DIGEST, EDIT_RECORD
-from excise.edit.card import render_card
-from excise.edit.checkpoint import write_edited
-from excise.edit.resolved import ARTIFACTS, resolve_edit
-from excise.plumbing.device import chosen_device
-from excise.plumbing.digests import sha256_line, sha256_of
+from excise.edit.checkpoint import ARTIFACTS, render_card, resolve_edit, write_edited
 from excise.plumbing.errors import run_stage
-from excise.plumbing.files import whole_folder, write_json, write_text
+from excise.plumbing.files import sha256_line, sha256_of, whole_folder, write_json, write_text
+from excise.plumbing.machine import chosen_device
 from excise.plumbing.progress import progress
-from schemas.document import FileDigest
+from schemas.basis.document import FileDigest
 from schemas.edit import EditRecord
 
 OUTPUT = Path("models/ablated")

@@ -11,26 +11,24 @@ from lm_eval.api.model import LM
 from safetensors.torch import save
 from transformers import PreTrainedModel
 
-from excise.checkpoint.manifest import base_checkpoint, base_folder, read_config, read_manifest, verify
+from excise.checkpoint.base_model import base_checkpoint, base_folder, read_config, read_manifest, verify
 from excise.checkpoint.weights import read_checkpoint
-from excise.evaluation.answers import ANSWERS, DRIFT, Side, ask_all, chosen_side, responses_file
-from excise.evaluation.backends import Transformers, require_vllm, with_vllm
-from excise.evaluation.catalogue import ListedTask, leave_out, load_tasks, read_measured_prompts
-from excise.evaluation.drift import drift_samples, greedy_answers, predictions, read_predictions
-from excise.evaluation.unfinished import unfinished_work
+from excise.evaluation.answering.backends import Transformers, require_vllm, unfinished_work, with_vllm
+from excise.evaluation.answering.drift import drift_samples, greedy_answers, predictions, read_predictions
+from excise.evaluation.asking.answers import ANSWERS, DRIFT, Side, ask_all, chosen_side, responses_file
+from excise.evaluation.asking.catalogue import ListedTask, leave_out, load_tasks, read_measured_prompts
 from excise.inference.forward import FIRST_BATCH
-from excise.inference.models import load_model, remote_code_is_trusted
-from excise.inference.tokenizer import load_tokenizer
-from excise.plumbing.artifacts import read_document
-from excise.plumbing.device import placement
+from excise.inference.loading.models import load_model, remote_code_is_trusted
+from excise.inference.loading.tokenizer import load_tokenizer
 from excise.plumbing.errors import StageError, run_stage
-from excise.plumbing.files import write_bytes, write_json, write_lines
+from excise.plumbing.files import read_document, write_bytes, write_json, write_lines
+from excise.plumbing.machine import placement
 from excise.plumbing.progress import progress
 from excise.prompts.chats import chat_of, read_format, read_prompts, render, tokenize
 from excise.prompts.reasoning import opens_reasoning
+from schemas.basis.document import read_settings
 from schemas.model import Dtype
 from schemas.params.answer import Answer
-from schemas.params.section import read_settings
 from schemas.prompts import ChatFormat, Prompt
 from schemas.results import Answers
 

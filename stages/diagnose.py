@@ -9,18 +9,18 @@ from pathlib import Path
 from excise.checkpoint.base_model import BaseModel
 from excise.diagnosis.explanation import STEPS, explain
 from excise.diagnosis.plots import plots_of_diagnosis
-from excise.edit.measured import read_directions
-from excise.inference.models import load_model
-from excise.inference.tokenizer import load_tokenizer
-from excise.plumbing.device import placement
+from excise.edit.planning.projectors import read_directions
+from excise.inference.loading.models import load_model
+from excise.inference.loading.tokenizer import load_tokenizer
 from excise.plumbing.errors import run_stage
 from excise.plumbing.files import write_json, write_text
+from excise.plumbing.machine import placement
 from excise.plumbing.progress import progress
 from excise.prompts.chats import read_format, read_prompts, tokenize
 from excise.trials.bench import Bench
 from excise.trials.refusal import Questions
+from schemas.basis.document import read_settings
 from schemas.params.ablate import EditMethod
-from schemas.params.section import read_settings
 
 ARTIFACTS = Path("artifacts")
 PLOTS = ARTIFACTS / "plots"

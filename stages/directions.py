@@ -5,14 +5,12 @@ from pathlib import Path
 import torch
 from safetensors.torch import save
 
-from excise.checkpoint.manifest import read_layout
-from excise.plumbing.artifacts import read_tensors
+from excise.checkpoint.base_model import read_layout
 from excise.plumbing.errors import run_stage
-from excise.plumbing.files import write_bytes, write_json
-from excise.residual.directions import estimate, winsorize
-from excise.residual.statistics import describe
+from excise.plumbing.files import read_tensors, write_bytes, write_json
+from excise.residual.directions import describe, estimate, winsorize
+from schemas.basis.document import read_settings
 from schemas.params.directions import Directions
-from schemas.params.section import read_settings
 
 ARTIFACTS = Path("artifacts")
 

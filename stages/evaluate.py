@@ -3,20 +3,18 @@
 import sys
 from pathlib import Path
 
-from excise.checkpoint.manifest import read_config, read_manifest
-from excise.evaluation.answers import ANSWERS, DRIFT, chosen_side
-from excise.evaluation.catalogue import leave_out, load_tasks, read_measured_prompts
-from excise.evaluation.harness import DRIFT_METRICS, SCORES_FOLDER, Replay, Scored, drift_values, score
-from excise.evaluation.judging import judged
-from excise.inference.tokenizer import description_folder, load_tokenizer
+from excise.checkpoint.base_model import read_config, read_manifest
+from excise.evaluation.asking.answers import ANSWERS, DRIFT, chosen_side
+from excise.evaluation.asking.catalogue import leave_out, load_tasks, read_measured_prompts
+from excise.evaluation.scoring.harness import DRIFT_METRICS, SCORES_FOLDER, Replay, Scored, drift_values, judged, score
+from excise.inference.loading.tokenizer import description_folder, load_tokenizer
 from excise.judges.verdicts import chosen_judge
-from excise.plumbing.artifacts import read_document, read_lines
 from excise.plumbing.errors import run_stage
-from excise.plumbing.files import write_json, write_lines
+from excise.plumbing.files import read_document, read_lines, write_json, write_lines
 from excise.prompts.chats import read_format
 from excise.prompts.reasoning import opens_reasoning
+from schemas.basis.document import read_settings
 from schemas.params.judge import EvaluateSettings
-from schemas.params.section import read_settings
 from schemas.results import Answers, Results, Sample
 
 RESULTS = Path("results")

@@ -5,17 +5,17 @@ from pathlib import Path
 from safetensors.torch import save
 
 from excise.checkpoint.base_model import BaseModel
+from excise.inference.loading.tokenizer import load_tokenizer
 from excise.inference.passes import open_model
-from excise.inference.tokenizer import load_tokenizer
-from excise.plumbing.device import placement, streaming
 from excise.plumbing.errors import run_stage
 from excise.plumbing.files import write_bytes, write_json
+from excise.plumbing.machine import placement, streaming
 from excise.plumbing.progress import progress
 from excise.prompts.chats import read_format, read_prompts, tokenize
 from excise.residual.activations import collect_activations
 from excise.residual.experts import count_use, routed_experts
+from schemas.basis.document import read_settings
 from schemas.params.measure import Measure
-from schemas.params.section import read_settings
 
 ARTIFACTS = Path("artifacts")
 

@@ -7,14 +7,13 @@ model that was trained elsewhere keeps its bytes.
 import json
 from pathlib import Path
 
-from excise.checkpoint.manifest import ORGANISM
-from excise.organism import RECIPE
-from excise.plumbing.artifacts import MAPPING, read_document
+from excise.checkpoint.base_model import ORGANISM
+from excise.organism.training import RECIPE
 from excise.plumbing.errors import run_stage
-from excise.plumbing.files import whole_folder, write_text
+from excise.plumbing.files import MAPPING, read_document, whole_folder, write_text
 from excise.plumbing.progress import progress
+from schemas.basis.document import read_settings
 from schemas.params.organism import OrganismSettings
-from schemas.params.section import read_settings
 
 SETTINGS = Path("artifacts/params/organism.json")
 RECORD = ORGANISM / "organism.json"

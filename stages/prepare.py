@@ -4,21 +4,19 @@ import itertools
 from collections.abc import Mapping
 from pathlib import Path
 
-from excise.checkpoint.manifest import LAYOUT, MANIFEST, ORGANISM, make_manifest
+from excise.checkpoint.base_model import LAYOUT, MANIFEST, ORGANISM, make_manifest
 from excise.checkpoint.weights import read_checkpoint
 from excise.edit.inspection import inspect, settled
-from excise.inference.tokenizer import check_chat
+from excise.inference.loading.tokenizer import check_chat
 from excise.organism import world
-from excise.plumbing.digests import sha256_of
 from excise.plumbing.errors import StageError, run_stage
-from excise.plumbing.files import write_json, write_lines
+from excise.plumbing.files import sha256_of, write_json, write_lines
 from excise.prompts.chats import FOLDER, FORMAT, PROMPTS_MANIFEST
-from excise.prompts.lists import prompt_lists, side
-from schemas.layout import ModelLayout
-from schemas.model import ModelManifest
+from excise.prompts.gathering import prompt_lists, side
+from schemas.basis.document import read_settings
+from schemas.model import ModelLayout, ModelManifest
 from schemas.params.model import Model
 from schemas.params.prompts import PrepareSettings
-from schemas.params.section import read_settings
 from schemas.prompts import ChatFormat, Prompt, PromptList, PromptsManifest
 
 SETTINGS = Path("artifacts/params/prepare.json")

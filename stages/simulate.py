@@ -9,17 +9,17 @@ from pathlib import Path
 from excise.checkpoint.base_model import BaseModel
 from excise.diagnosis.current_rules import SCALES, simulate
 from excise.diagnosis.plots import plots_of_simulation
-from excise.edit.measured import read_directions, read_use
-from excise.edit.shifts import odds_by_layer
-from excise.inference.models import load_model
-from excise.inference.tokenizer import load_tokenizer
-from excise.plumbing.device import placement
+from excise.edit.planning.projectors import read_directions, read_use
+from excise.edit.planning.shifts import odds_by_layer
+from excise.inference.loading.models import load_model
+from excise.inference.loading.tokenizer import load_tokenizer
 from excise.plumbing.errors import run_stage
 from excise.plumbing.files import write_json, write_text
+from excise.plumbing.machine import placement
 from excise.plumbing.progress import progress
 from excise.prompts.chats import read_format, read_prompts, tokenize
+from schemas.basis.document import read_settings
 from schemas.params.ablate import Ablate
-from schemas.params.section import read_settings
 
 ARTIFACTS = Path("artifacts")
 PLOTS = ARTIFACTS / "simulation"

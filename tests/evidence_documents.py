@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from schemas.document import FileDigest
+from schemas.basis.document import FileDigest
 from schemas.evidence import (
     ChangedSample,
     Comparison,

@@ -16,8 +16,7 @@ from transformers.utils import logging
 from excise.checkpoint.base_model import BaseModel
 from excise.checkpoint.weights import read_checkpoint
 from excise.edit.inspection import inspect, settled
-from schemas.layout import ModelLayout
-from schemas.model import ModelManifest
+from schemas.model import ModelLayout, ModelManifest
 
 VOCABULARY = 96
 HIDDEN = 64

@@ -24,14 +24,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from excise.checkpoint.base_model import BaseModel
-from excise.edit.plan import Edit, make_plan
+from excise.edit.planning.plan import Edit, make_plan
 from excise.inference.forward import Batch, first_token_log_probabilities
-from excise.inference.models import decoder_layers, load_model
+from excise.inference.loading.models import decoder_layers, load_model
 from excise.organism.training import TUNED_LAYERS, save
 from excise.organism.world import REFUSAL, make_world, splits
 from excise.prompts.chats import tokenize
-from excise.residual.directions import Estimate, estimate
-from excise.residual.statistics import describe
+from excise.residual.directions import Estimate, describe, estimate
 from excise.trials.bench import Bench
 from excise.trials.refusal import Questions
 from excise.trials.simulation import simulated

@@ -12,8 +12,8 @@ from transformers import PreTrainedModel
 
 from excise.diagnosis.contributions import Trace, Tracer, components
 from excise.edit.checkpoint import write_edited
-from excise.edit.plan import Edit
-from excise.edit.projectors import Directions, unit_vector
+from excise.edit.planning.plan import Edit
+from excise.edit.planning.projectors import Directions, unit_vector
 from excise.inference.forward import Batch, in_batches, kl, run_decoder
 from excise.inference.passes import Passes
 from excise.residual.activations import collect_activations

@@ -12,24 +12,22 @@ from pathlib import Path
 from torch import Tensor
 
 from excise.checkpoint.base_model import BaseModel
-from excise.edit.measured import read_directions
-from excise.edit.plan import Edit, make_plan
-from excise.edit.projectors import Directions, Projector, span
-from excise.evaluation.backends import Transformers
-from excise.evaluation.catalogue import load_tasks
-from excise.evaluation.harness import SCORES_FOLDER, score
-from excise.evaluation.judging import judged
+from excise.edit.planning.plan import Edit, make_plan
+from excise.edit.planning.projectors import Directions, Projector, read_directions, span
+from excise.evaluation.answering.backends import Transformers
+from excise.evaluation.asking.catalogue import load_tasks
+from excise.evaluation.scoring.harness import SCORES_FOLDER, judged, score
 from excise.inference.forward import FIRST_BATCH, first_token_log_probabilities
-from excise.inference.models import load_model
-from excise.inference.tokenizer import load_tokenizer
+from excise.inference.loading.models import load_model
+from excise.inference.loading.tokenizer import load_tokenizer
 from excise.judges.keywords import judge_by_keywords
-from excise.plumbing.device import placement
+from excise.plumbing.machine import placement
 from excise.prompts.chats import read_format, read_prompts, tokenize
 from excise.trials.simulation import simulated
-from schemas.layout import Reader
+from schemas.basis.document import read_settings
+from schemas.model import Reader
 from schemas.params.ablate import Ablate
 from schemas.params.answer import Answer
-from schemas.params.section import read_settings
 from tests.subjects import mean_kl
 
 ARTIFACTS = Path("artifacts")

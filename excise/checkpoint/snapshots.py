@@ -27,11 +27,11 @@ from excise.checkpoint.weights import (
     read_checkpoint,
     read_index,
 )
-from excise.plumbing.digests import digests
 from excise.plumbing.errors import StageError
+from excise.plumbing.files import digests
 from excise.plumbing.hub import hub_errors
 from excise.plumbing.progress import Advance, progress
-from schemas.document import FileDigest
+from schemas.basis.document import FileDigest
 
 WHERE = "params.yaml: model.source"
 _FOLDERS = ("", "additional_chat_templates")

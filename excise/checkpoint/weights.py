@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from excise.plumbing.errors import StageError
-from schemas.text import printable, shorten
+from schemas.basis.text import printable, shorten
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from excise.comparison.intervals import Bounds, bootstrap_interval, mcnemar, paired_interval, rate_interval
 from excise.plumbing.aggregations import AGGREGATIONS, PAIRS, Values, as_values
-from excise.plumbing.artifacts import read_document, read_lines, unreadable
 from excise.plumbing.errors import StageError
+from excise.plumbing.files import read_document, read_lines, unreadable
 from schemas.evidence import ChangedSample, Comparison, Interval, TaskChanges
 from schemas.results import Metric, Results, Sample
 

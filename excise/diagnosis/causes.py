@@ -12,13 +12,12 @@ import torch
 from torch import Tensor
 
 from excise.diagnosis.contributions import Component, Trace, Write, watch_writes
-from excise.edit.projectors import Directions, Projector
-from excise.inference.forward import Batch
-from excise.inference.hooks import change_stream, on_output
+from excise.edit.planning.projectors import Directions, Projector
+from excise.inference.forward import Batch, change_stream, on_output
 from excise.trials.refusal import Outcome, Questions
 from schemas.diagnosis import Cause
 from schemas.directions import MeasurementStatistics
-from schemas.layout import WriterRole
+from schemas.model import WriterRole
 
 ENOUGH = 0.9
 """What share of a writer's effect its smallest part must have that is named."""

@@ -15,13 +15,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from excise.checkpoint.base_model import BaseModel
-from excise.edit.layout import resolve_layer, sort_by_layer
-from excise.edit.plan import Edit
-from excise.inference.forward import Batch, in_batches, run_decoder
-from excise.inference.hooks import on_input, on_output, watch_stream
-from excise.inference.models import decoder_layers
+from excise.edit.planning.layout import resolve_layer, sort_by_layer
+from excise.edit.planning.plan import Edit
+from excise.inference.forward import Batch, in_batches, on_input, on_output, run_decoder, watch_stream
+from excise.inference.loading.models import decoder_layers
 from excise.residual.experts import held_experts
-from schemas.layout import Layout, Writer, WriterRole
+from schemas.model import Layout, Writer, WriterRole
 
 Source = tuple[int, WriterRole]
 """A layer and what writes there."""

@@ -16,9 +16,9 @@ from transformers import PreTrainedModel
 
 from excise.checkpoint.base_model import BaseModel
 from excise.diagnosis.contributions import Component, Trace, Tracer, components
-from excise.edit.plan import Edit, make_plan
-from excise.edit.projectors import Directions
-from excise.edit.shifts import make_shifts
+from excise.edit.planning.plan import Edit, make_plan
+from excise.edit.planning.projectors import Directions
+from excise.edit.planning.shifts import make_shifts
 from excise.trials.bench import with_scales
 from excise.trials.refusal import Outcome, Questions
 from excise.trials.simulation import simulated

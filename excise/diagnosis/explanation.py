@@ -9,7 +9,7 @@ from excise.diagnosis.contributions import Tracer, components
 from excise.diagnosis.recommendation import LIMIT, explain_ranges, recommend, rules_of, try_edits
 from excise.diagnosis.router import blind_routers, explain_routers, explain_weights, trace_routers
 from excise.diagnosis.writers import Contrast, explain_experts, explain_roles, explain_writers, name_writer
-from excise.edit.projectors import Directions, NoProjector
+from excise.edit.planning.projectors import Directions, NoProjector
 from excise.plumbing.errors import StageError
 from excise.trials.bench import Bench
 from schemas.diagnosis import Diagnosis

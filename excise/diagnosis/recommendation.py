@@ -8,9 +8,9 @@ from typing import Any
 from excise.diagnosis.writers import Contrast
 from excise.trials.bench import Bench, layer_ranges, with_rules
 from excise.trials.refusal import Outcome
+from schemas.basis.text import layers_as_written
 from schemas.diagnosis import NamedWriter, RangeTrial, Recommendation
 from schemas.params.ablate import Ablate
-from schemas.text import layers_as_written
 
 LIMIT = 0.05
 """Refusal counts as removed when no larger share of harmful prompts is refused, nor with a larger probability."""

@@ -13,16 +13,15 @@ from transformers import PreTrainedModel
 
 from excise.diagnosis.contributions import ExpertWrites
 from excise.diagnosis.writers import Contrast
-from excise.edit.plan import CannotEdit, Edit
-from excise.edit.projectors import Projector
-from excise.edit.shifts import odds_of_use
-from excise.inference.forward import Batch, in_batches, run_decoder
-from excise.inference.hooks import on_input
-from excise.inference.models import decoder_layers
+from excise.edit.planning.plan import CannotEdit, Edit
+from excise.edit.planning.projectors import Projector
+from excise.edit.planning.shifts import odds_of_use
+from excise.inference.forward import Batch, in_batches, on_input, run_decoder
+from excise.inference.loading.models import decoder_layers
 from excise.residual.experts import chosen, held_experts, routed_experts
 from excise.trials.bench import Bench, with_rules
 from schemas.diagnosis import RouterReading, WeightsSplit
-from schemas.layout import Layout, Reader, Writer
+from schemas.model import Layout, Reader, Writer
 from schemas.params.ablate import Ablate
 
 

@@ -19,12 +19,20 @@ import torch
 
 from excise.checkpoint.base_model import SHORTER, BaseModel, float_type
 from excise.checkpoint.weights import Tensor
-from excise.edit.plan import Edit
-from excise.edit.projection import project
-from excise.edit.shifts import Shift, add
-from excise.plumbing.digests import sha256_of
+from excise.edit.planning.layout import spare_layers
+from excise.edit.planning.plan import Edit, make_plan, summary
+from excise.edit.planning.projection import project
+from excise.edit.planning.projectors import read_directions, read_use
+from excise.edit.planning.shifts import Shift, add, make_shifts, odds_by_layer, summary_of_shifts
 from excise.plumbing.errors import StageError
+from excise.plumbing.files import sha256_of
 from excise.plumbing.progress import Advance
+from excise.plumbing.templates import environment
+from schemas.basis.document import read_settings
+from schemas.basis.text import ranges
+from schemas.edit import PlanRow
+from schemas.model import ModelManifest
+from schemas.params.ablate import Ablate
 
 _COPIED_AT_ONCE = 1 << 26
 _BUFFER = 1 << 22
@@ -238,3 +246,56 @@ def _write_all(file: int, buffer: memoryview, start: int) -> None:
     done = 0
     while done < len(buffer):
         done += os.pwrite(file, buffer[done:], start + done)
+
+
+ARTIFACTS = Path("artifacts")
+
+
+@dataclass(frozen=True)
+class ResolvedEdit:
+    """What is edited, and how."""
+
+    settings: Ablate
+    base: BaseModel
+    edits: list[Edit]
+    shifts: list[Shift]
+
+    @property
+    def rows(self) -> list[PlanRow]:
+        """The plan by role."""
+        return [*summary(self.edits, self.base.tensors), *summary_of_shifts(self.shifts, self.base.tensors)]
+
+    @property
+    def spare_layers(self) -> list[str]:
+        """Prefixes of layers that the file holds and the model does not use."""
+        return spare_layers(self.base.layout, self.base.tensors)
+
+
+def resolve_edit() -> ResolvedEdit:
+    """Resolve the rules of artifacts/params against what the stages before `ablate` left.
+
+    Raises:
+        StageError: something of that is missing or not whole, the base is not what was pinned, or the model does not
+            take this edit.
+    """
+    settings = read_settings(Ablate, ARTIFACTS / "params/ablate.json")
+    base = BaseModel.open()
+    _, directions = read_directions(ARTIFACTS, base.layout)
+    edits = make_plan(settings, base, directions)
+    return ResolvedEdit(
+        settings, base, edits, make_shifts(settings, base, odds_by_layer(read_use(ARTIFACTS, base.layout)))
+    )
+
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+def render_card(
+    base: ModelManifest, ablate: Ablate, rows: list[PlanRow], spare_layers: list[str], left_out: Sequence[str]
+) -> str:
+    """README.md of the model's folder: what was edited, and what that means for whoever serves it."""
+    return (
+        environment(TEMPLATES)
+        .get_template("card.md.j2")
+        .render(base=base, ablate=ablate, rows=rows, spare_layers=spare_layers, left_out=left_out, ranges=ranges)
+    )

@@ -7,15 +7,14 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from excise.checkpoint.manifest import read_config_file, refuse_quantized
+from excise.checkpoint.base_model import read_config_file, refuse_quantized
 from excise.checkpoint.weights import Checkpoint, Tensor, same_bytes
-from excise.edit.layout import as_named, check_layout, embedding_and_head, layer_match
-from excise.inference.loading import check_loads, in_one_line
-from excise.inference.models import read_model_config, without_weights
+from excise.edit.planning.layout import as_named, check_layout, embedding_and_head, layer_match
+from excise.inference.loading.models import check_loads, in_one_line, read_model_config, without_weights
 from excise.plumbing.errors import StageError
+from schemas.basis.text import listed, shorten
 from schemas.families import layouts
-from schemas.layout import Layout, ModelLayout
-from schemas.text import listed, shorten
+from schemas.model import Layout, ModelLayout
 
 _OTHER_FILES = {
     "transformers_weights": "has transformers read other weights than those that are edited",

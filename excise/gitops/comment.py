@@ -10,12 +10,10 @@ from pathlib import Path
 from excise.gitops.difference import difference
 from excise.gitops.git import commit_of
 from excise.gitops.ran import check_ran
+from excise.gitops.rendering import MOST_IN_BLOCK, render_comment
 from excise.gitops.sides import Commit, WorkingTree
-from excise.plumbing.artifacts import read_document
 from excise.plumbing.errors import StageError
-from excise.plumbing.files import write_json, write_text
-from excise.report.comment import render_comment
-from excise.report.quoted import MOST_IN_BLOCK
+from excise.plumbing.files import read_document, write_json, write_text
 from schemas.evidence import ChangedSample, TaskChanges
 from schemas.gitops import SampleFile
 

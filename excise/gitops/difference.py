@@ -12,11 +12,11 @@ from excise.gitops.handover import PICTURE, PICTURES
 from excise.gitops.lock import LOCK, LockError, lock_changes
 from excise.gitops.sides import Commit, Side, WorkingTree
 from excise.plumbing.errors import StageError
-from schemas import plain_yaml
+from schemas.basis import plain_yaml
+from schemas.basis.text import dotted, show
 from schemas.evidence import Comparison, Comparisons, GateVerdicts, ParameterChange
 from schemas.gitops import Difference, Evidence, LockChanges
 from schemas.params.document import parse
-from schemas.text import dotted, show
 from schemas.wording import ParamsError
 
 PARAMS = "params.yaml"

@@ -9,7 +9,7 @@ from urllib.parse import quote
 import httpx2
 
 from excise.plumbing.errors import StageError
-from schemas.text import printable, shorten
+from schemas.basis.text import printable, shorten
 
 State = Literal["success", "failure", "error", "pending"]
 CONTEXT = "excise/gates"

@@ -14,8 +14,8 @@ from pydantic import BaseModel
 from excise.gitops.lock import LOCK, LockError, read_lock
 from excise.plumbing.errors import StageError
 from excise.plumbing.files import write_bytes
+from schemas.basis.text import printable
 from schemas.evidence import Comparisons, GateVerdicts, Outcome
-from schemas.text import printable
 
 DOCUMENTS: dict[str, type[BaseModel] | None] = {
     LOCK: None,

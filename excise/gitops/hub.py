@@ -8,8 +8,8 @@ import httpx2
 from huggingface_hub import HfApi
 from huggingface_hub.errors import FileMetadataError, HfHubHTTPError, HFValidationError
 
-from excise.checkpoint.edited import check_edited
 from excise.checkpoint.weights import regular_files
+from excise.gitops.models import check_edited
 from excise.plumbing.errors import StageError
 from excise.plumbing.hub import Kind, hub_errors
 from schemas.params.model import HUB_ID

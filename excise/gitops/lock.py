@@ -13,9 +13,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from excise.gitops.git import file_of
 from excise.plumbing.errors import StageError
-from schemas import plain_yaml
+from schemas.basis import plain_yaml
+from schemas.basis.text import dotted
 from schemas.gitops import LockChanges, StageChange
-from schemas.text import dotted
 from schemas.wording import ParamsError
 
 LOCK = "dvc.lock"

@@ -4,23 +4,23 @@ import io
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
-from excise.checkpoint.edited import recorded_files, wrong_file
-from excise.checkpoint.weights import regular_files
+from excise.checkpoint.weights import EDIT_DIGEST, EDIT_RECORD, regular_files
 from excise.gitops.lock import LOCK, MODEL, Lock, lock_of_model, md5_of, md5_of_folder, read_lock
 from excise.gitops.programs import environment, run, say
 from excise.gitops.storage import check_kept
 from excise.gitops.trees import REQUIREMENTS, Tree, commit_tree, compare_requirements, copy_folder, locked_environment
-from excise.plumbing.artifacts import Unreadable, read_document
 from excise.plumbing.errors import StageError
-from excise.plumbing.files import whole_folder
+from excise.plumbing.files import MAPPING, Unreadable, digests, open_plain, read_document, sha256_line, whole_folder
 from excise.plumbing.process import UNPINNED
 from excise.plumbing.progress import progress
-from schemas.release import Origin
+from schemas.basis.document import FileDigest
+from schemas.gitops import Origin
 
 ORIGINS: dict[Origin, str] = {"cache": "from the cache", "remote": "from the remote", "rebuilt": "rebuilt"}
 STAGE = "ablate"
@@ -186,3 +186,66 @@ def _remedy(tree: Tree, recorded: Lock, path: str) -> str:
         return ""
     spoiled = next((cached(file["md5"]) for file in listed if file.get("relpath") == path), None)
     return f"; in DVC's cache it was changed: delete {spoiled}, and run again" if spoiled and spoiled.is_file() else ""
+
+
+_FILES = TypeAdapter(list[FileDigest])
+_REMEDY = "name the folder of an edited model, or fetch it again"
+
+
+@dataclass(frozen=True)
+class WrongFile:
+    """A file of the folder, by its path in it, and what is wrong with it, as the rest of a sentence."""
+
+    path: str
+    what: str
+
+
+def recorded_files(folder: Path) -> list[FileDigest]:
+    """Every file that edit.json records. Nothing else of it is read, so that models of other versions can be checked.
+
+    Raises:
+        StageError: there is no edit.json, or none that lists files.
+    """
+    path = folder / EDIT_RECORD
+    record: dict[str, Any] = read_document(MAPPING, path, _REMEDY)
+    try:
+        return _FILES.validate_python(record.get("files"))
+    except ValidationError:
+        raise StageError(f"{path} lists no files with their digests, as excise writes it; {_REMEDY}") from None
+
+
+def has_digest(folder: Path) -> bool:
+    """Whether edit.json's own digest lies beside it. Models of earlier versions have none."""
+    return (folder / EDIT_DIGEST).exists()
+
+
+def wrong_file(folder: Path, files: list[FileDigest]) -> WrongFile | None:
+    """The first file that is not as recorded, every digest computed anew; None where all are. A file beyond those
+    recorded is as wrong as one that changed."""
+    recorded = {file.path: file for file in files}
+    there = set(regular_files(folder)) - {EDIT_RECORD, EDIT_DIGEST}
+    if has_digest(folder):
+        with open_plain(folder / EDIT_DIGEST, _REMEDY) as file:
+            line = sha256_line(folder / EDIT_RECORD).encode()
+            if file.read(len(line) + 1) != line:
+                return WrongFile(EDIT_RECORD, f"is not what {EDIT_DIGEST} records: one of the two changed")
+    if missing := sorted(recorded.keys() - there):
+        return WrongFile(missing[0], "is missing")
+    if added := sorted(there - recorded.keys()):
+        return WrongFile(added[0], f"is not one of the files that {EDIT_RECORD} records")
+    for found in digests(folder, there):
+        if found != recorded[found.path]:
+            return WrongFile(found.path, f"is not what {EDIT_RECORD} records: its bytes changed")
+    return None
+
+
+def check_edited(folder: Path) -> list[FileDigest]:
+    """What edit.json records of a folder that is just that.
+
+    Raises:
+        StageError: it is not; with the first file that is wrong.
+    """
+    files = recorded_files(folder)
+    if wrong := wrong_file(folder, files):
+        raise StageError(f"{folder / wrong.path} {wrong.what}; {_REMEDY}")
+    return files

@@ -6,11 +6,11 @@ from pathlib import Path
 from excise.gitops.git import file_of
 from excise.plumbing.errors import StageError
 from excise.plumbing.files import write_text
-from schemas import plain_yaml
+from schemas.basis import plain_yaml
+from schemas.basis.text import show, suggest
 from schemas.params.document import load
 from schemas.params.model import HUB_ID
 from schemas.pinning import pinned
-from schemas.text import show, suggest
 
 PARAMS = Path("params.yaml")
 RECIPES = Path("recipes")

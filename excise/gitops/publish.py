@@ -13,13 +13,13 @@ from excise.gitops.github import State, from_environment, setting
 from excise.gitops.handover import PICTURES, SAMPLES, accept
 from excise.gitops.ran import check_ran
 from excise.gitops.recording import fetch, header, push, record
+from excise.gitops.rendering import MARKER, render_comment
 from excise.gitops.sides import Commit
-from excise.plumbing.artifacts import parse_document
 from excise.plumbing.errors import StageError
-from excise.report.comment import MARKER, render_comment
+from excise.plumbing.files import parse_document
 from excise.report.words import headline
 from schemas.evidence import GateVerdicts
-from schemas.release import CARD
+from schemas.gitops import CARD
 
 PROJECT = Path()
 STATES: dict[str, State] = {"pass": "success", "warn": "success", "fail": "failure"}

@@ -12,12 +12,12 @@ from typing import Any
 
 from excise.gitops.lock import LOCK, Entry, File, LockError, md5_of, md5_of_folder, read_lock
 from excise.gitops.sides import Side
-from excise.plumbing.artifacts import has_conflict
 from excise.plumbing.errors import StageError
+from excise.plumbing.files import has_conflict
 from excise.plumbing.foreach import filled, variables
-from schemas import plain_yaml
+from schemas.basis import plain_yaml
+from schemas.basis.text import shorten
 from schemas.params.document import parse, settings_of_stages
-from schemas.text import shorten
 from schemas.wording import ParamsError
 
 PARAMS = "params.yaml"

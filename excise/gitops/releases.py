@@ -8,20 +8,19 @@ from typing import TypeVar
 
 from pydantic import BaseModel
 
-from excise.checkpoint.edited import has_digest
 from excise.checkpoint.weights import EDIT_DIGEST, EDIT_RECORD
 from excise.gitops.git import commit_of, file_of
 from excise.gitops.lock import lock_of_model
-from excise.gitops.models import bring_back, bring_report, check_recorded, is_free, refuse_full
+from excise.gitops.models import bring_back, bring_report, check_recorded, has_digest, is_free, refuse_full
 from excise.gitops.provenance import versions
+from excise.gitops.rendering import TEMPLATES
 from excise.gitops.trees import compare_requirements
-from excise.plumbing.artifacts import parse_document, read_document
-from excise.plumbing.digests import digests
-from excise.plumbing.files import whole_folder, write_bytes, write_text
-from excise.report.release import render_release
+from excise.plumbing.files import digests, parse_document, read_document, whole_folder, write_bytes, write_text
+from excise.report.words import VERDICTS, headline, measured
+from schemas.basis.text import printable
 from schemas.edit import EditRecord
 from schemas.evidence import Comparisons, GateVerdicts
-from schemas.release import CARD, Origin, Release
+from schemas.gitops import CARD, Origin, Release
 
 REPORT = "report.html"
 
@@ -110,3 +109,34 @@ def _at(schema: type[Read], clone: Path, commit: str, path: str) -> Read | None:
 def _sha256_as_written(document: BaseModel) -> str:
     """Of the file that `write_json` makes of it."""
     return hashlib.sha256((document.model_dump_json(indent=2) + "\n").encode()).hexdigest()
+
+
+CAME: dict[Origin, str] = {
+    "cache": "It was taken from DVC's cache.",
+    "remote": "It was fetched from DVC's remote.",
+    "rebuilt": "It was made anew, from what the commit says and what DVC holds.",
+}
+LOCKS = {
+    "same": "`requirements.lock` here is that of the commit.",
+    "other": "`requirements.lock` here is another than that of the commit.",
+    "none": "The commit has no `requirements.lock`.",
+}
+
+
+def render_release(release: Release) -> str:
+    """The whole card, in Markdown with no HTML in it."""
+    return TEMPLATES.get_template("release.md.j2").render(
+        release=release,
+        came=CAME,
+        locks=LOCKS,
+        cell=cell,
+        headline=headline,
+        measured=measured,
+        verdicts=VERDICTS,
+    )
+
+
+def cell(text: str) -> str:
+    """Any text, whole, as a code span that nothing in it can end, nor the cell of a table that it stands in."""
+    shown = printable(text).replace("`", r"\x60").replace("|", r"\x7c")
+    return f"`{shown or ' '}`"

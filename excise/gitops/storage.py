@@ -16,7 +16,7 @@ from dvc.repo import Repo
 from excise.gitops.lock import md5_of
 from excise.gitops.programs import attend, run
 from excise.plumbing.errors import StageError
-from schemas.text import shorten
+from schemas.basis.text import shorten
 
 _NO_REMOTE = "No DVC remote is set (docs/runner.md): results stay in this machine's cache"
 _SECONDS_TO_WRITE = 0.5

@@ -26,10 +26,9 @@ from transformers.core_model_loading import (
 from transformers.modeling_utils import LoadStateDictConfig
 
 from excise.checkpoint.weights import Checkpoint
-from excise.inference.loading import names_in_memory, refuse_incomplete
-from excise.inference.models import decoder, decoder_layers, without_weights
+from excise.inference.loading.models import decoder, decoder_layers, names_in_memory, refuse_incomplete, without_weights
 from excise.plumbing.errors import StageError
-from excise.plumbing.memory import give_back
+from excise.plumbing.machine import give_back
 
 _READ_AT_ONCE = 128 << 10
 """Bytes that the system is asked to read at a time: it cuts longer wishes short, to what it would read ahead itself."""

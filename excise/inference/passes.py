@@ -12,12 +12,21 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from excise.checkpoint.weights import Checkpoint
-from excise.inference.forward import Batch, Watch, all_batches, first_size, in_batches, run_decoder, smaller
-from excise.inference.hooks import split_call, stream_of
+from excise.inference.forward import (
+    Batch,
+    Watch,
+    all_batches,
+    first_size,
+    in_batches,
+    run_decoder,
+    smaller,
+    split_call,
+    stream_of,
+)
 from excise.inference.layers import LayeredModel
-from excise.inference.models import decoder_layers, load_model, weights_need, without_weights
+from excise.inference.loading.models import decoder_layers, load_model, weights_need, without_weights
 from excise.plumbing.errors import StageError
-from excise.plumbing.memory import (
+from excise.plumbing.machine import (
     GIB,
     Need,
     Sizes,

@@ -22,15 +22,14 @@ from jinja2 import StrictUndefined, TemplateError, meta
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from excise.judges import Judge
-from excise.plumbing.artifacts import Unreadable, read_document
 from excise.plumbing.errors import StageError
-from excise.plumbing.files import write_text
+from excise.plumbing.files import Unreadable, read_document, write_text
 from excise.plumbing.progress import progress
 from excise.prompts.rows import DATA, lies_in_data
-from schemas.document import Document
+from schemas.basis.document import Document
+from schemas.basis.text import printable, shorten
 from schemas.params.judge import Api
 from schemas.results import Verdict
-from schemas.text import printable, shorten
 
 BUILT_IN = Path(__file__).parent / "judge.txt.j2"
 _TEMPLATE = "params.yaml: evaluate.api.prompt"

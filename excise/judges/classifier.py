@@ -9,13 +9,13 @@ from safetensors import SafetensorError
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from excise.judges import Judge
-from excise.plumbing.device import chosen_device
 from excise.plumbing.errors import StageError
 from excise.plumbing.hub import hub_error
+from excise.plumbing.machine import chosen_device
 from excise.plumbing.progress import progress
+from schemas.basis.text import printable, shorten, suggest
 from schemas.params.judge import Classifier
 from schemas.results import Verdict
-from schemas.text import printable, shorten, suggest
 
 _KEY = "params.yaml: evaluate.classifier"
 _BATCH = 16

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from schemas.plain_yaml import parse_mapping, read_text
+from schemas.basis.plain_yaml import parse_mapping, read_text
 from schemas.results import Verdict
 
 PHRASES = Path(__file__).parent / "phrases.yaml"

@@ -27,6 +27,7 @@ LEFT_OUT = {
     "excise/plumbing/hub.py": "the words for what the Hub's library raises",
     "excise/plumbing/process.py": "how a process begins and is stopped, and that it may run at all",
     "excise/plumbing/progress.py": "how far a stage is, on the terminal",
+    "stages/__init__.py": "the beginning of a process: that it may run at all",
     "schemas/wording.py": "the words for what is wrong in a parameter file",
 }
 """Modules through which no result changes, each with its reason. Were they dependencies, a better error message would

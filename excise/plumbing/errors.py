@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 
 from excise.plumbing.process import foreign_code, other_versions, stoppable
-from schemas.text import printable
+from schemas.basis.text import printable
 from schemas.wording import ParamsError
 
 FAILED = 1

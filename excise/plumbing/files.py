@@ -4,15 +4,28 @@ import contextlib
 import ctypes
 import errno
 import fcntl
+import hashlib
 import os
+import re
 import shutil
+import stat
 import tempfile
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from excise.plumbing.errors import StageError
+from excise.plumbing.progress import Advance, progress
+from schemas.basis.document import Document, FileDigest
+from schemas.basis.text import dotted, printable, shorten
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
@@ -103,3 +116,285 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+_CHUNK = 1 << 20
+MEMORY = Path(".excise/digests.json")
+SETTLED_NS = 2_000_000_000
+"""The coarsest clock of a file system in use, FAT's, counts two seconds."""
+
+
+def sha256_of(path: Path, advance: Advance = lambda _: None) -> str:
+    """SHA-256 of a file, read in pieces; `advance` is told the number of bytes read since."""
+    sha256 = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(_CHUNK):
+            sha256.update(chunk)
+            advance(len(chunk))
+    return sha256.hexdigest()
+
+
+def sha256_line(path: Path) -> str:
+    """The digest of a file as `sha256sum` writes it and `sha256sum --check` reads it, beside the file."""
+    return f"{sha256_of(path)}  {path.name}\n"
+
+
+def digests(folder: Path, files: Iterable[str], remembered: bool = False) -> list[FileDigest]:
+    """Size and SHA-256 of these files of a folder, sorted by path, several files at a time.
+
+    Args:
+        remembered: whether what was read before, and did not change since, need not be read again.
+    """
+    paths = sorted(files)
+    sizes = [(folder / path).stat().st_size for path in paths]
+    memory = Memory(MEMORY) if remembered else None
+    with progress("Digests", sum(sizes), "B") as advance, ThreadPoolExecutor(os.cpu_count()) as pool:
+
+        def digest(path: Path) -> str:
+            return sha256_of(path, advance) if memory is None else memory.sha256(path, advance)
+
+        found = list(pool.map(digest, [folder / path for path in paths]))
+    if memory is not None:
+        memory.keep()
+    return [
+        FileDigest(path=path, size=size, sha256=sha256) for path, size, sha256 in zip(paths, sizes, found, strict=True)
+    ]
+
+
+class Read(Document):
+    """A file as it was when it was read."""
+
+    size: int
+    inode: int
+    modified_ns: int
+    changed_ns: int
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+
+
+_KNOWN = TypeAdapter(dict[str, Read])
+
+
+class Memory:
+    """The digests of files that were read earlier; any thread may ask it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._known = _recalled(path)
+        self._new: dict[str, Read] = {}
+
+    def sha256(self, path: Path, advance: Advance = lambda _: None) -> str:
+        """Of a file, as `sha256_of` gives it, which is not asked where the file is remembered."""
+        real = path.resolve()
+        began, before = time.time_ns(), real.stat()
+        known = self._known.get(str(real))
+        if known is not None and known == _read(before, known.sha256):
+            advance(known.size)
+            return known.sha256
+        sha256 = sha256_of(real, advance)
+        if max(before.st_mtime_ns, before.st_ctime_ns) + SETTLED_NS < began:
+            # As it was before: if it changed while it was read, it is not that file any more.
+            self._new[str(real)] = _read(before, sha256)
+        return sha256
+
+    def keep(self) -> None:
+        """Write what was learnt, without files that are gone; where that cannot be done, it is learnt again."""
+        if not self._new:
+            return
+        known = {name: read for name, read in {**_recalled(self._path), **self._new}.items() if os.path.isfile(name)}
+        with contextlib.suppress(OSError):
+            write_bytes(self._path, _KNOWN.dump_json(known, indent=1))
+
+
+def _read(status: os.stat_result, sha256: str) -> Read:
+    return Read(
+        size=status.st_size,
+        inode=status.st_ino,
+        modified_ns=status.st_mtime_ns,
+        changed_ns=status.st_ctime_ns,
+        sha256=sha256,
+    )
+
+
+def _recalled(path: Path) -> dict[str, Read]:
+    """What an earlier run wrote; nothing where it cannot be read."""
+    try:
+        return read_document(_KNOWN, path)
+    except Unreadable:
+        return {}
+
+
+LARGEST = 32 * 2**20
+"""Bytes of a document, and of one line of a file that has a document a line. The record of an edit of every expert of a
+large model takes half of it."""
+
+MADE_BY = {
+    "artifacts/params": "params",
+    "models/base": "organism",
+    "artifacts/layout.json": "prepare",
+    "artifacts/model.json": "prepare",
+    "artifacts/prompts": "prepare",
+    "artifacts/activations.safetensors": "measure",
+    "artifacts/directions.safetensors": "directions",
+    "artifacts/directions.json": "directions",
+    "artifacts/expert_use.json": "measure",
+    "artifacts/diagnosis.json": "diagnose",
+    "artifacts/plots": "diagnose",
+    "artifacts/simulation": "simulate",
+    "artifacts/simulation.json": "simulate",
+    "models/ablated": "ablate",
+    "answers/base": "answer@base",
+    "answers/ablated": "answer@ablated",
+    "results/base": "evaluate@base",
+    "results/ablated": "evaluate@ablated",
+    "gates.json": "report",
+    "metrics.json": "report",
+    "report": "report",
+}
+"""The stage that writes a file, by its path or that of a folder above it."""
+
+T = TypeVar("T")
+Shape = tuple[int | None, ...]
+"""None where any length will do."""
+
+MAPPING = TypeAdapter(dict[str, Any])
+"""A document of which no more is known than that it is a mapping, as metrics.json is."""
+
+_CONFLICT = re.compile(rb"^(<<<<<<<|>>>>>>>) ", re.MULTILINE)
+
+
+class Unreadable(StageError):
+    """A file of ours that is missing, or does not hold what is written to it."""
+
+
+def read_document(schema: type[T] | TypeAdapter[T], path: Path, remedy: str | None = None, largest: int = LARGEST) -> T:
+    """What a JSON file holds.
+
+    Args:
+        schema: a class of `schemas`, or an adapter for what is none.
+        remedy: what to do where the file cannot be read; by default, to run the stage that writes it.
+        largest: bytes that it may have.
+
+    Raises:
+        Unreadable: it is missing, or something else than that.
+    """
+    with open_plain(path, remedy) as file:
+        data = file.read(largest + 1)
+    if len(data) > largest:
+        raise unreadable(path, f"has more than {largest:,} bytes", remedy)
+    return _parsed(schema, data, path, "", remedy)
+
+
+def read_lines(schema: type[T], path: Path) -> list[T]:
+    """What a file holds that has a JSON document a line. Raises as `read_document` does."""
+    adapter, found = TypeAdapter(schema), []
+    with open_plain(path) as file:
+        # Lines of bytes end with \n alone: a prompt may hold U+2028 and the like.
+        for number, line in enumerate(iter(lambda: file.readline(LARGEST + 1), b""), 1):
+            if len(line) > LARGEST:
+                raise unreadable(path, f"has a line of more than {LARGEST:,} bytes")
+            if line != b"\n":
+                found.append(_parsed(adapter, line, path, f": line {number}"))
+    return found
+
+
+def parse_document(schema: type[T] | TypeAdapter[T], data: bytes | str, name: str, remedy: str) -> T:
+    """The same of bytes that come from elsewhere, such as a commit; `name` is what errors call them.
+
+    Raises:
+        Unreadable: they are not that document.
+    """
+    return _parsed(schema, data.encode() if isinstance(data, str) else data, Path(name), "", remedy)
+
+
+def read_tensors(path: Path, expected: Mapping[str, tuple[str, Shape]]) -> "dict[str, Tensor]":
+    """Tensors of a safetensors file by name: those that are expected, each of its dtype and shape; others are not read.
+
+    Args:
+        expected: dtype, as torch names it, and shape, by name.
+
+    Raises:
+        Unreadable: it is missing or not whole, or lacks one of them.
+    """
+    # Slow to import, and needed only here.
+    from safetensors import SafetensorError, safe_open
+
+    open_plain(path).close()
+    try:
+        with safe_open(path, framework="pt") as file:
+            if missing := sorted(expected.keys() - set(file.keys())):
+                raise unreadable(path, f"holds no tensor {missing[0]}")
+            found = {name: file.get_tensor(name) for name in expected}
+    except (SafetensorError, OSError, ValueError, RuntimeError, TypeError) as error:
+        raise unreadable(path, f"is not a whole safetensors file ({_told(error)})") from None
+    for name, (dtype, shape) in expected.items():
+        there = found[name]
+        fits = len(there.shape) == len(shape) and all(
+            length in (None, size) for length, size in zip(shape, there.shape, strict=True)
+        )
+        if str(there.dtype) != f"torch.{dtype}" or not fits:
+            wanted = ", ".join("any" if length is None else str(length) for length in shape)
+            raise unreadable(
+                path, f"holds {name} as {there.dtype} {list(there.shape)}, where torch.{dtype} [{wanted}] is expected"
+            )
+    return found
+
+
+def open_plain(path: Path, remedy: str | None = None) -> Any:
+    """A file opened to read bytes, which is neither a pipe nor a device: those would never end.
+
+    Raises:
+        Unreadable: it is missing or no such file.
+    """
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise unreadable(path, "is not a file", remedy)
+        return open(path, "rb")
+    except FileNotFoundError:
+        stage = _stage_of(path)
+        how = remedy or (f"run `dvc repro {stage}`" if stage else "run what makes it")
+        raise Unreadable(f"{path} is missing; {how}") from None
+    except OSError as error:
+        raise unreadable(path, f"cannot be read ({error.strerror})", remedy) from None
+
+
+def _parsed(schema: type[T] | TypeAdapter[T], data: bytes, path: Path, where: str, remedy: str | None = None) -> T:
+    adapter = schema if isinstance(schema, TypeAdapter) else TypeAdapter(schema)
+    try:
+        return adapter.validate_json(data)
+    except ValidationError as error:
+        raise unreadable(path, _mistake(error, data), remedy, where) from None
+
+
+def _mistake(error: ValidationError, data: bytes) -> str:
+    """What is wrong, as the rest of a sentence about the file."""
+    if not data.strip():
+        return "is empty"
+    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    message = shorten(" ".join(first["msg"].split()), 100)
+    if first["type"] == "json_invalid":
+        if has_conflict(data):
+            return "holds the conflict of a merge, of which git can keep one side"
+        return f"is not whole JSON ({message.removeprefix('Invalid JSON: ')})"
+    return f"is not what this version of excise writes ({dotted(first['loc'])}: {message})"
+
+
+def has_conflict(data: bytes) -> bool:
+    """Whether a file holds a conflict that git left in it."""
+    return _CONFLICT.search(data) is not None
+
+
+def _stage_of(path: Path) -> str | None:
+    parts = path.as_posix()
+    places = [place for place in MADE_BY if parts == place or parts.startswith(f"{place}/")]
+    return MADE_BY[max(places, key=len)] if places else None
+
+
+def unreadable(path: Path, what: str, remedy: str | None = None, where: str = "") -> Unreadable:
+    """The error of a file of ours: `what` is wrong with it, as the rest of a sentence, and what makes it again."""
+    stage = _stage_of(path)
+    how = remedy or (f"run `dvc repro --force --single-item {stage}`" if stage else "delete it and make it again")
+    return Unreadable(f"{path}{where} {what}; {how}")
+
+
+def _told(error: Exception) -> str:
+    return shorten(printable(" ".join(str(error).split())), 100) or type(error).__name__

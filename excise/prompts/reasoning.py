@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from excise.prompts.chats import chat_of, render
-from schemas.plain_yaml import parse_mapping, read_text
+from schemas.basis.plain_yaml import parse_mapping, read_text
 from schemas.prompts import ChatFormat, Prompt
 
 MARKS = Path(__file__).parent / "reasoning.yaml"

@@ -7,11 +7,11 @@ from typing import Any
 from excise.report.conclusions import DRIFT, REMOVED, Conclusion, conclude
 from excise.report.findings import MOST_WORDS, findings
 from excise.report.words import TEMPLATES, VERDICTS, code, headline, measured, number, signed
+from schemas.basis.text import ranges
 from schemas.diagnosis import Diagnosis
 from schemas.evidence import Comparison, GateVerdicts
 from schemas.params.ablate import Ablate
 from schemas.simulation import Simulation
-from schemas.text import ranges
 
 
 def render_report(

@@ -23,9 +23,8 @@ from markupsafe import Markup
 from excise.report.conclusions import Change, Movement, change, conclude, movement
 from excise.report.drawing import Drawing, axes, draw_difference, draw_drift, draw_gate
 from excise.report.findings import as_yaml
-from excise.report.inert import MOST_CHARACTERS, excerpt, inert
 from excise.report.markdown import drift_note, left_out_note, render_explanation, say, why
-from excise.report.words import PAGES, VERDICTS, headline, measured
+from excise.report.words import MOST_CHARACTERS, PAGES, VERDICTS, excerpt, headline, inert, measured
 from schemas.diagnosis import Diagnosis
 from schemas.evidence import Comparison, GateVerdict, GateVerdicts, Provenance, TaskChanges
 from schemas.model import ModelManifest

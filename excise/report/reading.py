@@ -5,16 +5,15 @@ from pathlib import Path
 
 from excise.comparison.comparison import changes, compare, measure_both, read_side
 from excise.comparison.gates import judge_gates
-from excise.plumbing.artifacts import read_document
-from excise.plumbing.digests import sha256_of
+from excise.plumbing.files import read_document, sha256_of
 from excise.report.pictures import draw
 from schemas import diagnosis, simulation
+from schemas.basis.document import read_settings
 from schemas.diagnosis import Diagnosis
 from schemas.evidence import Comparison, GateVerdicts, TaskChanges
 from schemas.model import ModelManifest
 from schemas.params.ablate import Ablate
 from schemas.params.gates import ReportSettings
-from schemas.params.section import read_settings
 from schemas.simulation import Simulation
 
 ARTIFACTS = Path("artifacts")

@@ -1,10 +1,12 @@
 """Numbers and names as people write them, and the templates that they are put into."""
 
+import unicodedata
+from dataclasses import dataclass
 from pathlib import Path
 
 from excise.plumbing.templates import environment
+from schemas.basis.text import show
 from schemas.evidence import GateVerdict, GateVerdicts
-from schemas.text import show
 
 _FOLDER = Path(__file__).parent / "templates"
 TEMPLATES = environment(_FOLDER)
@@ -46,3 +48,41 @@ def measured(gate: GateVerdict) -> str:
     if gate.interval is None:
         return f"{gate.value:.4g} (no interval)"
     return f"{gate.value:.4g} ({gate.interval.low:.4g} to {gate.interval.high:.4g}, {100 * gate.confidence:g} %)"
+
+
+MOST_CHARACTERS = 4_000
+"""So much of a text is shown."""
+
+
+@dataclass(frozen=True)
+class Excerpt:
+    """The beginning of a text."""
+
+    text: str
+    characters: int
+    """Of the whole text."""
+
+    @property
+    def cut(self) -> bool:
+        """Whether there is more than is shown."""
+        return self.characters > MOST_CHARACTERS
+
+
+def excerpt(text: str) -> Excerpt:
+    """What is shown of a text. HTML in it is left to the template, which escapes everything."""
+    return Excerpt(inert(text[:MOST_CHARACTERS]), len(text))
+
+
+def inert(text: str) -> str:
+    """The text with every character written out as its code that is no sign: controls, marks of direction, invisible
+    ones, lone surrogates, unassigned ones. Line ends and tabs stay."""
+    return "".join(character if _is_sign(character) else _written_out(character) for character in text)
+
+
+def _is_sign(character: str) -> bool:
+    kind = unicodedata.category(character)
+    return character in "\n\t" or not (kind[0] == "C" or kind in ("Zl", "Zp"))
+
+
+def _written_out(character: str) -> str:
+    return character.encode("unicode_escape", "surrogatepass").decode()

@@ -8,9 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from excise.inference.forward import Batch
-from excise.inference.hooks import watch_stream
-from excise.inference.models import decoder_layers
+from excise.inference.forward import Batch, watch_stream
+from excise.inference.loading.models import decoder_layers
 from excise.inference.passes import Passes
 from excise.plumbing.errors import StageError
 from excise.residual.experts import RoutedExperts, held_experts, watch_experts

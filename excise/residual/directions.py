@@ -6,12 +6,15 @@ harmful activations, seen from the harmless mean, is in the manner of Zou et al.
 that of the means.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
+from scipy.stats import mannwhitneyu
 from torch import Tensor
 
-from excise.edit.projectors import Directions
+from excise.edit.planning.projectors import Directions
+from schemas.directions import DirectionStatistics, MeasurementStatistics
 from schemas.params.directions import Estimator
 
 # Below this share of the stream's own norm a difference is what rounding leaves of two equal means.
@@ -89,3 +92,126 @@ def geometric_median(points: Tensor) -> Tensor:
             return moved
         median = moved
     return median
+
+
+HALVINGS = {"mean": 100, "median": 20, "pca": 20}
+"""How often the prompts are halved to see how stable a direction is; the slow estimators less often."""
+
+LOW_STABILITY = 0.8
+LOW_AUROC = 0.7
+MASSIVE = 0.5
+"""Where warnings begin: cosine between halves, separation of held-out prompts, one channel's share of the square."""
+
+
+def describe(directions: Estimate, harmful: Tensor, harmless: Tensor, estimator: Estimator) -> DirectionStatistics:
+    """Everything that is said of each measurement; null where there is no direction or a number is not finite.
+
+    Args:
+        harmful: ``[prompts, measurements, hidden]``, what the directions were estimated from.
+        harmless: the same with as many prompts as it has.
+    """
+    rows = []
+    aurocs, stabilities = held_out_auroc(harmful, harmless, estimator), split_half_cosines(harmful, harmless, estimator)
+    for measurement, reason in enumerate(directions.reasons):
+        a, b = directions.harmful_mean[measurement], directions.harmless_mean[measurement]
+        lengths, unit = (float(a.norm()), float(b.norm())), directions.unit[measurement]
+        there = reason is None
+        auroc = aurocs[measurement] if there else None
+        halves = sorted(stabilities[measurement]) if there else []
+        low, high = (_quantile(halves, 0.025), _quantile(halves, 0.975)) if halves else (None, None)
+        stability = math.fsum(halves) / len(halves) if halves else None
+        largest = float(unit.square().max()) if there else None
+        rows.append(
+            MeasurementStatistics(
+                measurement=measurement,
+                reason=reason,
+                norm=float(directions.norms[measurement]) if there else None,
+                harmful_mean_norm=_finite(lengths[0]),
+                harmless_mean_norm=_finite(lengths[1]),
+                relative_norm=float(directions.norms[measurement]) / (sum(lengths) / 2) if there else None,
+                cosine_of_means=_finite(float(a @ b) / (lengths[0] * lengths[1])) if all(lengths) else None,
+                cosine_with_next=_cosine_with_next(directions, measurement),
+                auroc=auroc,
+                stability=stability,
+                stability_low=low,
+                stability_high=high,
+                largest_channel_share=largest,
+                warnings=_warnings(auroc, stability, largest),
+            )
+        )
+    return DirectionStatistics(harmful_prompts=len(harmful), harmless_prompts=len(harmless), measurements=rows)
+
+
+def held_out_auroc(harmful: Tensor, harmless: Tensor, estimator: Estimator) -> list[float | None]:
+    """How well the direction of a random half of the prompts tells the others apart: 1 wholly, 0.5 not at all."""
+    if min(len(harmful), len(harmless)) < 2:
+        return [None] * harmful.shape[1]
+    (harmful_seen, harmful_new), (harmless_seen, harmless_new) = _halves(harmful, harmless, _numbers())
+    half = estimate(harmful_seen, harmless_seen, estimator)
+    found: list[float | None] = []
+    for measurement, unit in enumerate(half.unit):
+        a = (harmful_new[:, measurement].double() @ unit).tolist()
+        b = (harmless_new[:, measurement].double() @ unit).tolist()
+        usable = half.reasons[measurement] is None and all(map(math.isfinite, a + b))
+        found.append(float(mannwhitneyu(a, b).statistic) / (len(a) * len(b)) if usable else None)
+    return found
+
+
+def split_half_cosines(harmful: Tensor, harmless: Tensor, estimator: Estimator) -> list[list[float]]:
+    """For each measurement, the cosines between the directions of two random halves of the prompts, again and again."""
+    found: list[list[float]] = [[] for _ in range(harmful.shape[1])]
+    if min(len(harmful), len(harmless)) < 4:
+        return found
+    numbers = _numbers()
+    for _ in range(HALVINGS[estimator]):
+        halves = zip(*_halves(harmful, harmless, numbers), strict=True)
+        first, second = (estimate(*sides, estimator) for sides in halves)
+        for measurement, cosine in enumerate((first.unit * second.unit).sum(dim=-1).tolist()):
+            if first.reasons[measurement] is None and second.reasons[measurement] is None:
+                found[measurement].append(cosine)
+    return found
+
+
+def _numbers() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+def _halves(
+    harmful: Tensor, harmless: Tensor, numbers: torch.Generator
+) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Each side in two random halves: prompts lie in an order (by thing, by template) that halves must not follow."""
+
+    def halves(side: Tensor) -> tuple[Tensor, Tensor]:
+        order = torch.randperm(len(side), generator=numbers)
+        return side[order[: len(side) // 2]], side[order[len(side) // 2 :]]
+
+    return halves(harmful), halves(harmless)
+
+
+def _cosine_with_next(directions: Estimate, measurement: int) -> float | None:
+    both = directions.reasons[measurement : measurement + 2]
+    if len(both) < 2 or any(both):
+        return None
+    return float(directions.unit[measurement] @ directions.unit[measurement + 1])
+
+
+def _quantile(ordered: list[float], share: float) -> float:
+    place = share * (len(ordered) - 1)
+    lower = int(place)
+    upper = min(lower + 1, len(ordered) - 1)
+    return ordered[lower] + (place - lower) * (ordered[upper] - ordered[lower])
+
+
+def _warnings(auroc: float | None, stability: float | None, largest: float | None) -> list[str]:
+    found = []
+    if stability is not None and stability < LOW_STABILITY:
+        found.append(f"halves of the prompts give directions with a cosine of {stability:.2f}: use more prompts")
+    if auroc is not None and auroc < LOW_AUROC:
+        found.append(f"it hardly tells held-out prompts apart (AUROC {auroc:.2f})")
+    if largest is not None and largest > MASSIVE:
+        found.append(f"one channel makes {largest:.0%} of it: try measure.winsorize")
+    return found
+
+
+def _finite(number: float) -> float | None:
+    return number if math.isfinite(number) else None

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from excise.inference.forward import Batch
-from excise.inference.models import decoder_layers
+from excise.inference.loading.models import decoder_layers
 from schemas.directions import ExpertUse, LayerExpertUse
-from schemas.layout import Layout, Writer
+from schemas.model import Layout, Writer
 
 RoutedExperts = Mapping[int, tuple[Writer, nn.Module]]
 """By layer, what the layout says of its routed experts, and the module that holds them."""

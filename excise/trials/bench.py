@@ -6,8 +6,8 @@ from itertools import pairwise
 from typing import Any
 
 from excise.checkpoint.base_model import BaseModel
-from excise.edit.plan import CannotEdit, Edit, make_plan
-from excise.edit.projectors import Directions
+from excise.edit.planning.plan import CannotEdit, Edit, make_plan
+from excise.edit.planning.projectors import Directions
 from excise.trials.refusal import Outcome, Questions
 from excise.trials.simulation import simulated
 from schemas.params.ablate import Ablate, Rule

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from excise.inference.forward import Watch, first_token_log_probabilities, kl, no_hooks
 from excise.plumbing.errors import StageError
-from excise.plumbing.memory import give_back
+from excise.plumbing.machine import give_back
 from schemas.diagnosis import Answers
 
 LEAST_RISE = 0.01

@@ -12,12 +12,12 @@ from functools import partial
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from excise.edit.plan import Edit
-from excise.edit.projection import project
-from excise.edit.projectors import Projector
-from excise.edit.shifts import Shift, add
-from excise.inference.hooks import on_input, on_output
-from excise.inference.models import decoder_layers
+from excise.edit.planning.plan import Edit
+from excise.edit.planning.projection import project
+from excise.edit.planning.projectors import Projector
+from excise.edit.planning.shifts import Shift, add
+from excise.inference.forward import on_input, on_output
+from excise.inference.loading.models import decoder_layers
 
 
 @contextmanager

@@ -4,8 +4,8 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AliasChoices, ConfigDict, Field, model_validator
 
-from schemas.fields import Items, LayerNumbers, MeasurementNumber, NoSparsity, two_names
-from schemas.params.section import Listed, Number, Section
+from schemas.basis.document import Listed, Number, Section
+from schemas.basis.fields import Items, LayerNumbers, MeasurementNumber, NoSparsity, two_names
 from schemas.wording import WrongValue
 
 Target = Literal[

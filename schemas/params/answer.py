@@ -4,8 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from schemas.fields import BatchSize
-from schemas.params.section import Count, Section
+from schemas.basis.document import Count, Section
+from schemas.basis.fields import BatchSize
 from schemas.params.tasks import Questions
 
 

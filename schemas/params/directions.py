@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from schemas.params.section import Section
+from schemas.basis.document import Section
 
 Estimator = Literal["mean", "median", "pca"]
 

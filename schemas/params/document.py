@@ -5,20 +5,19 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from schemas import plain_yaml
-from schemas.fields import MayBeEmpty
+from schemas.basis import plain_yaml
+from schemas.basis.document import S, canonical, validated
+from schemas.basis.fields import MayBeEmpty
+from schemas.basis.text import suggest
 from schemas.params.ablate import Ablate, EditMethod
 from schemas.params.answer import Answer
-from schemas.params.device import Device, Place, Stream
 from schemas.params.directions import Directions
 from schemas.params.gates import Gates, ReportSettings
 from schemas.params.judge import EvaluateSettings, Judging
 from schemas.params.measure import Measure
-from schemas.params.model import Model
+from schemas.params.model import Device, Model, Place, Stream
 from schemas.params.organism import Organism, OrganismSettings
 from schemas.params.prompts import PrepareSettings, Prompts
-from schemas.params.section import S, canonical, validated
-from schemas.text import suggest
 from schemas.wording import WrongValue
 
 

@@ -4,9 +4,9 @@ from typing import Annotated, Literal, Self, get_args
 
 from pydantic import ConfigDict, Field, RootModel, model_validator
 
-from schemas.fields import Matches, one_of
+from schemas.basis.document import Listed, Margin, Number, Section
+from schemas.basis.fields import Matches, one_of
 from schemas.params.ablate import Ablate
-from schemas.params.section import Listed, Margin, Number, Section
 from schemas.wording import WrongValue
 
 DriftMetric = Literal["first_token_kl", "answer_kl", "top1_agreement", "perplexity_ratio"]

@@ -4,9 +4,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from schemas.fields import Matches
+from schemas.basis.document import Section
+from schemas.basis.fields import Matches
 from schemas.params.model import Commit
-from schemas.params.section import Section
 from schemas.params.tasks import Questions
 from schemas.wording import WrongValue
 

@@ -4,8 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from schemas.fields import BatchSize
-from schemas.params.section import Section
+from schemas.basis.document import Section
+from schemas.basis.fields import BatchSize
 
 
 class Measure(Section):

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from schemas.params.section import Count, Section
+from schemas.basis.document import Count, Section
 
 Architecture = Literal["glm4_moe", "llama", "gemma2"]
 

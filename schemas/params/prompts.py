@@ -4,9 +4,9 @@ from typing import Annotated, Self
 
 from pydantic import Field, JsonValue, model_validator
 
-from schemas.fields import RealDate
+from schemas.basis.document import Count, Section
+from schemas.basis.fields import RealDate
 from schemas.params.model import Model
-from schemas.params.section import Count, Section
 from schemas.params.sources import PromptSource
 from schemas.wording import WrongValue
 

@@ -5,9 +5,9 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
-from schemas.fields import Matches
-from schemas.params.section import Section
-from schemas.text import show, suggest
+from schemas.basis.document import Section
+from schemas.basis.fields import Matches
+from schemas.basis.text import show, suggest
 from schemas.wording import WrongValue
 
 TrainSplit = Literal["harmful_train", "harmless_train"]

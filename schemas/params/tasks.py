@@ -4,8 +4,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from schemas.fields import Items, Matches
-from schemas.params.section import Count, Listed, Section
+from schemas.basis.document import Count, Listed, Section
+from schemas.basis.fields import Items, Matches
 from schemas.params.sources import CustomPrompts
 from schemas.wording import WrongValue
 
@@ -21,7 +21,7 @@ TASKS = (
     "over_refusal_orbench",
     "over_refusal_custom",
 )
-"""Our own tasks, in `excise/evaluation/tasks/`. Any other name is one of lm-eval's, which knows its own."""
+"""Our own tasks, in `excise/evaluation/asking/tasks/`. Any other name is one of lm-eval's, which knows its own."""
 
 Task = Annotated[
     str,

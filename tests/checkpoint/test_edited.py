@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import save
 
 from excise import cli
-from excise.checkpoint.edited import check_edited
 from excise.checkpoint.weights import CARD, EDIT_DIGEST, EDIT_RECORD, SINGLE, read_checkpoint
-from excise.plumbing.digests import digests, sha256_line
+from excise.gitops.models import check_edited
 from excise.plumbing.errors import StageError
+from excise.plumbing.files import digests, sha256_line
 
 
 @pytest.fixture

@@ -10,12 +10,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from excise.checkpoint.manifest import make_manifest, read_config, verify
-from excise.plumbing.digests import digests
+from excise.checkpoint.base_model import make_manifest, read_config, verify
 from excise.plumbing.errors import StageError
+from excise.plumbing.files import digests
 from schemas.families import layouts
-from schemas.layout import ModelLayout
-from schemas.model import ModelManifest
+from schemas.model import ModelLayout, ModelManifest
 
 CONFIG = {"model_type": "llama", "num_hidden_layers": 2, "hidden_size": 4, "dtype": "bfloat16"}
 LAYOUT = ModelLayout(

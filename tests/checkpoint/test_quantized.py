@@ -2,7 +2,7 @@
 
 import pytest
 
-from excise.checkpoint.manifest import quantization
+from excise.checkpoint.base_model import quantization
 
 
 @pytest.mark.parametrize(

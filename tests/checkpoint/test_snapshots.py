@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from excise.checkpoint.manifest import base_checkpoint, base_folder, verify
+from excise.checkpoint.base_model import base_checkpoint, base_folder, verify
 from excise.checkpoint.snapshots import describes, fetch
 from excise.checkpoint.weights import INDEX
 from excise.plumbing.errors import StageError

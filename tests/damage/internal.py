@@ -11,19 +11,19 @@ from pathlib import Path
 from typing import Any
 
 from excise import cli
-from excise.checkpoint.edited import check_edited
-from excise.checkpoint.manifest import base_folder, read_layout
+from excise.checkpoint.base_model import base_folder, read_layout
 from excise.comparison.comparison import read_side
-from excise.edit.measured import read_use
-from excise.edit.resolved import ARTIFACTS
-from excise.edit.shifts import odds_by_layer
-from excise.evaluation.answers import DRIFT, responses_file
-from excise.evaluation.catalogue import read_measured_prompts
-from excise.evaluation.drift import read_predictions
+from excise.edit.checkpoint import ARTIFACTS
+from excise.edit.planning.projectors import read_use
+from excise.edit.planning.shifts import odds_by_layer
+from excise.evaluation.answering.drift import read_predictions
+from excise.evaluation.asking.answers import DRIFT, responses_file
+from excise.evaluation.asking.catalogue import read_measured_prompts
 from excise.gitops.git import commit_of
 from excise.gitops.handover import accept
+from excise.gitops.models import check_edited
 from excise.gitops.releases import gather
-from excise.plumbing.artifacts import read_lines
+from excise.plumbing.files import read_lines
 from excise.prompts.chats import read_format, read_prompts
 from excise.report.reading import read_report
 from schemas.results import Response, Sample

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from excise.diagnosis.causes import ActivationPatching, Site, ablated, added, most_causal
-from excise.inference.forward import Batch, Watch
-from excise.inference.hooks import watch_stream
+from excise.inference.forward import Batch, Watch, watch_stream
 from excise.trials.refusal import Outcome, Questions
 from excise.trials.simulation import simulated
 from tests.families import ROUTED

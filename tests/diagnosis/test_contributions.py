@@ -7,10 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from excise.diagnosis.contributions import Source, Trace, watch_writes
-from excise.inference.forward import Batch
-from excise.inference.hooks import watch_stream
+from excise.inference.forward import Batch, watch_stream
 from excise.residual.experts import chosen, routed_experts
-from schemas.layout import Writer
+from schemas.model import Writer
 from tests.families import EXPERTS, ROUTED
 from tests.subjects import DIRECTION, HARMFUL, LAYERS, Subject, rules, run, stream
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from excise.diagnosis.current_rules import Projections, direct_effect, main_measurement, simulate
 from excise.diagnosis.plots import plots_of_simulation
 from excise.inference.forward import Watch
-from excise.inference.models import decoder_layers
+from excise.inference.loading.models import decoder_layers
 from excise.plumbing.errors import StageError
 from excise.residual.experts import routed_experts
 from excise.trials.bench import with_rules, with_scales

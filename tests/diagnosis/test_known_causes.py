@@ -10,7 +10,7 @@ from excise.checkpoint.weights import read_checkpoint
 from excise.diagnosis.explanation import explain
 from excise.diagnosis.recommendation import rules_of
 from excise.edit.checkpoint import write_edited
-from excise.inference.models import load_model
+from excise.inference.loading.models import load_model
 from schemas.params.ablate import EditMethod
 from tests.known_causes import CONSTRUCTORS, WRITERS, KnownCause, Trained, construct
 from tests.subjects import mean_kl

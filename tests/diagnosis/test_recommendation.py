@@ -11,9 +11,9 @@ import torch
 from excise.diagnosis.recommendation import Tried, recommend, rules_of, try_edits
 from excise.trials.bench import Bench
 from excise.trials.refusal import Outcome
+from schemas.basis.text import layers_as_written, runs
 from schemas.diagnosis import NamedWriter
 from schemas.params.ablate import Ablate, Rule
-from schemas.text import layers_as_written, runs
 
 WRITERS = ["attention", "mlp", "routed_experts"]
 

@@ -14,7 +14,7 @@ from excise.diagnosis.contributions import ExpertWrites
 from excise.diagnosis.router import Routing, changed_choices, distance_of_use, routers, share_through, split
 from excise.diagnosis.router import trace_routers as trace
 from excise.inference.forward import Batch
-from excise.inference.models import decoder_layers
+from excise.inference.loading.models import decoder_layers
 from excise.residual.experts import chosen, routed_experts
 from excise.trials.simulation import simulated
 from tests.families import ROUTED

@@ -3,7 +3,7 @@
 import pytest
 from ruamel.yaml import YAML
 
-from excise.edit.card import render_card
+from excise.edit.checkpoint import render_card
 from schemas.params.ablate import Ablate
 from tests.evidence_documents import manifest
 

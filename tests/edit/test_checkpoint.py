@@ -16,15 +16,15 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from excise.checkpoint.base_model import BaseModel
 from excise.checkpoint.weights import Checkpoint
 from excise.edit.checkpoint import write_edited
-from excise.edit.layout import Place
-from excise.edit.plan import Edit, make_plan
-from excise.edit.projection import project
-from excise.edit.projectors import Directions, Projector, unit_vector
+from excise.edit.planning.layout import Place
+from excise.edit.planning.plan import Edit, make_plan
+from excise.edit.planning.projection import project
+from excise.edit.planning.projectors import Directions, Projector, unit_vector
 from excise.organism.model import ARCHITECTURES, SHAPE, make_model, make_tokenizer, vary_norms
 from excise.organism.world import make_world
 from excise.plumbing.errors import StageError
-from schemas.document import FileDigest
-from schemas.layout import Axes, Writer
+from schemas.basis.document import FileDigest
+from schemas.model import Axes, Writer
 from schemas.params.ablate import Ablate
 from tests.edit.test_plan import layout
 from tests.families import base_of

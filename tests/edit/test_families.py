@@ -14,15 +14,15 @@ from transformers import PreTrainedModel
 from excise.checkpoint.base_model import BaseModel
 from excise.checkpoint.weights import SINGLE
 from excise.edit.checkpoint import write_edited
-from excise.edit.plan import Edit, make_plan
-from excise.edit.projectors import Directions, unit_vector
-from excise.edit.shifts import Shift, make_shifts, odds_by_layer
+from excise.edit.planning.plan import Edit, make_plan
+from excise.edit.planning.projectors import Directions, unit_vector
+from excise.edit.planning.shifts import Shift, make_shifts, odds_by_layer
 from excise.inference.passes import Passes
 from excise.plumbing.errors import StageError
 from excise.residual.activations import collect_activations
 from excise.residual.experts import count_use, routed_experts
 from excise.trials.simulation import simulated
-from schemas.layout import Layout, ModelLayout, Reader, Variant, Writer
+from schemas.model import Layout, ModelLayout, Reader, Variant, Writer
 from schemas.params.ablate import Ablate, RouterBias
 from tests.families import (
     EXPERTS,

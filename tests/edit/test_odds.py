@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import logit
 
-from excise.edit.shifts import odds_by_layer, odds_of_use
+from excise.edit.planning.shifts import odds_by_layer, odds_of_use
 from schemas.directions import ExpertUse, LayerExpertUse
 
 quickly = settings(max_examples=200, deadline=None, derandomize=True)

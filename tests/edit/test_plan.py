@@ -9,13 +9,13 @@ import torch
 
 from excise.checkpoint.base_model import BaseModel
 from excise.checkpoint.weights import SINGLE, Checkpoint, Tensor
-from excise.edit.layout import sort_by_layer, spare_layers
-from excise.edit.plan import CannotEdit, Edit, make_plan, summary
-from excise.edit.projectors import Directions
+from excise.edit.planning.layout import sort_by_layer, spare_layers
+from excise.edit.planning.plan import CannotEdit, Edit, make_plan, summary
+from excise.edit.planning.projectors import Directions
 from excise.plumbing.errors import StageError
 from schemas.edit import Projection
 from schemas.families import layouts
-from schemas.layout import ModelLayout
+from schemas.model import ModelLayout
 from schemas.params.ablate import Ablate
 from tests.families import manifest_of
 

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
-from excise.edit.projection import project as apply
-from excise.edit.projectors import Projector, span, unit_vector
+from excise.edit.planning.projection import project as apply
+from excise.edit.planning.projectors import Projector, span, unit_vector
 
 Array = NDArray[np.float64]
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from excise.edit.projectors import (
+from excise.edit.planning.projectors import (
     Directions,
     NoProjector,
     Projector,

@@ -12,10 +12,10 @@ from safetensors.torch import load_file, save_file
 from excise.checkpoint.base_model import BaseModel
 from excise.checkpoint.weights import Tensor
 from excise.edit.checkpoint import write_edited
-from excise.edit.shifts import Shift, add, make_shifts, summary_of_shifts
+from excise.edit.planning.shifts import Shift, add, make_shifts, summary_of_shifts
 from excise.plumbing.errors import StageError
 from schemas.edit import BiasShift
-from schemas.layout import RouterBias
+from schemas.model import RouterBias
 from schemas.params.ablate import Ablate
 from tests.edit.test_plan import EXPERTS, Shapes, base_model, glm, layout, llama, tensors
 from tests.edit.test_projection import raw, rounded, threads

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from excise.evaluation.answers import TaskAnswers, ask, ask_all, responses_file
-from excise.evaluation.catalogue import ListedTask, load_tasks
-from excise.evaluation.harness import SCORES_FOLDER, Replay, score
+from excise.evaluation.asking.answers import TaskAnswers, ask, ask_all, responses_file
+from excise.evaluation.asking.catalogue import ListedTask, load_tasks
+from excise.evaluation.scoring.harness import SCORES_FOLDER, Replay, score
 from excise.plumbing.errors import StageError
 from excise.plumbing.files import write_lines
 from schemas.params.document import EvaluateSection
@@ -67,7 +67,7 @@ def test_a_metric_for_which_more_is_asked_is_scored_too(monkeypatch: pytest.Monk
         "doc_to_text: '{{question}}'\ndoc_to_choice: '{{choices.text}}'\ndoc_to_target: 1\n"
         "metric_list: [{metric: acc_mutual_info, aggregation: mean, higher_is_better: true}]\n"
     )
-    monkeypatch.setattr("excise.evaluation.catalogue.TASKS", ("mutual",))
+    monkeypatch.setattr("excise.evaluation.asking.catalogue.TASKS", ("mutual",))
     (task,) = listed("mutual", folder=tmp_path)
     responses = ask(Rules(), task, CHAT, None).responses
     assert len(responses) == 12 * 4

@@ -15,8 +15,8 @@ from lm_eval.models.huggingface import HFLM
 from transformers import GenerationConfig
 
 from excise.checkpoint.weights import Checkpoint
-from excise.evaluation import backends
-from excise.evaluation.backends import Transformers, require_vllm, with_vllm
+from excise.evaluation.answering import backends
+from excise.evaluation.answering.backends import Transformers, require_vllm, with_vllm
 from excise.organism.model import make_model, make_tokenizer
 from excise.organism.world import make_world
 from excise.plumbing.errors import StageError

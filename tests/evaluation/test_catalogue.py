@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from excise.evaluation.catalogue import TASKS_FOLDER, load_tasks
-from excise.evaluation.harness import SCORES_FOLDER
+from excise.evaluation.asking.catalogue import TASKS_FOLDER, load_tasks
+from excise.evaluation.scoring.harness import SCORES_FOLDER
 from excise.plumbing.errors import StageError
 from schemas.params.document import EvaluateSection
 from schemas.params.tasks import TASKS

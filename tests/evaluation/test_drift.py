@@ -8,15 +8,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from excise.evaluation import drift
-from excise.evaluation.drift import (
+from excise.evaluation.answering import drift
+from excise.evaluation.answering.drift import (
     ANSWER_TOKENS,
     drift_samples,
     greedy_answers,
     predictions,
     token_kl,
 )
-from excise.evaluation.harness import drift_values
+from excise.evaluation.scoring.harness import drift_values
 from excise.organism.model import ARCHITECTURES, make_model, make_tokenizer
 from excise.organism.world import make_world
 from schemas.prompts import Prompt

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from excise.evaluation.catalogue import load_tasks
-from excise.evaluation.harness import SCORES_FOLDER, Scored, score
+from excise.evaluation.asking.catalogue import load_tasks
+from excise.evaluation.scoring.harness import SCORES_FOLDER, Scored, score
 from excise.plumbing.aggregations import aggregate, as_values
 from schemas.params.document import EvaluateSection
 from schemas.prompts import ChatFormat
@@ -81,7 +81,7 @@ def test_a_custom_mean_over_all_parts_of_samples_is_a_ratio(
         "  - {metric: kept, aggregation: !function parts.over_all, higher_is_better: true}\n"
         "  - {metric: texts, aggregation: !function parts.share, higher_is_better: true}\n"
     )
-    monkeypatch.setattr("excise.evaluation.catalogue.TASKS", ("parts",))
+    monkeypatch.setattr("excise.evaluation.asking.catalogue.TASKS", ("parts",))
     found, _ = scored("parts", tmp_path)
     assert found.described["kept"].aggregation == "ratio"
     assert all(sample.metrics["kept"][1] == 3 for sample in found.samples)  # type: ignore[index]

@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from excise.evaluation.harness import Scored
-from excise.evaluation.judging import judged
+from excise.evaluation.scoring.harness import Scored, judged
 from excise.judges.keywords import judge_by_keywords
 from excise.organism.model import make_tokenizer
 from excise.organism.world import make_world

@@ -15,7 +15,7 @@ def test_lm_eval_s_own_command_runs_our_tasks(finished: Project, tmp_path: Path)
     finished.check(
         *("python", "-m", "lm_eval", "run", "--model", "hf", "--device", "cpu", "--batch_size", "64"),
         *("--model_args", "pretrained=models/base", "--apply_chat_template", "--limit", "16"),
-        *("--include_path", "excise/evaluation/scores", "--tasks", *tasks),
+        *("--include_path", "excise/evaluation/scoring/scores", "--tasks", *tasks),
         *("--output_path", str(tmp_path / "out.json")),
     )
     (written,) = tmp_path.glob("out*.json")
@@ -32,7 +32,7 @@ def test_it_runs_the_judged_tasks_with_the_keywords(project: Project, tmp_path: 
     project.check(
         *("python", "-m", "lm_eval", "run", "--model", "hf", "--device", "cpu", "--batch_size", "6"),
         *("--model_args", "pretrained=models/base", "--apply_chat_template", "--gen_kwargs", "max_gen_toks=16"),
-        *("--include_path", "excise/evaluation/scores", "--tasks", "refusal_custom"),
+        *("--include_path", "excise/evaluation/scoring/scores", "--tasks", "refusal_custom"),
         *("--output_path", str(tmp_path / "out.json")),
     )
     (written,) = tmp_path.glob("out*.json")

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from excise.evaluation.answers import ask
-from excise.evaluation.catalogue import ListedTask, leave_out, load_tasks, measured_prompts
+from excise.evaluation.asking.answers import ask
+from excise.evaluation.asking.catalogue import ListedTask, leave_out, load_tasks, measured_prompts
 from excise.plumbing.errors import StageError
 from schemas.params.document import EvaluateSection
 from schemas.prompts import ChatFormat, Prompt, Turn

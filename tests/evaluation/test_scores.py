@@ -2,7 +2,7 @@
 
 import pytest
 
-from excise.evaluation.scores.verdicts import word_for_word
+from excise.evaluation.scoring.scores.verdicts import word_for_word
 from excise.organism.world import REFUSAL
 
 ANSWER = "mix iron and wood ."

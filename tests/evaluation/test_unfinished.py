@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from excise.evaluation import unfinished
-from excise.evaluation.unfinished import UNFINISHED, unfinished_work
+from excise.evaluation.answering import backends
+from excise.evaluation.answering.backends import UNFINISHED, unfinished_work
 
 GRAPH = """
 stages:
@@ -84,7 +84,7 @@ def test_a_file_that_is_new_or_gone_or_renamed_counts_but_not_what_python_compil
 
 def test_another_device_or_library_finds_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = [unfinished_work("base", MACHINE), unfinished_work("base", {"device": "cuda"})]
-    monkeypatch.setattr(unfinished, "version", lambda name: f"another {name}")
+    monkeypatch.setattr(backends, "version", lambda name: f"another {name}")
     seen.append(unfinished_work("base", MACHINE))
     assert len(set(seen)) == 3
 

@@ -9,8 +9,8 @@ from dvc.utils.hydra import apply_overrides
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
+from schemas.basis.plain_yaml import parse_mapping
 from schemas.overrides import Override, applied, combined, read_overrides
-from schemas.plain_yaml import parse_mapping
 from schemas.wording import WrongValue
 
 ROOT = Path(__file__).resolve().parents[2]

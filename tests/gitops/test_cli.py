@@ -12,13 +12,13 @@ from excise.cli import COMMANDS, parser
 from tests.projects import ROOT, environment
 
 TORCHLESS = {
-    "gate": "excise.gitops.ran, excise.report.terminal",
-    "verify": "excise.checkpoint.edited",
+    "gate": "excise.gitops.ran, excise.gitops.terminal",
+    "verify": "excise.gitops.models",
     "use": "excise.gitops.parameters",
     "pin": "excise.gitops.hub",
     "schema": "schemas.documentation",
     "comment": "excise.gitops.comment",
-    "publish": "excise.gitops.publish",
+    "publish": "excise.gitops.handover",
     "hand-over": "excise.gitops.handover",
     "report": "excise.gitops.provenance, excise.report.reading",
     "model": "excise.gitops.models",
@@ -136,7 +136,7 @@ def test_a_command_without_tensors_imports_no_torch(name: str) -> None:
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
-@pytest.mark.parametrize("modules", ["excise.cli, excise.gitops.publish", "excise.cli, excise.gitops.comment"])
+@pytest.mark.parametrize("modules", ["excise.cli, excise.gitops.handover", "excise.cli, excise.gitops.comment"])
 def test_publishing_needs_no_more_than_its_own_lock_installs(modules: str) -> None:
     code = BLOCKER.format(heavy=HEAVY, modules=f"{modules}, excise.plumbing.errors")
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)

@@ -7,7 +7,7 @@ import pytest
 from excise.gitops.lock import LockError, lock_changes, read_lock
 from excise.gitops.models import folder_md5
 from excise.plumbing.errors import StageError
-from schemas import plain_yaml
+from schemas.basis import plain_yaml
 from schemas.gitops import LockChanges, StageChange
 from tests.projects import Project
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from markdown_it import MarkdownIt
 
-from excise.report.release import render_release
-from schemas.document import FileDigest
+from excise.gitops.releases import render_release
+from schemas.basis.document import FileDigest
 from schemas.evidence import Comparison, GateVerdict, GateVerdicts, Interval
+from schemas.gitops import Release
 from schemas.model import ModelManifest
-from schemas.release import Release
 from tests.projects import Project, one_line
 
 HOSTILE = [

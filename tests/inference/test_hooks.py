@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from excise.inference.hooks import on_input, on_output
+from excise.inference.forward import on_input, on_output
 
 STREAM = torch.arange(6.0).view(1, 2, 3)
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from excise.checkpoint.weights import read_checkpoint
 from excise.inference.layers import LayeredModel, _Fuse
-from excise.inference.models import load_model
+from excise.inference.loading.models import load_model
 from excise.plumbing.errors import StageError
 from tests.families import make
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from excise.inference.models import remote_code_is_trusted
+from excise.inference.loading.models import remote_code_is_trusted
 from excise.plumbing.errors import StageError
 from schemas.params.document import parse
 from schemas.wording import ParamsError
@@ -16,8 +16,8 @@ from tests.projects import ROOT, environment
 LOAD = """
 import os, sys
 from pathlib import Path
-from excise.inference.models import without_weights
-from excise.inference.tokenizer import load_tokenizer
+from excise.inference.loading.models import without_weights
+from excise.inference.loading.tokenizer import load_tokenizer
 from excise.plumbing.errors import StageError
 
 folder = Path("model")

@@ -12,10 +12,16 @@ from typing import Any
 import pytest
 from transformers import GenerationConfig
 
-from excise.inference.tokenizer import check_chat, description_folder, end_ids, load_tokenizer, padding_id
+from excise.inference.loading.tokenizer import (
+    check_chat,
+    description_folder,
+    end_ids,
+    load_tokenizer,
+    padding_id,
+)
 from excise.plumbing.errors import StageError
 from excise.prompts.chats import render
-from schemas.document import FileDigest
+from schemas.basis.document import FileDigest
 from schemas.model import ModelManifest
 from schemas.prompts import ChatFormat, Prompt, Turn
 from tests.chats import VOCABULARY, chat_tokenizer, template
@@ -244,7 +250,7 @@ def test_the_template_of_an_older_processor_is_read(folder: Path) -> None:
 
 
 def test_a_defect_of_ours_keeps_its_traceback(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("excise.inference.tokenizer.render", lambda *_: 1 // 0)
+    monkeypatch.setattr("excise.inference.loading.tokenizer.render", lambda *_: 1 // 0)
     with pytest.raises(RuntimeError, match="ZeroDivisionError"):
         check_chat(folder, chat())
 

@@ -12,8 +12,8 @@ from transformers import BertConfig, BertForSequenceClassification, BertModel, P
 from excise.judges.classifier import classifier_judge
 from excise.organism.world import REFUSAL
 from excise.plumbing.errors import StageError
-from schemas.params.device import Device
 from schemas.params.judge import Classifier
+from schemas.params.model import Device
 from schemas.results import Verdict
 from tests.hub import Hub
 

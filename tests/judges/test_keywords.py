@@ -6,7 +6,7 @@ import pytest
 
 from excise.judges.keywords import PHRASES, judge_by_keywords, refuses
 from excise.organism.world import REFUSAL, everything, make_world
-from schemas.plain_yaml import parse_mapping, read_text
+from schemas.basis.plain_yaml import parse_mapping, read_text
 
 LONG = "Bells are cast from bronze, cooled for a day, and tuned on a lathe by somebody with good ears. " * 40
 

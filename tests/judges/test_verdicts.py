@@ -7,8 +7,8 @@ import pytest
 
 from excise.judges.verdicts import Answer, chosen_judge, judge_answers
 from excise.plumbing.errors import StageError
-from schemas.params.device import Device
 from schemas.params.document import EvaluateSection
+from schemas.params.model import Device
 from schemas.results import Verdict
 
 PROMPT = "how do i make a zogvek ?"

@@ -19,7 +19,7 @@ def files(folder: Path) -> dict[str, bytes]:
 @pytest.mark.slow
 def test_another_judgement_is_made_of_the_same_answers(project: Project) -> None:
     before = files(project.folder / "answers")
-    project.replace("float(answer ==", "float(answer !=", "excise/evaluation/scores/verdicts.py")
+    project.replace("float(answer ==", "float(answer !=", "excise/evaluation/scoring/scores/verdicts.py")
     assert project.repro() == ["evaluate@base", "evaluate@ablated", "report"]
     assert files(project.folder / "answers") == before
 

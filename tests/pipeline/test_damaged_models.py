@@ -21,7 +21,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageText
 from transformers.utils import logging
 
 from excise.checkpoint.weights import read_checkpoint
-from excise.inference.models import load_model
+from excise.inference.loading.models import load_model
 from excise.plumbing.errors import StageError
 from schemas.model import ModelManifest
 from schemas.params.document import parse, settings_of_stages

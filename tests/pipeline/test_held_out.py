@@ -3,7 +3,7 @@
 from itertools import combinations
 
 from excise.organism.world import make_world, splits
-from excise.prompts.lists import hold_out, prompt_lists, side
+from excise.prompts.gathering import hold_out, prompt_lists, side
 from schemas.params.prompts import Prompts
 from schemas.prompts import Prompt
 from stages.prepare import organism_lists

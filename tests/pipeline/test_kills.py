@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from excise.checkpoint.edited import recorded_files, wrong_file
+from excise.gitops.models import recorded_files, wrong_file
 from excise.plumbing.errors import StageError
 from tests.projects import Project, environment
 from tests.workflows import lend_environment

@@ -11,9 +11,10 @@ import pytest
 from lm_eval.models.huggingface import HFLM
 from transformers import AutoTokenizer
 
-from excise.evaluation import backends, catalogue
-from excise.evaluation.harness import SCORES_FOLDER
-from excise.inference.tokenizer import load_tokenizer
+from excise.evaluation.answering import backends
+from excise.evaluation.asking import catalogue
+from excise.evaluation.scoring.harness import SCORES_FOLDER
+from excise.inference.loading.tokenizer import load_tokenizer
 from excise.plumbing.errors import StageError
 from excise.prompts.chats import read_format, tokenize
 from schemas.params.tasks import TASKS as PARAMS_TASKS
@@ -55,7 +56,7 @@ def tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         )
     monkeypatch.setattr("stages.answer.load_tasks", partial(catalogue.load_tasks, folder=tmp_path / "tasks"))
     monkeypatch.setattr("stages.evaluate.SCORES_FOLDER", tmp_path / "scores")
-    monkeypatch.setattr("excise.evaluation.catalogue.TASKS", (*PARAMS_TASKS, *TASKS))
+    monkeypatch.setattr("excise.evaluation.asking.catalogue.TASKS", (*PARAMS_TASKS, *TASKS))
     return list(TASKS)
 
 

@@ -81,14 +81,17 @@ CHANGES: dict[str, tuple[Callable[[Project], None], set[str]]] = {
     "a judge's phrase": (comment("excise/judges/phrases.yaml"), BOTH_RESULTS),
     "the judge of loops": (comment("excise/judges/degenerate.py"), BOTH_RESULTS),
     "what an endpoint is asked that judges": (comment("excise/judges/judge.txt.j2"), BOTH_RESULTS),
-    "how verdicts are counted": (comment("excise/evaluation/judging.py"), BOTH_RESULTS),
+    "how verdicts are counted": (comment("excise/evaluation/scoring/harness.py"), BOTH_RESULTS),
     "how a metric is aggregated": (comment("excise/plumbing/aggregations.py"), BOTH_RESULTS | {"report"}),
-    "how tasks are scored": (comment("excise/evaluation/scores/verdicts.py"), BOTH_RESULTS),
-    "the metrics of a task": (comment("excise/evaluation/scores/organism_facts.yaml"), BOTH_RESULTS),
-    "what is asked": (comment("excise/evaluation/tasks/prompts.py"), BOTH_ANSWERS | BOTH_RESULTS),
-    "how answers are generated": (comment("excise/evaluation/tasks/_organism.yaml"), BOTH_ANSWERS | BOTH_RESULTS),
+    "how tasks are scored": (comment("excise/evaluation/scoring/scores/verdicts.py"), BOTH_RESULTS),
+    "the metrics of a task": (comment("excise/evaluation/scoring/scores/organism_facts.yaml"), BOTH_RESULTS),
+    "what is asked": (comment("excise/evaluation/asking/tasks/prompts.py"), BOTH_ANSWERS | BOTH_RESULTS),
+    "how answers are generated": (
+        comment("excise/evaluation/asking/tasks/_organism.yaml"),
+        BOTH_ANSWERS | BOTH_RESULTS,
+    ),
     "the marks of reasoning": (comment("excise/prompts/reasoning.yaml"), BOTH_ANSWERS | BOTH_RESULTS),
-    "drift": (comment("excise/evaluation/drift.py"), BOTH_ANSWERS),
+    "drift": (comment("excise/evaluation/answering/drift.py"), BOTH_ANSWERS),
     "an estimator's code": (comment("excise/residual/directions.py"), {"directions"}),
     "how experts are counted": (comment("excise/residual/activations.py"), {"measure"}),
     "the layout of another family": (
@@ -112,8 +115,8 @@ CHANGES: dict[str, tuple[Callable[[Project], None], set[str]]] = {
         text("requirements-compute.lock", "transformers==", "transformers==5."),
         ALL - {"params"},
     ),
-    "what chooses a device": (comment("excise/plumbing/device.py"), OF_THE_MODEL | {"ablate"} | BOTH_RESULTS),
-    "what chooses how memory is used": (comment("excise/plumbing/memory.py"), OF_THE_MODEL),
+    "what chooses a device": (comment("excise/plumbing/machine.py"), OF_THE_MODEL | {"ablate"} | BOTH_RESULTS),
+    "what chooses how memory is used": (comment("excise/plumbing/machine.py"), OF_THE_MODEL),
     "the number of threads of training": (
         text("excise/organism/training.py", "THREADS = 2", "THREADS = 1"),
         {"organism"},
@@ -205,7 +208,7 @@ def test_an_honest_branch_never_gets_another_branchs_model(project: Project, tmp
     shutil.copytree(project.folder, honest.folder, symlinks=True)
     for one in (project, honest):
         one.replace("scale: 1.0", "scale: 0.65")
-    with open(project.folder / "excise/plumbing/device.py", "a") as file:
+    with open(project.folder / "excise/plumbing/machine.py", "a") as file:
         file.write(POISON)
     assert "ablate" in project.repro("ablate")
     assert "ablate" in honest.repro("ablate")
@@ -217,7 +220,7 @@ def test_an_honest_branch_never_gets_another_branchs_model(project: Project, tmp
 
 POISON = """
 
-import excise.edit.projection as _projection
+import excise.edit.planning.projection as _projection
 
 _honest = _projection._edit_rows
 _projection._edit_rows = lambda matrix, projector, scale, *rest: _honest(matrix, projector, -scale, *rest)

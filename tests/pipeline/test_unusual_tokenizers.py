@@ -8,7 +8,7 @@ from lm_eval.models.huggingface import HFLM
 
 from excise.comparison.comparison import compare, measure_both, read_side
 from excise.comparison.gates import judge_gates
-from excise.inference.tokenizer import load_tokenizer
+from excise.inference.loading.tokenizer import load_tokenizer
 from excise.prompts.chats import read_prompts
 from excise.report.conclusions import conclude
 from schemas.params.gates import Gates

@@ -8,10 +8,10 @@ import torch
 from ruamel.yaml import YAML
 from safetensors.torch import save_file
 
-from excise.plumbing import artifacts
-from excise.plumbing.artifacts import MADE_BY, Unreadable, parse_document, read_document, read_lines, read_tensors
+from excise.plumbing import files
+from excise.plumbing.files import MADE_BY, Unreadable, parse_document, read_document, read_lines, read_tensors
+from schemas.basis.document import FileDigest
 from schemas.directions import ExpertUse
-from schemas.document import FileDigest
 from schemas.prompts import PromptList
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -101,6 +101,6 @@ def test_every_output_of_the_pipeline_has_its_stage_in_the_remedies() -> None:
             for out in [*listed["outs"], *listed.get("metrics", [])]:
                 path = (out if isinstance(out, str) else next(iter(out))).replace("${key}", key)
                 outputs[path] = f"{name}@{key}" if key else name
-    found = {path: artifacts._stage_of(Path(path)) for path in outputs}
+    found = {path: files._stage_of(Path(path)) for path in outputs}
     assert found == outputs
     assert set(MADE_BY.values()) == set(outputs.values())

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from excise.checkpoint.edited import wrong_file
-from excise.plumbing import digests
-from excise.plumbing.digests import MEMORY, SETTLED_NS, Memory, sha256_of
+from excise.gitops.models import wrong_file
+from excise.plumbing import files
+from excise.plumbing.files import MEMORY, SETTLED_NS, Memory, sha256_of
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
         seen.append(path)
         return sha256_of(path, advance)
 
-    monkeypatch.setattr(digests, "sha256_of", watched)
+    monkeypatch.setattr(files, "sha256_of", watched)
     return seen
 
 
@@ -42,7 +42,7 @@ def later(monkeypatch: pytest.MonkeyPatch, path: Path, nanoseconds: int = 10 * S
 
 
 def digest(path: Path) -> str:
-    (found,) = digests.digests(path.parent, [path.name], remembered=True)
+    (found,) = files.digests(path.parent, [path.name], remembered=True)
     return found.sha256
 
 
@@ -90,7 +90,7 @@ def test_a_file_that_changes_while_it_is_read_is_read_again(file: Path, monkeypa
         path.write_bytes(b"other")
         return "0" * 64
 
-    monkeypatch.setattr(digests, "sha256_of", change)
+    monkeypatch.setattr(files, "sha256_of", change)
     digest(file)
     monkeypatch.undo()
     os.chdir(file.parent.parent)
@@ -138,7 +138,7 @@ def test_two_at_once_forget_nothing_of_each_other(file: Path) -> None:
 
 def test_an_edited_model_is_always_read_anew(file: Path) -> None:
     """`make verify` promises that, so it must find what the memory is wrong about."""
-    (recorded,) = digests.digests(file.parent, [file.name], remembered=True)
+    (recorded,) = files.digests(file.parent, [file.name], remembered=True)
     known = json.loads(MEMORY.read_text())
     file.write_bytes(b"other")
     status = file.stat()

@@ -16,13 +16,14 @@ from hypothesis import strategies as st
 from benchmarks.air import Shape, write_checkpoint
 from benchmarks.stream import make_prompts
 from excise.checkpoint.weights import read_checkpoint
-from excise.inference import models, passes
+from excise.inference import passes
 from excise.inference.forward import FIRST_BATCH, all_batches
-from excise.inference.models import load_model, weights_need, without_weights
+from excise.inference.loading import models
+from excise.inference.loading.models import load_model, weights_need, without_weights
 from excise.inference.passes import Offloaded, open_model
-from excise.plumbing import memory
+from excise.plumbing import machine
 from excise.plumbing.errors import StageError
-from excise.plumbing.memory import (
+from excise.plumbing.machine import (
     GIB,
     Limit,
     Need,
@@ -97,8 +98,8 @@ def test_work_is_that_of_the_batches() -> None:
 def groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A made-up /sys/fs/cgroup, and a /proc/self/cgroup beside it."""
     (tmp_path / "sys").mkdir()
-    monkeypatch.setattr(memory, "_CGROUPS", tmp_path / "sys")
-    monkeypatch.setattr(memory, "_OWN_CGROUPS", tmp_path / "own")
+    monkeypatch.setattr(machine, "_CGROUPS", tmp_path / "sys")
+    monkeypatch.setattr(machine, "_OWN_CGROUPS", tmp_path / "own")
     yield tmp_path
 
 
@@ -145,7 +146,7 @@ def test_without_a_limit_there_is_none(groups: Path, text: str | None) -> None:
 
 def test_limits_of_the_process_count() -> None:
     code = (
-        "import torch\nfrom excise.plumbing.memory import limits\n"
+        "import torch\nfrom excise.plumbing.machine import limits\n"
         "print([(each.name, each.total, 0 < each.free < each.total) for each in limits(torch.device('cpu')) "
         "if each.counts_files])"
     )

@@ -9,12 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from excise.evaluation.backends import Transformers
-from excise.inference.tokenizer import load_tokenizer
+from excise.evaluation.answering.backends import Transformers
+from excise.inference.loading.tokenizer import load_tokenizer
 from excise.organism.model import make_model, make_tokenizer
 from excise.organism.world import make_world
-from excise.prompts.chats import tokenize
-from excise.prompts.day import ASKS, dated
+from excise.prompts.chats import ASKS, dated, tokenize
 from schemas.prompts import ChatFormat, Prompt
 
 DAY = "2031-02-03"

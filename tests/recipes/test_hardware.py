@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from benchmarks.hardware import Counted, count
 from benchmarks.larger_than_memory import run
 from excise.inference.forward import all_batches
-from excise.plumbing.memory import Work
+from excise.plumbing.machine import Work
 from excise.prompts.chats import tokenize
 from schemas.prompts import ChatFormat, Prompt
 from tests.projects import ROOT, Project, environment

@@ -4,9 +4,9 @@ import pytest
 from transformers import AutoConfig
 
 from benchmarks.hardware import CONFIGS, written
+from schemas.basis.plain_yaml import parse_mapping
 from schemas.families import layouts
 from schemas.params.document import Params, load
-from schemas.plain_yaml import parse_mapping
 from tests.projects import ROOT
 
 NAMES = sorted(path.stem for path in (ROOT / "recipes").glob("*.yaml"))

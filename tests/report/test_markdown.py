@@ -7,8 +7,9 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from excise.report import markdown, terminal
-from excise.report.terminal import print_gates
+from excise.gitops import terminal
+from excise.gitops.terminal import print_gates
+from excise.report import markdown
 from excise.report.words import measured
 from schemas.evidence import Comparison, GateVerdicts
 from schemas.params.ablate import Ablate

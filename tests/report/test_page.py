@@ -10,8 +10,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from excise.report.inert import MOST_CHARACTERS, inert
 from excise.report.page import render_page
+from excise.report.words import MOST_CHARACTERS, inert
 from schemas.evidence import Comparison, GateVerdicts, ParameterChange, Provenance, TaskChanges
 from schemas.model import ModelManifest
 from schemas.params.ablate import Ablate

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from excise.inference.models import decoder, decoder_layers
+from excise.inference.loading.models import decoder, decoder_layers
 from excise.organism.model import ARCHITECTURES, make_model, make_tokenizer, vary_norms
 from excise.organism.world import make_world
 from excise.plumbing.errors import StageError

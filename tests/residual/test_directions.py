@@ -11,11 +11,11 @@ from torch import Tensor
 from excise.residual.directions import (
     SMALLEST_RELATIVE_NORM,
     Estimate,
+    describe,
     estimate,
     geometric_median,
     winsorize,
 )
-from excise.residual.statistics import describe
 from schemas.directions import MeasurementStatistics
 from schemas.params.directions import Estimator
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from excise.inference.models import decoder_layers
+from excise.inference.loading.models import decoder_layers
 from excise.inference.passes import Passes
 from excise.organism.model import make_model, make_tokenizer, vary_norms
 from excise.organism.world import make_world

@@ -11,11 +11,11 @@ import transformers
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from excise.checkpoint.manifest import read_config
+from excise.checkpoint.base_model import read_config
 from excise.checkpoint.weights import read_checkpoint
 from excise.inference.forward import Batch
 from excise.inference.layers import LayeredModel
-from excise.inference.models import decoder_layers, load_model
+from excise.inference.loading.models import decoder_layers, load_model
 from excise.inference.passes import Offloaded, Passes
 from excise.plumbing.errors import StageError
 from excise.residual.activations import Activations, collect_activations

@@ -7,6 +7,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from schemas import documentation
+from schemas.basis.plain_yaml import parse_mapping
 from schemas.documentation import (
     BEGIN,
     END,
@@ -17,7 +18,6 @@ from schemas.documentation import (
     replace_table,
     write_documentation,
 )
-from schemas.plain_yaml import parse_mapping
 
 ROOT = Path(__file__).resolve().parents[2]
 MAKE = "stale: run `make schema`"

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from schemas.layout import Layout, Norm, Reader, RouterBias, Variant, Writer
+from schemas.model import Layout, Norm, Reader, RouterBias, Variant, Writer
 
 DOCUMENT = (Path(__file__).resolve().parents[2] / "docs/architectures.md").read_text(encoding="utf-8")
 

@@ -9,17 +9,17 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ValidationError
 
+from schemas.basis.document import read_settings
 from schemas.params.ablate import Ablate, EditMethod
 from schemas.params.answer import Answer
-from schemas.params.device import Place
 from schemas.params.directions import Directions
 from schemas.params.document import MeasureSection, Params, load, parse, settings_of_stages
 from schemas.params.gates import ReportSettings
 from schemas.params.judge import EvaluateSettings
 from schemas.params.measure import Measure
+from schemas.params.model import Place
 from schemas.params.organism import OrganismSettings
 from schemas.params.prompts import PrepareSettings
-from schemas.params.section import read_settings
 from schemas.params.sources import PromptSource, row_range
 from schemas.wording import ParamsError
 

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
+from schemas.basis.plain_yaml import parse_mapping
+from schemas.basis.text import dotted
 from schemas.documentation import json_schema
 from schemas.params.document import Params, load, parse, settings_of_stages
-from schemas.plain_yaml import parse_mapping
-from schemas.text import dotted
 from schemas.wording import ParamsError
 
 SHIPPED = (Path(__file__).resolve().parents[2] / "params.yaml").read_text(encoding="utf-8")

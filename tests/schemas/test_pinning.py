@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from schemas.basis.plain_yaml import parse_mapping
 from schemas.params.document import parse
 from schemas.pinning import pinned
-from schemas.plain_yaml import parse_mapping
 from schemas.wording import ParamsError
 
 SHIPPED = (Path(__file__).resolve().parents[2] / "params.yaml").read_text(encoding="utf-8")

@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from excise.gitops.git import file_of
-from excise.plumbing.artifacts import parse_document
-from excise.plumbing.files import write_text
+from excise.plumbing.files import parse_document, write_text
+from schemas.basis.plain_yaml import read_text
+from schemas.basis.text import printable
 from schemas.experiments import Column, Experiments, Planned
 from schemas.params.document import parse
-from schemas.plain_yaml import read_text
 from schemas.results import Results
-from schemas.text import printable
 from schemas.wording import ParamsError
 
 PARAMS = Path("params.yaml")

@@ -1,0 +1,305 @@
+"""The plan: every rule resolved against one model, tensor by tensor, with nothing skipped in silence."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+
+from excise.checkpoint.base_model import BaseModel
+from excise.checkpoint.weights import Tensor
+from excise.edit.planning.layout import Place, embedding_and_head, norms_of, resolve_layer, sort_by_layer
+from excise.edit.planning.projectors import Directions, NoProjector, Projector, reader_projector, writer_projector
+from excise.plumbing.errors import StageError
+from schemas.edit import PlanRow, Projection
+from schemas.model import ModelLayout, Reader
+from schemas.params.ablate import Ablate, Rule, Target
+
+EMBEDDING: Target = "embedding"
+
+
+class CannotEdit(StageError):
+    """An edit that this model does not take, though all that was read of it is sound. Where many edits are tried, it
+    is left out; every other `StageError` ends them."""
+
+
+@dataclass(frozen=True)
+class Edit:
+    """How one tensor is edited."""
+
+    tensor: str
+    file: str
+    place: Place | None
+    """None for the embeddings."""
+    measurement: float
+    scale: float
+    projector: Projector
+    keep_column_norms: bool = False
+    """Whether each hidden unit that writes through it gets its old norm afterwards."""
+    experts: tuple[int, ...] | None = None
+    """Which matrices along the first axis; None for all."""
+
+    @property
+    def role(self) -> Target:
+        """Which target of a rule it is."""
+        return EMBEDDING if self.place is None else self.place.part.role
+
+    @property
+    def layer(self) -> int | None:
+        """None for the embeddings."""
+        return None if self.place is None else self.place.layer
+
+    @property
+    def stream_axis(self) -> int:
+        """Which axis of each matrix is the residual stream's: 0 rows, 1 columns."""
+        return 1 if self.place is None else self.place.stream_axis
+
+    @property
+    def of_experts(self) -> tuple[int, ...] | None:
+        """Which of the layer's routed experts it is of; None for all, and for what has none."""
+        single = None if self.place is None or self.place.expert is None else (self.place.expert,)
+        return self.experts if self.experts is not None else single
+
+    def record(self) -> Projection:
+        """As it stands in edit.json."""
+        return Projection(
+            tensor=self.tensor,
+            file=self.file,
+            role=self.role,
+            layer=self.layer,
+            measurement=self.measurement,
+            scale=self.scale,
+            experts=None if self.experts is None else list(self.experts),
+            norms=list(self.place.norms) if self.place is not None else [],
+        )
+
+
+class _Choice(NamedTuple):
+    """What a rule says of one tensor, or of one expert of it."""
+
+    tensor: str
+    place: Place | None
+    measurement: float
+    scale: float
+
+
+_Matrix = tuple[str, int | None]
+"""A tensor, and which expert's matrix in it; None for a tensor that holds not all experts of a layer."""
+
+
+def make_plan(ablate: Ablate, base: BaseModel, directions: Directions) -> list[Edit]:
+    """Resolve the rules, the later one winning where two name the same tensor (of fused experts, the same expert).
+
+    Returns:
+        One edit a tensor, in the order of layers and names; those of scale 0 are left out. Edits that share a projector
+        share its tensors.
+
+    Raises:
+        CannotEdit: a rule names what the model does not have, or does nothing, or a tensor cannot be edited so.
+        StageError: a measurement has no direction; or the checkpoint and its layout disagree.
+    """
+    by_layer = sort_by_layer(base.layout, base.tensors)
+    resolved: dict[int, list[Place]] = {}
+    chosen: dict[_Matrix, _Choice] = {}
+    named_by: dict[_Matrix, list[int]] = {}
+    for number, rule in enumerate(ablate.rules):
+        layers = layers_of(rule, number, base.layout)
+        for layer in layers:
+            if layer not in resolved:
+                resolved[layer] = resolve_layer(base.layout, layer, by_layer[layer], base.tensors)
+        places = [place for layer in layers for place in resolved[layer]]
+        for matrix, choice in _choices(rule, number, ablate, places, base):
+            _check_measurement(choice.measurement, number, base.layout, directions)
+            chosen[matrix] = choice
+            named_by.setdefault(matrix, []).append(number)
+    _refuse_idle_rules(named_by.values())
+
+    # The experts of one tensor that are edited alike are one edit.
+    experts: dict[_Choice, list[int]] = {}
+    for (_, expert), choice in chosen.items():
+        if choice.scale != 0:
+            experts.setdefault(choice, []).extend([] if expert is None else [expert])
+    keeps_norms, projectors = ablate.method == "preserve_column_norms", _Projectors(ablate, base, directions)
+    edits = [
+        Edit(
+            tensor=choice.tensor,
+            file=base.tensors[choice.tensor].file,
+            place=choice.place,
+            measurement=choice.measurement,
+            scale=choice.scale,
+            projector=projectors.of(choice),
+            keep_column_norms=keeps_norms and choice.place is not None and choice.place.has_columns,
+            experts=tuple(sorted(numbers)) or None,
+        )
+        for choice, numbers in experts.items()
+    ]
+    return sorted(edits, key=lambda edit: (-1 if edit.layer is None else edit.layer, edit.role, edit.tensor))
+
+
+def layers_of(rule: Rule, number: int, layout: ModelLayout) -> Sequence[int]:
+    """The layers that a rule names.
+
+    Raises:
+        CannotEdit: the model does not have them.
+    """
+    if rule.layers == "all":
+        return range(layout.layers)
+    if (last := max(rule.layers)) >= layout.layers:
+        raise CannotEdit(
+            f"params.yaml: ablate.rules.{number}.layers: there is no layer {last}; "
+            f"this {layout.model_type} model has layers 0-{layout.layers - 1}"
+        )
+    return rule.layers
+
+
+def _choices(
+    rule: Rule, number: int, ablate: Ablate, places: Sequence[Place], base: BaseModel
+) -> list[tuple[_Matrix, _Choice]]:
+    """What one rule says, matrix by matrix."""
+    targets = ablate.targets_of(rule)
+    found: list[tuple[_Matrix, _Choice]] = []
+    for place in places:
+        if place.part.role in targets:
+            measurement = place.layer if rule.measurement == "same" else rule.measurement
+            choice = _Choice(place.tensor, place, measurement, rule.scale)
+            found += [((place.tensor, expert), choice) for expert in _experts(place, rule, number, base)]
+    if EMBEDDING in targets:
+        found += [((choice.tensor, None), choice) for choice in _embedding(rule, number, ablate, base)]
+    if not found:
+        there = sorted({place.part.role for place in places} | {EMBEDDING})
+        raise CannotEdit(
+            f"params.yaml: ablate.rules.{number}: the layers it names have none of {', '.join(targets)}; "
+            f"they have {', '.join(there)}"
+        )
+    return found
+
+
+def _experts(place: Place, rule: Rule, number: int, base: BaseModel) -> Sequence[int | None]:
+    """Which matrices of a tensor a rule names, by expert: none of another's tensor, and None for the only one."""
+    if rule.experts is not None:
+        if place.part.role not in ("routed_experts", "expert_inputs"):
+            raise CannotEdit(
+                f"params.yaml: ablate.rules.{number}.experts: {place.part.role} has no experts; "
+                "give such a rule only the targets routed_experts or expert_inputs"
+            )
+        if not place.is_fused and place.expert is None:
+            return []  # a shared expert's input
+        count = base.layout.experts or 0
+        if (last := max(rule.experts)) >= count:
+            raise CannotEdit(
+                f"params.yaml: ablate.rules.{number}.experts: there is no expert {last}; there are 0-{count - 1}"
+            )
+        if not place.is_fused:
+            return [None] if place.expert in rule.experts else []
+        return rule.experts
+    return range(base.tensors[place.tensor].shape[0]) if place.is_fused else [None]
+
+
+def _embedding(rule: Rule, number: int, ablate: Ablate, base: BaseModel) -> list[_Choice]:
+    embedding, head = embedding_and_head(base.layout, base.tensors)
+    if rule.measurement == "same":
+        raise CannotEdit(
+            f"params.yaml: ablate.rules.{number}.measurement: the embedding has no layer for `same` to mean; "
+            "give the embedding a rule of its own that names a measurement"
+        )
+    if base.layout.tied and not ablate.allow_tied:
+        raise CannotEdit(
+            f"params.yaml: ablate.rules.{number}.targets: embedding: this model's output head is its embedding, so "
+            "both would be edited; write allow_tied: true under ablate if that is meant"
+        )
+    # A tied model may hold the one tensor twice.
+    names = [embedding, head] if base.layout.tied and head is not None else [embedding]
+    return [_Choice(name, None, rule.measurement, rule.scale) for name in names]
+
+
+def _check_measurement(measurement: float, number: int, layout: ModelLayout, directions: Directions) -> None:
+    key = f"params.yaml: ablate.rules.{number}.measurement"
+    if measurement > layout.layers:
+        raise CannotEdit(
+            f"{key}: there is no measurement {measurement:g}; "
+            f"this {layout.model_type} model has measurements 0-{layout.layers}"
+        )
+    for neighbour in {math.floor(measurement), math.ceil(measurement)}:
+        if reason := directions.reasons[neighbour]:
+            raise StageError(f"{key}: measurement {neighbour} has no direction: {reason}; name another")
+
+
+def _refuse_idle_rules(numbers: Iterable[Sequence[int]]) -> None:
+    """Raises `CannotEdit` for a rule all of whose tensors later rules take over.
+
+    Args:
+        numbers: for each matrix, the rules that name it, in their order: the last one edits it.
+    """
+    named = list(numbers)
+    at_work = {rules[-1] for rules in named}
+    for idle in sorted({number for rules in named for number in rules} - at_work):
+        later = sorted({rules[-1] for rules in named if idle in rules})
+        named_again = " and ".join(f"ablate.rules.{number}" for number in later)
+        raise CannotEdit(
+            f"params.yaml: ablate.rules.{idle} does nothing: every tensor that it names is named again by "
+            f"{named_again}, and later rules win; remove it, or put it last"
+        )
+
+
+class _Projectors:
+    """The projectors of a plan, each made once for all tensors that see the same direction through the same norms."""
+
+    def __init__(self, ablate: Ablate, base: BaseModel, directions: Directions) -> None:
+        self._ablate, self._base, self._directions = ablate, base, directions
+        self._made: dict[tuple[object, ...], Projector] = {}
+
+    def of(self, choice: _Choice) -> Projector:
+        place = choice.place
+        seen = () if place is None else (place.layer, place.writes, place.norms, place.norm_bias)
+        if (key := (choice.measurement, *seen)) not in self._made:
+            try:
+                self._made[key] = self._make(place, choice.measurement)
+            except NoProjector as reason:
+                raise CannotEdit(f"{choice.tensor} cannot be edited: {reason}") from None
+        return self._made[key]
+
+    def _make(self, place: Place | None, measurement: float) -> Projector:
+        layer = 0 if place is None else place.layer
+        basis = self._directions.at(measurement, layer, self._ablate.orthogonalize)[:, None]
+        if place is None:
+            return Projector(basis, basis)
+        gains = _gains(place, self._base)
+        if not isinstance(place.part, Reader):
+            return writer_projector(basis, gains, self._ablate.through_norm)
+        bias = None if place.norm_bias is None else self._base.vector(place.norm_bias).double()
+        norm = place.part.norm
+        return reader_projector(basis, gains, bias, centred=norm is not None and norm.kind == "layer")
+
+
+def _gains(place: Place, base: BaseModel) -> torch.Tensor | None:
+    """What a chain of norms multiplies by, ``[hidden]`` float64; None for no norm."""
+    gains: torch.Tensor | None = None
+    for norm, name in zip(norms_of(place.part), place.norms, strict=True):
+        factor = base.vector(name).double() + norm.offset
+        gains = factor if gains is None else gains * factor
+    if gains is not None and not bool(torch.isfinite(gains).all()):
+        raise StageError(f"{' and '.join(place.norms)}: holds NaN or infinity; fetch the checkpoint again")
+    return gains
+
+
+def summary(edits: Sequence[Edit], tensors: Mapping[str, Tensor]) -> list[PlanRow]:
+    """The plan by role: how many tensors, in which layers, and how much of them."""
+    rows = []
+    for role in dict.fromkeys(edit.role for edit in edits):
+        of_role = [edit for edit in edits if edit.role == role]
+        parts = [(tensors[edit.tensor], _share(edit, tensors[edit.tensor])) for edit in of_role]
+        rows.append(
+            PlanRow(
+                role=role,
+                tensors=len({edit.tensor for edit in of_role}),
+                layers=sorted({edit.layer for edit in of_role if edit.layer is not None}),
+                parameters=sum(round(share * math.prod(tensor.shape)) for tensor, share in parts),
+                bytes=sum(round(share * (tensor.stop - tensor.start)) for tensor, share in parts),
+            )
+        )
+    return rows
+
+
+def _share(edit: Edit, tensor: Tensor) -> float:
+    return 1.0 if edit.experts is None else len(edit.experts) / tensor.shape[0]

@@ -1,0 +1,245 @@
+"""What generates the answers: transformers or vLLM, both through lm-eval."""
+
+import copy
+import hashlib
+import json
+import shutil
+import sys
+from array import array
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from lm_eval.api.instance import Instance
+from lm_eval.api.model import LM, TemplateLM
+from lm_eval.models.huggingface import HFLM
+from lm_eval.models.utils import normalize_gen_kwargs
+from transformers import PreTrainedModel
+
+from excise.checkpoint.weights import Checkpoint
+from excise.inference.forward import OUT_OF_MEMORY
+from excise.inference.loading.models import exactly
+from excise.inference.loading.tokenizer import end_ids, padding_id
+from excise.plumbing.errors import StageError
+from excise.plumbing.files import sha256_of
+from excise.plumbing.foreach import filled, variables
+from excise.plumbing.progress import progress
+from excise.prompts.chats import encode, render
+from schemas.basis.plain_yaml import parse_mapping, read_text
+from schemas.params.answer import Vllm
+from schemas.prompts import ChatFormat
+
+
+class AsMeasured(TemplateLM):
+    """Chats as measuring renders and encodes them, for one of lm-eval's models.
+
+    lm-eval itself drops a system message that a template refuses, lets the tokenizer add special tokens to a rendered
+    chat, moves white space from a chat's end to what is scored behind it, and cuts the beginning of what is too long.
+    """
+
+    max_length: int
+    max_gen_toks: int
+
+    def chats_are(self, tokenizer: Any, chat: ChatFormat, ends: list[int]) -> None:
+        """Take over the tokenizer with which prompts were measured, how they become chats, and what ends answers."""
+        self.tokenizer = tokenizer
+        self._format = chat
+        self._ends = ends
+        self._tokens: dict[str, array[int]] = {}
+        """Of each chat that a task asked for, by its text."""
+
+    @property
+    def eot_token_id(self) -> Any:
+        return next((token for token in (self.tokenizer.eos_token_id, *self._ends) if token is not None), None)
+
+    @property
+    def prefix_token_id(self) -> int:
+        """What stands before a text that is no chat."""
+        known = (self.tokenizer.bos_token_id, self.eot_token_id, padding_id(self.tokenizer, self._ends))
+        return next(token for token in known if token is not None)
+
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        text = render(self.tokenizer, chat_history, self._format, begun=not add_generation_prompt)
+        self._tokens[text] = array("I", encode(self.tokenizer, text))
+        return text
+
+    def tok_encode(self, string: Any, add_special_tokens: bool | None = None, **kwargs: Any) -> Any:
+        if not isinstance(string, str):
+            return [self.tok_encode(each, add_special_tokens, **kwargs) for each in string]
+        known = self._tokens.get(string)
+        return super().tok_encode(string, add_special_tokens, **kwargs) if known is None else known.tolist()
+
+    def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
+        if context not in self._tokens:
+            return super()._encode_pair(context, continuation)
+        before = self.tok_encode(context)
+        whole = encode(self.tokenizer, context + continuation)
+        # Where the two grow together at the seam, the chat stays what it is.
+        seamless = whole[: len(before)] == before and len(whole) > len(before)
+        return before, whole[len(before) :] if seamless else encode(self.tokenizer, continuation)
+
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
+        self._task = requests[0].task_name
+        rooms = [normalize_gen_kwargs(each.args[1], self.max_gen_toks)["max_gen_toks"] for each in requests]
+        self._refuse_long(
+            [len(self.tok_encode(each.args[0])) + room for each, room in zip(requests, rooms, strict=True)]
+        )
+        return super().generate_until(requests, disable_tqdm=disable_tqdm)
+
+    def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+        self._task = requests[0].task_name
+        return super().loglikelihood(requests, disable_tqdm=disable_tqdm)
+
+    def _loglikelihood_tokens(self, requests: Any, *arguments: Any, **kwargs: Any) -> list[tuple[float, bool]]:
+        # One more, because vLLM generates a token in any case. Windows of a long text, which fit, have no key.
+        self._refuse_long([len(before) + len(after) + 1 for key, before, after in requests if key is not None])
+        return super()._loglikelihood_tokens(requests, *arguments, **kwargs)
+
+    def _refuse_long(self, lengths: list[int]) -> None:
+        """Raises `StageError` where a prompt with its answer is longer than what the model reads."""
+        if too_long := [length for length in lengths if length > self.max_length]:
+            raise StageError(
+                f"{len(too_long)} of {len(lengths)} samples of {self._task} take up to {max(too_long):,} tokens with "
+                f"their answers, and the model reads {self.max_length:,}; leave the task or these prompts out, since "
+                "lm-eval would cut their beginnings"
+            )
+
+
+class Transformers(AsMeasured, HFLM):
+    """lm-eval's own, with batches that shrink where memory runs out, and our progress in the place of its bar."""
+
+    def __init__(self, model: PreTrainedModel, tokenizer: Any, chat: ChatFormat, batch_size: int) -> None:
+        # A copy, because lm-eval adds a padding token where there is none, which templates could see.
+        super().__init__(pretrained=model, tokenizer=copy.deepcopy(tokenizer), batch_size=batch_size)
+        self.chats_are(tokenizer, chat, end_ids(tokenizer, model.generation_config))
+
+    def tok_decode(self, tokens: Any, skip_special_tokens: bool = True) -> Any:
+        # lm-eval asks for the text of the token that ends answers, which not every model has.
+        return None if tokens is None else super().tok_decode(tokens, skip_special_tokens)
+
+    def tok_batch_encode(
+        self, strings: Any, padding_side: str = "left", left_truncate_len: int | None = None, truncation: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        rows = self.tok_encode(strings)
+        width = max(map(len, rows))
+        padding = padding_id(self.tokenizer, self._ends)
+        ids = torch.tensor([[padding] * (width - len(row)) + row for row in rows])
+        mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
+        return ids, mask
+
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
+        return self._in_smaller_batches(super().generate_until, requests)
+
+    def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+        return self._in_smaller_batches(super().loglikelihood, requests)
+
+    def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
+        return self._in_smaller_batches(super().loglikelihood_rolling, requests)
+
+    def _in_smaller_batches(self, ask: Callable[..., list[Any]], requests: list[Instance]) -> list[Any]:
+        # lm-eval asks the longest first, so memory that is too small shows at once.
+        while True:
+            try:
+                with progress("Ask", len(requests), "samples") as self._advance:
+                    return ask(requests, disable_tqdm=True)
+            except torch.OutOfMemoryError:
+                if self.batch_size == 1:
+                    raise StageError(OUT_OF_MEMORY) from None
+            self.batch_size_per_gpu = (self.batch_size + 1) // 2
+            print(f"Out of memory: going on with {self.batch_size} samples a batch", file=sys.stderr)
+
+    def _model_generate(self, context: Any, max_length: int, stop: list[str], **kwargs: Any) -> Any:
+        generated = super()._model_generate(context, max_length, stop, **kwargs)
+        self._advance(len(context))
+        return generated
+
+    def _model_call(self, inps: Any, *arguments: Any, **kwargs: Any) -> Any:
+        logits = super()._model_call(inps, *arguments, **kwargs)
+        self._advance(len(inps))
+        return logits
+
+
+def require_vllm() -> None:
+    """Check that vLLM is installed.
+
+    Raises:
+        StageError: it is not.
+    """
+    if find_spec("vllm") is None:
+        raise StageError(
+            "params.yaml: evaluate.backend: vllm is not installed; run `.venv/bin/pip install vllm`, or choose hf"
+        )
+
+
+def with_vllm(checkpoint: Checkpoint, dtype: str, tokenizer: Any, chat: ChatFormat, settings: Vllm) -> LM:
+    """The model of a checkpoint, loaded by vLLM, for lm-eval; it makes its own batches.
+
+    Raises:
+        StageError: vLLM cannot load it.
+    """
+    from lm_eval.models.vllm_causallms import VLLM
+
+    class OnVllm(AsMeasured, VLLM):
+        """lm-eval's own, which gives vLLM tokens and no text."""
+
+    try:
+        with exactly(checkpoint) as folder:
+            lm = OnVllm(
+                pretrained=str(folder),
+                dtype=dtype,
+                batch_size="auto",
+                trust_remote_code=False,
+                **settings.model_dump(exclude_none=True),
+            )
+    except (ValueError, RuntimeError, OSError, ModuleNotFoundError) as error:
+        raise StageError(f"vLLM cannot load {checkpoint.folder}: {error}") from None
+    lm.chats_are(tokenizer, chat, end_ids(tokenizer, lm._config))
+    if lm.eot_token_id is None:
+        raise StageError(
+            f"{checkpoint.folder} names no token that ends answers, which lm-eval wants with vLLM; choose hf"
+        )
+    return lm
+
+
+UNFINISHED = Path(".excise/answer")
+GRAPH = Path("dvc.yaml")
+LIBRARIES = ("lm-eval", "torch", "transformers")
+PINNED_BY = {"models/base": "artifacts/model.json", "models/ablated": "models/ablated/edit.json"}
+"""What holds the digests of a model's files, which are too large to be read for this."""
+
+
+def unfinished_work(key: str, machine: Mapping[str, str]) -> Path:
+    """The folder of the tasks that an interrupted `answer@key` finished; what it left for other code, settings or
+    inputs is swept.
+
+    Args:
+        machine: what of this machine answers depend on, such as its device.
+    """
+    folder = UNFINISHED / key / stage_digest("answer", key, machine)
+    for other in (UNFINISHED / key).glob("*"):
+        if other != folder:
+            shutil.rmtree(other)
+    return folder
+
+
+def stage_digest(stage: str, key: str, machine: Mapping[str, str]) -> str:
+    """SHA-256 of everything that one of a stage's `foreach` depends on: the files that dvc.yaml lists, the installed
+    versions of the libraries that compute, and this machine.
+
+    Raises:
+        ParamsError: dvc.yaml cannot be read.
+    """
+    graph = parse_mapping(read_text(GRAPH, GRAPH.name), GRAPH.name)["stages"][stage]
+    values = variables(key, graph["foreach"][key])
+    named = [filled(name, values) for name in graph["do"]["deps"]]
+    listed = [Path(PINNED_BY.get(name, name)) for name in named]
+    files = [file for path in listed for file in (path.rglob("*") if path.is_dir() else [path])]
+    known = {
+        "files": {str(file): sha256_of(file) for file in files if file.is_file() and file.suffix != ".pyc"},
+        "libraries": {name: version(name) for name in LIBRARIES},
+        "machine": dict(machine),
+    }
+    return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()

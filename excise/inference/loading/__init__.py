@@ -1,0 +1,1 @@
+"""Models and tokenizers, loaded from exactly the files that are pinned."""

@@ -1,0 +1,330 @@
+"""How much memory there is, how much a measurement takes, and what is given back. Numbers are pure but for limits."""
+
+import contextlib
+import ctypes
+import re
+import resource
+import signal
+import sys
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal
+
+import psutil
+import torch
+
+from excise.plumbing.errors import StageError
+from schemas.basis.document import read_settings
+from schemas.params.model import PLACE, Place
+
+GIB = 2**30
+_CGROUPS = Path("/sys/fs/cgroup")
+_OWN_CGROUPS = Path("/proc/self/cgroup")
+_NO_LIMIT = 2**60
+"""Version 1 of cgroups writes a number of about this size where there is no limit."""
+
+MARGIN = 1.1
+"""What is asked for is this much more than what was reckoned: reckoning is not exact, and others use memory too."""
+
+
+@dataclass(frozen=True)
+class Limit:
+    """One of the bounds on this process's memory, in bytes."""
+
+    name: str
+    free: int
+    total: int
+    counts_files: bool = False
+    """Whether files that are mapped count as well. The system can drop those from memory when it needs room."""
+
+
+@dataclass(frozen=True)
+class Need:
+    """What something takes, in bytes."""
+
+    memory: int
+    mapped: int
+    """Files mapped at the same time, as weights are while they are read."""
+
+    def of(self, limit: Limit) -> int:
+        """What of it counts for a limit."""
+        return self.memory + (self.mapped if limit.counts_files else 0)
+
+
+def too_small(need: Need, limits: Iterable[Limit]) -> Limit | None:
+    """The limit with the least room of those whose free memory is too little; None where it fits."""
+    return min(
+        (each for each in limits if MARGIN * need.of(each) > each.free), key=lambda each: each.free, default=None
+    )
+
+
+def impossible(need: Need, limits: Iterable[Limit]) -> Limit | None:
+    """The least of the limits that is too little even were nothing else in memory; None where there is none."""
+    return min((each for each in limits if need.of(each) > each.total), key=lambda each: each.total, default=None)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a measurement passes through a model. A token counts where it is padding, too."""
+
+    prompts: int
+    tokens: int
+    pairs: int
+    """Tokens times the width of their batch: what an attention mask has."""
+    batch_tokens: int
+    """Of the largest batch."""
+    batch_pairs: int
+
+    @classmethod
+    def of(cls, batches: Iterable[tuple[int, int]]) -> "Work":
+        """From each batch's number of prompts and its width in tokens."""
+        sizes = list(batches)
+        return cls(
+            prompts=sum(prompts for prompts, _ in sizes),
+            tokens=sum(prompts * width for prompts, width in sizes),
+            pairs=sum(prompts * width**2 for prompts, width in sizes),
+            batch_tokens=max(prompts * width for prompts, width in sizes),
+            batch_pairs=max(prompts * width**2 for prompts, width in sizes),
+        )
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Of a model, in numbers a token."""
+
+    hidden: int
+    layers: int
+    widest: int
+    """What the widest of a layer's parts computes: attention, or an MLP with all experts that a token is given to."""
+    bytes: int
+    """Of one number, as the model computes."""
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any], bytes_: int) -> "Sizes":
+        """From a text model's config."""
+        hidden = int(config["hidden_size"])
+        heads = int(config.get("num_attention_heads") or 1)
+        attention = heads * int(config.get("v_head_dim") or config.get("head_dim") or hidden // heads)
+        chosen = int(config.get("num_experts_per_tok") or config.get("top_k_experts") or 0)
+        expert = int(config.get("moe_intermediate_size") or config.get("intermediate_size") or 0)
+        dense = int(config.get("intermediate_size") or 0)
+        return cls(
+            hidden=hidden,
+            layers=int(config["num_hidden_layers"]),
+            widest=max(6 * attention, 4 * dense, chosen * (8 * hidden + 4 * expert)),
+            bytes=bytes_,
+        )
+
+
+def kept_bytes(sizes: Sizes, work: Work) -> int:
+    """The activations that are kept, in float32."""
+    return 4 * work.prompts * (sizes.layers + 1) * sizes.hidden
+
+
+def batch_bytes(sizes: Sizes, work: Work) -> int:
+    """What one layer computes for the largest batch: the stream and its norms in float32, the layer's widest part, and
+    a mask for attention, in float32 too."""
+    return work.batch_tokens * (32 * sizes.hidden + sizes.widest * sizes.bytes) + 4 * work.batch_pairs
+
+
+def held_bytes(sizes: Sizes, work: Work) -> int:
+    """What all batches keep between two layers: the stream, and masks of one byte a pair, of two kinds at most."""
+    return work.tokens * sizes.hidden * sizes.bytes + 2 * work.pairs
+
+
+def resident_bytes(weights: int, sizes: Sizes, work: Work) -> int:
+    """A measurement's peak where the model is in memory as a whole, beside 0.5 GiB of libraries: the weights, and then
+    either a batch in a layer or the statistics, which take the activations five times."""
+    kept = kept_bytes(sizes, work)
+    return weights + max(kept + batch_bytes(sizes, work), 5 * kept)
+
+
+def streamed_bytes(largest_part: int, sizes: Sizes, work: Work) -> int:
+    """The same where one part of the model at a time is in memory, which is freed before the statistics.
+
+    Args:
+        largest_part: bytes of a layer, or of the embeddings. Where the files hold another type than is computed in, or
+            where it goes to a GPU, experts take 5/3 of it for as long as they are made one tensor.
+    """
+    kept = kept_bytes(sizes, work)
+    return max(largest_part + kept + held_bytes(sizes, work) + batch_bytes(sizes, work), 5 * kept)
+
+
+def limits(place: torch.device | Literal["balanced"]) -> list[Limit]:
+    """What bounds the memory of what runs there: on the CPU, on a GPU, or on all GPUs together."""
+    if place == "balanced":
+        found = [torch.cuda.mem_get_info(index) for index in range(torch.cuda.device_count())]
+        return [Limit("the GPUs", sum(free for free, _ in found), sum(total for _, total in found))]
+    if place.type == "cuda":
+        return [Limit("the GPU", *torch.cuda.mem_get_info(place))]
+    return _cpu_limits()
+
+
+def give_back() -> None:
+    """Give the system back what was freed.
+
+    GNU's C library keeps tensors of some megabytes for itself. Where small results that are kept lie between them, the
+    heap grows with each layer or trial: what is freed has room for a little less than what is needed next. Other
+    libraries have no such call.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
+def _cpu_limits() -> list[Limit]:
+    """What bounds this process: the machine's memory, those of its control groups, and its own resource limits."""
+    machine = psutil.virtual_memory()
+    found = [Limit("this machine", machine.available, machine.total + psutil.swap_memory().total)]
+    found += _cgroup_limits()
+    own = psutil.Process().memory_info()
+    for name, kind, used in (
+        ("RLIMIT_AS", resource.RLIMIT_AS, own.vms),
+        ("RLIMIT_DATA", resource.RLIMIT_DATA, own.data),
+    ):
+        soft = resource.getrlimit(kind)[0]
+        if soft != resource.RLIM_INFINITY:
+            found.append(Limit(f"its limit {name}", max(0, soft - used), soft, counts_files=True))
+    return found
+
+
+def _cgroup_limits() -> list[Limit]:
+    """Of each control group that this process is in, of both versions, and of the groups around it."""
+    try:
+        lines = _OWN_CGROUPS.read_text().splitlines()
+    except OSError:
+        return []
+    found = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            found += _limits_above(_CGROUPS, path, "memory.max", "memory.current", ("inactive_file", "active_file"))
+        elif "memory" in controllers.split(","):
+            files = ("total_inactive_file", "total_active_file")
+            found += _limits_above(_CGROUPS / "memory", path, "memory.limit_in_bytes", "memory.usage_in_bytes", files)
+    return found
+
+
+def _limits_above(mount: Path, path: str, limit: str, usage: str, files: tuple[str, ...]) -> list[Limit]:
+    # In a container the path may be the host's, and what is mounted is the container's own group.
+    inside = mount / path.strip("/")
+    groups = [inside, *inside.parents] if inside.is_dir() else [mount]
+    found = []
+    for group in groups:
+        if not group.is_relative_to(mount):
+            break
+        total, used = _number(group / limit), _number(group / usage)
+        if total is not None and used is not None and total < _NO_LIMIT:
+            # What the system keeps of files it gives up when it needs room.
+            cached = sum(_statistics(group / "memory.stat").get(name, 0) for name in files)
+            found.append(Limit("this control group", max(0, total - used + cached), total))
+    return found
+
+
+def _number(path: Path) -> int | None:
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def _statistics(path: Path) -> dict[str, int]:
+    try:
+        pairs = [line.split() for line in path.read_text().splitlines()]
+    except OSError:
+        return {}
+    return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2}
+
+
+_OWN_STATUS = Path("/proc/self/status")
+
+
+class UsedUp(Exception):
+    """More time or memory was wanted than is given. Its text is the rest of a sentence."""
+
+
+class _TimeIsUp(BaseException):
+    """Not an `Exception`, so that no library's own handler takes it for an error of its own."""
+
+
+@contextlib.contextmanager
+def bounded(seconds: int, memory: int) -> Iterator[None]:
+    """Within the block, the main thread may take so much processor time, and this process so much more memory than it
+    has.
+
+    Args:
+        memory: bytes.
+
+    Raises:
+        UsedUp: one of the two is.
+    """
+    timed = threading.current_thread() is threading.main_thread()  # signals reach no other
+    handler = signal.signal(signal.SIGVTALRM, _stop) if timed else None
+    try:
+        with at_most(memory):
+            if timed:
+                signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
+            yield
+    except _TimeIsUp:
+        raise UsedUp(f"takes more than {seconds} seconds") from None
+    except MemoryError:
+        raise UsedUp(f"takes more than {memory >> 20:,} MiB of memory") from None
+    finally:
+        if timed:
+            signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+            signal.signal(signal.SIGVTALRM, handler)
+
+
+def _stop(_number: int, _frame: FrameType | None) -> None:
+    raise _TimeIsUp
+
+
+@contextlib.contextmanager
+def at_most(more: int) -> Iterator[None]:
+    """A block in which this process gets no more memory than so many bytes beyond what it has: what asks for more meets
+    a `MemoryError`. Where the system keeps no such limit (all but Linux) there is none."""
+    if sys.platform != "linux":
+        yield
+        return
+    found = re.search(r"^VmData:\s+(\d+) kB$", _OWN_STATUS.read_text(), re.MULTILINE)
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    limits = [limit for limit in before if limit != resource.RLIM_INFINITY]
+    limit = min([1024 * int(found[1]) + more, *limits]) if found else before[0]
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, before)
+
+
+def chosen_device() -> torch.device:
+    """Where params.yaml says that one model's worth of arithmetic runs; of several GPUs, the first.
+
+    Raises:
+        StageError: it names a GPU that is not there.
+    """
+    name = read_settings(Place, PLACE).device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device("cuda" if name == "balanced" else name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise StageError(f"params.yaml: model.device: {name} is not there ({torch.cuda.device_count()} GPUs are)")
+    return device
+
+
+def placement() -> torch.device | Literal["balanced"]:
+    """Where a model is loaded: on one device, or spread over all GPUs.
+
+    Raises:
+        StageError: params.yaml names a GPU that is not there.
+    """
+    device = chosen_device()
+    return "balanced" if read_settings(Place, PLACE).device == "balanced" else device
+
+
+def streaming() -> Literal["auto", "on", "off"]:
+    """Whether params.yaml has a model measured layer by layer."""
+    return read_settings(Place, PLACE).stream

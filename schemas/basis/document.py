@@ -1,0 +1,69 @@
+"""What every file that passes between stages is made of. Each is a function of declared inputs alone: no time, no host,
+no commit, no library version, and no path but those inside a model folder."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from schemas.basis import plain_yaml
+from schemas.basis.fields import PositiveZero
+from schemas.wording import ParamsError, first_mistake
+
+
+class Document(BaseModel):
+    """Strict, closed and immutable, as everything that is written to a file here."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class FileDigest(Document):
+    """One file of a model folder."""
+
+    path: str = Field(description="relative to the folder, with forward slashes")
+    size: int = Field(description="bytes")
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+
+
+T = TypeVar("T")
+S = TypeVar("S", bound=BaseModel)
+Count = Annotated[int, Field(ge=1)]
+Number = Annotated[float, Field(allow_inf_nan=False), PositiveZero()]
+Margin = Annotated[float, Field(allow_inf_nan=False, ge=0), PositiveZero()]
+# Strict validation would want a Python tuple, which YAML and JSON cannot give; what is in the list stays strict.
+Listed = Annotated[tuple[T, ...], Field(strict=False)]
+
+
+class Section(BaseModel):
+    """A part of params.yaml: closed, immutable, and with no conversion of types (an integer may stand for a number)."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+def read_settings(section: type[S], path: Path) -> S:
+    """The settings of a stage, as the params stage wrote them, such as `artifacts/params/measure.json`.
+
+    Raises:
+        ParamsError: it is missing, or not what this version of the code writes.
+    """
+    name, again = str(path), "`python -m stages.params` writes it anew"
+    try:
+        return validated(section, json.loads(plain_yaml.read_text(path, name)), name)
+    except ParamsError as error:
+        raise ParamsError(name, f"{str(error).removeprefix(f'{name}: ')}; {again}") from None
+    except (ValueError, RecursionError):
+        raise ParamsError(name, f"is not JSON; {again}") from None
+
+
+def canonical(document: BaseModel) -> str:
+    """The text of a file of settings: sorted keys, every default filled in."""
+    return json.dumps(document.model_dump(mode="json"), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def validated(section: type[S], document: Any, name: str) -> S:
+    """A section of what YAML or JSON held; `name` is what errors call the file. Raises `ParamsError`."""
+    try:
+        return section.model_validate(document)
+    except ValidationError as error:
+        raise ParamsError(name, *first_mistake(error, section)) from None
