@@ -30,7 +30,8 @@ def comment(path: str) -> Callable[[Project], None]:
     """A changed comment in a file of code."""
 
     def change(project: Project) -> None:
-        with open(project.folder / path, "a") as file:
+        with open(project.folder / path, "r+") as file:
+            file.seek(0, 2)
             file.write("\n# a comment\n" if path.endswith((".py", ".yaml", ".lock")) else "\n")
 
     return change
@@ -93,7 +94,8 @@ CHANGES: dict[str, tuple[Callable[[Project], None], set[str]]] = {
     "the marks of reasoning": (comment("excise/prompts/reasoning.yaml"), BOTH_ANSWERS | BOTH_RESULTS),
     "drift": (comment("excise/evaluation/answering/drift.py"), BOTH_ANSWERS),
     "an estimator's code": (comment("excise/residual/directions.py"), {"directions"}),
-    "how experts are counted": (comment("excise/residual/activations.py"), {"measure"}),
+    "how activations are taken": (comment("excise/residual/activations.py"), {"measure"}),
+    "how experts are counted": (comment("excise/residual/experts.py"), {"measure", "diagnose", "simulate"}),
     "the layout of another family": (
         new("schemas/architectures/new.yaml", "schemas/architectures/llama.yaml"),
         {"prepare"},
@@ -103,8 +105,9 @@ CHANGES: dict[str, tuple[Callable[[Project], None], set[str]]] = {
     "an interval": (comment("excise/comparison/intervals.py"), {"report"}),
     "the card's template": (comment("excise/edit/templates/card.md.j2"), {"ablate"}),
     "the edit's arithmetic": (comment("excise/edit/checkpoint.py"), {"ablate"}),
-    "the comment's renderer": (comment("excise/gitops/comment.py"), set()),
-    "a release's text": (comment("excise/gitops/release.py"), set()),
+    "the comment's renderer": (comment("excise/gitops/rendering.py"), set()),
+    "the comment's template": (comment("excise/gitops/templates/comment.md.j2"), set()),
+    "a release's text": (comment("excise/gitops/releases.py"), set()),
     "the command line": (comment("excise/cli.py"), set()),
     "the words of an error": (comment("schemas/wording.py"), set()),
     "a document": (comment("docs/edit.md"), set()),
@@ -115,8 +118,10 @@ CHANGES: dict[str, tuple[Callable[[Project], None], set[str]]] = {
         text("requirements-compute.lock", "transformers==", "transformers==5."),
         ALL - {"params"},
     ),
-    "what chooses a device": (comment("excise/plumbing/machine.py"), OF_THE_MODEL | {"ablate"} | BOTH_RESULTS),
-    "what chooses how memory is used": (comment("excise/plumbing/machine.py"), OF_THE_MODEL),
+    "what chooses a device, and how memory is used": (
+        comment("excise/plumbing/machine.py"),
+        OF_THE_MODEL | {"prepare", "ablate"} | BOTH_RESULTS,
+    ),
     "the number of threads of training": (
         text("excise/organism/training.py", "THREADS = 2", "THREADS = 1"),
         {"organism"},
