@@ -5,7 +5,7 @@ its own, as the stage does) and copies it with `cp -r`. Prints each pair, the ra
 """
 
 import argparse
-import json
+import itertools
 import os
 import platform
 import shutil
@@ -15,74 +15,19 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors.torch import save_file
 
+from benchmarks.air import Shape, total_bytes, write_checkpoint
 from excise.plumbing.progress import progress
 
-HIDDEN, HEADS, HEAD, EXPERTS, EXPERT_SIZE, DENSE_SIZE = 4096, 32, 128, 8, 1408, 10944
-SHARD_BYTES = 1 << 30
+HIDDEN = 4096
 
 
-def layer_tensors(number: int) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of one layer's tensors: the first is dense, the others have routed and shared experts."""
-    layer = f"model.layers.{number}."
-    shapes: dict[str, tuple[int, ...]] = {
-        f"{layer}input_layernorm.weight": (HIDDEN,),
-        f"{layer}post_attention_layernorm.weight": (HIDDEN,),
-        f"{layer}self_attn.q_proj.weight": (HEADS * HEAD, HIDDEN),
-        f"{layer}self_attn.k_proj.weight": (8 * HEAD, HIDDEN),
-        f"{layer}self_attn.v_proj.weight": (8 * HEAD, HIDDEN),
-        f"{layer}self_attn.o_proj.weight": (HIDDEN, HEADS * HEAD),
-    }
-
-    def mlp(prefix: str, size: int) -> None:
-        shapes[f"{layer}{prefix}.gate_proj.weight"] = (size, HIDDEN)
-        shapes[f"{layer}{prefix}.up_proj.weight"] = (size, HIDDEN)
-        shapes[f"{layer}{prefix}.down_proj.weight"] = (HIDDEN, size)
-
-    if number == 0:
-        mlp("mlp", DENSE_SIZE)
-        return shapes
-    shapes[f"{layer}mlp.gate.weight"] = (EXPERTS, HIDDEN)
-    mlp("mlp.shared_experts", EXPERT_SIZE)
-    for expert in range(EXPERTS):
-        mlp(f"mlp.experts.{expert}", EXPERT_SIZE)
-    return shapes
-
-
-def make_checkpoint(folder: Path, size: float) -> int:
-    """Write a checkpoint of about `size` bytes; returns its number of layers."""
-    numbers = torch.Generator().manual_seed(0)
-    index: dict[str, str] = {}
-    shard: dict[str, torch.Tensor] = {}
-    written, held, layers = 0, 0, 0
-
-    def flush() -> None:
-        nonlocal shard, held
-        name = f"model-{len(set(index.values())) + 1:05}.safetensors"
-        save_file(shard, folder / name, {"format": "pt"})
-        index.update(dict.fromkeys(shard, name))
-        shard, held = {}, 0
-
-    with progress("Make a checkpoint", int(size), "B") as advance:
-        while written < size:
-            for name, shape in layer_tensors(layers).items():
-                shard[name] = torch.empty(shape, dtype=torch.bfloat16).normal_(std=0.02, generator=numbers)
-                bytes_ = shard[name].nbytes
-                held, written = held + bytes_, written + bytes_
-                advance(bytes_)
-                if held >= SHARD_BYTES:
-                    flush()
-            layers += 1
-    if shard:
-        flush()
-    config: dict[str, Any] = {"model_type": "glm4_moe", "hidden_size": HIDDEN, "n_routed_experts": EXPERTS}
-    (folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": layers, "dtype": "bfloat16"}))
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
-    return layers
+def shape_of(size: float) -> Shape:
+    """A checkpoint of at least so many bytes: layers of eight experts, until there are enough."""
+    shapes = (Shape(layers, HIDDEN, 32, experts=8, expert_size=1408, dense_size=10944) for layers in itertools.count(1))
+    return next(shape for shape in shapes if total_bytes(shape) >= size)
 
 
 def edit(source: Path, target: Path) -> None:
@@ -137,7 +82,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=chosen.folder) as name:
         folder = Path(name)
         (folder / "base").mkdir()
-        layers = make_checkpoint(folder / "base", chosen.gigabytes * 1e9)
+        shape = shape_of(chosen.gigabytes * 1e9)
+        with progress("Make a checkpoint", total_bytes(shape), "B") as advance:
+            write_checkpoint(folder / "base", shape, advance)
         size = sum(path.stat().st_size for path in (folder / "base").iterdir())
         again = [sys.executable, "-m", "benchmarks.ablate", "--edit", str(folder / "base"), str(folder / "edited")]
         rows = []
@@ -158,7 +105,7 @@ def main() -> None:
                 taken.append(seconds)
             rows.append(tuple(taken))
     machine = f"{os.cpu_count()} CPUs, {platform.machine()}, torch {torch.__version__}"
-    print(f"{size / 1e9:.1f} GB, {layers} layers, {machine}\n")
+    print(f"{size / 1e9:.1f} GB, {shape.layers} layers, {machine}\n")
     print("| edit, s | edit with digests, s | cp -r, s | edit / cp |\n| ---: | ---: | ---: | ---: |")
     for seconds, with_digests, copied in rows:
         print(f"| {seconds:.1f} | {with_digests:.1f} | {copied:.1f} | {seconds / copied:.2f} |")

@@ -160,7 +160,7 @@ class Counted:
             + 4 * HELD_OUT * self.vocabulary * 8
         )
 
-    def evaluate(self, work: Work = PROMPTS, tokens: int = QUESTIONS + ANSWERS) -> int:
+    def answer(self, work: Work = PROMPTS, tokens: int = QUESTIONS + ANSWERS) -> int:
         """The model, what attention keeps of a batch, and what is predicted for it."""
         predicted = BATCH * JUDGED_AT_ONCE * self.vocabulary * 2 * self.sizes.bytes
         return PROGRAM + self.weights + batch_bytes(self.sizes, work) + BATCH * tokens * self.cache + predicted
@@ -197,11 +197,11 @@ def count(config: PretrainedConfig) -> Counted:
 def table_of_memory(counted: Mapping[str, Counted]) -> str:
     """In Markdown, a line a model."""
     lines = [
-        "| recipe | parameters (active), B | files, GB | measure | streamed | ablate | diagnose | evaluate, GiB |",
+        "| recipe | parameters (active), B | files, GB | measure | streamed | ablate | diagnose | answer, GiB |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for name, model in counted.items():
-        numbers = (model.measure(), model.streamed(), model.ablate(), model.diagnose(), model.evaluate())
+        numbers = (model.measure(), model.streamed(), model.ablate(), model.diagnose(), model.answer())
         lines.append(
             f"| `{name}` | {model.parameters / 1e9:.1f} ({model.active / 1e9:.1f}) | {files(name, model) / 1e9:.0f} | "
             + " | ".join(f"{number / GIB:.1f}" for number in numbers)
@@ -213,18 +213,18 @@ def table_of_memory(counted: Mapping[str, Counted]) -> str:
 def table_of_times(counted: Mapping[str, Counted]) -> str:
     """In Markdown, a line a model."""
     lines = [
-        "| recipe | digests | measure, 16 CPU cores | measure, one H100 | ablate | evaluate both, H100s |",
+        "| recipe | digests | measure, 16 CPU cores | measure, one H100 | ablate | answer both, H100s |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",
     ]
     for name, model in counted.items():
         size = files(name, model)
         computing = [max(2 * model.active * PROMPTS.tokens / speed, size / READ) for speed in FLOPS.values()]
-        times = [size / READ, *computing, size / WRITE, 2 * evaluate_seconds(model)]
+        times = [size / READ, *computing, size / WRITE, 2 * answer_seconds(model)]
         lines.append(f"| `{name}` | " + " | ".join(map(duration, times)) + " |")
     return "\n".join(lines)
 
 
-def evaluate_seconds(model: Counted) -> float:
+def answer_seconds(model: Counted) -> float:
     """What generating all answers takes once, on as many GPUs as hold the model, one after another."""
     step = max(model.weights / BANDWIDTH, model.sizes.layers * LAYER_SECONDS)
     return BATCHES_ASKED * ANSWERS * step
@@ -243,13 +243,13 @@ def duration(seconds: float) -> str:
 def needs(name: str, model: Counted) -> str:
     """The lines in the head of a recipe."""
     size = files(name, model) / 1e9
-    whole, streamed, diagnose, evaluate = (
-        f"{number / GIB:.0f} GiB" for number in (model.measure(), model.streamed(), model.diagnose(), model.evaluate())
+    whole, streamed, diagnose, answer = (
+        f"{number / GIB:.0f} GiB" for number in (model.measure(), model.streamed(), model.diagnose(), model.answer())
     )
     lines = (
         f"Needs, by docs/hardware.md: {size:.0f} GB of disk for the model and as much for the edited one. Memory:",
-        f"measure {whole}, or {streamed} layer by layer; ablate 1 GiB; diagnose {diagnose}; evaluate {evaluate} with",
-        f"64 samples at once, less with fewer. About {duration(2 * evaluate_seconds(model))} of H100s, to answer.",
+        f"measure {whole}, or {streamed} layer by layer; ablate 1 GiB; diagnose {diagnose}; answer {answer} with",
+        f"64 samples at once, less with fewer. About {duration(2 * answer_seconds(model))} of H100s, to answer.",
     )
     return "".join(f"# {line}\n" for line in lines)
 

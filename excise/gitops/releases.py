@@ -114,7 +114,7 @@ def _sha256_as_written(document: BaseModel) -> str:
 CAME: dict[Origin, str] = {
     "cache": "It was taken from DVC's cache.",
     "remote": "It was fetched from DVC's remote.",
-    "rebuilt": "It was made anew, from what the commit says and what DVC holds.",
+    "rebuilt": "It was rebuilt, from what the commit says and what DVC holds.",
 }
 LOCKS = {
     "same": "`requirements.lock` here is that of the commit.",

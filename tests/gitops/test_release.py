@@ -128,7 +128,7 @@ def test_a_base_of_the_hub_is_named_with_its_commit() -> None:
 def test_a_release_without_evidence_says_so() -> None:
     card = render_release(of("x").model_copy(update={"rows": [], "gates": None, "origin": "rebuilt", "locked": True}))
     assert card.count("None were recorded at this commit.") == 2
-    assert "It was made anew" in card and "made with what that one pins" in card
+    assert "It was rebuilt" in card and "made with what that one pins" in card
 
 
 def of(name: str) -> Release:

@@ -94,14 +94,14 @@ def test_measuring_and_editing_take_at_most_what_is_said_and_at_least_half(bench
 
 
 @pytest.mark.slow
-def test_diagnosis_and_evaluation_take_what_is_said_within_a_factor_of_two(bench: Bench) -> None:
+def test_diagnosis_and_answering_take_what_is_said_within_a_factor_of_two(bench: Bench) -> None:
     bench.place("off")
     for stage in ("measure", "ablate"):
         bench.peak(stage)
     diagnose = bench.counted.diagnose(bench.work)
     assert diagnose / 2 <= bench.peak("diagnose") <= 2 * diagnose
-    evaluate = bench.counted.evaluate(bench.work, TOKENS)
-    assert evaluate / 2 <= bench.peak("answer", "base") <= 2 * evaluate
+    answer = bench.counted.answer(bench.work, TOKENS)
+    assert answer / 2 <= bench.peak("answer", "base") <= 2 * answer
 
 
 @pytest.mark.slow
