@@ -139,8 +139,7 @@ def repro(arguments: list[str]) -> None:
 @command(arg("--show", action="store_true", help="print them, with exit code 0 also if one fails"))
 def gate(show: bool) -> None:
     """Print the gates; the exit code is 1 if one fails."""
-    from excise.gitops.ran import check_ran
-    from excise.gitops.sides import WorkingTree
+    from excise.gitops.sides import WorkingTree, check_ran
     from excise.gitops.terminal import print_gates
     from excise.plumbing.errors import StageError
     from excise.plumbing.files import read_document
@@ -157,9 +156,8 @@ def gate(show: bool) -> None:
 @command(arg("--out", type=Path, default=Path("report/shown.html"), help="where to (report/shown.html)"))
 def report(out: Path) -> None:
     """Write the report with commit, versions and changed parameters."""
-    from excise.gitops.provenance import provenance
-    from excise.gitops.ran import check_ran
-    from excise.gitops.sides import WorkingTree
+    from excise.gitops.difference import provenance
+    from excise.gitops.sides import WorkingTree, check_ran
     from excise.plumbing.files import write_text
     from excise.report.page import render_page
     from excise.report.reading import read_report

@@ -6,15 +6,12 @@ Nothing of the branch is executed or checked out. Where and as whom comes from t
 import os
 from pathlib import Path
 
-from excise.gitops.comment import MOST_SAMPLES, written_samples
+from excise.gitops.comment import MARKER, MOST_SAMPLES, render_comment, written_samples
 from excise.gitops.difference import difference
-from excise.gitops.git import commit_of
+from excise.gitops.git import commit_of, fetch, header, push, record
 from excise.gitops.github import State, from_environment, setting
 from excise.gitops.handover import PICTURES, SAMPLES, accept
-from excise.gitops.ran import check_ran
-from excise.gitops.recording import fetch, header, push, record
-from excise.gitops.rendering import MARKER, render_comment
-from excise.gitops.sides import Commit
+from excise.gitops.sides import Commit, check_ran
 from excise.plumbing.errors import StageError
 from excise.plumbing.files import parse_document
 from excise.report.words import headline

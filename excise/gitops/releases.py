@@ -9,11 +9,11 @@ from typing import TypeVar
 from pydantic import BaseModel
 
 from excise.checkpoint.weights import EDIT_DIGEST, EDIT_RECORD
+from excise.gitops.comment import TEMPLATES
+from excise.gitops.difference import versions
 from excise.gitops.git import commit_of, file_of
 from excise.gitops.lock import lock_of_model
 from excise.gitops.models import bring_back, bring_report, check_recorded, has_digest, is_free, refuse_full
-from excise.gitops.provenance import versions
-from excise.gitops.rendering import TEMPLATES
 from excise.gitops.trees import compare_requirements
 from excise.plumbing.files import digests, parse_document, read_document, whole_folder, write_bytes, write_text
 from excise.report.words import VERDICTS, headline, measured
