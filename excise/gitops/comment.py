@@ -31,9 +31,6 @@ from schemas.basis.text import printable, shorten
 from schemas.evidence import ChangedSample, Comparison, GateVerdict, Interval, TaskChanges
 from schemas.gitops import Difference, LockChanges, SampleFile, StageChange
 
-RESULTS = Path("results")
-COMMENT = Path("report/comment.md")
-
 MOST_SAMPLES = 10
 """Of a task."""
 LARGEST = 4 * 2**20
@@ -52,10 +49,8 @@ CUT_FIRST = ("samples", "pictures", "unmoved", "stages", "conclusions", "paramet
 
 MOST_ROWS = 100
 """Of one kind."""
-
 MOST_PATHS = 6
 """Named of one stage."""
-
 MOST_IN_LINE = 120
 MOST_IN_SENTENCE = 240
 MOST_IN_BLOCK = 600
@@ -74,13 +69,13 @@ _PLAIN = re.compile(
 
 def write_comment(
     base: str,
-    head: str | None = None,
-    folder: Path = Path(),
-    pictures: str | None = None,
-    samples: int = 0,
-    samples_from: Path | None = None,
-    write_samples: Path | None = None,
-    out: Path = COMMENT,
+    head: str | None,
+    folder: Path,
+    pictures: str | None,
+    samples: int,
+    samples_from: Path | None,
+    write_samples: Path | None,
+    out: Path,
 ) -> None:
     """Write what a commit, or what lies in a folder, would change in the branch that it is to be merged into.
 
@@ -106,7 +101,7 @@ def write_comment(
     elif samples and commit:
         raise StageError("results/ holds the answers of what lies here, which need not be --head; use --samples-from")
     elif samples:
-        tasks = _first(_from_results(folder / RESULTS), samples)
+        tasks = _first(_from_results(folder / "results"), samples)
     if write_samples:
         write_json(write_samples, SampleFile(tasks=tasks))
     write_text(out, render_comment(found, tasks, pictures.rstrip("/") if pictures else None))
@@ -246,18 +241,14 @@ def _metrics(found: Difference) -> dict[str, list[ShownMetric]]:
     """Those that moved, the worst first, and those that did not."""
     now = {row.metric: row for row in found.now.rows}
     if found.before is None:
-        rows = [ShownMetric(row, None, row, _against_base(row)) for row in now.values()]
+        # Drift has no value of the base's to be compared with.
+        rows = [ShownMetric(row, None, row, "new" if row.base is None else change(row)) for row in now.values()]
     else:
         before = {row.metric: row for row in found.before.rows}
         sides = {name: (before.get(name), now.get(name)) for name in dict.fromkeys([*now, *before])}
         rows = [ShownMetric(new or before[name], old, new, since(old, new)) for name, (old, new) in sides.items()]
     moved = sorted((row for row in rows if row.became not in STILL), key=lambda row: URGENT.index(row.became))
     return {"moved": moved, "unmoved": [row for row in rows if row.became in STILL]}
-
-
-def _against_base(row: Comparison) -> Since:
-    """What the edit did to a metric; drift has no value of the base's to be compared with."""
-    return "new" if row.base is None else change(row)
 
 
 def _gates(found: Difference) -> list[tuple[GateVerdict, str]]:
@@ -299,7 +290,6 @@ def figure(value: float | None) -> str:
 
 
 def ends(interval: Interval | None) -> str:
-    """An interval."""
     return "" if interval is None else f"{figure(interval.low)} to {figure(interval.high)}"
 
 
@@ -313,10 +303,8 @@ def inputs(change: StageChange) -> str:
     """Why a stage has another entry."""
     if change.kind != "changed":
         return {"new": "it is new", "gone": "it is no more"}[change.kind]
-    told = ["its command"] if change.command else []
-    if change.dependencies:
-        told.append(paths(change.dependencies))
-    return "; ".join(told) or "none: from the same inputs came other bytes"
+    told = ["its command" if change.command else "", paths(change.dependencies)]
+    return "; ".join(filter(None, told)) or "none: from the same inputs came other bytes"
 
 
 WORDS: dict[str, Any] = {
@@ -347,8 +335,8 @@ def mover(before: Comparison, now: Comparison) -> Interval | None:
     old, new = before.ablated_interval, now.ablated_interval
     if old is None or new is None:
         return None
-    difference = now.ablated - before.ablated
+    moved = now.ablated - before.ablated
     return Interval(
-        low=difference - math.hypot(now.ablated - new.low, old.high - before.ablated),
-        high=difference + math.hypot(new.high - now.ablated, before.ablated - old.low),
+        low=moved - math.hypot(now.ablated - new.low, old.high - before.ablated),
+        high=moved + math.hypot(new.high - now.ablated, before.ablated - old.low),
     )

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 
 from excise.gitops.git import answer, commit_of, file_of
 from excise.gitops.handover import PICTURE, PICTURES
-from excise.gitops.lock import LOCK, LockError, first_mistake, lock_changes
+from excise.gitops.lock import LOCK, LockError, lock_changes, mistake_in
 from excise.gitops.sides import PARAMS, Commit, Side, WorkingTree
 from excise.plumbing.errors import StageError
 from schemas.basis import plain_yaml
@@ -177,7 +177,7 @@ def _document(schema: type[D], path: str, text: str) -> D:
     try:
         return schema.model_validate_json(text)
     except ValidationError as error:
-        raise _NoEvidence(f"{path}: {first_mistake(error)}, for this version") from None
+        raise _NoEvidence(f"{path}: {mistake_in(error)}, for this version") from None
 
 
 def _flat(value: Any, key: str = "") -> Iterator[tuple[str, str]]:

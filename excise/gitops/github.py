@@ -17,6 +17,7 @@ CONTEXT = "excise/gates"
 
 _MOST_DESCRIPTION = 140
 _ATTEMPTS = 3
+_HEADERS = {"Accept": "application/vnd.github+json", "X-GitHub-Api-Version": "2022-11-28"}
 _COMMENTS = """
 query($owner: String!, $name: String!, $number: Int!, $after: String) {
   repository(owner: $owner, name: $name) {
@@ -39,11 +40,7 @@ class GitHub:
         self._api = api.rstrip("/")
         self._graphql = graphql
         self._client = httpx2.Client(
-            headers={
-                "Authorization": f"Bearer {token}",
-                "Accept": "application/vnd.github+json",
-                "X-GitHub-Api-Version": "2022-11-28",
-            },
+            headers=_HEADERS | {"Authorization": f"Bearer {token}"},
             timeout=timeout,
             transport=httpx2.HTTPTransport(retries=_ATTEMPTS),
             follow_redirects=False,  # which would lead the token elsewhere
@@ -77,10 +74,8 @@ class GitHub:
         """Make or update the release of a tag, and attach files to it; its address.
 
         A file of a name that is attached already replaces it. A new release is a draft until all are: one that is
-        published may be immutable.
-
-        Raises:
-            StageError: there is no such tag, of which GitHub would make one, wherever its main branch is.
+        published may be immutable. Raises `StageError` where there is no such tag: GitHub would make one, wherever its
+        main branch is.
         """
         named = quote(tag)
         if not self._ask("GET", f"git/ref/tags/{named}", missing={}):
@@ -96,22 +91,16 @@ class GitHub:
         for path in files:
             if path.name in attached:
                 self._ask("DELETE", f"releases/assets/{attached[path.name]}")
-            self._send(
-                "POST",
-                uploads,
-                params={"name": path.name},
-                content=path.read_bytes(),
-                headers={"Content-Type": "application/octet-stream"},
-            )
+            kind = {"Content-Type": "application/octet-stream"}
+            self._send("POST", uploads, params={"name": path.name}, content=path.read_bytes(), headers=kind)
         published = self._ask("PATCH", f"releases/{found['id']}", content | {"draft": False})
         return str(published["html_url"])
 
     def _comments(self, number: int) -> list[dict[str, Any]]:
         owner, _, name = self._repository.partition("/")
-        after: str | None = None
+        variables: dict[str, Any] = {"owner": owner, "name": name, "number": number, "after": None}
         comments: list[dict[str, Any]] = []
         while True:
-            variables = {"owner": owner, "name": name, "number": number, "after": after}
             answered = self._send("POST", self._graphql, json={"query": _COMMENTS, "variables": variables})
             found = ((answered.get("data") or {}).get("repository") or {}).get("pullRequest")
             if not found:
@@ -120,13 +109,12 @@ class GitHub:
             page = found["comments"]["pageInfo"]
             if not page["hasNextPage"]:
                 return comments
-            after = page["endCursor"]
+            variables["after"] = page["endCursor"]
 
     def _ask(
         self, method: str, path: str, content: Mapping[str, Any] | None = None, missing: Any = None
     ) -> dict[str, Any]:
-        address = f"{self._api}/repos/{self._repository}/{path}"
-        return self._send(method, address, missing=missing, **({"json": content} if content is not None else {}))
+        return self._send(method, f"{self._api}/repos/{self._repository}/{path}", missing=missing, json=content)
 
     def _send(self, method: str, address: str, missing: Any = None, **given: Any) -> dict[str, Any]:
         """What GitHub answers; `missing`, if there is one, where it knows no such thing."""
@@ -152,11 +140,7 @@ def from_environment() -> GitHub:
 
 
 def setting(name: str) -> str:
-    """A variable of the environment, as GitHub's workflows set it.
-
-    Raises:
-        StageError: it is not set.
-    """
+    """A variable of the environment, as GitHub's workflows set it. Raises `StageError` where it is not set."""
     if value := os.environ.get(name):
         return value
     raise StageError(f"{name} is not set; the workflows in .github/workflows/ set what is needed")

@@ -105,10 +105,10 @@ def read_lock(text: str, name: str = LOCK) -> Lock:
     except ParamsError as error:
         raise LockError(str(error)) from None
     except ValidationError as error:
-        raise LockError(f"{name}: {first_mistake(error)}") from None
+        raise LockError(f"{name}: {mistake_in(error)}") from None
 
 
-def first_mistake(error: ValidationError) -> str:
+def mistake_in(error: ValidationError) -> str:
     """Where a document is not what its schema says, and how."""
     mistake = error.errors(include_url=False)[0]
     return f"{dotted(mistake['loc'])}: {mistake['msg']}"

@@ -25,11 +25,8 @@ STATES: dict[str, State] = {"pass": "success", "warn": "success", "fail": "failu
 
 def publish(handover: Path) -> None:
     """Commit the files of a run to its branch, keep one comment up to date, and set the status that the gates decide.
-
-    Raises:
-        StageError: the environment lacks a variable, the files are not those of a run of this commit, the branch moved
-            on, GitHub refuses, or a gate fails.
-    """
+    Raises `StageError` where the environment lacks a variable, the files are not those of a run of this commit, the
+    branch moved on, GitHub refuses, or a gate fails."""
     place = f"{setting('GITHUB_SERVER_URL')}/{setting('GITHUB_REPOSITORY')}"
     page = f"{place}/actions/runs/{setting('GITHUB_RUN_ID')}"
     base, branch, commit = setting("BASE"), setting("BRANCH"), setting("COMMIT")
@@ -64,10 +61,7 @@ def publish(handover: Path) -> None:
 
 def attach(tag: str, folder: Path) -> str:
     """Attach what `make release` wrote to the release of a tag, with the card as its text; the release's address.
-
-    Raises:
-        StageError: there is no card, no such tag, or GitHub refuses.
-    """
+    Raises `StageError` where there is no card, no such tag, or GitHub refuses."""
     card = folder / CARD
     if not card.is_file():
         raise StageError(f"{card} is not there; `make release` makes it")

@@ -28,13 +28,11 @@ def sizes(path: Path) -> tuple[int, int]:
 
 def run_experiment(path: Path, number: int) -> None:
     """Run one experiment of a file in this clone and push it: what one task of a cluster's job array does. One that is
-    at the origin already is not run again.
+    at the origin already is not run again. Raises `StageError` where there is no such experiment, it fails, or it
+    cannot be pushed.
 
     Args:
         number: from 1; the first experiment of each group comes before all others.
-
-    Raises:
-        StageError: there is no such experiment, it fails, or it cannot be pushed.
     """
     _, groups = load(path, PARAMS)
     ordered = in_order(groups)
@@ -62,11 +60,7 @@ def run_experiment(path: Path, number: int) -> None:
 def collect(path: Path) -> None:
     """Fetch the experiments of a file that other machines ran, and write what they found into its document as tables,
     at the commit that they started from. Those that are not at the origin are named, one line each, and the exit code
-    is 1; the rest is tabulated all the same.
-
-    Raises:
-        StageError: none is at the origin.
-    """
+    is 1; the rest is tabulated all the same. Raises `StageError` where none is at the origin."""
     file, groups = load(path, PARAMS)
     check_document(file, path)
     baseline = head()
@@ -95,23 +89,15 @@ def _committed() -> str:
     aside = git(_HERE, "ls-files", "--deleted", "--", *map(str, others)).splitlines() if others else []
     if aside:
         git(_HERE, "checkout", "--quiet", "HEAD", "--", LOCK, *aside)
-    changed = git(_HERE, "diff", "--name-only", "HEAD", "--", ".", f":!{LOCK}").splitlines()
-    if changed:
-        raise StageError(
-            f"{changed[0]} has changes; commit them first: experiments of many machines start from a commit"
-        )
+    if changed := git(_HERE, "diff", "--name-only", "HEAD", "--", ".", f":!{LOCK}").splitlines():
+        what = "commit them first: experiments of many machines start from a commit"
+        raise StageError(f"{changed[0]} has changes; {what}")
     return head()
 
 
 def _fetch(names: Collection[str], baseline: str) -> dict[str, str]:
-    """Bring those of these experiments that are at the origin, in place of any of the same name.
-
-    Returns:
-        Their names and git references.
-
-    Raises:
-        StageError: the origin cannot be reached.
-    """
+    """Bring those of these experiments that are at the origin, in place of any of the same name: their names and git
+    references."""
     if answer(_HERE, "remote", "get-url", ORIGIN) is None:
         raise StageError(f"this clone has no git remote called {ORIGIN}, where machines share their experiments")
     listed = answer(_HERE, "ls-remote", ORIGIN, reference(baseline, "*"))
@@ -126,11 +112,7 @@ def _fetch(names: Collection[str], baseline: str) -> dict[str, str]:
 
 
 def _require_remote() -> None:
-    """Find out before an experiment runs whether its data can be pushed.
-
-    Raises:
-        StageError: there is no DVC remote, or its plugin is not installed.
-    """
+    """Raises `StageError`, before an experiment runs, where there is no DVC remote, or its plugin is not installed."""
     try:
         with Repo() as repo:
             repo.cloud.get_remote()
@@ -139,11 +121,7 @@ def _require_remote() -> None:
 
 
 def _push(name: str, baseline: str) -> None:
-    """Push an experiment that ran here: its data first, so that what is at the origin is whole.
-
-    Raises:
-        StageError: the DVC remote or the origin does not take it.
-    """
+    """Push an experiment that ran here: its data first, so that what is at the origin is whole."""
     commit = git(_HERE, "rev-parse", reference(baseline, name)).strip()
     stages, _ = what_runs()
     try:

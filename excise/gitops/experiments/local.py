@@ -5,6 +5,7 @@ Actions go through DVC's command line. The state of the queue is read through it
 """
 
 import contextlib
+import itertools
 import math
 import tempfile
 import time
@@ -55,12 +56,10 @@ def run_experiments(path: Path, jobs: int) -> None:
     check_document(file, path)
     baseline = head()
     names = [each.name for group in groups for each in group]
-    done = 0
+    numbers = itertools.count(1)
 
     def finished(name: str) -> None:
-        nonlocal done
-        done += 1
-        say(f"{done} of {len(names)}: {name}")
+        say(f"{next(numbers)} of {len(names)}: {name}")
 
     make_room(names, baseline)
     try:
@@ -96,11 +95,8 @@ def command_for(experiment: Planned, *options: str) -> list[str]:
 
 
 def make_room(names: Collection[str], baseline: str) -> None:
-    """Remove what earlier runs of these names left in the queue and beside this commit.
-
-    Raises:
-        StageError: one of them runs at this moment.
-    """
+    """Remove what earlier runs of these names left in the queue and beside this commit. Raises `StageError` where one
+    of them runs at this moment."""
     while states := _states(names):
         if running := sorted(name for name, state in states.items() if state == "Running"):
             raise StageError(f"{running[0]} is still running; wait for it, or end it: `dvc queue kill {running[0]}`")
@@ -191,17 +187,15 @@ def wait(names: Collection[str], jobs: int, finished: Callable[[str], None]) -> 
 def _withdraw(names: Collection[str]) -> None:
     """Take these experiments out of the queue, and end those that run."""
     states = _states(names)
-    if queued := [name for name, state in states.items() if state == "Queued"]:
-        run(["dvc", "queue", "remove", *queued], _HERE)
-    if running := [name for name, state in states.items() if state == "Running"]:
-        run(["dvc", "queue", "kill", *running], _HERE)
+    for state, end in (("Queued", "remove"), ("Running", "kill")):
+        if found := [name for name in states if states[name] == state]:
+            run(["dvc", "queue", end, *found], _HERE)
 
 
 def failure(name: str) -> str:
     """Why an experiment failed: the first error that its log holds, the stage's own."""
-    return (
-        first_error(run(["dvc", "queue", "logs", name], _HERE).output) or "its log holds no error: `dvc queue logs` it"
-    )
+    log = run(["dvc", "queue", "logs", name], _HERE).output
+    return first_error(log) or "its log holds no error: `dvc queue logs` it"
 
 
 def _states(names: Collection[str]) -> dict[str, str]:
@@ -209,8 +203,4 @@ def _states(names: Collection[str]) -> dict[str, str]:
     order = ("Running", "Queued", *_DONE)
     with Repo() as repo:
         known = [(task["name"], task["status"]) for task in repo.experiments.celery_queue.status()]
-    states: dict[str, str] = {}
-    for name, state in sorted(known, key=lambda pair: -order.index(pair[1])):
-        if name in names:
-            states[name] = state
-    return states
+    return {name: state for name, state in sorted(known, key=lambda pair: -order.index(pair[1])) if name in names}
