@@ -40,10 +40,8 @@ TEMPLATES = environment(Path(__file__).parent / "templates")
 
 MARKER = "<!-- excise -->"
 """The first line, by which the comment is found again."""
-
 MOST_BYTES = 60_000
 """Of the whole, in UTF-8; GitHub takes 65,536 characters."""
-
 CUT_FIRST = ("samples", "pictures", "unmoved", "stages", "conclusions", "parameters", "moved", "gates")
 """What is left out first where the whole would be too long."""
 
@@ -77,18 +75,15 @@ def write_comment(
     write_samples: Path | None,
     out: Path,
 ) -> None:
-    """Write what a commit, or what lies in a folder, would change in the branch that it is to be merged into.
+    """Write what a commit, or what lies in a folder, would change in the branch that it is to be merged into. Raises
+    `StageError` where the stages have not run for it, or something that was asked for is not there.
 
     Args:
         base: what it is compared with, such as `origin/main`.
         head: a commit; None for what lies in the folder.
         pictures: the https address of a folder to show them from.
         samples: how many answers of each task are shown.
-        samples_from: a file that `write_samples` wrote, to read them from.
-        write_samples: where to write those that are shown, for a machine without results/.
-
-    Raises:
-        StageError: the stages have not run for it, or something that was asked for is not there.
+        samples_from: a file that `write_samples` wrote for a machine without results/, to read them from.
     """
     if pictures is not None and not _ADDRESS.fullmatch(pictures):
         raise StageError(f"--pictures must be the https address of a folder, got {pictures}")
@@ -195,12 +190,9 @@ class ShownMetric:
 
 
 def render_comment(found: Difference, samples: Sequence[TaskChanges] = (), pictures: str | None = None) -> str:
-    """The comment as GitHub's Markdown, at most `MOST_BYTES` long.
-
-    Args:
-        samples: what answers are to be shown of; none by default, as they need not be for the public.
-        pictures: the address of the folder of pictures, without a final slash; None to name the folder alone.
-    """
+    """The comment as GitHub's Markdown, at most `MOST_BYTES` long. `pictures` is the address of their folder, without a
+    final slash; None to name the folder alone. Answers are shown of `samples`, by default of none: they need not be for
+    the public."""
     gates = found.now.gates
     kinds: dict[str, Sequence[Any]] = {
         "gates": _gates(found),
@@ -231,9 +223,7 @@ def render_comment(found: Difference, samples: Sequence[TaskChanges] = (), pictu
 
 
 def _render(kinds: Mapping[str, Sequence[Any]], most: Mapping[str, int], always: Mapping[str, Any]) -> str:
-    parts = {
-        kind: {"shown": list(rows[: most[kind]]), "left_out": len(rows) - most[kind]} for kind, rows in kinds.items()
-    }
+    parts = {kind: {"shown": rows[: most[kind]], "left_out": len(rows) - most[kind]} for kind, rows in kinds.items()}
     return TEMPLATES.get_template("comment.md.j2").render(**WORDS, **parts, **always)
 
 

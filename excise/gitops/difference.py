@@ -42,17 +42,13 @@ class _NoEvidence(ValueError):
 
 
 def difference(folder: Path, base: str, head: str | None = None) -> Difference:
-    """What a head would change in the base that it branched off.
+    """What a head would change in the base that it branched off. Raises `StageError` where there is no such commit, or
+    the head has no results that this version reads; a base without results is no error.
 
     Args:
-        folder: the project's, in a git repository.
         base: a commit by any name, such as `origin/main`. Compared is what the head shares with it last, as GitHub
             does; the base itself where they share nothing.
         head: a commit by any name; None for what lies in the folder, committed or not.
-
-    Raises:
-        StageError: there is no such commit, or the head has no results that this version reads. A base without results
-            is no error.
     """
     commit, named = commit_of(folder, head or "HEAD"), commit_of(folder, base)
     shared = (answer(folder, "merge-base", named, commit) or "").strip() or named

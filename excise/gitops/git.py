@@ -28,11 +28,8 @@ def answer(folder: Path, *arguments: str) -> str | None:
 
 
 def git(folder: Path, *arguments: str, environment: Mapping[str, str] | None = None) -> str:
-    """What git prints. Raises `StageError`, with git's last line, where it fails.
-
-    Args:
-        environment: variables beside those of this process. A token is given so: no other process sees it.
-    """
+    """What git prints. Raises `StageError`, with git's last line, where it fails. Variables of `environment` are beside
+    those of this process; a token is given so: no other process sees it."""
     try:
         done = _run(folder, arguments, environment or {})
     except FileNotFoundError:
@@ -75,12 +72,8 @@ def contents(folder: Path, objects: Sequence[str]) -> list[bytes]:
 
 
 def record(project: Path, parent: str, files: Mapping[str, bytes], emptied: str, message: str) -> str:
-    """Commit files upon a commit; the new commit, or the parent itself where nothing differs from it.
-
-    Args:
-        files: contents by their paths in the project.
-        emptied: a folder of the project in which no other file stays.
-    """
+    """Commit files, contents by their paths in the project, upon a commit; the new commit, or the parent itself where
+    nothing differs from it. In the folder `emptied` no other file stays."""
     within = git(project, "rev-parse", "--show-prefix").strip()
     with tempfile.TemporaryDirectory(prefix="excise-") as temporary:
         index = {"GIT_INDEX_FILE": str(Path(temporary) / "index")}

@@ -41,7 +41,6 @@ def upload(folder: Path, name: str, public: bool) -> str:
     Args:
         folder: every digest of it is checked first: what does not prove to be an edited model goes nowhere.
         name: `owner/name` on the Hub; the repository is made where there is none.
-        public: whether everybody may see it.
 
     Raises:
         StageError: the folder is not an edited model; HF_TOKEN is not set; the Hub refuses or cannot be reached; or the

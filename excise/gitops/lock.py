@@ -1,12 +1,10 @@
 """dvc.lock: what every stage read and wrote, by MD5. It is read without DVC, which takes seconds to import."""
 
 import hashlib
-import io
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import BinaryIO
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -144,19 +142,25 @@ def lock_changes(before: str | None, after: str) -> LockChanges:
     return LockChanges(stages=changes, same=len(names) - len(changes))
 
 
-def md5_of(file: BinaryIO, advance: Callable[[int], object] = lambda _: None) -> str:
-    """The MD5 by which DVC knows a file; `advance` receives the number of bytes read since."""
+def md5_of(data: bytes) -> str:
+    """The MD5 by which DVC knows a file of these bytes."""
+    return hashlib.md5(data, usedforsecurity=False).hexdigest()
+
+
+def md5_of_file(path: Path, advance: Callable[[int], object] = lambda _: None) -> str:
+    """The same of a file, read in pieces; `advance` receives the number of bytes read since."""
     md5 = hashlib.md5(usedforsecurity=False)
-    while chunk := file.read(_CHUNK):
-        md5.update(chunk)
-        advance(len(chunk))
+    with open(path, "rb") as file:
+        while chunk := file.read(_CHUNK):
+            md5.update(chunk)
+            advance(len(chunk))
     return md5.hexdigest()
 
 
 def md5_of_folder(files: Mapping[str, str]) -> str:
     """The MD5 by which DVC knows a folder, from those of its files by their paths in it: that of their list."""
     listed = [{"md5": md5, "relpath": path} for path, md5 in sorted(files.items())]
-    return md5_of(io.BytesIO(json.dumps(listed).encode())) + ".dir"
+    return md5_of(json.dumps(listed).encode()) + ".dir"
 
 
 def _md5s(files: Iterable[File]) -> dict[str, str]:

@@ -1,6 +1,5 @@
 """The edited model of any commit again: out of the cache, from the remote, or rebuilt; always checked."""
 
-import io
 import os
 import shutil
 from collections.abc import Callable
@@ -11,7 +10,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from excise.checkpoint.weights import EDIT_DIGEST, EDIT_RECORD, regular_files
-from excise.gitops.lock import LOCK, MODEL, Lock, lock_of_model, md5_of, md5_of_folder, read_lock
+from excise.gitops.lock import LOCK, MODEL, Lock, lock_of_model, md5_of, md5_of_file, md5_of_folder, read_lock
 from excise.gitops.programs import environment, run, say
 from excise.gitops.storage import check_kept
 from excise.gitops.trees import REQUIREMENTS, Tree, commit_tree, compare_requirements, copy_file, locked_environment
@@ -33,16 +32,13 @@ _REMEDY = "name the folder of an edited model, or fetch it again"
 
 
 def bring_back(clone: Path, commit: str, out: Path, locked: bool) -> Origin:
-    """Write the edited model that a commit recorded into a folder, every byte checked.
+    """Write the edited model that a commit recorded into a folder that is not there, or is empty, every byte checked.
+    Nothing of the clone is touched but DVC's cache, which keeps what was fetched or made. Raises `StageError` where
+    there is no such model, it cannot be had, or what can be had is not what was recorded.
 
     Args:
-        clone: the project; nothing of it is touched but DVC's cache, which keeps what was fetched or made.
         commit: its 40 digits.
-        out: is not there, or an empty folder.
         locked: whether to install the commit's own packages where the model must be rebuilt.
-
-    Raises:
-        StageError: there is no such model, it cannot be had, or what can be had is not what was recorded.
     """
     out = out.resolve()
     refuse_full(out)
@@ -72,7 +68,7 @@ def bring_report(clone: Path, commit: str, recorded: Lock) -> bytes | None:
             tree.check_out(REPORT)
         found = tree.folder / REPORT
         data = found.read_bytes() if found.is_file() else b""
-    return data if md5_of(io.BytesIO(data)) == md5 else None
+    return data if md5_of(data) == md5 else None
 
 
 def is_free(out: Path) -> bool:
@@ -103,12 +99,8 @@ def folder_md5(folder: Path) -> str:
     paths = regular_files(folder)
     total = sum((folder / path).stat().st_size for path in paths)
     with progress("Digests", total, "B") as advance, ThreadPoolExecutor(os.cpu_count()) as pool:
-
-        def digest(path: str) -> str:
-            with open(folder / path, "rb") as file:
-                return md5_of(file, advance)
-
-        return md5_of_folder(dict(zip(paths, pool.map(digest, paths), strict=True)))
+        md5s = pool.map(lambda path: md5_of_file(folder / path, advance), paths)
+        return md5_of_folder(dict(zip(paths, md5s, strict=True)))
 
 
 def _obtain(clone: Path, tree: Tree, recorded: Lock, locked: bool) -> Origin:

@@ -46,12 +46,8 @@ def say(line: str) -> None:
 
 
 def run(command: Sequence[str], folder: Path, variables: Mapping[str, str] | None = None, shown: bool = False) -> Done:
-    """Run a program to its end, and keep what it writes. Raises `StageError` where there is no such program.
-
-    Args:
-        variables: its environment; by default `environment()`.
-        shown: whether each line is printed as it comes.
-    """
+    """Run a program to its end, in the environment of these variables, by default of `environment()`, and keep what it
+    writes; if `shown`, each line is also printed as it comes. Raises `StageError` where there is no such program."""
     if shown:
         lines = []
         with _started(command, folder, variables, subprocess.PIPE) as process:

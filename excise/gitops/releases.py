@@ -36,8 +36,7 @@ def write_release(clone: Path, tag: str, out: Path, model: Path, locked: bool) -
     Args:
         tag: or another name of the commit.
         out: is not there, or an empty folder.
-        model: the folder of the commit's model; where there is nothing yet, the model is brought back.
-        locked: whether to install the commit's own packages where the model must be rebuilt.
+        model: the folder of the commit's model; where there is nothing yet, `bring_back` puts it there.
     """
     commit = commit_of(clone, tag)
     recorded = lock_of_model(clone, commit)
@@ -65,7 +64,6 @@ def gather(
     Args:
         folder: of the model, checked already; `md5` is what dvc.lock records of it.
         origin: how it came back; None where it was there.
-        locked: whether the commit's own packages were asked for.
         report: whether there is one to go with it.
     """
     record = read_document(EditRecord, folder / EDIT_RECORD, _REMEDY)

@@ -4,7 +4,6 @@ nothing is shown as evidence of another model.
 Nothing that is read is followed or run: what is not a regular file, or not of a sane size, is refused.
 """
 
-import io
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from excise.gitops.git import answer, contents, file_of
-from excise.gitops.lock import LOCK, Entry, File, LockError, md5_of, md5_of_folder, read_lock
+from excise.gitops.lock import LOCK, Entry, File, LockError, md5_of, md5_of_file, md5_of_folder, read_lock
 from excise.plumbing.errors import StageError
 from excise.plumbing.files import has_conflict
 from excise.plumbing.foreach import filled, variables
@@ -70,7 +69,7 @@ class Commit:
     def md5s(self, path: str, names: Sequence[str]) -> list[str]:
         """Of files that `sizes` gave."""
         entries = self._below(path)
-        return [md5_of(io.BytesIO(data)) for data in contents(self.project, [entries[name].digits for name in names])]
+        return [md5_of(data) for data in contents(self.project, [entries[name].digits for name in names])]
 
     @property
     def where(self) -> str:
@@ -114,11 +113,7 @@ class WorkingTree:
         return {"": place.stat().st_size} if place.is_file() else None
 
     def md5s(self, path: str, names: Sequence[str]) -> list[str]:
-        found = []
-        for name in names:
-            with open(self.project / path / name, "rb") as file:
-                found.append(md5_of(file))
-        return found
+        return [md5_of_file(self.project / path / name) for name in names]
 
     @property
     def where(self) -> str:
@@ -223,7 +218,7 @@ def _is_ignored(name: str, patterns: list[str]) -> bool:
 def _resolves_alike(side: Side, entry: Entry) -> bool:
     """Whether params.yaml, though its bytes are others, means what it meant: as where a comment was changed."""
     resolved = settings_of_stages(parse(side.text(PARAMS) or ""))
-    md5s = {f"{RESOLVED}{name}.json": md5_of(io.BytesIO(text.encode())) for name, text in resolved.items()}
+    md5s = {f"{RESOLVED}{name}.json": md5_of(text.encode()) for name, text in resolved.items()}
     return md5s == {file.path: file.md5 for file in entry.outs}
 
 

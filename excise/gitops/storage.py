@@ -13,7 +13,7 @@ from pathlib import Path
 from dvc.exceptions import DvcException
 from dvc.repo import Repo
 
-from excise.gitops.lock import md5_of
+from excise.gitops.lock import md5_of_file
 from excise.gitops.programs import attend, run, say
 from excise.plumbing.errors import StageError
 from schemas.basis.text import shorten
@@ -84,17 +84,11 @@ def check_kept(folder: Path) -> None:
 
 def restore(folder: Path, cache: Path | None = None) -> None:
     """Put this commit's outputs where they belong, as far as the cache or the remote has them; name those that neither
-    has, such as edited models, which are not pushed.
-
-    Args:
-        cache: one that several clones share, which this clone uses from now on; made where it is not there yet.
-
-    Raises:
-        StageError: the cache's path is not absolute, so that it would be another one in each clone; or something that
-            there is did not come. Whatever an earlier, killed run left is no reason.
-    """
+    has, such as edited models, which are not pushed. Raises `StageError` where something that there is did not come;
+    whatever an earlier, killed run left is no reason. A `cache` is one that several clones share: this clone uses it
+    from now on, and it is made where it is not there yet."""
     if cache is not None:
-        if not cache.is_absolute():
+        if not cache.is_absolute():  # it would be another one in each clone
             raise StageError(f"the shared cache {cache} must be an absolute path")
         cache.mkdir(parents=True, exist_ok=True)
         _dvc(folder, "config", "--local", "cache.dir", str(cache))
@@ -124,12 +118,8 @@ def restore(folder: Path, cache: Path | None = None) -> None:
 
 
 def repro(folder: Path, arguments: Sequence[str] = (), may_pull: bool = False) -> None:
-    """Run what is out of date.
-
-    Args:
-        arguments: of `dvc repro`.
-        may_pull: whether what is not out of date, and is not here, is taken from the remote where there is one.
-    """
+    """Run what is out of date, by `dvc repro` with these arguments; if `may_pull`, what is not out of date, and is not
+    here, is taken from the remote where there is one."""
     _drop_broken_lock(folder)
     if may_pull:
         with opened(folder) as repo:
@@ -190,21 +180,16 @@ def _lacking(entry: Path, cache: Path, size: int | None) -> tuple[list[Path], li
     """The objects that a file's or folder's object in the cache lacks, itself perhaps, and the names of its files."""
     if not entry.name.endswith(".dir"):
         return ([] if entry.is_file() and size in (None, entry.stat().st_size) else [entry]), None
-    if not entry.is_file() or _digits(entry) != f"{_md5(entry)}.dir":
+    if not entry.is_file() or _digits(entry) != f"{md5_of_file(entry)}.dir":
         return [entry], None
     files = json.loads(entry.read_bytes())
     objects = [cache / file["md5"][:2] / file["md5"][2:] for file in files]
     lacking = [path for path in objects if not path.is_file()]
     if not lacking and size not in (None, sum(path.stat().st_size for path in objects)):
-        lacking = [path for path in objects if _digits(path) != _md5(path)]
+        lacking = [path for path in objects if _digits(path) != md5_of_file(path)]
     return lacking, [file["relpath"] for file in files]
 
 
 def _digits(entry: Path) -> str:
     """Under which digits an object lies in the cache."""
     return f"{entry.parent.name}{entry.name}"
-
-
-def _md5(path: Path) -> str:
-    with open(path, "rb") as file:
-        return md5_of(file)

@@ -56,7 +56,6 @@ class Tree:
 
     def use_remote(self) -> None:
         """Let DVC pull from the remote by itself."""
-        assert self.remote is not None
         with Config(str(self.folder / _DVC), validate=False).edit("local", validate=False) as local:
             local["core"]["remote"] = self.remote
 

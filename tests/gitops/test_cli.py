@@ -24,8 +24,8 @@ TORCHLESS = {
     "model": "excise.gitops.models",
     "release": "excise.gitops.releases",
     "restore": "excise.gitops.storage",
-    "experiments": "excise.gitops.experiments.local",
-    "experiment": "excise.gitops.experiments.cluster",
+    "experiments": "excise.gitops.experiments.runs",
+    "experiment": "excise.gitops.experiments.runs",
 }
 """By command, what it imports of ours."""
 
