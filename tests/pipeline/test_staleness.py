@@ -104,7 +104,7 @@ CHANGES: dict[str, tuple[Callable[[Project], None], set[str]]] = {
     "the card's template": (comment("excise/edit/templates/card.md.j2"), {"ablate"}),
     "the edit's arithmetic": (comment("excise/edit/checkpoint.py"), {"ablate"}),
     "the comment's renderer": (comment("excise/gitops/comment.py"), set()),
-    "a release's text": (comment("excise/gitops/release.py"), set()),
+    "a release's text": (comment("excise/gitops/releases.py"), set()),
     "the command line": (comment("excise/cli.py"), set()),
     "the words of an error": (comment("schemas/wording.py"), set()),
     "a document": (comment("docs/edit.md"), set()),
