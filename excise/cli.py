@@ -54,8 +54,7 @@ def parser() -> Parser:
     )
     commands = whole.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name, (handler, arguments) in COMMANDS.items():
-        summary = handler.__doc__
-        one = commands.add_parser(name, help=summary, description=summary, allow_abbrev=False)
+        one = commands.add_parser(name, help=handler.__doc__, description=handler.__doc__, allow_abbrev=False)
         one.set_defaults(handler=handler)
         for argument in arguments:
             group = one.add_mutually_exclusive_group(required=True) if isinstance(argument, list) else one
@@ -80,12 +79,12 @@ def arg(*flags: str, **options: Any) -> Argument:
 
 
 def at_least_one(text: str) -> int:
-    """A number of things."""
     if (number := int(text)) < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, got {number}")
     return number
 
 
+OUT = arg("out", type=Path, help="a folder that is not there yet, or is empty")
 LOCKED = arg("--locked", action="store_true", help="if it must be rebuilt: with the packages that its commit pins")
 EXPERIMENTS = arg("file", type=Path, help="a file of experiments, such as experiments/moe.yaml")
 
@@ -106,14 +105,10 @@ def use(recipe: str | None) -> None:
 )
 def pin(model: str | None, dataset: str | None) -> None:
     """Pin the base model to the newest commit of a Hub model, in params.yaml."""
-    if dataset:
-        from excise.gitops.hub import newest
+    from excise.gitops.hub import newest
+    from excise.gitops.parameters import pin_base
 
-        print(newest(dataset, "dataset"))
-    else:
-        from excise.gitops.parameters import pin_base
-
-        print(pin_base(model))
+    print(newest(dataset, "dataset") if dataset else pin_base(model))
 
 
 @command()
@@ -139,8 +134,7 @@ def repro(arguments: list[str]) -> None:
 @command(arg("--show", action="store_true", help="print them, with exit code 0 also if one fails"))
 def gate(show: bool) -> None:
     """Print the gates; the exit code is 1 if one fails."""
-    from excise.gitops.ran import check_ran
-    from excise.gitops.sides import WorkingTree
+    from excise.gitops.sides import WorkingTree, check_ran
     from excise.gitops.terminal import print_gates
     from excise.plumbing.errors import StageError
     from excise.plumbing.files import read_document
@@ -157,9 +151,8 @@ def gate(show: bool) -> None:
 @command(arg("--out", type=Path, default=Path("report/shown.html"), help="where to (report/shown.html)"))
 def report(out: Path) -> None:
     """Write the report with commit, versions and changed parameters."""
-    from excise.gitops.provenance import provenance
-    from excise.gitops.ran import check_ran
-    from excise.gitops.sides import WorkingTree
+    from excise.gitops.difference import provenance
+    from excise.gitops.sides import WorkingTree, check_ran
     from excise.plumbing.files import write_text
     from excise.report.page import render_page
     from excise.report.reading import read_report
@@ -183,11 +176,7 @@ def verify(folder: Path) -> None:
 # Past models and releases
 
 
-@command(
-    arg("commit", help="or a branch or tag, at which `dvc repro` had run"),
-    arg("out", type=Path, help="a folder that is not there yet, or is empty"),
-    LOCKED,
-)
+@command(arg("commit", help="or a branch or tag, at which `dvc repro` had run"), OUT, LOCKED)
 def model(commit: str, out: Path, locked: bool) -> None:
     """Bring the edited model of any commit back: from the cache, from the remote, or rebuilt."""
     from excise.gitops.git import commit_of
@@ -200,7 +189,7 @@ def model(commit: str, out: Path, locked: bool) -> None:
 
 @command(
     arg("tag", help="or another name of the commit"),
-    arg("out", type=Path, help="a folder that is not there yet, or is empty"),
+    OUT,
     arg("--model", type=Path, required=True, metavar="DIR", help="the model's folder; brought back if it is not there"),
     LOCKED,
 )
@@ -233,7 +222,7 @@ def upload(folder: Path, name: str, public: bool) -> None:
 )
 def experiments(file: Path, jobs: int) -> None:
     """Run a file of experiments here, and write what they found into its document as tables."""
-    from excise.gitops.experiments.local import run_experiments
+    from excise.gitops.experiments.runs import run_experiments
 
     run_experiments(file, jobs)
 
@@ -248,7 +237,7 @@ def experiments(file: Path, jobs: int) -> None:
 )
 def experiment(file: Path, number: int | None, firsts: bool, count: bool) -> None:
     """Run one experiment of a file in this clone, and push it to the git origin and the DVC remote."""
-    from excise.gitops.experiments.cluster import run_experiment, sizes
+    from excise.gitops.experiments.runs import run_experiment, sizes
 
     if number is not None:
         run_experiment(file, number)
@@ -259,9 +248,9 @@ def experiment(file: Path, number: int | None, firsts: bool, count: bool) -> Non
 @command(EXPERIMENTS)
 def collect(file: Path) -> None:
     """Fetch the experiments of a file that other machines ran, and write their tables."""
-    from excise.gitops.experiments import cluster
+    from excise.gitops.experiments import runs
 
-    cluster.collect(file)
+    runs.collect(file)
 
 
 # Pull requests
@@ -301,10 +290,7 @@ def publish(folder: Path) -> None:
     publish.publish(folder)
 
 
-@command(
-    arg("tag", help="one that is there"),
-    arg("folder", type=Path, help="the one that `release` wrote"),
-)
+@command(arg("tag", help="one that is there"), arg("folder", type=Path, help="the one that `release` wrote"))
 def attach(tag: str, folder: Path) -> None:
     """On GitHub: attach what `release` wrote to the release of a tag."""
     from excise.gitops import publish

@@ -40,22 +40,21 @@ from schemas.results import Answers, Sample
 PROJECT = Path()
 SETTINGS = Path("artifacts/params")
 RECORDED = (
-    *("artifacts/params", "artifacts/activations.safetensors", "artifacts/expert_use.json", "artifacts/prompts"),
+    *("artifacts/params/organism.json", "artifacts/params/measure.json", "artifacts/params/evaluate.json"),
+    *("artifacts/activations.safetensors", "artifacts/expert_use.json", "artifacts/prompts"),
     *("models/base", "results/base", "results/ablated"),
 )
 
 
 def upgrade() -> None:
-    """Take over what the newest recorded run made.
-
-    Raises:
-        StageError: nothing that this version could take over is recorded here, or DVC does not have it.
-    """
+    """Take over what the newest recorded run made. Raises `StageError` where nothing that this version could take over
+    is recorded here, or DVC does not have it."""
     commit = recorded_commit()
     with tempfile.TemporaryDirectory(prefix="excise-") as temporary:
         old = Path(temporary)
         for path in RECORDED:
-            fetch(commit, path, old)
+            (old / path).parent.mkdir(parents=True, exist_ok=True)
+            dvc("get", ".", path, "--rev", commit, "--out", str(old / path))
         dvc("repro", "params")
         taken = [stage for stage, take in STEPS.items() if take(old)]
     print(f"taken over from {commit[:12]}: {', '.join(taken) or 'nothing'}; `make repro` makes the rest")
@@ -69,16 +68,6 @@ def recorded_commit() -> str:
         if any(out["path"] == "models/base" for out in stages.get("prepare", {}).get("outs", ())):
             return listed[0]
     raise StageError("dvc.lock here is not of an earlier version: there is nothing to upgrade; run `make repro`")
-
-
-def fetch(commit: str, path: str, into: Path) -> None:
-    """An output of a commit, from DVC's cache or remote."""
-    (into / path).parent.mkdir(parents=True, exist_ok=True)
-    if path == str(SETTINGS):
-        for name in ("organism", "measure", "evaluate"):
-            dvc("get", ".", f"{path}/{name}.json", "--rev", commit, "--out", str(into / path / f"{name}.json"))
-    else:
-        dvc("get", ".", path, "--rev", commit, "--out", str(into / path))
 
 
 def take_organism(old: Path) -> bool:
@@ -111,12 +100,10 @@ def take_activations(old: Path) -> bool:
 
 def take_answers(old: Path, side: Side) -> bool:
     """What a model said in tasks that generate, if it was asked the same."""
-    before, settings = (
-        read_document(MAPPING, old / SETTINGS / "evaluate.json"),
-        read_settings(Answer, SETTINGS / "answer.json"),
-    )
-    now = settings.model_dump(mode="json")
-    if any(before.get(name) != value for name, value in now.items()) or not _same_files(old / FOLDER, FOLDER):
+    before = read_document(MAPPING, old / SETTINGS / "evaluate.json")
+    settings = read_settings(Answer, SETTINGS / "answer.json")
+    alike = all(before.get(name) == value for name, value in settings.model_dump(mode="json").items())
+    if not alike or not _same_files(old / FOLDER, FOLDER):
         return _runs_again(f"answer@{side}")
     if side == "ablated":
         dvc("repro", "ablate")
@@ -156,11 +143,7 @@ class Remembered(Recording):
 
 
 def dvc(*arguments: str) -> None:
-    """Run DVC.
-
-    Raises:
-        StageError: it fails; with its last line.
-    """
+    """Run DVC. Raises `StageError`, with the first line that it says, where it fails."""
     done = subprocess.run([sys.executable, "-m", "dvc", *arguments], capture_output=True, text=True)
     if done.returncode:
         lines = [*(done.stderr or done.stdout).strip().splitlines(), "it says nothing"]

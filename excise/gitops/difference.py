@@ -1,27 +1,34 @@
-"""Everything that differs between a base commit and a head, which is a commit or a working tree."""
+"""Everything that differs between a base commit and a head, which is a commit or a working tree; and where a report
+comes from: commit, what changed since the previous run, and what is installed.
 
+No stage's output holds any of it, as each is a function of its declared inputs alone.
+"""
+
+import contextlib
 import json
-from collections.abc import Callable, Iterable, Iterator
+import platform
+from collections.abc import Callable, Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from excise.gitops.git import answer, commit_of
+from excise.gitops.git import answer, commit_of, file_of
 from excise.gitops.handover import PICTURE, PICTURES
-from excise.gitops.lock import LOCK, LockError, lock_changes
-from excise.gitops.sides import Commit, Side, WorkingTree
+from excise.gitops.lock import LOCK, LockError, lock_changes, mistake_in
+from excise.gitops.sides import PARAMS, Commit, Side, WorkingTree
 from excise.plumbing.errors import StageError
 from schemas.basis import plain_yaml
-from schemas.basis.text import dotted, show
-from schemas.evidence import Comparison, Comparisons, GateVerdicts, ParameterChange
+from schemas.basis.text import show
+from schemas.evidence import Comparisons, GateVerdicts, ParameterChange, Provenance
 from schemas.gitops import Difference, Evidence, LockChanges
 from schemas.params.document import parse
 from schemas.wording import ParamsError
 
-PARAMS = "params.yaml"
 COMPARISON = "report/comparison.json"
 GATES = "gates.json"
+PACKAGES = ("torch", "transformers", "lm-eval", "dvc", "numpy", "scipy", "safetensors")
 
 MOST_PICTURES = 24
 ELSEWHERE = {"model": {"device"}, "measure": {"stream"}}
@@ -35,17 +42,13 @@ class _NoEvidence(ValueError):
 
 
 def difference(folder: Path, base: str, head: str | None = None) -> Difference:
-    """What a head would change in the base that it branched off.
+    """What a head would change in the base that it branched off. Raises `StageError` where there is no such commit, or
+    the head has no results that this version reads; a base without results is no error.
 
     Args:
-        folder: the project's, in a git repository.
         base: a commit by any name, such as `origin/main`. Compared is what the head shares with it last, as GitHub
             does; the base itself where they share nothing.
         head: a commit by any name; None for what lies in the folder, committed or not.
-
-    Raises:
-        StageError: there is no such commit, or the head has no results that this version reads. A base without results
-            is no error.
     """
     commit, named = commit_of(folder, head or "HEAD"), commit_of(folder, base)
     shared = (answer(folder, "merge-base", named, commit) or "").strip() or named
@@ -65,10 +68,38 @@ def difference(folder: Path, base: str, head: str | None = None) -> Difference:
             lock=_lock(old.text(LOCK), lock),
             before=_evidence_of(old),
             now=now,
-            pictures=_pictures(new),
+            pictures=[found[1] for name in new.names(PICTURES) if (found := PICTURE.fullmatch(name))][:MOST_PICTURES],
         )
     except (_NoEvidence, LockError, ParamsError) as error:
         raise StageError(f"{error} (in {where}); run `dvc repro` and commit what it writes") from None
+
+
+def provenance(folder: Path) -> Provenance:
+    """Of the project in a folder. In no git repository, or in one that knows nothing of the project, no commit."""
+    commit = answer(folder, "rev-parse", "--verify", "--quiet", "HEAD")
+    if commit is None or answer(folder, "cat-file", "-e", "HEAD:./params.yaml") is None:
+        return Provenance(commit=None, changed_files=[], previous=None, parameters=[], versions=versions())
+    previous, path = _previous(folder), folder / PARAMS
+    before = None if previous is None else file_of(folder, previous, PARAMS)
+    known = before is not None and path.is_file()
+    # Also those that git does not know yet.
+    listed = answer(folder, "status", "--porcelain", "-z", "--no-renames", "--untracked-files=all", "--", ".") or ""
+    return Provenance(
+        commit=commit.strip(),
+        changed_files=sorted(entry[3:] for entry in listed.split("\0") if entry),
+        previous=previous,
+        parameters=parameter_changes(before or "", path.read_text(errors="replace")) if known else [],
+        versions=versions(),
+    )
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that results depend on, as far as they are installed."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
 
 
 def parameter_changes(before: str, after: str) -> list[ParameterChange]:
@@ -79,22 +110,26 @@ def parameter_changes(before: str, after: str) -> list[ParameterChange]:
         lambda text: plain_yaml.parse_mapping(text, PARAMS),
     )
     for read in readers:
-        try:
-            old, new = dict(_flat(read(before))), dict(_flat(read(after)))
-        except ParamsError:
-            continue
-        keys = list(dict.fromkeys([*old, *new]))
-        return [
-            ParameterChange(key=key, before=old.get(key), after=new.get(key))
-            for key in keys
-            if old.get(key) != new.get(key)
-        ]
+        with contextlib.suppress(ParamsError):
+            old, new = (dict(_flat(read(text))) for text in (before, after))
+            changed = [key for key in dict.fromkeys([*old, *new]) if old.get(key) != new.get(key)]
+            return [ParameterChange(key=key, before=old.get(key), after=new.get(key)) for key in changed]
     return []
 
 
+def _previous(folder: Path) -> str | None:
+    """The latest commit whose dvc.lock is another than the one that lies there."""
+    path = folder / LOCK
+    current = path.read_bytes().decode(errors="replace") if path.is_file() else None
+    wrote = answer(folder, "rev-list", "--first-parent", "HEAD", "--", LOCK) or ""
+    for candidate in ("HEAD", *(f"{commit}^" for commit in wrote.split())):
+        if file_of(folder, candidate, LOCK) not in (None, current):
+            return (answer(folder, "rev-parse", candidate) or "").strip() or None
+    return None
+
+
 def _needed(side: Side, path: str, where: str) -> str:
-    text = side.text(path)
-    if text is None:
+    if (text := side.text(path)) is None:
         raise StageError(f"{path} is not there in {where}; `dvc repro` makes what a comment is written from")
     return text
 
@@ -126,7 +161,11 @@ def _evidence_of(base: Side) -> Evidence | None:
 def _evidence(comparison: str, gates: str) -> Evidence:
     rows = _document(Comparisons, COMPARISON, comparison).rows
     for row in rows:
-        _check(row)
+        # What the schema cannot say: drift alone has no base, and what has no base has no difference from it.
+        of_base = (row.base, row.difference, row.base_interval, row.difference_interval)
+        drift = row.metric.startswith("drift.")
+        if "." not in row.metric or (of_base != (None,) * 4 if drift else row.base is None or row.difference is None):
+            raise _NoEvidence(f"{COMPARISON}: {show(row.metric)} must be of a group, with a base unless it is drift")
     return Evidence(rows=rows, gates=_document(GateVerdicts, GATES, gates))
 
 
@@ -134,31 +173,15 @@ def _document(schema: type[D], path: str, text: str) -> D:
     try:
         return schema.model_validate_json(text)
     except ValidationError as error:
-        mistake = error.errors(include_url=False)[0]
-        raise _NoEvidence(f"{path}: {dotted(mistake['loc'])}: {mistake['msg']}, for this version") from None
-
-
-def _check(row: Comparison) -> None:
-    """What the schema cannot say: drift alone has no base, and what has no base has no difference from it."""
-    of_base = (row.base, row.difference, row.base_interval, row.difference_interval)
-    drift = row.metric.startswith("drift.")
-    if "." not in row.metric or (of_base != (None,) * 4 if drift else row.base is None or row.difference is None):
-        raise _NoEvidence(f"{COMPARISON}: {show(row.metric)} must be of a group, with a base unless it is drift")
-
-
-def _pictures(side: Side) -> list[str]:
-    return [found[1] for name in side.names(PICTURES) if (found := PICTURE.fullmatch(name))][:MOST_PICTURES]
+        raise _NoEvidence(f"{path}: {mistake_in(error)}, for this version") from None
 
 
 def _flat(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
     """Dotted key and value of everything that is neither a mapping nor a list of mappings."""
-    parts: Iterable[tuple[object, Any]]
-    if isinstance(value, dict):
-        parts = value.items()
-    elif isinstance(value, list) and any(isinstance(part, dict) for part in value):
-        parts = enumerate(value)
-    else:
+    if isinstance(value, list) and any(isinstance(part, dict) for part in value):
+        value = dict(enumerate(value))
+    if not isinstance(value, dict):
         yield key, json.dumps(value, ensure_ascii=False)
         return
-    for name, part in parts:
+    for name, part in value.items():
         yield from _flat(part, f"{key}.{name}" if key else str(name))

@@ -1,57 +1,53 @@
-"""What git knows: commits, and files of commits."""
+"""What git knows: commits, and files of commits; and committing what a run made, without a working tree.
 
+The commit that is built upon is a pull request's: checking it out would let links in it decide where files are written,
+and attributes of it what is written. Git's objects know neither.
+"""
+
+import base64
 import os
 import re
 import subprocess
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from excise.plumbing.errors import StageError
 
-_WHOLE = re.compile(r"[0-9a-f]{40}")
+_BOT = {"NAME": "github-actions[bot]", "EMAIL": "41898282+github-actions[bot]@users.noreply.github.com"}
+_NOBODY = {f"GIT_{role}_{what}": value for role in ("AUTHOR", "COMMITTER") for what, value in _BOT.items()}
+"""Who commits where git knows nobody, as on GitHub's own machines."""
 
 
 def answer(folder: Path, *arguments: str) -> str | None:
     """What git prints; None where it fails, or is not there."""
     try:
-        done = _run(folder, arguments, {})
-    except OSError:
+        return git(folder, *arguments)
+    except (StageError, OSError):
         return None
-    return done.stdout.decode(errors="replace") if done.returncode == 0 else None
 
 
 def git(folder: Path, *arguments: str, environment: Mapping[str, str] | None = None) -> str:
-    """What git prints.
-
-    Args:
-        environment: variables beside those of this process. A token is given so: no other process sees it.
-
-    Raises:
-        StageError: it fails; with git's last line.
-    """
+    """What git prints. Raises `StageError`, with git's last line, where it fails. Variables of `environment` are beside
+    those of this process; a token is given so: no other process sees it."""
     try:
         done = _run(folder, arguments, environment or {})
     except FileNotFoundError:
         raise StageError("git is not installed, or not in PATH") from None
     if done.returncode != 0:
-        lines = done.stderr.decode(errors="replace").strip().splitlines()
+        lines = done.stderr.decode(errors="replace").strip().splitlines() or [f"it exited with {done.returncode}"]
         # Of a push that is refused, the last line says no more than that.
-        refusal = next((line for line in lines if line.startswith("remote: error:") or "rejected]" in line), None)
-        reason = refusal or (lines[-1] if lines else f"it exited with {done.returncode}")
-        raise StageError(f"`git {arguments[0]}` failed: {reason.removeprefix('fatal: ')}")
+        refusals = (line for line in lines if line.startswith("remote: error:") or "rejected]" in line)
+        raise StageError(f"`git {arguments[0]}` failed: {next(refusals, lines[-1]).removeprefix('fatal: ')}")
     return done.stdout.decode(errors="replace")
 
 
 def commit_of(folder: Path, revision: str) -> str:
-    """The 40 digits of a commit that may be named otherwise: shortened, a branch, a tag.
-
-    Raises:
-        StageError: there is no such commit here.
-    """
-    found = (
-        answer(folder, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}") or ""
-    ).strip()
-    if not _WHOLE.fullmatch(found):
+    """The 40 digits of a commit that may be named otherwise: shortened, a branch, a tag. Raises `StageError` where
+    there is no such commit here."""
+    asked = ("rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
+    found = (answer(folder, *asked) or "").strip()
+    if not re.fullmatch("[0-9a-f]{40}", found):
         raise StageError(f"{revision} is no commit of this repository; `git fetch` brings those that others made")
     return found
 
@@ -62,13 +58,9 @@ def file_of(folder: Path, commit: str, path: str) -> str | None:
 
 
 def contents(folder: Path, objects: Sequence[str]) -> list[bytes]:
-    """Of blobs, by the digits of each, in one process of git's.
-
-    Raises:
-        StageError: there is no such object here.
-    """
-    done = _run(folder, ("cat-file", "--batch"), {}, "".join(f"{each}\n" for each in objects).encode())
-    data, found = done.stdout, []
+    """Of blobs, by the digits of each, in one process of git's. Raises `StageError` where one is not here."""
+    data = _run(folder, ("cat-file", "--batch"), {}, "".join(f"{each}\n" for each in objects).encode()).stdout
+    found = []
     for each in objects:
         head, _, data = data.partition(b"\n")
         name, kind, size = [*head.decode().split(), "", ""][:3]
@@ -79,13 +71,67 @@ def contents(folder: Path, objects: Sequence[str]) -> list[bytes]:
     return found
 
 
+def record(project: Path, parent: str, files: Mapping[str, bytes], emptied: str, message: str) -> str:
+    """Commit files, contents by their paths in the project, upon a commit; the new commit, or the parent itself where
+    nothing differs from it. In the folder `emptied` no other file stays."""
+    within = git(project, "rev-parse", "--show-prefix").strip()
+    with tempfile.TemporaryDirectory(prefix="excise-") as temporary:
+        index = {"GIT_INDEX_FILE": str(Path(temporary) / "index")}
+        git(project, "read-tree", parent, environment=index)
+        # Forced: that it differs from what is checked out here is no reason to keep it.
+        git(project, "rm", "-rf", "--cached", "--quiet", "--ignore-unmatch", "--", emptied, environment=index)
+        for path, data in files.items():
+            content = Path(temporary) / "content"
+            content.write_bytes(data)
+            blob = git(project, "hash-object", "-w", "--no-filters", str(content)).strip()
+            # Where a file of the branch is in the way of a folder of ours, ours replaces it.
+            entry = f"100644,{blob},{within}{path}"
+            git(project, "update-index", "--add", "--replace", "--cacheinfo", entry, environment=index)
+        tree = git(project, "write-tree", environment=index).strip()
+    if tree == git(project, "rev-parse", f"{parent}^{{tree}}").strip():
+        return parent
+    identity = {} if answer(project, "config", "user.email") else _NOBODY
+    return git(project, "commit-tree", tree, "-p", parent, "-m", message, environment=identity).strip()
+
+
+def push(project: Path, commit: str, parent: str, branch: str, credentials: Mapping[str, str]) -> bool:
+    """Push a commit to a branch of origin, with credentials of `header` or none; whether the branch still was at the
+    parent. Raises `StageError` where it was, and yet origin refuses."""
+    reference = f"refs/heads/{branch}"
+
+    def stands() -> bool:
+        listed = git(project, "ls-remote", "origin", reference, environment=credentials)
+        return f"{parent}\t{reference}" in listed.splitlines()  # also others that end alike are listed
+
+    if not stands():
+        return False
+    try:
+        git(project, "push", "--quiet", "origin", f"{commit}:{reference}", environment=credentials)
+    except StageError:
+        if stands():
+            raise
+        return False  # somebody was quicker
+    return True
+
+
+def fetch(project: Path, commit: str, credentials: Mapping[str, str]) -> None:
+    """Have a commit of origin's here."""
+    if answer(project, "cat-file", "-e", f"{commit}^{{commit}}") is None:
+        git(project, "fetch", "--quiet", "origin", commit, environment=credentials)
+
+
+def header(token: str, server: str) -> dict[str, str]:
+    """What makes git show a token to a server, and to no other. It stands in no file and in no command line."""
+    shown = base64.b64encode(f"x-access-token:{token}".encode()).decode()
+    return {
+        "GIT_CONFIG_COUNT": "1",
+        "GIT_CONFIG_KEY_0": f"http.{server}/.extraheader",
+        "GIT_CONFIG_VALUE_0": f"AUTHORIZATION: basic {shown}",
+    }
+
+
 def _run(
-    folder: Path, arguments: tuple[str, ...], environment: Mapping[str, str], text: bytes = b""
+    folder: Path, arguments: Sequence[str], environment: Mapping[str, str], text: bytes = b""
 ) -> "subprocess.CompletedProcess[bytes]":
-    return subprocess.run(
-        ["git", *arguments],
-        cwd=folder,
-        env={**os.environ, "GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C", **environment},
-        input=text,
-        capture_output=True,
-    )
+    variables = {**os.environ, "GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C", **environment}
+    return subprocess.run(["git", *arguments], cwd=folder, env=variables, input=text, capture_output=True)

@@ -15,7 +15,7 @@ from excise.gitops.lock import LOCK, LockError, read_lock
 from excise.plumbing.errors import StageError
 from excise.plumbing.files import write_bytes
 from schemas.basis.text import printable
-from schemas.evidence import Comparisons, GateVerdicts, Outcome
+from schemas.evidence import Comparisons, GateVerdicts
 
 DOCUMENTS: dict[str, type[BaseModel] | None] = {
     LOCK: None,
@@ -40,11 +40,7 @@ _SVG = (b"<?xml", b"<svg")
 
 
 def hand_over(project: Path, target: Path) -> list[str]:
-    """Copy what a run left to an empty folder; the paths of its files.
-
-    Raises:
-        StageError: the run left something out.
-    """
+    """Copy what a run left to an empty folder; the paths of its files. Raises `StageError` where one is missing."""
     pictures = sorted(f"{PICTURES}/{path.name}" for path in (project / PICTURES).glob("*.svg"))
     paths = [*DOCUMENTS, *pictures, REPORT]
     if missing := [path for path in paths if not (project / path).is_file()]:
@@ -57,29 +53,22 @@ def hand_over(project: Path, target: Path) -> list[str]:
 
 
 def accept(handover: Path) -> dict[str, bytes]:
-    """The files to be committed, by their paths in the project.
-
-    Raises:
-        StageError: one is missing, is not a plain file, is too large, or is not what it must be.
-    """
-    pictures = [f"{PICTURES}/{path.name}" for path in _plain_folder(handover / PICTURES)]
+    """The files to be committed, by their paths in the project. Raises `StageError` where one is missing, is not a
+    plain file, is too large, or is not what it must be."""
+    folder = handover / PICTURES
+    for part in (folder.parent, folder):  # the handover's own folders could be links, too
+        if part.is_symlink():
+            raise StageError(f"{part} is a link; nothing was accepted")
+    pictures = sorted(f"{PICTURES}/{path.name}" for path in folder.iterdir()) if folder.is_dir() else []
     if len(pictures) > MOST_PICTURES:
-        raise StageError(f"{handover / PICTURES} holds {len(pictures)} files; {MOST_PICTURES} are accepted")
-    accepted = {path: _read(handover / path) for path in [*DOCUMENTS, *sorted(pictures)]}
+        raise StageError(f"{folder} holds {len(pictures)} files; {MOST_PICTURES} are accepted")
+    accepted = {path: _read(handover / path) for path in [*DOCUMENTS, *pictures]}
     for path in pictures:
         if not PICTURE.fullmatch(path.removeprefix(f"{PICTURES}/")) or not accepted[path].startswith(_SVG):
             raise StageError(f"{printable(str(handover / path))} is not an SVG picture; nothing was accepted")
     for path, schema in DOCUMENTS.items():
         _check(handover / path, accepted[path], schema)
     return accepted
-
-
-def _plain_folder(folder: Path) -> list[Path]:
-    """What lies in a folder that may not be there. The handover's own folders could be links, too."""
-    for part in (folder.parent, folder):
-        if part.is_symlink():
-            raise StageError(f"{part} is a link; nothing was accepted")
-    return sorted(folder.iterdir()) if folder.is_dir() else []
 
 
 def _read(path: Path) -> bytes:
@@ -99,19 +88,15 @@ def _check(path: Path, data: bytes, schema: type[BaseModel] | None) -> None:
         text = data.decode()
         if schema is not None:
             document = schema.model_validate_json(text)
-            if isinstance(document, GateVerdicts) and document.verdict != _worst(document):
-                raise ValueError
+            if isinstance(document, GateVerdicts):
+                found = {gate.verdict for gate in document.gates}
+                if document.verdict != ("fail" if "fail" in found else "warn" if "warn" in found else "pass"):
+                    raise ValueError
         elif path.name == LOCK:
             read_lock(text)
         elif path.suffix == ".json" and not isinstance(json.loads(text), dict):
             raise ValueError
     # ValueError is also that of decoding, of JSON and of schemas; RecursionError that of JSON nested without end.
     except (ValueError, RecursionError, LockError):
-        raise StageError(
-            f"{path} is not what a run writes, as the main branch knows it; nothing was accepted"
-        ) from None
-
-
-def _worst(gates: GateVerdicts) -> Outcome:
-    found = {gate.verdict for gate in gates.gates}
-    return "fail" if "fail" in found else "warn" if "warn" in found else "pass"
+        what = "is not what a run writes, as the main branch knows it; nothing was accepted"
+        raise StageError(f"{path} {what}") from None

@@ -15,7 +15,6 @@ from excise.plumbing.hub import Kind, hub_errors
 from schemas.params.model import HUB_ID
 
 _NOT_OF_THE_MODEL = [".git/*", ".cache/*"]
-_THE_HUBS_OWN = {".gitattributes"}
 _REFUSED = {
     401: "HF_TOKEN is not valid there, or may not do this; make a token that may write to this repository",
     403: "HF_TOKEN may not do this; make a token that may write to this repository",
@@ -24,11 +23,8 @@ _REFUSED = {
 
 
 def newest(name: str, kind: Kind) -> str:
-    """The newest commit of a repository's default branch.
-
-    Raises:
-        StageError: it is not the name of a repository, or the Hub does not tell.
-    """
+    """The newest commit of a repository's default branch. Raises `StageError` where it is not the name of a repository,
+    or the Hub does not tell."""
     if not re.fullmatch(HUB_ID, name):
         raise StageError(f"make pin: {name} is not a Hub id; it is written organisation/name")
     with hub_errors("make pin", name, kind):
@@ -39,23 +35,18 @@ def newest(name: str, kind: Kind) -> str:
 
 
 def upload(folder: Path, name: str, public: bool) -> str:
-    """Make a repository hold an edited model, and nothing else, in one commit. The token is that of HF_TOKEN, and never
-    one that lies on this machine.
+    """Make a repository hold an edited model, and nothing else, in one commit; the commit's address. The token is that
+    of HF_TOKEN, and never one that lies on this machine.
 
     Args:
         folder: every digest of it is checked first: what does not prove to be an edited model goes nowhere.
         name: `owner/name` on the Hub; the repository is made where there is none.
-        public: whether everybody may see it.
-
-    Returns:
-        The commit's address.
 
     Raises:
         StageError: the folder is not an edited model; HF_TOKEN is not set; the Hub refuses or cannot be reached; or the
             repository is seen by other people than was asked for, or holds something else.
     """
-    token = os.environ.get("HF_TOKEN", "").strip()
-    if not token:
+    if not (token := os.environ.get("HF_TOKEN", "").strip()):
         raise StageError("HF_TOKEN is not set; set it to a token of the Hub that may write")
     check_edited(folder)
     api = HfApi(token=token)
@@ -64,7 +55,7 @@ def upload(folder: Path, name: str, public: bool) -> str:
         there = api.model_info(name)
         if not there.private and not public:
             raise StageError(f"{name} is public on the Hub; name another repository, or say --public")
-        expected = {*regular_files(folder)} | _THE_HUBS_OWN
+        expected = {*regular_files(folder), ".gitattributes"}  # which the Hub makes itself
         if others := sorted({file.rfilename for file in there.siblings or []} - expected):
             raise StageError(f"{name} also holds {others[0]}, which is not of this model; name another repository")
         done = api.upload_folder(

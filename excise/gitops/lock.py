@@ -1,13 +1,10 @@
-"""dvc.lock: what every stage read and wrote, by MD5. It is read without DVC, which takes seconds and is not installed
-everywhere."""
+"""dvc.lock: what every stage read and wrote, by MD5. It is read without DVC, which takes seconds to import."""
 
 import hashlib
-import io
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import BinaryIO
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -77,15 +74,11 @@ class Lock(_Part):
         return self.wrote("ablate").get(MODEL)
 
     def check_is_whole(self, commit: str, stages: Iterable[str] | None = None) -> None:
-        """Whether each of these stages, by default those that make the model, read what the ones before it wrote.
-
-        Raises:
-            StageError: one did not run again after its input had become another.
-        """
+        """Raises `StageError` where one of these stages, by default those that make the model, did not run again after
+        its input had become another."""
         made = {path: md5 for stage in self.stages for path, md5 in self.wrote(stage).items()}
         for stage in _WHY if stages is None else stages:
-            entry = self.stages.get(stage, Entry())
-            for path, md5 in _md5s(entry.deps).items():
+            for path, md5 in _md5s(self.stages.get(stage, Entry()).deps).items():
                 if made.get(path, md5) != md5:
                     raise StageError(
                         f"at {commit[:12]} {stage} had not run on the {path} that was recorded; name a commit at which "
@@ -104,29 +97,25 @@ class Lock(_Part):
 
 
 def read_lock(text: str, name: str = LOCK) -> Lock:
-    """The text of a dvc.lock; `name` is what errors call it.
-
-    Raises:
-        LockError: it is not one.
-    """
+    """The text of a dvc.lock; `name` is what errors call it. Raises `LockError` where it is not one."""
     try:
         return Lock.model_validate(plain_yaml.parse_mapping(text, name))
     except ParamsError as error:
         raise LockError(str(error)) from None
     except ValidationError as error:
-        mistake = error.errors(include_url=False)[0]
-        raise LockError(f"{name}: {dotted(mistake['loc'])}: {mistake['msg']}") from None
+        raise LockError(f"{name}: {mistake_in(error)}") from None
+
+
+def mistake_in(error: ValidationError) -> str:
+    """Where a document is not what its schema says, and how."""
+    mistake = error.errors(include_url=False)[0]
+    return f"{dotted(mistake['loc'])}: {mistake['msg']}"
 
 
 def lock_of_model(clone: Path, commit: str) -> Lock:
-    """The dvc.lock of a commit.
-
-    Raises:
-        StageError: it has none, or one that knows no edited model.
-    """
+    """The dvc.lock of a commit. Raises `StageError` where it has none, or one that knows no edited model."""
     name = f"{LOCK} of {commit[:12]}"
-    text = file_of(clone, commit, LOCK)
-    if text is None:
+    if (text := file_of(clone, commit, LOCK)) is None:
         raise StageError(f"{commit[:12]} has no {LOCK}, so no model was recorded there; name a later commit")
     lock = read_lock(text, name)
     if lock.model is None:
@@ -135,48 +124,47 @@ def lock_of_model(clone: Path, commit: str) -> Lock:
 
 
 def lock_changes(before: str | None, after: str) -> LockChanges:
-    """The stages of which two texts of dvc.lock have another entry; without a first one, every stage is new.
-
-    Raises:
-        LockError: one of them is not a dvc.lock.
-    """
+    """The stages of which two texts of dvc.lock have another entry; without a first one, every stage is new. Raises
+    `LockError` where one of them is not a dvc.lock."""
     old, new = {} if before is None else read_lock(before).stages, read_lock(after).stages
-    changes = [_change(name, old.get(name), new.get(name)) for name in dict.fromkeys([*new, *old])]
-    found = [change for change in changes if change is not None]
-    return LockChanges(stages=found, same=len(changes) - len(found))
+    names, changes = dict.fromkeys([*new, *old]), []
+    for name in names:
+        was, now = old.get(name, Entry()), new.get(name, Entry())
+        change = StageChange(
+            stage=name,
+            kind="new" if name not in old else "gone" if name not in new else "changed",
+            command=was.cmd != now.cmd,
+            dependencies=_other(was.deps, now.deps),
+            outputs=_other(was.outs, now.outs),
+        )
+        if change.kind != "changed" or change.command or change.dependencies or change.outputs:
+            changes.append(change)
+    return LockChanges(stages=changes, same=len(names) - len(changes))
 
 
-def md5_of(file: BinaryIO, advance: Callable[[int], object] = lambda _: None) -> str:
-    """The MD5 by which DVC knows a file; `advance` receives the number of bytes read since."""
+def md5_of(data: bytes) -> str:
+    """The MD5 by which DVC knows a file of these bytes."""
+    return hashlib.md5(data, usedforsecurity=False).hexdigest()
+
+
+def md5_of_file(path: Path, advance: Callable[[int], object] = lambda _: None) -> str:
+    """The same of a file, read in pieces; `advance` receives the number of bytes read since."""
     md5 = hashlib.md5(usedforsecurity=False)
-    while chunk := file.read(_CHUNK):
-        md5.update(chunk)
-        advance(len(chunk))
+    with open(path, "rb") as file:
+        while chunk := file.read(_CHUNK):
+            md5.update(chunk)
+            advance(len(chunk))
     return md5.hexdigest()
 
 
 def md5_of_folder(files: Mapping[str, str]) -> str:
     """The MD5 by which DVC knows a folder, from those of its files by their paths in it: that of their list."""
     listed = [{"md5": md5, "relpath": path} for path, md5 in sorted(files.items())]
-    return md5_of(io.BytesIO(json.dumps(listed).encode())) + ".dir"
+    return md5_of(json.dumps(listed).encode()) + ".dir"
 
 
 def _md5s(files: Iterable[File]) -> dict[str, str]:
     return {file.path: file.md5 for file in files if file.md5 is not None}
-
-
-def _change(name: str, old: Entry | None, new: Entry | None) -> StageChange | None:
-    """None where a stage's entry is the same."""
-    before, after = old or Entry(), new or Entry()
-    change = StageChange(
-        stage=name,
-        kind="new" if old is None else "gone" if new is None else "changed",
-        command=before.cmd != after.cmd,
-        dependencies=_other(before.deps, after.deps),
-        outputs=_other(before.outs, after.outs),
-    )
-    same = change.kind == "changed" and not (change.command or change.dependencies or change.outputs)
-    return None if same else change
 
 
 def _other(before: list[File], after: list[File]) -> list[str]:

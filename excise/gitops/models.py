@@ -1,20 +1,19 @@
 """The edited model of any commit again: out of the cache, from the remote, or rebuilt; always checked."""
 
-import io
 import os
+import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from excise.checkpoint.weights import EDIT_DIGEST, EDIT_RECORD, regular_files
-from excise.gitops.lock import LOCK, MODEL, Lock, lock_of_model, md5_of, md5_of_folder, read_lock
+from excise.gitops.lock import LOCK, MODEL, Lock, lock_of_model, md5_of, md5_of_file, md5_of_folder, read_lock
 from excise.gitops.programs import environment, run, say
 from excise.gitops.storage import check_kept
-from excise.gitops.trees import REQUIREMENTS, Tree, commit_tree, compare_requirements, copy_folder, locked_environment
+from excise.gitops.trees import REQUIREMENTS, Tree, commit_tree, compare_requirements, copy_file, locked_environment
 from excise.plumbing.errors import StageError
 from excise.plumbing.files import MAPPING, Unreadable, digests, open_plain, read_document, sha256_line, whole_folder
 from excise.plumbing.process import UNPINNED
@@ -28,19 +27,18 @@ REPORT = "report/report.html"
 
 _LISTED = TypeAdapter(list[dict[str, Any]])
 """What DVC's cache holds of a folder."""
+_FILES = TypeAdapter(list[FileDigest])
+_REMEDY = "name the folder of an edited model, or fetch it again"
 
 
 def bring_back(clone: Path, commit: str, out: Path, locked: bool) -> Origin:
-    """Write the edited model that a commit recorded into a folder, every byte checked.
+    """Write the edited model that a commit recorded into a folder that is not there, or is empty, every byte checked.
+    Nothing of the clone is touched but DVC's cache, which keeps what was fetched or made. Raises `StageError` where
+    there is no such model, it cannot be had, or what can be had is not what was recorded.
 
     Args:
-        clone: the project; nothing of it is touched but DVC's cache, which keeps what was fetched or made.
         commit: its 40 digits.
-        out: is not there, or an empty folder.
         locked: whether to install the commit's own packages where the model must be rebuilt.
-
-    Raises:
-        StageError: there is no such model, it cannot be had, or what can be had is not what was recorded.
     """
     out = out.resolve()
     refuse_full(out)
@@ -50,7 +48,7 @@ def bring_back(clone: Path, commit: str, out: Path, locked: bool) -> Origin:
         tree.check_is_recorded(STAGE)
         origin = _obtain(clone, tree, recorded, locked)
         with whole_folder(out) as partial:
-            copy_folder(tree.folder / MODEL, partial)
+            shutil.copytree(tree.folder / MODEL, partial, copy_function=copy_file, dirs_exist_ok=True)
             check_recorded(partial, recorded, commit, lambda path: _remedy(tree, recorded, path))
             refuse_full(out)  # again: somebody may have put something there meanwhile
     return origin
@@ -58,10 +56,7 @@ def bring_back(clone: Path, commit: str, out: Path, locked: bool) -> Origin:
 
 def bring_report(clone: Path, commit: str, recorded: Lock) -> bytes | None:
     """The report that a commit recorded, as a page; None where there was none, or neither cache nor remote has it.
-
-    Raises:
-        StageError: what the commit holds of its evidence is not of its model.
-    """
+    Raises `StageError` where what the commit holds of its evidence is not of its model."""
     md5 = recorded.wrote("report").get(REPORT)
     if md5 is None:
         return None
@@ -73,7 +68,7 @@ def bring_report(clone: Path, commit: str, recorded: Lock) -> bytes | None:
             tree.check_out(REPORT)
         found = tree.folder / REPORT
         data = found.read_bytes() if found.is_file() else b""
-    return data if md5_of(io.BytesIO(data)) == md5 else None
+    return data if md5_of(data) == md5 else None
 
 
 def is_free(out: Path) -> bool:
@@ -88,13 +83,11 @@ def refuse_full(out: Path) -> None:
 
 
 def check_recorded(folder: Path, recorded: Lock, commit: str, remedy: Callable[[str], str] = lambda _: "") -> None:
-    """Whether a folder is the model that a commit recorded.
-
-    Raises:
-        StageError: it is not; with the first file that is wrong, and what `remedy` says of that.
-    """
+    """Raises `StageError` where a folder is not the model that a commit recorded, with the first file that is wrong
+    and what `remedy` says of that."""
     if wrong := wrong_file(folder, recorded_files(folder)):
-        raise StageError(f"{wrong.path} of this model {wrong.what}{remedy(wrong.path)}")
+        path, what = wrong
+        raise StageError(f"{path} of this model {what}{remedy(path)}")
     if folder_md5(folder) != recorded.model:
         raise StageError(
             f"this is not the model that {commit[:12]} recorded in {LOCK}, but another one, whole in itself"
@@ -106,19 +99,15 @@ def folder_md5(folder: Path) -> str:
     paths = regular_files(folder)
     total = sum((folder / path).stat().st_size for path in paths)
     with progress("Digests", total, "B") as advance, ThreadPoolExecutor(os.cpu_count()) as pool:
-
-        def digest(path: str) -> str:
-            with open(folder / path, "rb") as file:
-                return md5_of(file, advance)
-
-        return md5_of_folder(dict(zip(paths, pool.map(digest, paths), strict=True)))
+        md5s = pool.map(lambda path: md5_of_file(folder / path, advance), paths)
+        return md5_of_folder(dict(zip(paths, md5s, strict=True)))
 
 
 def _obtain(clone: Path, tree: Tree, recorded: Lock, locked: bool) -> Origin:
     """Put the model into the tree."""
     if tree.check_out(MODEL):
         return "cache"
-    why = None
+    pull: list[str] = []
     if tree.remote is None:
         say("The model is not in the cache, and there is no remote to ask: it is rebuilt")
     else:
@@ -127,24 +116,22 @@ def _obtain(clone: Path, tree: Tree, recorded: Lock, locked: bool) -> Origin:
             return "remote"
         unasked = f", which cannot be asked ({why})" if why else ""
         say(f"The model is neither in the cache nor in the remote{unasked}: it is rebuilt")
-    may_pull = tree.remote is not None and why is None
-    _rebuild(tree, recorded, may_pull, _environment(clone, tree, locked))
+        pull = [] if why else ["--pull"]
+    _rebuild(tree, recorded, pull, _environment(clone, tree, locked))
     return "rebuilt"
 
 
-def _rebuild(tree: Tree, recorded: Lock, may_pull: bool, variables: dict[str, str]) -> None:
+def _rebuild(tree: Tree, recorded: Lock, pull: list[str], variables: dict[str, str]) -> None:
     """Make the model with what cache and remote hold of what it is made from, and keep it in the cache once it proved
     to be the one that was recorded: nothing else gets there, nor into DVC's memory of earlier runs."""
     # Whatever is there already: without it DVC would train again what is in the cache, as it keeps no run of `prepare`.
     tree.dvc("checkout", "--with-deps", STAGE)
-    if may_pull:
+    if pull:
         tree.use_remote()
-    pull = ["--pull"] if may_pull else []
     done = run(["dvc", "repro", *pull, "--no-commit", STAGE], tree.folder, variables, shown=True)
     if done.code != 0:
         raise StageError(f"the model of {tree.commit[:12]} cannot be rebuilt: {done.error}")
-    made = read_lock((tree.folder / LOCK).read_text())
-    if differs := recorded.difference(made):
+    if differs := recorded.difference(read_lock((tree.folder / LOCK).read_text())):
         raise StageError(
             f"rebuilt, the model of {tree.commit[:12]} is not the one that was recorded; the first difference: "
             f"{differs}. `dvc push` where it was made, and run again"
@@ -161,15 +148,14 @@ def _environment(clone: Path, tree: Tree, locked: bool) -> dict[str, str]:
     found = compare_requirements(clone, tree.commit)
     if found == "same":
         return environment()
-    if found == "none" and locked:
-        raise StageError(f"there is no {then}, so nothing says what to install; run without --locked (ENV=locked)")
-    if found == "other" and locked:
-        return locked_environment(tree)
-    say(
-        f"There is no {then}: what is installed now is used"
-        if found == "none"
-        else f"{then} is not today's: what is installed now is used; ENV=locked (--locked) installs what was pinned"
-    )
+    if found == "other":
+        if locked:
+            return locked_environment(tree)
+        say(f"{then} is not today's: what is installed now is used; ENV=locked (--locked) installs what was pinned")
+    else:
+        if locked:
+            raise StageError(f"there is no {then}, so nothing says what to install; run without --locked (ENV=locked)")
+        say(f"There is no {then}: what is installed now is used")
     # Whatever differs: that the result is the recorded one is checked to the byte.
     return {**environment(), UNPINNED: "1"}
 
@@ -188,28 +174,12 @@ def _remedy(tree: Tree, recorded: Lock, path: str) -> str:
     return f"; in DVC's cache it was changed: delete {spoiled}, and run again" if spoiled and spoiled.is_file() else ""
 
 
-_FILES = TypeAdapter(list[FileDigest])
-_REMEDY = "name the folder of an edited model, or fetch it again"
-
-
-@dataclass(frozen=True)
-class WrongFile:
-    """A file of the folder, by its path in it, and what is wrong with it, as the rest of a sentence."""
-
-    path: str
-    what: str
-
-
 def recorded_files(folder: Path) -> list[FileDigest]:
     """Every file that edit.json records. Nothing else of it is read, so that models of other versions can be checked.
-
-    Raises:
-        StageError: there is no edit.json, or none that lists files.
-    """
+    Raises `StageError` where there is no edit.json, or none that lists files."""
     path = folder / EDIT_RECORD
-    record: dict[str, Any] = read_document(MAPPING, path, _REMEDY)
     try:
-        return _FILES.validate_python(record.get("files"))
+        return _FILES.validate_python(read_document(MAPPING, path, _REMEDY).get("files"))
     except ValidationError:
         raise StageError(f"{path} lists no files with their digests, as excise writes it; {_REMEDY}") from None
 
@@ -219,33 +189,31 @@ def has_digest(folder: Path) -> bool:
     return (folder / EDIT_DIGEST).exists()
 
 
-def wrong_file(folder: Path, files: list[FileDigest]) -> WrongFile | None:
-    """The first file that is not as recorded, every digest computed anew; None where all are. A file beyond those
-    recorded is as wrong as one that changed."""
+def wrong_file(folder: Path, files: list[FileDigest]) -> tuple[str, str] | None:
+    """The path of the first file that is not as recorded, every digest computed anew, and what is wrong with it, as the
+    rest of a sentence; None where all are. A file beyond those recorded is as wrong as one that changed."""
     recorded = {file.path: file for file in files}
     there = set(regular_files(folder)) - {EDIT_RECORD, EDIT_DIGEST}
     if has_digest(folder):
         with open_plain(folder / EDIT_DIGEST, _REMEDY) as file:
             line = sha256_line(folder / EDIT_RECORD).encode()
             if file.read(len(line) + 1) != line:
-                return WrongFile(EDIT_RECORD, f"is not what {EDIT_DIGEST} records: one of the two changed")
+                return EDIT_RECORD, f"is not what {EDIT_DIGEST} records: one of the two changed"
     if missing := sorted(recorded.keys() - there):
-        return WrongFile(missing[0], "is missing")
+        return missing[0], "is missing"
     if added := sorted(there - recorded.keys()):
-        return WrongFile(added[0], f"is not one of the files that {EDIT_RECORD} records")
+        return added[0], f"is not one of the files that {EDIT_RECORD} records"
     for found in digests(folder, there):
         if found != recorded[found.path]:
-            return WrongFile(found.path, f"is not what {EDIT_RECORD} records: its bytes changed")
+            return found.path, f"is not what {EDIT_RECORD} records: its bytes changed"
     return None
 
 
 def check_edited(folder: Path) -> list[FileDigest]:
-    """What edit.json records of a folder that is just that.
-
-    Raises:
-        StageError: it is not; with the first file that is wrong.
-    """
+    """What edit.json records of a folder that is just that. Raises `StageError`, with the first file that is wrong,
+    where it is not."""
     files = recorded_files(folder)
     if wrong := wrong_file(folder, files):
-        raise StageError(f"{folder / wrong.path} {wrong.what}; {_REMEDY}")
+        path, what = wrong
+        raise StageError(f"{folder / path} {what}; {_REMEDY}")
     return files

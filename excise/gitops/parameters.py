@@ -22,19 +22,16 @@ def recipes() -> dict[str, Path]:
 
 
 def use_recipe(name: str) -> str:
-    """Make params.yaml a recipe; what became of it, as a line.
-
-    Raises:
-        StageError: there is no such recipe; or params.yaml holds what neither git's latest commit nor a recipe does.
-    """
+    """Make params.yaml a recipe; what became of it, as a line. Raises `StageError` where there is no such recipe, or
+    params.yaml holds what neither git's latest commit nor a recipe does."""
     known = recipes()
     if name not in known:
         raise StageError(f"{show(name)} is not a recipe; there is {', '.join(known)}{suggest(name, known)}")
     source = load(known[name]).model.source
     if PARAMS.is_file():
-        there, committed = PARAMS.read_bytes(), file_of(Path(), "HEAD", str(PARAMS))
-        kept = [path.read_bytes() for path in known.values()]
-        if there not in kept and (committed is None or there != committed.encode()):
+        committed = file_of(Path(), "HEAD", str(PARAMS))
+        kept = [path.read_bytes() for path in known.values()] + ([] if committed is None else [committed.encode()])
+        if PARAMS.read_bytes() not in kept:
             raise StageError(
                 f"{PARAMS} holds changes that are not committed, and would be lost; commit or move them first"
             )
@@ -52,7 +49,13 @@ def pin_base(model: str | None) -> str:
     """
     from excise.gitops.hub import newest  # slow to import, and a recipe needs none of it
 
-    model = model or _chosen(_read())
+    if not model:
+        section = plain_yaml.parse_mapping(_read(), PARAMS.name).get("model")
+        model = section.get("source") if isinstance(section, dict) else None
+        if not isinstance(model, str) or not re.fullmatch(HUB_ID, model):
+            raise StageError(
+                f"{PARAMS}: model.source is not a model of the Hub; say which: `make pin MODEL=organisation/name`"
+            )
     revision = newest(model, "model")
     write_text(PARAMS.resolve(), pinned(_read(), model, revision))  # read again: somebody may have edited it meanwhile
     return f"{PARAMS}: model.source is {model}, model.revision {revision}"
@@ -60,14 +63,3 @@ def pin_base(model: str | None) -> str:
 
 def _read() -> str:
     return plain_yaml.read_text(PARAMS, PARAMS.name)
-
-
-def _chosen(text: str) -> str:
-    """The Hub model that the text of params.yaml names."""
-    section = plain_yaml.parse_mapping(text, PARAMS.name).get("model")
-    source = section.get("source") if isinstance(section, dict) else None
-    if not isinstance(source, str) or not re.fullmatch(HUB_ID, source):
-        raise StageError(
-            f"{PARAMS}: model.source is not a model of the Hub; say which: `make pin MODEL=organisation/name`"
-        )
-    return source

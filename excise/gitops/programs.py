@@ -31,9 +31,8 @@ class Done:
     @property
     def error(self) -> str:
         """Why it failed, on one line."""
-        return (
-            first_error(self.output) or (self.output.strip() or f"it exited with {self.code}").splitlines()[-1].strip()
-        )
+        last = (self.output.strip() or f"it exited with {self.code}").splitlines()[-1].strip()
+        return first_error(self.output) or last
 
 
 def environment() -> dict[str, str]:
@@ -47,15 +46,8 @@ def say(line: str) -> None:
 
 
 def run(command: Sequence[str], folder: Path, variables: Mapping[str, str] | None = None, shown: bool = False) -> Done:
-    """Run a program to its end, and keep what it writes.
-
-    Args:
-        variables: its environment; by default `environment()`.
-        shown: whether each line is printed as it comes.
-
-    Raises:
-        StageError: there is no such program.
-    """
+    """Run a program to its end, in the environment of these variables, by default of `environment()`, and keep what it
+    writes; if `shown`, each line is also printed as it comes. Raises `StageError` where there is no such program."""
     if shown:
         lines = []
         with _started(command, folder, variables, subprocess.PIPE) as process:
@@ -73,22 +65,14 @@ def run(command: Sequence[str], folder: Path, variables: Mapping[str, str] | Non
 
 
 def run_or_fail(*command: str) -> None:
-    """Run a program in the current folder that must succeed.
-
-    Raises:
-        StageError: it fails; with the first error that it prints.
-    """
+    """Run a program in the current folder. Raises `StageError`, with the first error that it prints, where it fails."""
     done = run(command, Path())
     if done.code != 0:
         raise StageError(f"`{' '.join(command[:_WORDS_NAMED])}` failed: {done.error}")
 
 
 def attend(command: Sequence[str], folder: Path) -> int:
-    """Run a program to its end, which writes where this one does; its exit code.
-
-    Raises:
-        StageError: there is no such program.
-    """
+    """Run a program to its end, which writes where this one does; its exit code. Raises as `run` does."""
     sys.stdout.flush()
     with _started(command, folder, None, None) as process:
         pass
@@ -106,10 +90,9 @@ def _started(
     command: Sequence[str], folder: Path, variables: Mapping[str, str] | None, output: IO[str] | int | None
 ) -> Iterator["subprocess.Popen[str]"]:
     """A program, waited for at the end of the block; it reads and writes where this one does unless `output` takes what
-    it writes. When this process is interrupted meanwhile, it and everything that
-    it started end before the interruption goes on, so that nothing writes into a folder that is about to be removed;
-    when this process is killed, the kernel kills it.
-    """
+    it writes. When this process is interrupted meanwhile, it and everything that it started end before the interruption
+    goes on, so that nothing writes into a folder that is about to be removed; when this process is killed, the kernel
+    kills it."""
     parent = os.getpid()
     try:
         process = subprocess.Popen(

@@ -9,11 +9,11 @@ from typing import TypeVar
 from pydantic import BaseModel
 
 from excise.checkpoint.weights import EDIT_DIGEST, EDIT_RECORD
+from excise.gitops.comment import TEMPLATES
+from excise.gitops.difference import versions
 from excise.gitops.git import commit_of, file_of
 from excise.gitops.lock import lock_of_model
 from excise.gitops.models import bring_back, bring_report, check_recorded, has_digest, is_free, refuse_full
-from excise.gitops.provenance import versions
-from excise.gitops.rendering import TEMPLATES
 from excise.gitops.trees import compare_requirements
 from excise.plumbing.files import digests, parse_document, read_document, whole_folder, write_bytes, write_text
 from excise.report.words import VERDICTS, headline, measured
@@ -30,24 +30,19 @@ Read = TypeVar("Read", bound=BaseModel)
 
 
 def write_release(clone: Path, tag: str, out: Path, model: Path, locked: bool) -> bool:
-    """Write edit.json with its digest, the card, and the report where it can be had; whether it can.
+    """Write edit.json with its digest, the card, and the report where it can be had; whether it can. Raises
+    `StageError` where the model cannot be had, or what is there is not what the commit recorded.
 
     Args:
         tag: or another name of the commit.
         out: is not there, or an empty folder.
-        model: the folder of the commit's model; where there is nothing yet, the model is brought back.
-        locked: whether to install the commit's own packages where the model must be rebuilt.
-
-    Raises:
-        StageError: the model cannot be had, or what is there is not what the commit recorded.
+        model: the folder of the commit's model; where there is nothing yet, `bring_back` puts it there.
     """
     commit = commit_of(clone, tag)
     recorded = lock_of_model(clone, commit)
     refuse_full(out)
-    origin: Origin | None = None
-    if is_free(model):
-        origin = bring_back(clone, commit, model, locked)
-    else:
+    origin = bring_back(clone, commit, model, locked) if is_free(model) else None
+    if origin is None:
         check_recorded(model, recorded, commit)
     report = bring_report(clone, commit, recorded)
     with whole_folder(out.resolve()) as partial:
@@ -64,16 +59,12 @@ def write_release(clone: Path, tag: str, out: Path, model: Path, locked: bool) -
 def gather(
     clone: Path, commit: str, tag: str, folder: Path, md5: str, origin: Origin | None, locked: bool, report: bool
 ) -> Release:
-    """All that the card tells.
+    """All that the card tells. Raises `StageError` where the commit's files are of another version of excise.
 
     Args:
         folder: of the model, checked already; `md5` is what dvc.lock records of it.
         origin: how it came back; None where it was there.
-        locked: whether the commit's own packages were asked for.
         report: whether there is one to go with it.
-
-    Raises:
-        StageError: the commit's files are of another version of excise.
     """
     record = read_document(EditRecord, folder / EDIT_RECORD, _REMEDY)
     comparisons = _at(Comparisons, clone, commit, "report/comparison.json")
@@ -86,10 +77,11 @@ def gather(
         lock=lock,
         locked=locked and origin == "rebuilt" and lock == "other",
         base=record.base,
-        base_sha256=_sha256_as_written(record.base),
+        # Of the file that `write_json` makes of it.
+        base_sha256=hashlib.sha256((record.base.model_dump_json(indent=2) + "\n").encode()).hexdigest(),
         folder_md5=md5,
         files=[*digests(folder, own_files(folder)), *record.files],
-        rows=comparisons.rows if comparisons is not None else [],
+        rows=comparisons.rows if comparisons else [],
         gates=_at(GateVerdicts, clone, commit, "gates.json"),
         report=report,
     )
@@ -104,11 +96,6 @@ def _at(schema: type[Read], clone: Path, commit: str, path: str) -> Read | None:
     """A document as it was at a commit; None where there was none."""
     text = file_of(clone, commit, path)
     return None if text is None else parse_document(schema, text, f"{path} of {commit[:12]}", _REMEDY)
-
-
-def _sha256_as_written(document: BaseModel) -> str:
-    """Of the file that `write_json` makes of it."""
-    return hashlib.sha256((document.model_dump_json(indent=2) + "\n").encode()).hexdigest()
 
 
 CAME: dict[Origin, str] = {
@@ -126,13 +113,7 @@ LOCKS = {
 def render_release(release: Release) -> str:
     """The whole card, in Markdown with no HTML in it."""
     return TEMPLATES.get_template("release.md.j2").render(
-        release=release,
-        came=CAME,
-        locks=LOCKS,
-        cell=cell,
-        headline=headline,
-        measured=measured,
-        verdicts=VERDICTS,
+        release=release, came=CAME, locks=LOCKS, cell=cell, headline=headline, measured=measured, verdicts=VERDICTS
     )
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from dvc.exceptions import DvcException
 from dvc.repo import Repo
 
-from excise.gitops.lock import md5_of
-from excise.gitops.programs import attend, run
+from excise.gitops.lock import md5_of_file
+from excise.gitops.programs import attend, run, say
 from excise.plumbing.errors import StageError
 from schemas.basis.text import shorten
 
@@ -33,10 +33,10 @@ class Output:
     stage: str
     """As DVC's commands take it."""
     pushed: bool
-    """Whether it goes to the remote at all."""
-    lacking: tuple[Path, ...]
+    """Whether it goes to the remote."""
+    lacking: list[Path]
     """Of the cache's objects those that are not there, or not whole; of a folder whose list is missing, only that."""
-    listed: tuple[str, ...] | None
+    listed: list[str] | None
     """The files of a folder; None for a file, or where the list is missing."""
     size: int | None
 
@@ -67,16 +67,12 @@ def outputs(repo: Repo) -> Iterator[Output]:
             lacking, listed = _lacking(entry, Path(out.cache.path), out.meta.size)
             file, stage = out.stage.path_in_repo, out.stage.name
             stage = stage if file == "dvc.yaml" else f"{file}:{stage}"
-            path = Path(out.fs_path)
-            yield Output(path, out.def_path, stage, out.can_push, tuple(lacking), listed, out.meta.size)
+            yield Output(Path(out.fs_path), out.def_path, stage, out.can_push, lacking, listed, out.meta.size)
 
 
 def check_kept(folder: Path) -> None:
-    """Whether the cache holds all outputs that lie in a project's folder.
-
-    Raises:
-        StageError: it lacks one, so that another commit's results would take the only copy's place.
-    """
+    """Raises `StageError` where the cache lacks an output that lies in a project's folder, so that another commit's
+    results would take the only copy's place."""
     with opened(folder) as repo:
         for output in outputs(repo):
             if output.lacking and output.path.exists():
@@ -88,24 +84,23 @@ def check_kept(folder: Path) -> None:
 
 def restore(folder: Path, cache: Path | None = None) -> None:
     """Put this commit's outputs where they belong, as far as the cache or the remote has them; name those that neither
-    has, such as edited models, which are not pushed.
-
-    Args:
-        cache: one that several clones share, which this clone uses from now on; made where it is not there yet.
-
-    Raises:
-        StageError: the cache's path is not absolute, so that it would be another one in each clone; or something that
-            there is did not come. Whatever an earlier, killed run left is no reason.
-    """
+    has, such as edited models, which are not pushed. Raises `StageError` where something that there is did not come;
+    whatever an earlier, killed run left is no reason. A `cache` is one that several clones share: this clone uses it
+    from now on, and it is made where it is not there yet."""
     if cache is not None:
-        _use_cache(folder, cache)
+        if not cache.is_absolute():  # it would be another one in each clone
+            raise StageError(f"the shared cache {cache} must be an absolute path")
+        cache.mkdir(parents=True, exist_ok=True)
+        _dvc(folder, "config", "--local", "cache.dir", str(cache))
+        # Each file is writable by its group, for clones of several users.
+        _dvc(folder, "config", "--local", "cache.shared", "group")
     with opened(folder) as repo:
         has_remote = _has_remote(repo)
         # What DVC remembers of the remote, which after a run that was killed is not all of it.
         repo.drop_data_index()
         only_here = {output.stage for output in outputs(repo) if output.lacking and output.path.exists()}
     if not has_remote:
-        print(_NO_REMOTE, flush=True)
+        say(_NO_REMOTE)
     for stage in only_here:
         # As where the disk was full. DVC refuses what is not as recorded, such as what a killed run left.
         run(["dvc", "commit", stage], folder)
@@ -114,22 +109,17 @@ def restore(folder: Path, cache: Path | None = None) -> None:
     with opened(folder) as repo:
         nowhere = []
         for output in outputs(repo):
-            if not output.lacking and output.is_here():
-                continue
-            if not output.lacking or _in_remote(repo, output):
+            if output.lacking and not _in_remote(repo, output):
+                nowhere.append(output.name)
+            elif output.lacking or not output.is_here():
                 raise StageError(f"{output.name} was not restored, though it can be had; run `make restore` again")
-            nowhere.append(output.name)
     if nowhere:
         print(f"Neither in the cache nor in the remote, and made again where it is needed: {', '.join(nowhere)}")
 
 
 def repro(folder: Path, arguments: Sequence[str] = (), may_pull: bool = False) -> None:
-    """Run what is out of date.
-
-    Args:
-        arguments: of `dvc repro`.
-        may_pull: whether what is not out of date, and is not here, is taken from the remote where there is one.
-    """
+    """Run what is out of date, by `dvc repro` with these arguments; if `may_pull`, what is not out of date, and is not
+    here, is taken from the remote where there is one."""
     _drop_broken_lock(folder)
     if may_pull:
         with opened(folder) as repo:
@@ -139,14 +129,10 @@ def repro(folder: Path, arguments: Sequence[str] = (), may_pull: bool = False) -
 
 
 def push(folder: Path) -> None:
-    """Give the remote, if there is one, what it lacks.
-
-    Raises:
-        StageError: neither the cache nor the remote has it.
-    """
+    """Give the remote, if there is one, what it lacks. Raises `StageError` where the cache lacks it as well."""
     with opened(folder) as repo:
         if not _has_remote(repo):
-            print(_NO_REMOTE, flush=True)
+            say(_NO_REMOTE)
             return
         for output in outputs(repo):
             if output.pushed and output.lacking and not _in_remote(repo, output):
@@ -155,15 +141,6 @@ def push(folder: Path) -> None:
                     f"is still here, `dvc commit {output.stage}` keeps it; else `make rerun` makes it again"
                 )
     _dvc(folder, "push")
-
-
-def _use_cache(folder: Path, cache: Path) -> None:
-    if not cache.is_absolute():
-        raise StageError(f"the shared cache {cache} must be an absolute path")
-    cache.mkdir(parents=True, exist_ok=True)
-    _dvc(folder, "config", "--local", "cache.dir", str(cache))
-    # Each file is writable by its group, for clones of several users.
-    _dvc(folder, "config", "--local", "cache.shared", "group")
 
 
 def _has_remote(repo: Repo) -> bool:
@@ -182,17 +159,15 @@ def _drop_broken_lock(folder: Path) -> None:
     """Remove DVC's list of what running stages read and write where it is cut: DVC was killed while it wrote the list,
     and would refuse to run until somebody deleted it. Whoever still writes it gets a moment to."""
     path = folder / ".dvc/tmp/rwlock"
-    for last in (False, True):
+    for seconds in (_SECONDS_TO_WRITE, 0):
         try:
             json.loads(path.read_bytes())
             return
         except FileNotFoundError:
             return
         except ValueError:
-            if last:
-                path.unlink(missing_ok=True)
-            else:
-                time.sleep(_SECONDS_TO_WRITE)
+            time.sleep(seconds)
+    path.unlink(missing_ok=True)
 
 
 def _dvc(folder: Path, *arguments: str) -> None:
@@ -201,25 +176,20 @@ def _dvc(folder: Path, *arguments: str) -> None:
         raise StageError(f"`dvc {' '.join(arguments[:2])}` failed, as DVC says above")
 
 
-def _lacking(entry: Path, cache: Path, size: int | None) -> tuple[list[Path], tuple[str, ...] | None]:
+def _lacking(entry: Path, cache: Path, size: int | None) -> tuple[list[Path], list[str] | None]:
     """The objects that a file's or folder's object in the cache lacks, itself perhaps, and the names of its files."""
     if not entry.name.endswith(".dir"):
         return ([] if entry.is_file() and size in (None, entry.stat().st_size) else [entry]), None
-    if not entry.is_file() or _digits(entry) != f"{_md5(entry)}.dir":
+    if not entry.is_file() or _digits(entry) != f"{md5_of_file(entry)}.dir":
         return [entry], None
     files = json.loads(entry.read_bytes())
     objects = [cache / file["md5"][:2] / file["md5"][2:] for file in files]
     lacking = [path for path in objects if not path.is_file()]
     if not lacking and size not in (None, sum(path.stat().st_size for path in objects)):
-        lacking = [path for path in objects if _digits(path) != _md5(path)]
-    return lacking, tuple(file["relpath"] for file in files)
+        lacking = [path for path in objects if _digits(path) != md5_of_file(path)]
+    return lacking, [file["relpath"] for file in files]
 
 
 def _digits(entry: Path) -> str:
     """Under which digits an object lies in the cache."""
     return f"{entry.parent.name}{entry.name}"
-
-
-def _md5(path: Path) -> str:
-    with open(path, "rb") as file:
-        return md5_of(file)

@@ -18,15 +18,8 @@ def print_gates(verdicts: GateVerdicts) -> None:
     """Print one line a gate, and the verdict on all."""
     table = Table("gate", "limit", "value and interval", "verdict", "why", title="Gates", title_justify="left")
     for gate in verdicts.gates:
-        colour = COLOURS[gate.verdict]
-        row = (
-            escape(gate.metric),
-            gate.words,
-            measured(gate),
-            f"[{colour}]{VERDICTS[gate.verdict]}[/]",
-            escape(gate.reason),
-        )
-        table.add_row(*row)
+        verdict = f"[{COLOURS[gate.verdict]}]{VERDICTS[gate.verdict]}[/]"
+        table.add_row(escape(gate.metric), gate.words, measured(gate), verdict, escape(gate.reason))
     _console().print(table if verdicts.gates else "params.yaml sets no gates")
 
 

@@ -26,8 +26,7 @@ folders are the user's alone: they hold DVC's settings, which may be secret."""
 REQUIREMENTS = "requirements.lock"
 
 _DVC = Path(".dvc")
-_LOCK = "lock"
-_TREE = "tree"
+_LOCK, _TREE = "lock", "tree"
 _NO_HOOKS = {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "core.hooksPath", "GIT_CONFIG_VALUE_0": "/dev/null"}
 
 
@@ -57,7 +56,6 @@ class Tree:
 
     def use_remote(self) -> None:
         """Let DVC pull from the remote by itself."""
-        assert self.remote is not None
         with Config(str(self.folder / _DVC), validate=False).edit("local", validate=False) as local:
             local["core"]["remote"] = self.remote
 
@@ -66,11 +64,8 @@ class Tree:
         return run(["dvc", *arguments], self.folder)
 
     def check_is_recorded(self, target: str) -> None:
-        """Whether its dvc.lock is of its own code and parameters, as far as a stage and those before it go.
-
-        Raises:
-            StageError: something is otherwise than when the stages ran.
-        """
+        """Raises `StageError` where its dvc.lock is not of its own code and parameters, as far as a stage and those
+        before it go."""
         done = self.dvc("status", "--json", "--with-deps", target)
         if done.code != 0:
             raise StageError(f"DVC cannot read the stages of {self.commit[:12]}: {done.error}")
@@ -109,22 +104,15 @@ def changed_since(status: str) -> str | None:
 
 def compare_requirements(clone: Path, commit: str) -> Literal["same", "other", "none"]:
     """Whether a commit's requirements.lock is the one that lies here; `none` where it has none."""
-    there = file_of(clone, commit, REQUIREMENTS)
-    if there is None:
+    if (there := file_of(clone, commit, REQUIREMENTS)) is None:
         return "none"
     path = clone / REQUIREMENTS
     return "same" if path.is_file() and path.read_bytes().decode(errors="replace") == there else "other"
 
 
 def locked_environment(tree: Tree) -> dict[str, str]:
-    """Install what a commit's requirements.lock pins, in the tree's temporary place.
-
-    Returns:
-        This process's environment variables, with that environment's Python first.
-
-    Raises:
-        StageError: it cannot be installed.
-    """
+    """Install what a commit's requirements.lock pins, in the tree's temporary place: this process's environment
+    variables, with that environment's Python first. Raises `StageError` where it cannot be installed."""
     locked = f"{REQUIREMENTS} of {tree.commit[:12]}"
     say(f"Installing {locked}, only for this run (the whole of it takes minutes, and 2 GB)")
     began, prefix = time.monotonic(), tree.place / "environment"
@@ -141,10 +129,21 @@ def locked_environment(tree: Tree) -> dict[str, str]:
     return {**variables, "PATH": path, "VIRTUAL_ENV": str(prefix)}
 
 
-def copy_folder(source: Path, target: Path) -> None:
-    """Copy all of a folder into another one, as files of their own that may be changed; their blocks are shared where
-    the file system can do that, and no link leads back."""
-    shutil.copytree(source, target, copy_function=_copy_file, dirs_exist_ok=True)
+def copy_file(source: str, target: str) -> None:
+    """Copy a file to one of its own, which may be changed; their blocks are shared where the file system can do that,
+    and no link leads back."""
+    try:
+        if sys.platform != "linux":
+            raise OSError
+        with open(source, "rb") as old, open(target, "wb") as new:
+            left = os.fstat(old.fileno()).st_size
+            while left:
+                copied = os.copy_file_range(old.fileno(), new.fileno(), left)
+                if not copied:  # some file systems answer 0 where they mean that they cannot
+                    raise OSError
+                left -= copied
+    except OSError:  # not on this file system, or not between these two
+        shutil.copyfile(source, target)
 
 
 @contextlib.contextmanager
@@ -182,12 +181,9 @@ def _remove(clone: Path, place: Path) -> None:
 
 
 def _share(clone: Path, folder: Path, place: Path) -> tuple[Path, str | None]:
-    """Lay DVC's settings of the clone, with absolute paths, over those of the commit, whose remotes may be gone. They
-    may hold a secret: the place is the user's alone, and removed.
-
-    Returns:
-        The folder of the cache, and the name of the remote to ask.
-    """
+    """Lay DVC's settings of the clone, with absolute paths, over those of the commit, whose remotes may be gone; the
+    folder of the cache, and the name of the remote to ask. The settings may hold a secret: the place is the user's
+    alone, and removed."""
     of_clone = Config(str((clone / _DVC).resolve()), validate=False)
     cache = Path(of_clone.get("cache", {}).get("dir") or (clone / _DVC / "cache").resolve())
     of_tree = Config(str(folder / _DVC), validate=False)
@@ -202,22 +198,3 @@ def _share(clone: Path, folder: Path, place: Path) -> tuple[Path, str | None]:
         with of_tree.edit(level, validate=False) as settings:
             settings["core"].pop("remote", None)
     return cache, remote
-
-
-def _copy_file(source: str, target: str) -> None:
-    try:
-        _share_blocks(source, target)
-    except OSError:  # not on this file system, or not between these two
-        shutil.copyfile(source, target)
-
-
-def _share_blocks(source: str, target: str) -> None:
-    if sys.platform != "linux":
-        raise OSError
-    with open(source, "rb") as old, open(target, "wb") as new:
-        left = os.fstat(old.fileno()).st_size
-        while left:
-            copied = os.copy_file_range(old.fileno(), new.fileno(), left)
-            if not copied:  # some file systems answer 0 where they mean that they cannot
-                raise OSError
-            left -= copied

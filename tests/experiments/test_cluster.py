@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from excise.gitops.experiments.cluster import in_order
+from excise.gitops.experiments.runs import in_order
 from schemas.experiments import load
 from tests.experiments.clusters import FILE, clone, engines, pushed, results_of, with_origin
 from tests.projects import ROOT, Project, environment, one_line, stages_run

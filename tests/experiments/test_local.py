@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from excise.gitops.experiments import local
+from excise.gitops.experiments import runs
 from excise.gitops.git import file_of
 from schemas.experiments import Planned
 from schemas.params.document import Params
@@ -161,16 +161,16 @@ def test_an_experiment_is_told_of_when_it_is_done_and_not_when_all_are(
     monkeypatch.chdir(project.folder)
     for name, value in environment().items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(local, "TARGET", "wait")
-    local.queue(planned("quick", "quick=true"))
-    local.queue(planned("slow", "quick=false"))
+    monkeypatch.setattr(runs, "TARGET", "wait")
+    runs.queue(planned("quick", "quick=true"))
+    runs.queue(planned("slow", "quick=false"))
     finished: list[str] = []
 
     def tell(name: str) -> None:
         finished.append(name)
         told.touch()
 
-    local.wait(["quick", "slow"], 1, tell)
+    runs.wait(["quick", "slow"], 1, tell)
     assert finished == ["quick", "slow"]
     for name in finished:
-        assert file_of(Path(), local.reference(local.head(), name), "dvc.lock") is not None, local.failure(name)
+        assert file_of(Path(), runs.reference(runs.head(), name), "dvc.lock") is not None, runs.failure(name)

@@ -12,7 +12,7 @@ from excise.cli import COMMANDS, parser
 from tests.projects import ROOT, environment
 
 TORCHLESS = {
-    "gate": "excise.gitops.ran, excise.gitops.terminal",
+    "gate": "excise.gitops.sides, excise.gitops.terminal",
     "verify": "excise.gitops.models",
     "use": "excise.gitops.parameters",
     "pin": "excise.gitops.hub",
@@ -20,12 +20,12 @@ TORCHLESS = {
     "comment": "excise.gitops.comment",
     "publish": "excise.gitops.handover",
     "hand-over": "excise.gitops.handover",
-    "report": "excise.gitops.provenance, excise.report.reading",
+    "report": "excise.gitops.difference, excise.report.reading",
     "model": "excise.gitops.models",
     "release": "excise.gitops.releases",
     "restore": "excise.gitops.storage",
-    "experiments": "excise.gitops.experiments.local",
-    "experiment": "excise.gitops.experiments.cluster",
+    "experiments": "excise.gitops.experiments.runs",
+    "experiment": "excise.gitops.experiments.runs",
 }
 """By command, what it imports of ours."""
 

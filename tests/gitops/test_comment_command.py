@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from excise.gitops.rendering import MARKER
+from excise.gitops.comment import MARKER
 from schemas.gitops import SampleFile
 from tests.projects import ROOT, Project, one_line
 

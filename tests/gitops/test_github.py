@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from excise.gitops.github import CONTEXT, GitHub
+from excise.gitops.publish import CONTEXT, GitHub
 from excise.plumbing.errors import StageError
 from tests.gitops.fake_github import OWN, FakeGitHub, fake_github
 

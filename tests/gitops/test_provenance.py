@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from excise.gitops.provenance import provenance
+from excise.gitops.difference import provenance
 from tests.projects import environment
 
 PARAMS = """

@@ -18,7 +18,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from excise.gitops.rendering import MARKER
+from excise.gitops.comment import MARKER
 from tests.gitops.fake_github import OWN, FakeGitHub, fake_github
 from tests.pipeline.test_reproduction import model_bytes
 from tests.pipeline.test_reruns import ABLATE, MEASURE, REPORT

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from excise.gitops.git import commit_of
-from excise.gitops.ran import check_ran
-from excise.gitops.sides import Commit, WorkingTree
+from excise.gitops.sides import Commit, WorkingTree, check_ran
 from excise.plumbing.errors import StageError
 from schemas.wording import ParamsError
 from tests.projects import Project, one_line

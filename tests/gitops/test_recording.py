@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from excise.gitops.git import git
-from excise.gitops.recording import fetch, header, push, record
+from excise.gitops.git import fetch, git, header, push, record
 from excise.plumbing.errors import StageError
 from tests.projects import Project
 

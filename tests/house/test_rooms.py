@@ -104,8 +104,7 @@ def test_modules_import_in_no_circle(path: Path) -> None:
         "excise.gitops.parameters",
         "excise.gitops.hub",
         "excise.gitops.storage",
-        "excise.gitops.experiments.local",
-        "excise.gitops.experiments.cluster",
+        "excise.gitops.experiments.runs",
         "excise.gitops.experiments.tables",
     ],
 )

@@ -105,7 +105,7 @@ CHANGES: dict[str, tuple[Callable[[Project], None], set[str]]] = {
     "an interval": (comment("excise/comparison/intervals.py"), {"report"}),
     "the card's template": (comment("excise/edit/templates/card.md.j2"), {"ablate"}),
     "the edit's arithmetic": (comment("excise/edit/checkpoint.py"), {"ablate"}),
-    "the comment's renderer": (comment("excise/gitops/rendering.py"), set()),
+    "the comment's renderer": (comment("excise/gitops/comment.py"), set()),
     "the comment's template": (comment("excise/gitops/templates/comment.md.j2"), set()),
     "a release's text": (comment("excise/gitops/releases.py"), set()),
     "the command line": (comment("excise/cli.py"), set()),

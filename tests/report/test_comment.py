@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from excise.gitops.rendering import MARKER, MOST_BYTES, MOST_IN_BLOCK, block, metric, prose, render_comment, span
+from excise.gitops.comment import MARKER, MOST_BYTES, MOST_IN_BLOCK, block, metric, prose, render_comment, span
 from schemas.evidence import Comparison, GateVerdicts, Interval, ParameterChange, TaskChanges
 from schemas.gitops import Difference, Evidence, LockChanges, StageChange
 from tests.evidence_documents import (

@@ -30,9 +30,9 @@ def there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         pictures={},
     )
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("excise.gitops.ran.check_ran", lambda side: None)
+    monkeypatch.setattr("excise.gitops.sides.check_ran", lambda side: None)
     monkeypatch.setattr("excise.report.reading.read_report", lambda: report)
-    monkeypatch.setattr("excise.gitops.provenance.provenance", lambda folder: ORIGIN)
+    monkeypatch.setattr("excise.gitops.difference.provenance", lambda folder: ORIGIN)
     return tmp_path
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import beta, binom
 
-from excise.gitops.rendering import Since, mover, since
+from excise.gitops.comment import Since, mover, since
 from schemas.evidence import Comparison, Interval
 from tests.evidence_documents import drift_row, row, silent_row
 

@@ -28,7 +28,7 @@ class Row:
 
     title: str
     arguments: tuple[str, ...]
-    values: tuple[float | None, ...] | None
+    values: Sequence[float | None] | None
     """One a column, None where it was not measured; None for all where the experiment failed."""
 
 
@@ -51,11 +51,17 @@ def tabulate(
         revisions: an experiment's name and the commit that it made.
         reason: why one has made none.
     """
-    failures: list[str] = []
-    rows = [
-        [_row(each, file.columns, revisions.get(each.name), reason, failures) for each in group] for group in groups
-    ]
-    failures += _blank(file.columns, [row for group in rows for row in group])
+    found = {each.name: _results(each, revisions.get(each.name), reason) for group in groups for each in group}
+    failures = [f"{name}: {why}" for name, why in found.items() if isinstance(why, str)]
+    values = {
+        name: [value_of(results, column.metric) for column in file.columns]
+        for name, results in found.items()
+        if isinstance(results, Results)
+    }
+    for place, column in enumerate(file.columns):
+        if values and all(row[place] is None for row in values.values()):
+            failures.append(f"no experiment has the metric {column.metric}; {RESULTS} holds those that there are")
+    rows = [[Row(each.title, each.arguments, values.get(each.name)) for each in group] for group in groups]
     write_text(Path(file.output), _document(file, path, [render(file.columns, group) for group in rows]))
     print(f"{file.output}: {sum(map(len, groups))} experiments")
     for failure in failures:
@@ -70,22 +76,14 @@ def is_of(revision: str, planned: Planned) -> bool:
     return params is not None and parse(params) == planned.params
 
 
-def _blank(columns: Sequence[Column], rows: Sequence[Row]) -> list[str]:
-    """What is wrong with columns that no experiment fills, although some succeeded."""
-    ran = [row.values for row in rows if row.values is not None]
-    return [
-        f"no experiment has the metric {column.metric}; {RESULTS} holds those that there are"
-        for place, column in enumerate(columns)
-        if ran and all(values[place] is None for values in ran)
-    ]
-
-
 def render(columns: Sequence[Column], rows: Sequence[Row]) -> str:
     """The table in Markdown, with the command that makes each row."""
     heads = ["experiment", *(column.title for column in columns), "command"]
     lines = [_line(heads), _line(["---", *("---:" for _ in columns), "---"])]
     for row in rows:
-        values = ["failed", *[""] * (len(columns) - 1)] if row.values is None else map(_number, row.values)
+        values = ["failed", *[""] * (len(columns) - 1)]
+        if row.values is not None:
+            values = ["" if value is None else f"{value:.4f}" for value in row.values]
         lines.append(_line([row.title, *values, _code(command(row.arguments))]))
     return "\n".join(lines)
 
@@ -96,11 +94,8 @@ def command(arguments: Sequence[str]) -> str:
 
 
 def written_into(document: str, tables: Mapping[str, str], headings: Mapping[str, str], name: str) -> str:
-    """The document with each table between its marks, which are added at its end where it has none.
-
-    Raises:
-        ParamsError: its marks of one table are not one begin and one end behind it.
-    """
+    """The document with each table between its marks, which are added at its end where it has none. Raises
+    `ParamsError` where its marks of one table are not one begin and one end behind it."""
     for table, text in tables.items():
         begin, end = f"<!-- table:begin {table} -->", f"<!-- table:end {table} -->"
         counts = document.count(begin), document.count(end)
@@ -125,39 +120,22 @@ def value_of(results: Results, metric: str) -> float | None:
     return results.drift.get(rest) if group == "drift" else results.metrics.get(group, {}).get(task, {}).get(name)
 
 
-def _row(
-    planned: Planned,
-    columns: Sequence[Column],
-    revision: str | None,
-    reason: Callable[[str], str],
-    failures: list[str],
-) -> Row:
-    def failed(why: str) -> Row:
-        failures.append(f"{planned.name}: {why}")
-        return Row(planned.title, planned.arguments, None)
-
-    if revision is None or file_of(Path(), revision, str(PARAMS)) is None:
-        return failed(reason(planned.name))
-    if not is_of(revision, planned):
-        return failed(f"ran with other parameters; was {PARAMS} changed meanwhile?")
-    text = _results_at(revision)
-    if text is None:
-        return failed(f"its {RESULTS} is neither in DVC's cache nor in its remote")
-    results = parse_document(Results, text, f"{RESULTS} of {planned.name}", "run the experiment again")
-    return Row(planned.title, planned.arguments, tuple(value_of(results, column.metric) for column in columns))
-
-
-def _results_at(revision: str) -> str | None:
-    """The results of an experiment, out of DVC's cache or its remote; None where neither has them."""
+def _results(planned: Planned, revision: str | None, reason: Callable[[str], str]) -> Results | str:
+    """What an experiment found, out of DVC's cache or its remote; or why that is not there."""
     # Slow to import, and needed only here.
     from dvc.api import DVCFileSystem
     from dvc.exceptions import DvcException
     from dvc_data.index import DataIndexError
 
+    if revision is None or file_of(Path(), revision, str(PARAMS)) is None:
+        return reason(planned.name)
+    if not is_of(revision, planned):
+        return f"ran with other parameters; was {PARAMS} changed meanwhile?"
     try:
-        return str(DVCFileSystem(rev=revision).read_text(RESULTS))
+        text = str(DVCFileSystem(rev=revision).read_text(RESULTS))
     except (DvcException, DataIndexError, OSError):
-        return None
+        return f"its {RESULTS} is neither in DVC's cache nor in its remote"
+    return parse_document(Results, text, f"{RESULTS} of {planned.name}", "run the experiment again")
 
 
 def _document(file: Experiments, path: Path, tables: Sequence[str]) -> str:
@@ -171,12 +149,8 @@ def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
 
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.4f}"
-
-
 def _code(text: str) -> str:
     """A code span, fenced by more backticks than the text has in a row."""
-    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
+    longest = max(map(len, re.findall(r"`+", text)), default=0)
     fence, pad = "`" * (longest + 1), " " if longest else ""
     return f"{fence}{pad}{text}{pad}{fence}"

@@ -1,0 +1,313 @@
+"""A file of experiments: all of it on this machine, through DVC's queue, in which what others queued stays as it is; or
+each on one of many machines, which pushes it to the git origin and its data to the DVC remote.
+
+Actions go through DVC's command line. The state of the queue is read through its Python interface, whose words
+`dvc queue status` prints: a process for every look would take a tenth of a core.
+"""
+
+import contextlib
+import itertools
+import math
+import tempfile
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from pathlib import Path
+
+from dvc.exceptions import DvcException
+from dvc.repo import Repo
+
+from excise.gitops.experiments.tables import PARAMS, check_document, is_of, tabulate
+from excise.gitops.git import answer, file_of, git
+from excise.gitops.lock import LOCK
+from excise.gitops.programs import environment, first_error, run, run_or_fail, say
+from excise.gitops.storage import opened, outputs
+from excise.plumbing.errors import StageError
+from excise.plumbing.files import write_bytes
+from schemas.experiments import Planned, load
+
+ORIGIN = "origin"
+TARGET = "evaluate@ablated"
+"""The stage whose results the tables show. What it does not need is not run: neither diagnosis nor report."""
+
+_HERE = Path()
+_ASIDE = Path(".dvc/tmp/excise")
+"""Where files lie while they are not in the workspace."""
+_SECONDS_BETWEEN_LOOKS = 1.0
+_SECONDS_TO_START = 30.0
+_MOST_LOOKS_UNSEEN = 10
+_TRIES = 5
+_LOCKED = ("is busy", "acquire lock")
+_DONE = ("Success", "Failed")
+
+
+def run_experiments(path: Path, jobs: int) -> None:
+    """Run a file of experiments, so many jobs at once, and write what they found into its document as tables; leaves
+    with exit code 1 at the end if an experiment failed.
+
+    Every experiment's parameters are checked before the first one is queued, and a mistake is a `ParamsError`. Of each
+    group one experiment runs first; the others find what it made, be it a trained model or the base's answers.
+    """
+    file, groups = load(path, PARAMS)
+    check_document(file, path)
+    baseline = head()
+    names = [each.name for group in groups for each in group]
+    numbers = itertools.count(1)
+
+    def finished(name: str) -> None:
+        say(f"{next(numbers)} of {len(names)}: {name}")
+
+    make_room(names, baseline)
+    try:
+        with starting_from(None):
+            for first, *_ in groups:
+                queue(first)
+        wait([first.name for first, *_ in groups], jobs, finished)
+        for first, *others in groups:
+            with starting_from(reference(baseline, first.name)):
+                for each in others:
+                    queue(each)
+        wait([each.name for _, *others in groups for each in others], jobs, finished)
+    except BaseException:
+        _withdraw(names)
+        raise
+    tabulate(file, path, groups, {name: reference(baseline, name) for name in names}, failure)
+
+
+def head() -> str:
+    """The commit that experiments are derived from."""
+    return git(_HERE, "rev-parse", "HEAD").strip()
+
+
+def reference(baseline: str, name: str) -> str:
+    """The git reference of an experiment that ran."""
+    return f"refs/exps/{baseline[:2]}/{baseline[2:]}/{name}"
+
+
+def command_for(experiment: Planned, *options: str) -> list[str]:
+    """What runs an experiment as far as the tables need it."""
+    overrides = [part for argument in experiment.arguments for part in ("--set-param", argument)]
+    return ["dvc", "exp", "run", *options, "--name", experiment.name, *overrides, TARGET]
+
+
+def make_room(names: Collection[str], baseline: str) -> None:
+    """Remove what earlier runs of these names left in the queue and beside this commit. Raises `StageError` where one
+    of them runs at this moment."""
+    while states := _states(names):
+        if running := sorted(name for name, state in states.items() if state == "Running"):
+            raise StageError(f"{running[0]} is still running; wait for it, or end it: `dvc queue kill {running[0]}`")
+        run_or_fail("dvc", "queue", "remove", *states)
+    if earlier := [name for name in names if answer(_HERE, "rev-parse", "--verify", reference(baseline, name))]:
+        run_or_fail("dvc", "exp", "remove", *earlier)
+
+
+@contextlib.contextmanager
+def starting_from(revision: str | None) -> Iterator[None]:
+    """Within the block dvc.lock is that of another commit, if one is given, such as an experiment's: what is queued
+    finds what that one made up to date. And what later stages wrote into git is not there: nothing makes it in an
+    experiment, whose own commit would show the metrics and gates of the workspace.
+
+    DVC's cache of runs does not serve `organism`, whose model outlives a rerun; without this every experiment with
+    another organism than the workspace's would train it for itself.
+    """
+    theirs = file_of(_HERE, revision, LOCK) if revision else None
+    _, later = what_runs()
+    _ASIDE.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=_ASIDE) as aside, contextlib.ExitStack() as stack:
+        for number, path in enumerate(filter(Path.exists, later)):
+            kept = Path(aside) / str(number)
+            path.rename(kept)
+            stack.callback(_put_back, kept, path)
+        if theirs is not None and Path(LOCK).is_file():
+            stack.callback(write_bytes, Path(LOCK), Path(LOCK).read_bytes())
+            write_bytes(Path(LOCK), theirs.encode())
+        yield
+
+
+def what_runs() -> tuple[set[str], list[Path]]:
+    """The stages that an experiment runs, and what the others of dvc.yaml write into git."""
+    with opened(_HERE) as repo:
+        stages = {stage.name for stage in repo.stage.collect(TARGET, with_deps=True)}
+        own = [out for out in repo.index.outs if out.stage.path_in_repo == "dvc.yaml" and not out.use_cache]
+        return stages, [Path(out.def_path) for out in own if out.stage.name not in stages]
+
+
+def _put_back(kept: Path, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)  # git removes folders in which nothing is left
+    kept.rename(path)
+
+
+def queue(experiment: Planned) -> None:
+    """Queue one experiment of the workspace as it is."""
+    for tries_left in reversed(range(_TRIES)):
+        try:
+            run_or_fail(*command_for(experiment, "--queue"))
+            return
+        except StageError as error:
+            # A worker that takes an experiment out of the queue locks it for a moment, and DVC does not wait.
+            if tries_left == 0 or not any(words in str(error) for words in _LOCKED):
+                raise
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
+
+
+def wait(names: Collection[str], jobs: int, finished: Callable[[str], None]) -> None:
+    """Have workers run the queue until these experiments are done; tells the name of each as it is.
+
+    A worker that finds nothing to do for ten seconds ends itself, perhaps just as something is queued: where everything
+    waits, workers are started again.
+    """
+    waiting = set(names)
+    unseen = dict.fromkeys(names, 0)
+    started = -math.inf
+    while waiting:
+        try:
+            states = _states(waiting)
+        except (DvcException, OSError):  # looked while a worker was moving a task from one list to another
+            states = {}
+        for name in sorted(waiting):
+            # For the same reason a task may be in neither list.
+            unseen[name] = 0 if name in states else unseen[name] + 1
+            if unseen[name] > _MOST_LOOKS_UNSEEN:
+                raise StageError(f"{name} is gone from DVC's queue, and did not run")
+            if states.get(name) in _DONE:
+                waiting.discard(name)
+                finished(name)
+        idle = "Queued" in states.values() and "Running" not in states.values()
+        if started == -math.inf or (idle and time.monotonic() - started > _SECONDS_TO_START):
+            run_or_fail("dvc", "queue", "start", "--jobs", str(jobs))
+        if started == -math.inf or not idle:
+            started = time.monotonic()
+        time.sleep(_SECONDS_BETWEEN_LOOKS if waiting else 0)
+
+
+def _withdraw(names: Collection[str]) -> None:
+    """Take these experiments out of the queue, and end those that run."""
+    states = _states(names)
+    for state, end in (("Queued", "remove"), ("Running", "kill")):
+        if found := [name for name in states if states[name] == state]:
+            run(["dvc", "queue", end, *found], _HERE)
+
+
+def failure(name: str) -> str:
+    """Why an experiment failed: the first error that its log holds, the stage's own."""
+    log = run(["dvc", "queue", "logs", name], _HERE).output
+    return first_error(log) or "its log holds no error: `dvc queue logs` it"
+
+
+def _states(names: Collection[str]) -> dict[str, str]:
+    """What DVC says of these names; of one that it knows several times, what hinders most."""
+    order = ("Running", "Queued", *_DONE)
+    with Repo() as repo:
+        known = [(task["name"], task["status"]) for task in repo.experiments.celery_queue.status()]
+    return {name: state for name, state in sorted(known, key=lambda pair: -order.index(pair[1])) if name in names}
+
+
+def sizes(path: Path) -> tuple[int, int]:
+    """How many experiments of a file run before the others, as what they make serves them, and how many there are."""
+    _, groups = load(path, PARAMS)
+    return len(groups), sum(map(len, groups))
+
+
+def run_experiment(path: Path, number: int) -> None:
+    """Run one experiment of a file in this clone and push it: what one task of a cluster's job array does. Numbers are
+    from 1, and the first experiment of each group comes before all others. One that is at the origin already is not run
+    again. Raises `StageError` where there is no such experiment, it fails, or it cannot be pushed."""
+    _, groups = load(path, PARAMS)
+    ordered = in_order(groups)
+    if not 1 <= number <= len(ordered):
+        raise StageError(f"{path} has the experiments 1 to {len(ordered)}, and no number {number}")
+    experiment, first = ordered[number - 1]
+    baseline = _committed()
+    there = _fetch({experiment.name, first.name}, baseline)
+    if experiment.name in there and is_of(there[experiment.name], experiment):
+        print(f"{experiment.name}: already at {ORIGIN}")
+        return
+    _require_remote()
+    if experiment is not first and first.name not in there:
+        say(f"{first.name} is not at {ORIGIN}: what it would have made is made here")
+    make_room([experiment.name], baseline)
+    with starting_from(there.get(first.name, baseline)):
+        unbuffered = {**environment(), "PYTHONUNBUFFERED": "1"}
+        done = run(command_for(experiment, "--temp", "--pull"), _HERE, unbuffered, shown=True)
+    if done.code != 0:
+        raise StageError(f"{experiment.name}: {done.error}")
+    _push(experiment.name, baseline)
+    print(f"{experiment.name}: pushed to {ORIGIN}")
+
+
+def collect(path: Path) -> None:
+    """Fetch the experiments of a file that other machines ran, and write what they found into its document as tables,
+    at the commit that they started from. Those that are not at the origin are named, one line each, and the exit code
+    is 1; the rest is tabulated all the same. Raises `StageError` where none is at the origin."""
+    file, groups = load(path, PARAMS)
+    check_document(file, path)
+    baseline = head()
+    there = _fetch([each.name for group in groups for each in group], baseline)
+    if not there:
+        raise StageError(
+            f"{ORIGIN} has no experiment of {path} that started from {baseline[:10]}; check out the commit that they "
+            "did start from"
+        )
+    missing = f"is not at {ORIGIN}: it failed or did not run yet, as the log of its job says"
+    tabulate(file, path, groups, there, lambda _: missing)
+
+
+def in_order(groups: Sequence[Sequence[Planned]]) -> list[tuple[Planned, Planned]]:
+    """Every experiment with the first one of its group, in the order in which they may run."""
+    firsts = [(first, first) for first, *_ in groups]
+    return firsts + [(each, first) for first, *others in groups for each in others]
+
+
+def _committed() -> str:
+    """The commit that is checked out, with nothing changed since: elsewhere there is nothing else to start from.
+
+    A run that was killed leaves dvc.lock changed and files aside (`starting_from`): these are put back.
+    """
+    _, others = what_runs()
+    aside = git(_HERE, "ls-files", "--deleted", "--", *map(str, others)).splitlines() if others else []
+    if aside:
+        git(_HERE, "checkout", "--quiet", "HEAD", "--", LOCK, *aside)
+    if changed := git(_HERE, "diff", "--name-only", "HEAD", "--", ".", f":!{LOCK}").splitlines():
+        what = "commit them first: experiments of many machines start from a commit"
+        raise StageError(f"{changed[0]} has changes; {what}")
+    return head()
+
+
+def _fetch(names: Collection[str], baseline: str) -> dict[str, str]:
+    """Bring those of these experiments that are at the origin, in place of any of the same name: their names and git
+    references."""
+    if answer(_HERE, "remote", "get-url", ORIGIN) is None:
+        raise StageError(f"this clone has no git remote called {ORIGIN}, where machines share their experiments")
+    listed = answer(_HERE, "ls-remote", ORIGIN, reference(baseline, "*"))
+    if listed is None:
+        raise StageError(f"{ORIGIN} cannot be reached; `git ls-remote {ORIGIN}` says why")
+    there = {line.partition("\t")[2] for line in listed.splitlines()}
+    found = {name: reference(baseline, name) for name in names if reference(baseline, name) in there}
+    if found:
+        # The plus replaces: two machines may have run one experiment, and what is at the origin counts.
+        git(_HERE, "fetch", "--quiet", ORIGIN, *(f"+{name}:{name}" for name in found.values()))
+    return found
+
+
+def _require_remote() -> None:
+    """Raises `StageError`, before an experiment runs, where there is no DVC remote, or its plugin is not installed."""
+    try:
+        with Repo() as repo:
+            repo.cloud.get_remote()
+    except DvcException as error:
+        raise StageError(f"a DVC remote is where machines share their data: {error}") from None
+
+
+def _push(name: str, baseline: str) -> None:
+    """Push an experiment that ran here: its data first, so that what is at the origin is whole."""
+    commit = git(_HERE, "rev-parse", reference(baseline, name)).strip()
+    stages, _ = what_runs()
+    try:
+        with Repo() as repo:
+            for _ in repo.brancher(revs=[commit], workspace=False):
+                made = [output for output in outputs(repo) if output.pushed and output.stage in stages]
+                if lost := next((output for output in made if output.lacking), None):
+                    raise StageError(f"{name} ran, but DVC did not keep {lost.name} in its cache: is the disk full?")
+            repo.push(targets=sorted(stages), revs=[commit], workspace=False)
+    except (DvcException, OSError) as error:
+        raise StageError(f"{name} ran, but the DVC remote does not take its files: {error}") from None
+    run_or_fail("dvc", "exp", "push", "--force", "--no-cache", ORIGIN, reference(baseline, name))
