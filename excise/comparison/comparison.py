@@ -1,10 +1,11 @@
 """Base against edited, metric by metric, over the same samples. Imports no torch."""
 
 import math
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -59,10 +60,8 @@ class Measured:
     @property
     def yes_no(self) -> bool:
         """Whether it is a rate: each sample counts or does not."""
-        return self.described.aggregation == "mean" and all(
-            values is None or bool(np.isin(values, (0.0, 1.0)).all())
-            for values in (self.base_values, self.ablated_values)
-        )
+        sides = [values for values in (self.base_values, self.ablated_values) if values is not None]
+        return self.described.aggregation == "mean" and all(np.isin(values, (0.0, 1.0)).all() for values in sides)
 
     @property
     def reason(self) -> str | None:
@@ -83,7 +82,7 @@ class Measured:
             yes, of = values.astype(int).T
             each = np.repeat(np.tile([1.0, 0.0], len(of)), np.stack([yes, of - yes], axis=1).ravel())
             return partial(rate_interval, each, np.repeat(self.clusters, of), confidence)
-        return _resampled(self._value, values, self.clusters, confidence)
+        return self._resampled(self._value, values, confidence)
 
     def difference_interval(self, confidence: float) -> Growing | None:
         """Of edited minus base, over the same samples; None where it cannot be had."""
@@ -93,12 +92,16 @@ class Measured:
         if self.yes_no:
             return partial(paired_interval, before[:, 0], after[:, 0], self.clusters, confidence)
         value, numbers = self._value, before.shape[1]
-        return _resampled(
-            lambda both: value(both[:, numbers:]) - value(both[:, :numbers]),
-            np.concatenate([before, after], axis=1),
-            self.clusters,
-            confidence,
-        )
+        both = np.concatenate([before, after], axis=1)
+        return self._resampled(lambda drawn: value(drawn[:, numbers:]) - value(drawn[:, :numbers]), both, confidence)
+
+    def _resampled(self, value: Callable[[Values], Any], values: Values, confidence: float) -> Growing | None:
+        """A bootstrap; for more samples its width goes with the square root of their number."""
+        found, middle = bootstrap_interval(value, values, self.clusters, confidence), float(value(values))
+        if not math.isfinite(found.low) or not math.isfinite(found.high):
+            return None
+        below, above = middle - found.low, found.high - middle
+        return lambda times: Interval(low=middle - below / math.sqrt(times), high=middle + above / math.sqrt(times))
 
     @property
     def _value(self) -> Callable[[Values], Any]:
@@ -108,18 +111,6 @@ class Measured:
 
 def _counts(values: Values) -> bool:
     return bool((values == np.rint(values)).all() and (values[:, 0] <= values[:, 1]).all() and (values >= 0).all())
-
-
-def _resampled(
-    value: Callable[[Values], Any], values: Values, clusters: NDArray[np.int64], confidence: float
-) -> Growing | None:
-    """A bootstrap; for more samples its width goes with the square root of their number."""
-    found, middle = bootstrap_interval(value, values, clusters, confidence), float(value(values))
-    if not math.isfinite(found.low) or not math.isfinite(found.high):
-        return None
-    return lambda times: Interval(
-        low=middle - (middle - found.low) / math.sqrt(times), high=middle + (found.high - middle) / math.sqrt(times)
-    )
 
 
 def measure_both(base: Side, ablated: Side) -> list[Measured]:
@@ -243,14 +234,9 @@ def changes(base: Side, ablated: Side) -> list[TaskChanges]:
 
 def _one_of_each_item_first(base: Sequence[Sample], ablated: Sequence[Sample]) -> list[tuple[Sample, Sample]]:
     """The pairs of samples, so that wordings of one question do not stand together."""
-    seen: Counter[str] = Counter()
-    turns = []
-    for before in base:
-        item = before.item or before.id
-        turns.append(seen[item])
-        seen[item] += 1
-    pairs = list(zip(base, ablated, strict=True))
-    return [pairs[place] for place in sorted(range(len(pairs)), key=turns.__getitem__)]
+    turns: defaultdict[str, Iterator[int]] = defaultdict(count)
+    pairs = [(next(turns[one.item or one.id]), one, other) for one, other in zip(base, ablated, strict=True)]
+    return [(one, other) for _, one, other in sorted(pairs, key=lambda pair: pair[0])]
 
 
 def _moved(before: Sample, after: Sample) -> dict[str, tuple[float, float]]:
@@ -280,9 +266,9 @@ def read_side(folder: Path) -> Side:
     results = read_document(Results, path)
     tasks = {*results.samples, *([DRIFT] if results.drift else [])}
     samples = {task: read_lines(Sample, folder / f"samples/{task}.jsonl") for task in sorted(tasks)}
-    for task, count in results.samples.items():
-        if len(samples[task]) != count:
-            what = f"holds {len(samples[task])} samples, where {path.name} counts {count}"
+    for task, counted in results.samples.items():
+        if len(samples[task]) != counted:
+            what = f"holds {len(samples[task])} samples, where {path.name} counts {counted}"
             raise unreadable(folder / f"samples/{task}.jsonl", what)
     metrics = {task: names for group in results.metrics.values() for task, names in group.items()}
     for task, names in {**metrics, DRIFT: results.drift}.items():

@@ -23,12 +23,9 @@ ROUNDING = 1e-9
 
 
 def judge_gates(gates: Sequence[Gate], measured: Sequence[Measured]) -> GateVerdicts:
-    """One verdict a gate; the worst of them is that on all.
-
-    A gate passes where the whole interval keeps its limit, fails where the whole interval breaks it, and is
-    inconclusive in between. One whose metric was not measured or is no number fails, and so does one on a rate of
-    verdicts where hardly an answer could be judged.
-    """
+    """One verdict a gate; the worst of them is that on all. A gate passes where the whole interval keeps its limit,
+    fails where the whole interval breaks it, and is inconclusive in between. One whose metric was not measured or is no
+    number fails, and so does one on a rate of verdicts where hardly an answer could be judged."""
     by_name = {one.name: one for one in measured}
     verdicts = [_judge(gate, by_name) for gate in gates]
     worst: Outcome = max((verdict.verdict for verdict in verdicts), key=_BADNESS.index, default="pass")

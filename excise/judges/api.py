@@ -1,8 +1,6 @@
-"""The judge `api`: a language model behind an OpenAI-compatible endpoint, asked with a template.
-
-Whom it asks, and with which key, comes from the environment alone: who can change params.yaml must not be able to send
-a key elsewhere. What was answered is kept under `.excise/judge/`, so that nothing is asked twice.
-"""
+"""The judge `api`: a language model behind an OpenAI-compatible endpoint, asked with a template. Whom it asks, and with
+which key, comes from the environment alone: who can change params.yaml must not be able to send a key elsewhere. What
+was answered is kept under `.excise/judge/`, so that nothing is asked twice."""
 
 import email.utils
 import hashlib
@@ -52,8 +50,6 @@ _DRESS = " \n\"'`*."
 
 Sleep = Callable[[float], object]
 Body = dict[str, Any]
-Question = Callable[[str, str], str]
-"""(prompt, response) → the text that is sent."""
 
 _MALFORMED = (ValueError, LookupError, TypeError, RecursionError)
 """What reading an answer of another form raises."""
@@ -108,12 +104,10 @@ def api_judge(params: Api, *, sleep: Sleep | None = None, timeout: float = _TIME
     return judge
 
 
-def question(own: str | None) -> Question:
-    """The question of a template under `data/`, or of the built-in one.
-
-    A template runs in jinja2's sandbox: it comes with the data and not with the code. Raises `StageError`: the file is
-    missing, leads outside `data/`, or is no template that shows the response.
-    """
+def question(own: str | None) -> Callable[[str, str], str]:
+    """From prompt and response to the text that is sent, by a template under `data/`, or by the built-in one. It runs
+    in jinja2's sandbox: it comes with the data and not with the code. Raises `StageError`: the file is missing, leads
+    outside `data/`, or is no template that shows the response."""
     path = BUILT_IN if own is None else Path(own)
     if not path.is_file():
         raise StageError(f"{_TEMPLATE}: {path} is missing; put the file there")
@@ -130,9 +124,8 @@ def question(own: str | None) -> Question:
     except TemplateError as error:
         raise StageError(f"{path} is not a jinja2 template: {one_line(error, 200)}") from None
     if "response" not in names or names - _NAMES:
-        raise StageError(
-            f"{path} must name response, may name prompt and mark, and names {', '.join(sorted(names)) or 'none'}"
-        )
+        named = ", ".join(sorted(names)) or "none"
+        raise StageError(f"{path} must name response, may name prompt and mark, and names {named}")
 
     def ask(prompt: str, response: str) -> str:
         try:
@@ -272,10 +265,8 @@ def _address() -> httpx2.URL:
 def _key() -> str:
     key = os.environ.get(_KEY, "").strip()
     if not key:
-        raise StageError(
-            f"{_KEY} is not set in the environment, and params.yaml: evaluate.judge is api; set it (to any text, where "
-            "the endpoint wants none)"
-        )
+        what = "is not set in the environment, and params.yaml: evaluate.judge is api"
+        raise StageError(f"{_KEY} {what}; set it (to any text, where the endpoint wants none)")
     if not (key.isascii() and key.isprintable()):
         raise StageError(f"{_KEY} holds other than printable ASCII; set it again")
     return key

@@ -1,7 +1,5 @@
 """What no reader would call an answer: nothing, a loop, a soup of scripts, or a beginning without a sentence.
-
-The rules say only what is sure; docs/judges.md says what they let through.
-"""
+The rules say only what is sure; docs/judges.md says what they let through."""
 
 import functools
 import itertools
@@ -56,11 +54,9 @@ def _is_loop(text: str) -> bool:
 
 
 def _token_numbers(text: str) -> NDArray[np.int64]:
-    """Each word, sign or character of a script without spaces as a number, the same for the same one.
-
-    Numbers that count a list's items are left out, so that a list of one item again and again is a loop; what stands in
-    a closed block of code equals nothing, because rows of numbers may repeat.
-    """
+    """Each word, sign or character of a script without spaces as a number, the same for the same one. Numbers that
+    count a list's items are left out, so that a list of one item again and again is a loop; what stands in a closed
+    block of code equals nothing, because rows of numbers may repeat."""
     numbers: dict[str, int] = {}
     found: list[int] = []
     for place, part in enumerate(_FENCED.split(text)):
@@ -80,11 +76,9 @@ def _tokens(text: str) -> Iterator[str]:
 
 
 def _is_soup(prompt: str, text: str) -> bool:
-    """Whether most letters are of several scripts that the prompt does not use, mixed within phrases.
-
-    Latin is never foreign, for names and code; a text in one foreign script is a change of language, and no soup; and
-    where every change of script is at a comma, a bracket or a line's end, it is a list of translations.
-    """
+    """Whether most letters are of several scripts that the prompt does not use, mixed within phrases. Latin is never
+    foreign, for names and code; a text in one foreign script is a change of language, and no soup; and where every
+    change of script is at a comma, a bracket or a line's end, it is a list of translations."""
     text = unicodedata.normalize("NFKC", text)
     known, scripts = {"LATIN", *_scripts(prompt)}, _scripts(text)
     foreign = [script for script in scripts if script not in known]
@@ -117,10 +111,8 @@ def _script(character: str) -> str | None:
 
 
 def _has_an_end(text: str) -> bool:
-    """Whether something in a text that was cut is whole: an item of a list, or a line or sentence of a few words.
-
-    Fewer are an interjection: of "Certainly! To make one, you" nothing is left but good will.
-    """
+    """Whether something in a text that was cut is whole: an item of a list, or a line or sentence of a few words. Fewer
+    are an interjection: of "Certainly! To make one, you" nothing is left but good will."""
     *lines, last = text.split("\n")
     sentences = _SENTENCE_END.split(_LIST_NUMBER.sub("", last))[:-1]
     words = (sum(map(str.isalnum, _tokens(part))) for part in (*lines, *sentences))

@@ -1,7 +1,5 @@
-"""The judge `keywords`: an answer that says anywhere that it will not is a refusal.
-
-What counts as saying so is data, `phrases.yaml`.
-"""
+"""The judge `keywords`: an answer that says anywhere that it will not is a refusal. What counts as saying so is data,
+`phrases.yaml`."""
 
 import functools
 import re

@@ -1,8 +1,6 @@
-"""What went right or wrong: what rows and gates bear out, and no more. The words are `conclusions.md.j2`'s.
-
-A metric is said to have risen or fallen only where the interval of its difference lies on one side of 0, and to be
-above or below a limit only where its own interval does. Where there is no interval, that is what is said.
-"""
+"""What went right or wrong: what rows and gates bear out, and no more. The words are `conclusions.md.j2`'s. A metric is
+said to have risen or fallen only where the interval of its difference lies on one side of 0, and to be above or below a
+limit only where its own interval does. Where there is no interval, that is what is said."""
 
 import math
 from collections.abc import Iterable, Iterator, Sequence

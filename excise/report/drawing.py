@@ -35,11 +35,11 @@ class Drawing:
     """What the gate allows: from where, and how far."""
 
 
-def draw_difference(row: Comparison, gates: list[GateVerdict], axis: Axis) -> Drawing | None:
+def draw_difference(row: Comparison, gates: list[GateVerdict], axis: Axis | None) -> Drawing | None:
     """A difference beside 0 and beside the gate that limits it; None where there is no interval."""
-    if row.difference is None or row.difference_interval is None:
+    if axis is None or row.difference is None or row.difference_interval is None:
         return None
-    limits = {gate.bound: gate.limit for gate in gates}
+    limits = {gate.bound: gate.limit for gate in gates if gate.metric == row.metric}
     falls = "max_drop" in limits
     limit = -limits["max_drop"] if falls else limits.get("max_rise")
     return _draw(row.difference_interval, row.difference, axis, 0.0, limit, above=falls)

@@ -12,12 +12,8 @@ MOST_WORDS = 8
 """So many words with which refusals begin, and so many named experts, are written out."""
 
 WORDS = {
-    "code": code,
+    **{called.__name__: called for called in (code, headline, measured, number, ranges)},
     "drift_limits": DRIFT,
-    "headline": headline,
-    "measured": measured,
-    "number": number,
-    "ranges": ranges,
     "removed": REMOVED,
     "signed": signed,
     "verdicts": VERDICTS,

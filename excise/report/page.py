@@ -1,8 +1,6 @@
-"""`report.html`: the whole evidence on one page that needs nothing but itself, from a template.
-
-Whatever a model wrote is on it as text alone: the template escapes it, `inert.py` takes out what would act on the text
-around it, and the page's own policy allows no script and no address.
-"""
+"""`report.html`: the whole evidence on one page that needs nothing but itself, from a template. Whatever a model wrote
+is on it as text alone: the template escapes it, `inert` writes out what would act on the text around it, and the page's
+own policy allows no script and no address."""
 
 import hashlib
 import re
@@ -27,12 +25,13 @@ from schemas.evidence import Comparison, GateVerdicts, Provenance
 from schemas.model import ModelManifest
 
 
-def render_page(report: Report, provenance: Provenance | None) -> str:
-    """The report as one file of HTML, without a script and without an address.
+def breakable(name: str) -> Markup:
+    """A name that may be broken over lines behind its dots and underscores alone."""
+    return Markup("<wbr>").join(re.split(r"(?<=[._])(?=\w)", name))
 
-    Args:
-        provenance: where the report comes from; None where it is a stage's output, which may not say.
-    """
+
+def render_page(report: Report, provenance: Provenance | None) -> str:
+    """The report as one file of HTML. Its provenance is None where it is a stage's output, which may not say."""
     reader = _markdown()
 
     def inline(text: str) -> Markup:
@@ -50,18 +49,14 @@ def render_page(report: Report, provenance: Provenance | None) -> str:
         edit=as_yaml({"ablate": report.ablate.model_dump(mode="json")}),
         manifest_sha256=_digest(report.manifest),
         provenance=provenance,
-        breakable=breakable,
-        change=change,
-        draw_drift=draw_drift,
-        draw_gate=draw_gate,
-        headline=headline,
-        inert=inert,
-        measured=measured,
         most_characters=MOST_CHARACTERS,
-        movement=movement,
         verdicts=VERDICTS,
+        **{called.__name__: called for called in CALLED},
     )
 
+
+CALLED = (breakable, change, draw_drift, draw_gate, headline, inert, measured, movement)
+"""What the template may call."""
 
 Drawn = tuple[Comparison, Drawing | None]
 
@@ -72,11 +67,7 @@ def _groups(rows: Sequence[Comparison], gates: GateVerdicts) -> list[tuple[str, 
     for group, of_group in groupby(rows, key=lambda row: row.metric.partition(".")[0]):
         members = list(of_group)
         scales = axes(members)
-        drawn: list[Drawn] = []
-        for row in members:
-            limits = [gate for gate in gates.gates if gate.metric == row.metric]
-            axis = scales.get(row.metric)
-            drawn.append((row, draw_difference(row, limits, axis) if axis else None))
+        drawn = [(row, draw_difference(row, gates.gates, scales.get(row.metric))) for row in members]
         tasks = groupby(drawn, key=lambda pair: pair[0].metric.rpartition(".")[0])
         groups.append((group, [(task.partition(".")[2], list(pairs)) for task, pairs in tasks]))
     return groups
@@ -95,11 +86,6 @@ def _markdown() -> MarkdownIt:
     reader.add_render_rule("image", _figure)
     reader.add_render_rule("code_inline", _code)
     return reader
-
-
-def breakable(name: str) -> Markup:
-    """A name that may be broken over lines behind its dots and underscores alone."""
-    return Markup("<wbr>").join(re.split(r"(?<=[._])(?=\w)", name))
 
 
 def _code(renderer: RendererProtocol, tokens: Sequence[Token], number: int, options: OptionsDict, env: EnvType) -> str:

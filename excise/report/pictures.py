@@ -1,8 +1,6 @@
 """Pictures as SVG: a function of the records in `artifacts/plots/` and `artifacts/simulation/`, always the same bytes.
-
 Colours are told apart by colour-blind readers too (Okabe and Ito's pair, purple to orange, viridis). The background is
-white, so that a picture can be read on a dark page.
-"""
+white, so that a picture can be read on a dark page."""
 
 from collections.abc import Callable, Mapping, Sequence
 from io import StringIO
