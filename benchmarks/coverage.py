@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from scipy.stats import binom
 
 from excise.comparison.intervals import (
-    Bounds,
     bootstrap_interval,
     clopper_pearson,
     paired_interval,
     rate_interval,
     tango,
 )
+from schemas.evidence import Interval
 
 Array = NDArray[np.float64]
 
@@ -57,7 +57,7 @@ def of_rate(items: int, rate: float, wordings: int = 1) -> float:
 def of_difference(items: int, discordance: float, split: float, wordings: int = 1) -> float:
     """How often `paired_interval` holds the difference of independent items, whose wordings all end alike."""
 
-    def found(gained: int, lost: int) -> Bounds:
+    def found(gained: int, lost: int) -> Interval:
         base, edited = _answers(lost, items, wordings), _answers(gained, items, wordings)[::-1]
         return paired_interval(base, edited, _clusters(items, wordings), CONFIDENCE)
 
@@ -69,7 +69,7 @@ def of_tango(samples: int, discordance: float, split: float) -> float:
     return _counted(samples, discordance, split, lambda gained, lost: tango(gained, lost, samples, CONFIDENCE))
 
 
-def _counted(samples: int, discordance: float, split: float, found: Callable[[int, int], Bounds]) -> float:
+def _counted(samples: int, discordance: float, split: float, found: Callable[[int, int], Interval]) -> float:
     """How likely an outcome is whose interval, of how many gained and lost, holds the truth."""
     truth = discordance * (2 * split - 1)
     return math.fsum(
@@ -93,7 +93,7 @@ def _clusters(items: int, wordings: int) -> NDArray[np.int64]:
     return np.arange(items * wordings) // wordings
 
 
-def _holds(found: Bounds, truth: float) -> bool:
+def _holds(found: Interval, truth: float) -> bool:
     return found.low - _ROUNDING <= truth <= found.high + _ROUNDING
 
 
@@ -104,7 +104,7 @@ def of_clustered_rate(
     if clustered and correlation == 1:
         return of_rate(items, rate, WORDINGS)
 
-    def found(outcome: NDArray[np.int64]) -> Bounds:
+    def found(outcome: NDArray[np.int64]) -> Interval:
         return rate_interval(outcome, _told(items, clustered), CONFIDENCE)
 
     return _simulated(items, correlation, (1 - rate, rate), repetitions, found, rate)
@@ -117,7 +117,7 @@ def of_clustered_difference(
     if clustered and correlation == 1:
         return of_difference(items, discordance, split, WORDINGS)
 
-    def found(outcome: NDArray[np.int64]) -> Bounds:
+    def found(outcome: NDArray[np.int64]) -> Interval:
         return paired_interval(outcome == 2, outcome == 1, _told(items, clustered), CONFIDENCE)
 
     chances = (1 - discordance, discordance * split, discordance * (1 - split))
@@ -133,7 +133,7 @@ def _simulated(
     correlation: float,
     chances: Sequence[float],
     repetitions: int,
-    found: Callable[[NDArray[np.int64]], Bounds],
+    found: Callable[[NDArray[np.int64]], Interval],
     truth: float,
 ) -> float:
     """The share of simulated runs whose interval holds the truth.

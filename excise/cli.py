@@ -158,7 +158,7 @@ def report(out: Path) -> None:
     from excise.report.reading import read_report
 
     check_ran(WorkingTree(PROJECT))
-    write_text(out, render_page(**vars(read_report()), provenance=provenance(PROJECT)))
+    write_text(out, render_page(read_report(), provenance(PROJECT)))
     print(out)
 
 

@@ -29,17 +29,8 @@ def main() -> None:
     for path in PICTURES.glob("*.svg"):  # those of a model that had more to draw; DVC would have removed them
         if path.stem not in report.pictures:
             path.unlink()
-    text = render_report(
-        report.rows,
-        report.gates,
-        report.left_out,
-        report.diagnosis,
-        report.simulation,
-        report.ablate,
-        report.pictures.keys(),
-    )
-    write_text(REPORT / "report.md", text)
-    write_text(REPORT / "report.html", render_page(**vars(report), provenance=None))
+    write_text(REPORT / "report.md", render_report(report))
+    write_text(REPORT / "report.html", render_page(report, provenance=None))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from excise.report.findings import Report
 from schemas.basis.document import FileDigest
 from schemas.evidence import (
     ChangedSample,
@@ -15,7 +16,9 @@ from schemas.evidence import (
     TaskChanges,
 )
 from schemas.model import ModelManifest
+from schemas.params.ablate import Ablate
 from schemas.results import Verdict
+from tests.diagnoses import diagnosis, simulation
 
 Ends = tuple[float, float]
 
@@ -224,3 +227,20 @@ def provenance(**given: Any) -> Provenance:
         "versions": {"python": "3.11.7", "torch": "2.13.0"},
     }
     return Provenance(**{**usual, **given})
+
+
+def report(**given: Any) -> Report:
+    """What a report is made of, some of it as given."""
+    usual: dict[str, Any] = {
+        "rows": good_rows(),
+        "gates": GOOD,
+        "changes": changes(),
+        "left_out": {},
+        "diagnosis": diagnosis(),
+        "simulation": simulation(),
+        "ablate": Ablate(),
+        "manifest": manifest(),
+        "directions_sha256": "ef" * 32,
+        "pictures": {},
+    }
+    return Report(**{**usual, **given})

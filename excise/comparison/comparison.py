@@ -1,17 +1,18 @@
 """Base against edited, metric by metric, over the same samples. Imports no torch."""
 
 import math
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from excise.comparison.intervals import Bounds, bootstrap_interval, mcnemar, paired_interval, rate_interval
+from excise.comparison.intervals import bootstrap_interval, mcnemar, paired_interval, rate_interval
 from excise.plumbing.aggregations import AGGREGATIONS, PAIRS, Values, as_values
 from excise.plumbing.errors import StageError
 from excise.plumbing.files import read_document, read_lines, unreadable
@@ -22,7 +23,7 @@ CONFIDENCE = 0.95
 MOST_SHOWN = 10
 DRIFT = "drift"
 
-Growing = Callable[[float], Bounds]
+Growing = Callable[[float], Interval]
 """An interval, as if there were so many times the samples with the same results: 1 for those that there are."""
 
 
@@ -59,42 +60,19 @@ class Measured:
     @property
     def yes_no(self) -> bool:
         """Whether it is a rate: each sample counts or does not."""
-        return self.described.aggregation == "mean" and all(
-            values is None or bool(np.isin(values, (0.0, 1.0)).all())
-            for values in (self.base_values, self.ablated_values)
-        )
+        sides = [values for values in (self.base_values, self.ablated_values) if values is not None]
+        return self.described.aggregation == "mean" and all(np.isin(values, (0.0, 1.0)).all() for values in sides)
 
     @property
     def reason(self) -> str | None:
         """Why there is no interval; None where there is one."""
         if self.ablated_values is None:
             return "its samples cannot be resampled one by one"
-        return "too few of its samples are independent" if self.value_interval(CONFIDENCE) is None else None
+        interval = self.value_interval(self.ablated_values, CONFIDENCE)
+        return "too few of its samples are independent" if interval is None else None
 
-    def value_interval(self, confidence: float) -> Growing | None:
-        """Of the edited model's value; None where it cannot be had."""
-        return self._of_one(self.ablated_values, confidence)
-
-    def base_interval(self, confidence: float) -> Growing | None:
-        """Of the base's value."""
-        return self._of_one(self.base_values, confidence)
-
-    def difference_interval(self, confidence: float) -> Growing | None:
-        """Of edited minus base, over the same samples; None where it cannot be had."""
-        before, after = self.base_values, self.ablated_values
-        if before is None or after is None or self.difference is None:
-            return None
-        if self.yes_no:
-            return partial(paired_interval, before[:, 0], after[:, 0], self.clusters, confidence)
-        value, numbers = self._value, before.shape[1]
-        return _resampled(
-            lambda both: value(both[:, numbers:]) - value(both[:, :numbers]),
-            np.concatenate([before, after], axis=1),
-            self.clusters,
-            confidence,
-        )
-
-    def _of_one(self, values: Values | None, confidence: float) -> Growing | None:
+    def value_interval(self, values: Values | None, confidence: float) -> Growing | None:
+        """Of one model's value, given the values of its samples; None where it cannot be had."""
         if values is None:
             return None
         if self.yes_no:
@@ -104,7 +82,26 @@ class Measured:
             yes, of = values.astype(int).T
             each = np.repeat(np.tile([1.0, 0.0], len(of)), np.stack([yes, of - yes], axis=1).ravel())
             return partial(rate_interval, each, np.repeat(self.clusters, of), confidence)
-        return _resampled(self._value, values, self.clusters, confidence)
+        return self._resampled(self._value, values, confidence)
+
+    def difference_interval(self, confidence: float) -> Growing | None:
+        """Of edited minus base, over the same samples; None where it cannot be had."""
+        before, after = self.base_values, self.ablated_values
+        if before is None or after is None or self.difference is None:
+            return None
+        if self.yes_no:
+            return partial(paired_interval, before[:, 0], after[:, 0], self.clusters, confidence)
+        value, numbers = self._value, before.shape[1]
+        both = np.concatenate([before, after], axis=1)
+        return self._resampled(lambda drawn: value(drawn[:, numbers:]) - value(drawn[:, :numbers]), both, confidence)
+
+    def _resampled(self, value: Callable[[Values], Any], values: Values, confidence: float) -> Growing | None:
+        """A bootstrap; for more samples its width goes with the square root of their number."""
+        found, middle = bootstrap_interval(value, values, self.clusters, confidence), float(value(values))
+        if not math.isfinite(found.low) or not math.isfinite(found.high):
+            return None
+        below, above = middle - found.low, found.high - middle
+        return lambda times: Interval(low=middle - below / math.sqrt(times), high=middle + above / math.sqrt(times))
 
     @property
     def _value(self) -> Callable[[Values], Any]:
@@ -116,67 +113,57 @@ def _counts(values: Values) -> bool:
     return bool((values == np.rint(values)).all() and (values[:, 0] <= values[:, 1]).all() and (values >= 0).all())
 
 
-def _resampled(
-    value: Callable[[Values], Any], values: Values, clusters: NDArray[np.int64], confidence: float
-) -> Growing | None:
-    """A bootstrap; for more samples its width goes with the square root of their number."""
-    found, middle = bootstrap_interval(value, values, clusters, confidence), float(value(values))
-    if not math.isfinite(found.low) or not math.isfinite(found.high):
-        return None
-    return lambda times: Bounds(
-        middle - (middle - found.low) / math.sqrt(times), middle + (found.high - middle) / math.sqrt(times)
-    )
-
-
 def measure_both(base: Side, ablated: Side) -> list[Measured]:
-    """One entry a metric, in the order of groups and tasks, drift last.
-
-    Raises:
-        StageError: the two were not asked the same samples.
-    """
-    found = []
+    """One entry a metric, in the order of groups and tasks, drift last. Raises `StageError`: the two were not asked the
+    same samples."""
+    found: list[Measured] = []
     for group, tasks in ablated.results.metrics.items():
         for task, metrics in tasks.items():
-            if base.results.metrics.get(group, {}).get(task, {}).keys() != metrics.keys():
-                raise _not_the_same(task)
-            before, after = _paired(task, base, ablated)
-            for name, value in metrics.items():
-                described = ablated.results.described[task][name]
-                found.append(
-                    Measured(
-                        name=f"{group}.{task}.{name}",
-                        described=described,
-                        base=base.results.metrics[group][task][name],
-                        ablated=value,
-                        samples=len(after),
-                        clusters=_clusters(after),
-                        base_values=_values(before, name, described),
-                        ablated_values=_values(after, name, described),
-                    )
-                )
-    drift = ablated.samples.get(DRIFT, [])
-    for name, value in ablated.results.drift.items():
-        described = ablated.results.described[DRIFT][name]
-        values = _values(drift, name, described)
-        found.append(Measured(f"{DRIFT}.{name}", described, None, value, len(drift), _clusters(drift), None, values))
-    return found
+            before, after = _paired(group, task, base, ablated)
+            described, of_base = ablated.results.described[task], base.results.metrics[group][task]
+            found += _measured(f"{group}.{task}", described, metrics, after, of_base, before)
+    drift, described = ablated.results.drift, ablated.results.described.get(DRIFT, {})
+    return [*found, *_measured(DRIFT, described, drift, ablated.samples.get(DRIFT, []), {}, None)]
 
 
-def _paired(task: str, base: Side, ablated: Side) -> tuple[Sequence[Sample], Sequence[Sample]]:
+def _measured(
+    task: str,
+    described: Mapping[str, Metric],
+    metrics: Mapping[str, float],
+    after: Sequence[Sample],
+    of_base: Mapping[str, float],
+    before: Sequence[Sample] | None,
+) -> Iterator[Measured]:
+    clusters = _clusters(after)
+    for name, value in metrics.items():
+        base_values, ablated_values = (
+            as_values([sample.metrics[name] for sample in samples])
+            if samples is not None and described[name].aggregation is not None
+            else None
+            for samples in (before, after)
+        )
+        yield Measured(
+            name=f"{task}.{name}",
+            described=described[name],
+            base=of_base.get(name),
+            ablated=value,
+            samples=len(after),
+            clusters=clusters,
+            base_values=base_values,
+            ablated_values=ablated_values,
+        )
+
+
+def _paired(group: str, task: str, base: Side, ablated: Side) -> tuple[Sequence[Sample], Sequence[Sample]]:
     before, after = base.samples.get(task, []), ablated.samples[task]
-    asked, asked_again = (
-        [(sample.id, sample.item, sample.prompt, sample.metrics.keys()) for sample in side] for side in (before, after)
-    )
-    if asked != asked_again:
-        raise _not_the_same(task)
+    metrics = [side.results.metrics.get(group, {}).get(task, {}).keys() for side in (base, ablated)]
+    asked = [[(one.id, one.item, one.prompt, one.metrics.keys()) for one in side] for side in (before, after)]
+    if metrics[0] != metrics[1] or asked[0] != asked[1]:
+        raise StageError(
+            f"results: the base and the edited model were not asked the same samples of {task}; run `dvc repro --force "
+            "evaluate@base evaluate@ablated`"
+        )
     return before, after
-
-
-def _not_the_same(task: str) -> StageError:
-    return StageError(
-        f"results: the base and the edited model were not asked the same samples of {task}; run `dvc repro --force "
-        "evaluate@base evaluate@ablated`"
-    )
 
 
 def _clusters(samples: Sequence[Sample]) -> NDArray[np.int64]:
@@ -186,47 +173,37 @@ def _clusters(samples: Sequence[Sample]) -> NDArray[np.int64]:
     return np.array([numbers.setdefault(key, len(numbers)) for key in keys], dtype=np.int64)
 
 
-def _values(samples: Sequence[Sample], name: str, described: Metric) -> Values | None:
-    if described.aggregation is None:
-        return None
-    return as_values([sample.metrics[name] for sample in samples])
-
-
 def compare(measured: Sequence[Measured]) -> list[Comparison]:
     """What a report says of each metric, with intervals at 95 %."""
-    return [_row(one) for one in measured]
-
-
-def _row(one: Measured) -> Comparison:
-    rose = fell = p_value = None
-    if one.base_values is not None and one.ablated_values is not None:
-        change = one.ablated_values[:, 0] - one.base_values[:, 0]
-        rose, fell = int((change > 0).sum()), int((change < 0).sum())
-        p_value = mcnemar(rose, fell) if one.yes_no else None
-    return Comparison(
-        metric=one.name,
-        base=one.base,
-        ablated=one.ablated,
-        difference=one.difference,
-        base_interval=as_interval(one.base_interval(CONFIDENCE)),
-        ablated_interval=as_interval(one.value_interval(CONFIDENCE)),
-        difference_interval=as_interval(one.difference_interval(CONFIDENCE)),
-        higher_is_better=one.described.higher_is_better,
-        samples=one.samples,
-        clusters=len(np.unique(one.clusters)),
-        rose=rose,
-        fell=fell,
-        p_value=p_value,
-        reason=one.reason,
-    )
-
-
-def as_interval(growing: Growing | None) -> Interval | None:
-    """That of the samples that there are, for a file."""
-    if growing is None:
-        return None
-    bounds = growing(1.0)
-    return Interval(low=float(bounds.low), high=float(bounds.high))
+    rows = []
+    for one in measured:
+        rose = fell = p_value = None
+        if one.base_values is not None and one.ablated_values is not None:
+            change = one.ablated_values[:, 0] - one.base_values[:, 0]
+            rose, fell = int((change > 0).sum()), int((change < 0).sum())
+            p_value = mcnemar(rose, fell) if one.yes_no else None
+        growing = {
+            "base_interval": one.value_interval(one.base_values, CONFIDENCE),
+            "ablated_interval": one.value_interval(one.ablated_values, CONFIDENCE),
+            "difference_interval": one.difference_interval(CONFIDENCE),
+        }
+        rows.append(
+            Comparison(
+                metric=one.name,
+                base=one.base,
+                ablated=one.ablated,
+                difference=one.difference,
+                **{name: found and found(1.0) for name, found in growing.items()},
+                higher_is_better=one.described.higher_is_better,
+                samples=one.samples,
+                clusters=len(np.unique(one.clusters)),
+                rose=rose,
+                fell=fell,
+                p_value=p_value,
+                reason=one.reason,
+            )
+        )
+    return rows
 
 
 def changes(base: Side, ablated: Side) -> list[TaskChanges]:
@@ -244,7 +221,7 @@ def changes(base: Side, ablated: Side) -> list[TaskChanges]:
                     ablated_verdict=after.verdict,
                     metrics=moved,
                 )
-                for before, after in _one_of_each_item_first(*_paired(task, base, ablated))
+                for before, after in _one_of_each_item_first(*_paired(group, task, base, ablated))
                 if (moved := _moved(before, after))
             ]
             changed.sort(key=lambda one: -sum(abs(new - old) for old, new in one.metrics.values()))
@@ -257,25 +234,14 @@ def changes(base: Side, ablated: Side) -> list[TaskChanges]:
 
 def _one_of_each_item_first(base: Sequence[Sample], ablated: Sequence[Sample]) -> list[tuple[Sample, Sample]]:
     """The pairs of samples, so that wordings of one question do not stand together."""
-    seen: Counter[str] = Counter()
-    turns = []
-    for before in base:
-        item = before.item or before.id
-        turns.append(seen[item])
-        seen[item] += 1
-    pairs = list(zip(base, ablated, strict=True))
-    return [pairs[place] for place in sorted(range(len(pairs)), key=turns.__getitem__)]
+    turns: defaultdict[str, Iterator[int]] = defaultdict(count)
+    pairs = [(next(turns[one.item or one.id]), one, other) for one, other in zip(base, ablated, strict=True)]
+    return [(one, other) for _, one, other in sorted(pairs, key=lambda pair: pair[0])]
 
 
 def _moved(before: Sample, after: Sample) -> dict[str, tuple[float, float]]:
     """The metrics that a sample changed in; the first number where a metric has several."""
-    firsts = {
-        name: tuple(
-            float(value[0] if isinstance(value, list) else value)
-            for value in (before.metrics[name], after.metrics[name])
-        )
-        for name in after.metrics
-    }
+    firsts = {name: as_values([before.metrics[name], value])[:, 0].tolist() for name, value in after.metrics.items()}
     return {name: (old, new) for name, (old, new) in firsts.items() if old != new}
 
 
@@ -283,32 +249,26 @@ def metric_tree(rows: Sequence[Comparison]) -> dict[str, Any]:
     """What `dvc metrics diff` reads: the edited model's values by metric name, the base's below `base`."""
     tree: dict[str, Any] = {}
     for row in rows:
-        _insert(tree, row.metric, row.ablated)
-        if row.base is not None:
-            _insert(tree, f"base.{row.metric}", row.base)
+        for name, value in ((row.metric, row.ablated), (f"base.{row.metric}", row.base)):
+            if value is not None:
+                *parents, last = name.split(".")
+                branch = tree
+                for parent in parents:
+                    branch = branch.setdefault(parent, {})
+                branch[last] = value
     return tree
 
 
-def _insert(tree: dict[str, Any], name: str, value: float) -> None:
-    *parents, last = name.split(".")
-    for parent in parents:
-        tree = tree.setdefault(parent, {})
-    tree[last] = value
-
-
 def read_side(folder: Path) -> Side:
-    """The metrics and all samples of one model, from `results/base` or `results/ablated`.
-
-    Raises:
-        StageError: a file is missing or not whole, or they do not belong together.
-    """
+    """The metrics and all samples of one model, from `results/base` or `results/ablated`. Raises `StageError`: a
+    file is missing or not whole, or they do not belong together."""
     path = folder / "results.json"
     results = read_document(Results, path)
     tasks = {*results.samples, *([DRIFT] if results.drift else [])}
     samples = {task: read_lines(Sample, folder / f"samples/{task}.jsonl") for task in sorted(tasks)}
-    for task, count in results.samples.items():
-        if len(samples[task]) != count:
-            what = f"holds {len(samples[task])} samples, where {path.name} counts {count}"
+    for task, counted in results.samples.items():
+        if len(samples[task]) != counted:
+            what = f"holds {len(samples[task])} samples, where {path.name} counts {counted}"
             raise unreadable(folder / f"samples/{task}.jsonl", what)
     metrics = {task: names for group in results.metrics.values() for task, names in group.items()}
     for task, names in {**metrics, DRIFT: results.drift}.items():
@@ -317,13 +277,8 @@ def read_side(folder: Path) -> Side:
             if described is None or task not in samples:
                 raise unreadable(path, f"does not describe {name} of {task}")
             if described.aggregation is not None:
-                numbers = {_numbers(sample, name) for sample in samples[task]}
+                values = [sample.metrics.get(name, []) for sample in samples[task]]
+                numbers = {len(value) if isinstance(value, list) else 1 for value in values}
                 if len(numbers) > 1 or min(numbers, default=2) < (2 if described.aggregation in PAIRS else 1):
                     raise unreadable(folder / f"samples/{task}.jsonl", f"has a sample without its {name}")
     return Side(results=results, samples=samples)
-
-
-def _numbers(sample: Sample, name: str) -> int:
-    """How many numbers a metric has of a sample."""
-    value = sample.metrics.get(name, [])
-    return len(value) if isinstance(value, list) else 1

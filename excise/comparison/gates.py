@@ -2,10 +2,11 @@
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
-from excise.comparison.comparison import Growing, Measured, as_interval
-from excise.comparison.intervals import Bounds, samples_needed
-from schemas.evidence import UNJUDGED, GateVerdict, GateVerdicts, Outcome
+from excise.comparison.comparison import Growing, Measured
+from excise.comparison.intervals import samples_needed
+from schemas.evidence import UNJUDGED, GateVerdict, GateVerdicts, Interval, Outcome
 from schemas.params.gates import Bound, Gate
 
 _WORDS: dict[Bound, str] = {
@@ -14,6 +15,7 @@ _WORDS: dict[Bound, str] = {
     "max_drop": "drop of at most",
     "max_rise": "rise of at most",
 }
+_OF_BOTH = ("max_drop", "max_rise")
 _BADNESS: tuple[Outcome, ...] = ("pass", "warn", "fail")
 
 ROUNDING = 1e-9
@@ -21,12 +23,9 @@ ROUNDING = 1e-9
 
 
 def judge_gates(gates: Sequence[Gate], measured: Sequence[Measured]) -> GateVerdicts:
-    """One verdict a gate; the worst of them is that on all.
-
-    A gate passes where the whole interval keeps its limit, fails where the whole interval breaks it, and is
-    inconclusive in between. One whose metric was not measured or is no number fails, and so does one on a rate of
-    verdicts where hardly an answer could be judged.
-    """
+    """One verdict a gate; the worst of them is that on all. A gate passes where the whole interval keeps its limit,
+    fails where the whole interval breaks it, and is inconclusive in between. One whose metric was not measured or is no
+    number fails, and so does one on a rate of verdicts where hardly an answer could be judged."""
     by_name = {one.name: one for one in measured}
     verdicts = [_judge(gate, by_name) for gate in gates]
     worst: Outcome = max((verdict.verdict for verdict in verdicts), key=_BADNESS.index, default="pass")
@@ -35,28 +34,41 @@ def judge_gates(gates: Sequence[Gate], measured: Sequence[Measured]) -> GateVerd
 
 def _judge(gate: Gate, measured: dict[str, Measured]) -> GateVerdict:
     bound, limit = gate.limit()
+    told = partial(
+        GateVerdict,
+        metric=gate.metric,
+        bound=bound,
+        limit=limit,
+        confidence=gate.confidence,
+        words=f"{_WORDS[bound]} {limit:g}",
+        value=None,
+        interval=None,
+        samples_needed=None,
+    )
     one = measured.get(gate.metric)
     if one is None:
         task = gate.metric.rpartition(".")[0]
         there = ", ".join(sorted(name for name in measured if name.startswith(task + "."))) or "none"
-        return _verdict(gate, "fail", f"there is no such metric; of {task} there is {there}")
-    if bound in ("max_drop", "max_rise") and one.difference is None:
-        return _verdict(gate, "fail", "it is measured against the base, so it cannot drop or rise; use at_most")
+        return told(verdict="fail", reason=f"there is no such metric; of {task} there is {there}")
+    if bound in _OF_BOTH and one.difference is None:
+        reason = "it is measured against the base, so it cannot drop or rise; use at_most"
+        return told(verdict="fail", reason=reason)
     value, growing = _looked_at(one, bound, gate.confidence)
     if unjudged := _unjudged(gate.metric, bound, measured):
-        return _verdict(gate, "fail", unjudged, value)
+        return told(verdict="fail", reason=unjudged, value=value)
     if not math.isfinite(value):
-        return _verdict(gate, "fail", "it is no number", value)
+        return told(verdict="fail", reason="it is no number", value=value)
+    moved = f"it went from {one.base:.4g} to {one.ablated:.4g}" if bound in _OF_BOTH else f"it is {one.ablated:.4g}"
     if growing is None:
-        reason = f"{_moved(one, bound)}, and how sure that is cannot be said: {one.reason}"
-        return _verdict(
-            gate, gate.inconclusive if _keeps(bound, limit, Bounds(value, value)) else "fail", reason, value
-        )
+        kept = _keeps(bound, limit, Interval(low=value, high=value))
+        reason = f"{moved}, and how sure that is cannot be said: {one.reason}"
+        return told(verdict=gate.inconclusive if kept else "fail", reason=reason, value=value)
+    told = partial(told, reason=moved, value=value, interval=growing(1.0))
     decided = _keeps(bound, limit, growing(1.0))
     if decided is not None:
-        return _verdict(gate, "pass" if decided else "fail", _moved(one, bound), value, growing)
+        return told(verdict="pass" if decided else "fail")
     needed = samples_needed(lambda times: _keeps(bound, limit, growing(times)) is not None, one.samples)
-    return _verdict(gate, gate.inconclusive, _moved(one, bound), value, growing, needed)
+    return told(verdict=gate.inconclusive, samples_needed=needed)
 
 
 def _unjudged(metric: str, bound: Bound, measured: dict[str, Measured]) -> str | None:
@@ -65,7 +77,7 @@ def _unjudged(metric: str, bound: Bound, measured: dict[str, Measured]) -> str |
     degenerate = measured.get(f"{task}.degenerate_rate")
     if degenerate is None or not name.startswith(("refusal_rate", "compliance_rate")):
         return None
-    sides = {"edited model": degenerate.ablated, "base": degenerate.base if bound in ("max_drop", "max_rise") else None}
+    sides = {"edited model": degenerate.ablated, "base": degenerate.base if bound in _OF_BOTH else None}
     counts = [
         f"{rate * degenerate.samples:.0f} of {degenerate.samples} answers of the {side}"
         for side, rate in sides.items()
@@ -76,52 +88,24 @@ def _unjudged(metric: str, bound: Bound, measured: dict[str, Measured]) -> str |
     return f"nothing was judged: {' and '.join(counts)} are degenerate (empty, loops, or reasoning without an end)"
 
 
-def _verdict(
-    gate: Gate,
-    verdict: Outcome,
-    reason: str,
-    value: float | None = None,
-    growing: Growing | None = None,
-    needed: int | None = None,
-) -> GateVerdict:
-    bound, limit = gate.limit()
-    return GateVerdict(
-        metric=gate.metric,
-        bound=bound,
-        limit=limit,
-        confidence=gate.confidence,
-        words=f"{_WORDS[bound]} {limit:g}",
-        value=value,
-        interval=as_interval(growing),
-        verdict=verdict,
-        reason=reason,
-        samples_needed=needed,
-    )
-
-
 def _looked_at(one: Measured, bound: Bound, confidence: float) -> tuple[float, Growing | None]:
     """What a bound is about: the edited model's value, its drop or its rise; and the interval of that."""
-    if bound in ("at_most", "at_least"):
-        return one.ablated, one.value_interval(confidence)
+    if bound not in _OF_BOTH:
+        return one.ablated, one.value_interval(one.ablated_values, confidence)
     assert one.difference is not None
     rise = one.difference_interval(confidence)
-    if bound == "max_rise":
-        return one.difference, rise
-    return 0.0 - one.difference, None if rise is None else lambda times: _turned(rise(times))
+    if bound == "max_rise" or rise is None:
+        return one.difference if bound == "max_rise" else 0.0 - one.difference, rise
+
+    def drop(times: float) -> Interval:
+        risen = rise(times)
+        return Interval(low=0.0 - risen.high, high=0.0 - risen.low)
+
+    return 0.0 - one.difference, drop
 
 
-def _turned(bounds: Bounds) -> Bounds:
-    return Bounds(0.0 - bounds.high, 0.0 - bounds.low)
-
-
-def _keeps(bound: Bound, limit: float, interval: Bounds) -> bool | None:
+def _keeps(bound: Bound, limit: float, interval: Interval) -> bool | None:
     """Whether all of an interval keeps the limit (True) or breaks it (False); None where it does neither."""
     if bound == "at_least":
         return True if interval.low >= limit - ROUNDING else False if interval.high < limit - ROUNDING else None
     return True if interval.high <= limit + ROUNDING else False if interval.low > limit + ROUNDING else None
-
-
-def _moved(one: Measured, bound: Bound) -> str:
-    if bound in ("at_most", "at_least"):
-        return f"it is {one.ablated:.4g}"
-    return f"it went from {one.base:.4g} to {one.ablated:.4g}"

@@ -4,17 +4,22 @@ Pure: numbers in, numbers out. Samples of one cluster (the five wordings of one 
 metric is therefore judged at its effective size, the samples over their design effect (Kish 1965, Survey Sampling), as
 Korn and Graubard 1998 (Survey Methodology 24:193) do; any other metric by drawing whole clusters. What each covers is
 in docs/statistics.md.
+
+Throughout, a yes/no metric's values are ``[samples]``, each 0 or 1; clusters are ``[samples]`` integers, the same for
+samples that belong together; confidence is as in 0.95; and `times` is as if there were that many times the samples,
+with the same rates and design effect. No samples, not as many of each, or other values raise `ValueError`.
 """
 
 import math
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import betaincinv, ndtr, ndtri, stdtrit
 from scipy.stats import DegenerateDataWarning, binomtest, bootstrap
+
+from schemas.evidence import Interval
 
 Array = NDArray[np.float64]
 
@@ -27,26 +32,8 @@ _HALVINGS = 60
 _CLOSE_ENOUGH = 1.01
 
 
-@dataclass(frozen=True)
-class Bounds:
-    """The ends of an interval, in the units of what it is about."""
-
-    low: float
-    high: float
-
-
-def rate_interval(values: ArrayLike, clusters: ArrayLike, confidence: float, times: float = 1.0) -> Bounds:
-    """The interval of a yes/no rate: Clopper and Pearson's at the effective size.
-
-    Args:
-        values: ``[samples]``, each 0 or 1.
-        clusters: ``[samples]`` integers; samples with the same one belong together.
-        confidence: as in 0.95.
-        times: as if there were that many times the samples, with the same rate and design effect.
-
-    Raises:
-        ValueError: no samples, not as many clusters, or values other than 0 and 1.
-    """
+def rate_interval(values: ArrayLike, clusters: ArrayLike, confidence: float, times: float = 1.0) -> Interval:
+    """The interval of a yes/no rate: Clopper and Pearson's at the effective size."""
     answers = _answers(values)
     size = times * len(answers) / design_effect(answers, clusters)
     return clopper_pearson(float(answers.mean()) * size, size, confidence)
@@ -54,22 +41,12 @@ def rate_interval(values: ArrayLike, clusters: ArrayLike, confidence: float, tim
 
 def paired_interval(
     base: ArrayLike, edited: ArrayLike, clusters: ArrayLike, confidence: float, times: float = 1.0
-) -> Bounds:
+) -> Interval:
     """The interval of the difference, edited minus base, of a yes/no metric: Tango's at the effective size.
 
     Where nearly all samples changed the same way, Tango's is too short at its outer end, as Wilson's is near 0 and 1:
     it takes the few others for more than they show. So where more than half gained (or lost) that end is at least as
     far out as Clopper and Pearson's intervals of the share gained and of the share lost allow.
-
-    Args:
-        base: ``[samples]``, each 0 or 1.
-        edited: the same samples after the edit.
-        clusters: ``[samples]`` integers; samples with the same one belong together.
-        confidence: as in 0.95.
-        times: as if there were that many times the samples, with the same rates and design effect.
-
-    Raises:
-        ValueError: no samples, not as many of each, or values other than 0 and 1.
     """
     before, after = _answers(base), _answers(edited)
     if len(before) != len(after):
@@ -82,8 +59,8 @@ def paired_interval(
         return found
     gains, losses = (clopper_pearson(share * size, size, confidence) for share in (gained, lost))
     if gained > lost:
-        return Bounds(found.low, max(found.high, gains.high - losses.low))
-    return Bounds(min(found.low, gains.low - losses.high), found.high)
+        return Interval(low=found.low, high=max(found.high, gains.high - losses.low))
+    return Interval(low=min(found.low, gains.low - losses.high), high=found.high)
 
 
 def design_effect(values: ArrayLike, clusters: ArrayLike) -> float:
@@ -95,10 +72,6 @@ def design_effect(values: ArrayLike, clusters: ArrayLike) -> float:
 
     Args:
         values: ``[samples]``: 0 and 1 for a rate; -1, 0 and 1 for a paired difference.
-        clusters: ``[samples]`` integers.
-
-    Raises:
-        ValueError: no samples, or not as many clusters.
     """
     numbers = np.asarray(values, dtype=np.float64)
     inverse, sizes = _clusters(clusters, len(numbers))
@@ -109,18 +82,17 @@ def design_effect(values: ArrayLike, clusters: ArrayLike) -> float:
     return max(1.0, (together + size**2) / (apart + size))
 
 
-def tango(gained: float, lost: float, samples: float, confidence: float) -> Bounds:
+def tango(gained: float, lost: float, samples: float, confidence: float) -> Interval:
     """The paired score interval of Tango 1998 (Statistics in Medicine 17:891): the share gained minus the share lost.
 
     Args:
         gained: samples that are yes after the edit and were no before; like every count here it may be a fraction.
         lost: samples that were yes before and are no longer.
         samples: all of them, with those that did not change.
-        confidence: as in 0.95.
     """
     z = float(ndtri((1 + confidence) / 2))
     # What one model gains the other loses: the lower end is the upper one of the models swapped.
-    return Bounds(-_tango_upper(lost, gained, samples, z), _tango_upper(gained, lost, samples, z))
+    return Interval(low=-_tango_upper(lost, gained, samples, z), high=_tango_upper(gained, lost, samples, z))
 
 
 def _tango_upper(gained: float, lost: float, samples: float, z: float) -> float:
@@ -141,17 +113,17 @@ def _tango_upper(gained: float, lost: float, samples: float, z: float) -> float:
     return high
 
 
-def clopper_pearson(yes: float, samples: float, confidence: float) -> Bounds:
+def clopper_pearson(yes: float, samples: float, confidence: float) -> Interval:
     """The exact interval of Clopper and Pearson 1934 (Biometrika 26:404) of a rate; counts may be fractions."""
     tail, no = (1 - confidence) / 2, samples - yes
     low = float(betaincinv(yes, no + 1, tail)) if yes > 0 else 0.0
     high = float(betaincinv(yes + 1, no, 1 - tail)) if no > 0 else 1.0
-    return Bounds(low, high)
+    return Interval(low=low, high=high)
 
 
 def bootstrap_interval(
     statistic: Callable[[Array], float], values: ArrayLike, clusters: ArrayLike, confidence: float
-) -> Bounds:
+) -> Interval:
     """The bias-corrected and accelerated bootstrap interval (Efron 1987, JASA 82:171) of any metric.
 
     Clusters are drawn whole. A bootstrap of few is too narrow by as much as the normal distribution is narrower than
@@ -163,20 +135,16 @@ def bootstrap_interval(
         statistic: maps ``[samples, k]`` to the metric. It is called once a resample, with as many samples as the drawn
             clusters have. For a paired difference, base and edited values are columns side by side.
         values: ``[samples, k]``.
-        clusters: ``[samples]`` integers; samples with the same one belong together.
-        confidence: as in 0.95.
 
     Returns:
         An interval that holds the metric; the metric twice where no resample moves it. (-inf, inf) where nothing can be
         said: of fewer than five clusters, or where some resample has no finite metric.
-
-    Raises:
-        ValueError: no samples, or not as many clusters.
     """
+    nothing = Interval(low=-math.inf, high=math.inf)
     table = np.asarray(values, dtype=np.float64)
     inverse, sizes = _clusters(clusters, len(table))
     if len(sizes) < FEWEST_CLUSTERS:
-        return Bounds(-math.inf, math.inf)
+        return nothing
     # One row a cluster, of its samples' places, filled up with -1.
     members = np.full((len(sizes), int(sizes.max())), -1)
     order = np.argsort(inverse, kind="stable")
@@ -203,11 +171,11 @@ def bootstrap_interval(
     low, high = found.confidence_interval
     seen = found.bootstrap_distribution
     if not np.isfinite(seen).all():
-        return Bounds(-math.inf, math.inf)
+        return nothing
     if math.isnan(low) or math.isnan(high):
         # As for a median of ties, where leaving out a cluster changes nothing and so tells of no acceleration.
         low, high = np.quantile(seen, [ndtr(-t), ndtr(t)])
-    return Bounds(min(float(low), value), max(float(high), value))
+    return Interval(low=min(float(low), value), high=max(float(high), value))
 
 
 def mcnemar(gained: int, lost: int) -> float:

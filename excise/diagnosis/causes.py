@@ -1,9 +1,7 @@
 """Is it the cause? What the model answers with a direction taken out, put in, or left unwritten by one writer.
-
 Ablating a direction everywhere and adding it to the stream are Arditi et al. 2024's (arXiv:2406.11717, sections 2.4 and
 3). A writer's own part is patched as in causal tracing: at the last token of a prompt, what it writes along the
-direction is replaced by what it writes there on harmless prompts, on average.
-"""
+direction is replaced by what it writes there on harmless prompts, on average."""
 
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
@@ -24,11 +22,8 @@ ENOUGH = 0.9
 
 
 def ablated(questions: Questions, watched: Sequence[Component], direction: Tensor) -> Outcome:
-    """What the model answers when nothing holds the direction: embeddings and whatever is written lose it.
-
-    Args:
-        direction: ``[hidden]``, a unit vector.
-    """
+    """What the model answers when nothing holds a direction, a unit vector ``[hidden]``: embeddings and whatever is
+    written lose it."""
     without = Projector(direction[:, None], direction[:, None]).remove
 
     def watch(_batch: Batch, undo: ExitStack) -> None:
@@ -42,21 +37,10 @@ def ablated(questions: Questions, watched: Sequence[Component], direction: Tenso
 def added(questions: Questions, measurement: int, vector: Tensor) -> Outcome:
     """What the model answers when a vector ``[hidden]`` is added to the stream at a measurement, at every token."""
 
-    def watch(_batch: Batch, undo: ExitStack) -> None:
-        change_stream(
-            questions.model, measurement, lambda stream: stream + vector.to(stream.device, stream.dtype), undo
-        )
+    def add(stream: Tensor) -> Tensor:
+        return stream + vector.to(stream.device, stream.dtype)
 
-    return questions.ask(watch)
-
-
-def ablate_each(questions: Questions, watched: Sequence[Component], directions: Directions) -> dict[int, Outcome]:
-    """What the model answers with the direction of each measurement ablated everywhere, where there is one."""
-    return {
-        measurement: ablated(questions, watched, directions.unit[measurement])
-        for measurement, reason in enumerate(directions.reasons)
-        if reason is None
-    }
+    return questions.ask(lambda _batch, undo: change_stream(questions.model, measurement, add, undo))
 
 
 def most_causal(without: Mapping[int, Outcome]) -> list[int]:
@@ -79,14 +63,11 @@ def explain_causes(
     """Whether each direction is the cause: refusal without it, and with it added to harmless prompts."""
     rows = []
     for row in statistics:
-        vector = directions.unit[row.measurement] * (row.norm or 0.0)
-        outcomes = (
-            (without[row.measurement], added(questions, row.measurement, vector))
-            if row.measurement in without
-            else (None, None)
-        )
-        removed, put_in = (outcome.answers() if outcome and outcome.is_finite else None for outcome in outcomes)
-        rows.append(Cause(measurement=row.measurement, reason=row.reason, ablated=removed, added=put_in))
+        removed, put_in = without.get(row.measurement), None
+        if removed is not None:
+            put_in = added(questions, row.measurement, directions.unit[row.measurement] * (row.norm or 0.0))
+        answers = [one.answers() if one is not None and one.is_finite else None for one in (removed, put_in)]
+        rows.append(Cause(measurement=row.measurement, reason=row.reason, ablated=answers[0], added=answers[1]))
     return rows
 
 
@@ -119,16 +100,14 @@ class ActivationPatching:
         concerned = {(layer, role) for layer, role, _ in sites}
         watched = [component for component in self.watched if component.source in concerned]
 
-        def watch(batch: Batch, undo: ExitStack) -> None:
-            watch_writes(watched, self.direction, {}, batch, patch, undo)
-
-        return float((self.questions.ask_harmful(watch) - self.questions.unedited.harmful).mean())
+        odds = self.questions.ask_harmful(
+            lambda batch, undo: watch_writes(watched, self.direction, {}, batch, patch, undo)
+        )
+        return float((odds - self.questions.unedited.harmful).mean())
 
     def smallest(self, sites: Sequence[Site], whole: float) -> list[Site]:
-        """The sites without which nearly all of the effect is lost.
-
-        One after another is left out for as long as the others together keep enough of it: sites that stand in for each
-        other have hardly an effect alone.
+        """The sites without which nearly all of the effect is lost. One after another is left out for as long as the
+        others together keep enough of it: sites that stand in for each other have hardly an effect alone.
 
         Args:
             sites: those that can best be done without first.

@@ -33,9 +33,8 @@ class Component:
     layer: int
     writer: Writer
     module: nn.Module
-    norms: tuple[nn.Module, ...]
-    gains: tuple[Tensor, ...]
-    """What each norm multiplies by, ``[hidden]`` float64."""
+    norms: dict[nn.Module, Tensor]
+    """In their order, each with what it multiplies by, ``[hidden]`` float64."""
     gate: nn.Module | None
     block: nn.Module
     """What holds the gate, and is given what the gate reads; the layer where there is none."""
@@ -48,7 +47,7 @@ class Component:
     @property
     def last(self) -> nn.Module:
         """The module whose output is added to the stream."""
-        return self.norms[-1] if self.norms else self.module
+        return [self.module, *self.norms][-1]
 
 
 @dataclass(frozen=True)
@@ -116,18 +115,14 @@ def components(model: PreTrainedModel, base: BaseModel) -> list[Component]:
     for number, layer in enumerate(decoder_layers(model)):
         places = resolve_layer(layout, number, names[number], base.tensors)
         for writer in dict.fromkeys(place.part for place in places if isinstance(place.part, Writer)):
-            norms = tuple(layer.get_submodule(norm.weight.removesuffix(".weight")) for norm in writer.norms)
+            norms = [(layer.get_submodule(norm.weight.removesuffix(".weight")), norm.offset) for norm in writer.norms]
             gate = writer.gate.removesuffix(".weight") if writer.gate is not None else None
             found.append(
                 Component(
                     layer=number,
                     writer=writer,
                     module=layer.get_submodule(writer.in_memory),
-                    norms=norms,
-                    gains=tuple(
-                        norm.get_parameter("weight").detach().double() + named.offset
-                        for norm, named in zip(norms, writer.norms, strict=True)
-                    ),
+                    norms={norm: norm.get_parameter("weight").detach().double() + offset for norm, offset in norms},
                     gate=layer.get_submodule(gate) if gate is not None else None,
                     block=layer.get_submodule(gate.rpartition(".")[0]) if gate is not None else layer,
                     multiplier=layout.residual_multiplier,
@@ -136,38 +131,28 @@ def components(model: PreTrainedModel, base: BaseModel) -> list[Component]:
     return found
 
 
-def by_source(edits: Sequence[Edit]) -> dict[Source, list[Edit]]:
-    """The edits of each writer's weights; a bias goes with its weight."""
-    found: dict[Source, list[Edit]] = {}
-    for edit in edits:
-        if edit.place is not None and isinstance(edit.place.part, Writer) and not edit.place.is_bias:
-            found.setdefault((edit.place.layer, edit.place.part.role), []).append(edit)
-    return found
-
-
+@dataclass
 class Tracer:
     """Follows the stream along a direction, and what is written to it, while prompts pass through a model."""
 
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        layout: Layout,
-        watched: Sequence[Component],
-        direction: Tensor,
-        prompts: Sequence[Sequence[int]],
-        edits: Sequence[Edit] = (),
-    ) -> None:
-        """Make ready to watch.
+    model: PreTrainedModel
+    layout: Layout
+    watched: Sequence[Component]
+    """Whose writes are followed."""
+    direction: Tensor
+    """``[hidden]``, a unit vector."""
+    prompts: Sequence[Sequence[int]]
+    """The tokens of each."""
+    edits: Sequence[Edit] = ()
+    """Of which `Write.covered` and `Write.removed` are told."""
 
-        Args:
-            watched: whose writes are followed.
-            direction: ``[hidden]``, a unit vector.
-            prompts: the tokens of each.
-            edits: of which `Write.covered` and `Write.removed` are told.
-        """
-        self._model, self._layout, self._watched = model, layout, watched
-        self._direction, self._prompts, self._edits = direction, prompts, by_source(edits)
-        self._stream = torch.zeros(len(prompts), len(decoder_layers(model)) + 1, dtype=torch.float64)
+    def __post_init__(self) -> None:
+        self._edits: dict[Source, list[Edit]] = {}
+        for edit in self.edits:
+            # A bias goes with its weight.
+            if edit.place is not None and isinstance(edit.place.part, Writer) and not edit.place.is_bias:
+                self._edits.setdefault((edit.place.layer, edit.place.part.role), []).append(edit)
+        self._stream = torch.zeros(len(self.prompts), len(decoder_layers(self.model)) + 1, dtype=torch.float64)
         self._writes: dict[Source, Write] = {}
 
     @torch.inference_mode()
@@ -177,16 +162,16 @@ class Tracer:
         def compute(batch: Batch) -> None:
             with ExitStack() as undo:
                 self.watch(batch, undo)
-                run_decoder(self._model, batch)
+                run_decoder(self.model, batch)
 
-        in_batches(self._prompts, "auto", lambda _: None, compute)
+        in_batches(self.prompts, "auto", lambda _: None, compute)
         return self.trace()
 
     def watch(self, batch: Batch, undo: ExitStack) -> None:
         """Set hooks for one forward pass of a batch, until `undo` is closed."""
 
         def keep(measurement: int, stream: Tensor) -> None:
-            self._stream[batch.rows, measurement] = _project(batch.at_end(stream).double(), self._direction).cpu()
+            self._stream[batch.rows, measurement] = _project(batch.at_end(stream).double(), self.direction).cpu()
 
         def note(component: Component, write: Write) -> None:
             if component.source not in self._writes:
@@ -194,13 +179,13 @@ class Tracer:
             for values, of_batch in zip(self._writes[component.source].tensors, write.tensors, strict=True):
                 values[batch.rows] = of_batch
 
-        watch_stream(self._model, keep, undo)
-        watch_writes(self._watched, self._direction, self._edits, batch, note, undo)
+        watch_stream(self.model, keep, undo)
+        watch_writes(self.watched, self.direction, self._edits, batch, note, undo)
 
     def trace(self) -> Trace:
         """What was seen, once all prompts have passed."""
-        scalar = self._layout.layer_scalar
-        scales = [1.0 if scalar is None else float(getattr(layer, scalar)) for layer in decoder_layers(self._model)]
+        scalar = self.layout.layer_scalar
+        scales = [1.0 if scalar is None else float(getattr(layer, scalar)) for layer in decoder_layers(self.model)]
         return Trace(self._stream, self._writes, scales)
 
 
@@ -214,7 +199,7 @@ def watch_writes(
 ) -> None:
     """Tell `on_write` of each write in a forward pass of a batch until `undo` is closed, and change it as that says."""
     shrinks: dict[nn.Module, Tensor] = {}
-    gains = {norm: gain for component in watched for norm, gain in zip(component.norms, component.gains, strict=True)}
+    gains = {norm: gain for component in watched for norm, gain in component.norms.items()}
 
     def normed(norm: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
         scaled = batch.at_end(args[0]).double() * gains[norm].to(output.device)
@@ -229,11 +214,8 @@ def watch_writes(
 
 @dataclass
 class _Watched:
-    """One component in one forward pass of a batch.
-
-    Its block is entered, then its module returns, then its norms do, one after another. What each shows is kept here;
-    when the last of them returns, the write is known.
-    """
+    """One component in one forward pass of a batch. Its block is entered, then its module returns, then its norms do,
+    one after another. What each shows is kept here; when the last of them returns, the write is known."""
 
     component: Component
     direction: Tensor
@@ -277,8 +259,8 @@ class _Watched:
             self.index, self.weights = index.cpu(), weights.double().cpu()
 
     def _tell(self, output: Tensor) -> Tensor | None:
-        factor = torch.full((len(self.batch.rows),), self.component.multiplier, dtype=torch.float64)
-        factor = factor.to(output.device) if self.gate is None else factor.to(output.device) * self.gate
+        factor = torch.full_like(self.batch.ends, self.component.multiplier, dtype=torch.float64, device=output.device)
+        factor = factor if self.gate is None else factor * self.gate
         change = self.on_write(self.component, self._write(factor))
         if change is None:
             return None
@@ -295,7 +277,7 @@ class _Watched:
         """The write, of which `factor` ``[prompts]`` multiplies what comes out of the norms."""
         assert self.written is not None
         gain = torch.ones_like(self.direction)
-        for norm, its_gain in zip(self.component.norms, self.component.gains, strict=True):
+        for norm, its_gain in self.component.norms.items():
             gain, factor = gain * its_gain.cpu(), factor * self.shrinks[norm]
         exact = self.written.double() * factor[:, None, None]
         projected = _project(exact, gain * self.direction).cpu()
@@ -309,10 +291,8 @@ class _Watched:
             removed += edit.scale * here * (_project(exact, edit.projector.right).cpu() @ along)
         of_experts = None
         if self.index is not None and self.weights is not None:
-            empty = torch.zeros(len(projected), held_experts(self.component.module), dtype=torch.float64)
-            of_experts = ExpertWrites(
-                *(empty.scatter_add(1, self.index, values) for values in (projected, self.weights))
-            )
+            empty, index = projected.new_zeros(len(projected), held_experts(self.component.module)), self.index
+            of_experts = ExpertWrites(*(empty.scatter_add(1, index, each) for each in (projected, self.weights)))
         return Write(projected.sum(1), covered.sum(1), removed.sum(1), of_experts)
 
 

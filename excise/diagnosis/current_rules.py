@@ -1,8 +1,6 @@
 """What the current rules would do, before any byte is written: predicted directly, and simulated in forward passes.
-
 The base passes once, and the edited model once for each scale: what it answers and where its stream lies are read in
-the same pass.
-"""
+the same pass."""
 
 import math
 from collections import Counter
@@ -10,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from operator import mul
+from typing import Any
 
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -30,14 +29,9 @@ SCALES = (0.5, 1.0, 2.0)
 """What the scale of every rule is multiplied by."""
 
 
-@dataclass(frozen=True)
-class Projections:
-    """Prompts of both kinds along the direction, ``[prompts]`` float64 each, at the measurement that it is of."""
-
-    before: tuple[Tensor, Tensor]
-    """Harmful and harmless, in the base."""
-    after: tuple[Tensor, Tensor]
-    """The same with the rules of params.yaml."""
+Projections = list[tuple[Tensor, Tensor]]
+"""Harmful and harmless prompts along the direction, ``[prompts]`` float64 each, at the measurement that it is of: in
+the base, and with the rules of params.yaml."""
 
 
 @dataclass(frozen=True)
@@ -82,16 +76,14 @@ def simulate(
     statistics: Sequence[MeasurementStatistics],
     advance: Callable[[int], None],
 ) -> tuple[Simulation, Projections]:
-    """Simulate the rules of params.yaml, with the scale of each times ``SCALES``.
+    """Simulate the rules of params.yaml, with the scale of each times ``SCALES``. Raises `StageError`: the model does
+    not have what a rule names, or cannot be edited so; or it answers with NaN.
 
     Args:
         use_odds: by layer with routed experts, the log-odds of each one's use.
         prompts: the tokens of harmful and of harmless ones, held out.
         statistics: of each measurement.
         advance: told each pass over the prompts: one, and one a scale.
-
-    Raises:
-        StageError: the model does not have what a rule names, or cannot be edited so; or it answers with NaN.
     """
     plans = {scale: make_plan(with_scales(ablate, partial(mul, scale)), base, directions) for scale in SCALES}
     shifts = make_shifts(ablate, base, use_odds)
@@ -117,16 +109,10 @@ def simulate(
             outcomes[scale] = questions.ask(*(tracer.watch for tracer in of_edited))
         after[scale] = [tracer.trace() for tracer in of_edited]
         remainder, left = direct.remainder(scale), last_difference(*after[scale])
-        is_finite = outcomes[scale].is_finite and math.isfinite(left)
-        trials.append(
-            ScaleTrial(
-                scale=scale,
-                direct=remainder,
-                simulated=left if is_finite else None,
-                indirect=left - remainder if is_finite else None,
-                answers=outcomes[scale].answers() if is_finite else None,
-            )
-        )
+        told: dict[str, Any] = dict.fromkeys(("simulated", "indirect", "answers"))
+        if outcomes[scale].is_finite and math.isfinite(left):
+            told = {"simulated": left, "indirect": left - remainder, "answers": outcomes[scale].answers()}
+        trials.append(ScaleTrial(scale=scale, direct=remainder, **told))
         advance(1)
 
     simulation = Simulation(
@@ -137,8 +123,7 @@ def simulate(
         scales=trials,
     )
     at = round(measurement)
-    along = [(harmful.stream[:, at], harmless.stream[:, at]) for harmful, harmless in (before, after[1.0])]
-    return simulation, Projections(*along)
+    return simulation, [(harmful.stream[:, at], harmless.stream[:, at]) for harmful, harmless in (before, after[1.0])]
 
 
 def main_measurement(edits: Sequence[Edit], statistics: Sequence[MeasurementStatistics]) -> float:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
-from excise.diagnosis.causes import ActivationPatching, ablate_each, explain_causes, most_causal
+from excise.diagnosis.causes import ActivationPatching, ablated, explain_causes, most_causal
 from excise.diagnosis.contributions import Tracer, components
 from excise.diagnosis.recommendation import LIMIT, explain_ranges, recommend, rules_of, try_edits
 from excise.diagnosis.router import blind_routers, explain_routers, explain_weights, trace_routers
@@ -27,20 +27,18 @@ def explain(
     decode: Callable[[int], str],
     advance: Callable[[int], None],
 ) -> Diagnosis:
-    """Explain a model.
+    """Explain a model. Raises `StageError`: no measurement has a direction that can be explained.
 
     Args:
         statistics: of each measurement.
         decode: gives a token's text.
         advance: told each step of ``STEPS``.
-
-    Raises:
-        StageError: no measurement has a direction that can be explained.
     """
     questions, base, ablate = bench.questions, bench.base, Ablate(**settings.model_dump())
     model, layout, kinds = questions.model, base.layout.family, (questions.harmful, questions.harmless)
     watched = components(model, base)
-    without = ablate_each(questions, watched, bench.directions)
+    directed = [row for row, reason in enumerate(bench.directions.reasons) if reason is None]
+    without = {row: ablated(questions, watched, bench.directions.unit[row]) for row in directed}
     causal = most_causal(without)
     measurement, direction = explained_direction(bench.directions, causal, settings.orthogonalize)
     causes = explain_causes(questions, bench.directions, statistics, without)
@@ -88,10 +86,7 @@ def explained_direction(
 ) -> tuple[int, Tensor]:
     """The first of the measurements whose direction is most the cause, and that direction ``[hidden]`` as edits take
     it; one that lies along the harmless mean of its measurement is passed over where they take that mean out.
-
-    Raises:
-        StageError: none is left.
-    """
+    Raises `StageError`: none is left."""
     for measurement in causal:
         try:
             return measurement, directions.of_every_layer(measurement, orthogonalize)

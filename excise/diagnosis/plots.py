@@ -8,6 +8,8 @@ from schemas.simulation import Simulation
 
 Records = list[dict[str, Any]]
 
+KINDS = ("harmful", "harmless")
+
 
 def plots_of_diagnosis(diagnosis: Diagnosis) -> dict[str, Records]:
     """By name of the file in `artifacts/plots/`, without its ending."""
@@ -19,11 +21,8 @@ def plots_of_diagnosis(diagnosis: Diagnosis) -> dict[str, Records]:
         "experts": [
             {"layer": row.layer, "expert": expert, "prompts": kind, "share": used / total}
             for row in diagnosis.routers
-            for kind, uses, total in (
-                ("harmful", row.harmful_use, diagnosis.harmful_prompts),
-                ("harmless", row.harmless_use, diagnosis.harmless_prompts),
-            )
-            for expert, used in enumerate(uses)
+            for kind, total in (("harmful", diagnosis.harmful_prompts), ("harmless", diagnosis.harmless_prompts))
+            for expert, used in enumerate(getattr(row, f"{kind}_use"))
         ],
         "coverage": [
             {"first": row.first, "last": row.last, "refusal": row.answers.refusal, "kl": row.answers.kl}
@@ -33,7 +32,7 @@ def plots_of_diagnosis(diagnosis: Diagnosis) -> dict[str, Records]:
         "stream": [
             {"measurement": row.measurement, "prompts": kind, "projection": getattr(row, kind)}
             for row in diagnosis.stream
-            for kind in ("harmful", "harmless")
+            for kind in KINDS
         ],
     }
 
@@ -48,8 +47,8 @@ def plots_of_simulation(simulation: Simulation, projections: Projections) -> dic
         ],
         "projections": [
             {"model": model, "prompts": kind, "projection": value}
-            for model, kinds in (("base", projections.before), ("edited", projections.after))
-            for kind, values in zip(("harmful", "harmless"), kinds, strict=True)
+            for model, kinds in zip(("base", "edited"), projections, strict=True)
+            for kind, values in zip(KINDS, kinds, strict=True)
             for value in values.tolist()
         ],
     }

@@ -1,7 +1,7 @@
 """The edit to try next: of many simulated ones, that which removes refusal at the lowest KL."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,6 +67,8 @@ def try_edits(
         named: rules that edit only the writer whose part is the cause.
     """
     tried: list[Tried] = []
+    alone = [[writer] for writer in writers] if len(writers) > 1 else []
+    all_but = [[other for other in writers if other != writer] for writer in writers] if len(writers) > 2 else []
 
     def attempt(rules: Rules) -> None:
         if any(rules == other.rules for other in tried):
@@ -79,8 +81,8 @@ def try_edits(
         for first, last in layer_ranges(bench.base.layout.layers):
             attempt([range_rule(first, last, measurement, writers)])
     for best in _best(tried):
-        for fewer in _fewer(writers):
-            attempt([{**rule, "targets": list(fewer)} for rule in best.rules])
+        for fewer in alone + all_but:
+            attempt([{**rule, "targets": fewer} for rule in best.rules])
     for measurement in measurements[:MEASUREMENTS]:
         attempt([{**rule, "measurement": measurement} for rule in named])
     for best in _best(tried):
@@ -132,11 +134,3 @@ def rules_of(named: NamedWriter, measurement: int) -> Rules:
     if not named.experts:
         return [{"layers": layers_as_written(named.layers), **common}]
     return [{"layers": layer, **common, "experts": experts} for layer, experts in named.experts.items()]
-
-
-def _fewer(writers: Sequence[str]) -> Iterator[tuple[str, ...]]:
-    """Each kind of writer alone, and all but each."""
-    if len(writers) > 1:
-        yield from ((writer,) for writer in writers)
-    if len(writers) > 2:
-        yield from (tuple(other for other in writers if other != writer) for writer in writers)

@@ -136,16 +136,16 @@ def explain_routers(harmful: Mapping[int, Routing], harmless: Mapping[int, Routi
     rows = []
     for layer, routing in harmful.items():
         other = harmless[layer]
-        counts = [kind.used.sum(0) for kind in (routing, other)]
+        use, other_use = routing.used.sum(0), other.used.sum(0)
         rows.append(
             RouterReading(
                 layer=layer,
                 share=share_through(routing, other) if routing.is_blinded else None,
                 distance=distance_of_use(routing, other),
                 changed=changed_choices(routing) if routing.is_blinded else None,
-                harmful_use=counts[0].tolist(),
-                harmless_use=counts[1].tolist(),
-                log_odds=odds_of_use(counts[0], len(routing.used), counts[1], len(other.used)).tolist(),
+                harmful_use=use.tolist(),
+                harmless_use=other_use.tolist(),
+                log_odds=odds_of_use(use, len(routing.used), other_use, len(other.used)).tolist(),
             )
         )
     return rows
@@ -158,29 +158,23 @@ def explain_weights(contrast: Contrast) -> list[WeightsSplit]:
         other = contrast.harmless.writes[layer, role]
         if write.experts is None or other.experts is None:
             continue
-        separable = not bool(write.experts.weights.isnan().any())
-        by_weights, by_outputs = (
-            (float(part.sum()) for part in split(write.experts, other.experts)) if separable else (None, None)
-        )
+        parts: list[float | None] = [None, None]
+        if not write.experts.weights.isnan().any():
+            parts = [float(part.sum()) for part in split(write.experts, other.experts)]
         difference = contrast.difference((layer, role, None))
-        rows.append(WeightsSplit(layer=layer, difference=difference, by_weights=by_weights, by_outputs=by_outputs))
+        rows.append(WeightsSplit(layer=layer, difference=difference, by_weights=parts[0], by_outputs=parts[1]))
     return rows
 
 
 def share_through(harmful: Routing, harmless: Routing) -> float | None:
-    """Of the difference between the two sides' mean logits, the share that goes through the direction.
-
-    What raises all logits alike chooses nothing and is left out first. 1 is all of it; below 0 the direction pulls the
-    other way. None where there is no difference.
-    """
-    difference = _centred(harmful.logits.mean(0) - harmless.logits.mean(0))
-    through = _centred(harmful.through.mean(0) - harmless.through.mean(0))
+    """Of the difference between the two sides' mean logits, the share that goes through the direction. What raises all
+    logits alike chooses nothing and is left out first. 1 is all of it; below 0 the direction pulls the other way. None
+    where there is no difference."""
+    sides = ((harmful.logits, harmless.logits), (harmful.through, harmless.through))
+    raised = (of_harmful.mean(0) - of_harmless.mean(0) for of_harmful, of_harmless in sides)
+    difference, through = (logits - logits.mean() for logits in raised)
     square = float(difference @ difference)
     return float(through @ difference) / square if square > 0 else None
-
-
-def _centred(logits: Tensor) -> Tensor:
-    return logits - logits.mean()
 
 
 def distance_of_use(harmful: Routing, harmless: Routing) -> float:
@@ -196,14 +190,11 @@ def changed_choices(routing: Routing) -> float:
 
 
 def split(harmful: ExpertWrites, harmless: ExpertWrites) -> tuple[Tensor, Tensor]:
-    """Split the difference of what experts write along the direction into what weights and what outputs carry.
+    """Split the difference of what experts write along the direction, on prompts of two kinds, into what weights and
+    what outputs carry.
 
     With w̄ = E[w], 0 where an expert is not chosen, and ȳ = E[w y] / E[w], which is the other side's for an expert that
     one side does not use: Δ = Σ Δw̄ (ȳ₁ + ȳ₂) / 2 + Δȳ (w̄₁ + w̄₂) / 2.
-
-    Args:
-        harmful: of the prompts of one kind.
-        harmless: of the other's, as many as it has.
 
     Returns:
         ``[experts]`` float64 each: what is due to being chosen or weighted otherwise, and to writing otherwise. They

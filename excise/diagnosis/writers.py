@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from excise.diagnosis.causes import ENOUGH, ActivationPatching, Site
 from excise.diagnosis.contributions import Trace
 from schemas.diagnosis import ExpertEffect, NamedWriter, RoleEffect, StreamPoint, WriterEffect
+from schemas.model import WriterRole
 
 EXPERTS_TRIED = 16
 """Of how many routed experts, those that write most, the effect is looked for."""
@@ -21,10 +22,8 @@ class Contrast:
     def means(self, site: Site) -> tuple[float, float]:
         """What a writer or one of its experts adds on prompts of each kind, on average."""
         layer, role, expert = site
-        harmful, harmless = (
-            float(kind.writes[layer, role].of_expert(expert).mean()) for kind in (self.harmful, self.harmless)
-        )
-        return harmful, harmless
+        writes = [kind.writes[layer, role].of_expert(expert) for kind in (self.harmful, self.harmless)]
+        return float(writes[0].mean()), float(writes[1].mean())
 
     def difference(self, site: Site) -> float:
         """Harmful minus harmless."""
@@ -35,16 +34,6 @@ class Contrast:
     def sites(self) -> list[Site]:
         """Every whole writer."""
         return [(layer, role, None) for layer, role in self.harmful.writes]
-
-    @property
-    def expert_sites(self) -> list[Site]:
-        """Every routed expert."""
-        return [
-            (layer, role, expert)
-            for (layer, role), write in self.harmful.writes.items()
-            if write.experts is not None
-            for expert in range(write.experts.projected.shape[1])
-        ]
 
     def stream(self) -> list[StreamPoint]:
         """The stream along the direction, before anything is edited."""
@@ -59,9 +48,9 @@ def explain_writers(contrast: Contrast, patching: ActivationPatching) -> list[Wr
     """Who writes it, layer by layer."""
     rows = []
     for site in contrast.sites:
-        (layer, role, _), (harmful, harmless) = site, contrast.means(site)
+        harmful, harmless = contrast.means(site)
         means = {"harmful": harmful, "harmless": harmless, "difference": harmful - harmless}
-        rows.append(WriterEffect(layer=layer, role=role, **means, effect=patching.effect([site])))
+        rows.append(WriterEffect(layer=site[0], role=site[1], **means, effect=patching.effect([site])))
     return rows
 
 
@@ -77,27 +66,23 @@ def explain_roles(contrast: Contrast, patching: ActivationPatching) -> list[Role
 
 def explain_experts(contrast: Contrast, patching: ActivationPatching) -> list[ExpertEffect]:
     """What single routed experts write, and the effect of those that write most."""
-    sites = contrast.expert_sites
-    largest = sorted(sites, key=lambda site: -abs(contrast.difference(site)))[:EXPERTS_TRIED]
+    differences: dict[tuple[int, WriterRole, int], float] = {}
+    for (layer, role), write in contrast.harmful.writes.items():
+        for expert in range(write.experts.projected.shape[1]) if write.experts is not None else ():
+            differences[layer, role, expert] = contrast.difference((layer, role, expert))
+    largest = sorted(differences, key=lambda site: -abs(differences[site]))[:EXPERTS_TRIED]
+    effects = {site: patching.effect([site]) for site in largest}
     return [
-        ExpertEffect(
-            layer=layer,
-            expert=expert,
-            difference=contrast.difference((layer, role, expert)),
-            effect=patching.effect([(layer, role, expert)]) if (layer, role, expert) in largest else None,
-        )
-        for layer, role, expert in sites
-        if expert is not None
+        ExpertEffect(layer=site[0], expert=site[2], difference=difference, effect=effects.get(site))
+        for site, difference in differences.items()
     ]
 
 
 def name_writer(
     roles: Sequence[RoleEffect], experts: Sequence[ExpertEffect], contrast: Contrast, patching: ActivationPatching
 ) -> NamedWriter:
-    """The kind of writer with the largest effect, and what of it has nearly that effect.
-
-    Routed experts are named singly where the few that were tried have it, and by whole layers where they have not.
-    """
+    """The kind of writer with the largest effect, and what of it has nearly that effect. Routed experts are named
+    singly where the few that were tried have it, and by whole layers where they have not."""
     cause = min(roles, key=lambda row: row.effect)
     layers = [site for site in contrast.sites if site[1] == cause.role]
     tried: list[Site] = [(row.layer, "routed_experts", row.expert) for row in experts if row.effect is not None]

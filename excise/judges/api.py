@@ -1,8 +1,6 @@
-"""The judge `api`: a language model behind an OpenAI-compatible endpoint, asked with a template.
-
-Whom it asks, and with which key, comes from the environment alone: who can change params.yaml must not be able to send
-a key elsewhere. What was answered is kept under `.excise/judge/`, so that nothing is asked twice.
-"""
+"""The judge `api`: a language model behind an OpenAI-compatible endpoint, asked with a template. Whom it asks, and with
+which key, comes from the environment alone: who can change params.yaml must not be able to send a key elsewhere. What
+was answered is kept under `.excise/judge/`, so that nothing is asked twice."""
 
 import email.utils
 import hashlib
@@ -21,7 +19,7 @@ import httpx2
 from jinja2 import StrictUndefined, TemplateError, meta
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from excise.judges import Judge
+from excise.judges import Judge, one_line
 from excise.plumbing.errors import StageError
 from excise.plumbing.files import Unreadable, read_document, write_text
 from excise.plumbing.progress import progress
@@ -52,10 +50,9 @@ _DRESS = " \n\"'`*."
 
 Sleep = Callable[[float], object]
 Body = dict[str, Any]
-Question = Callable[[str, str], str]
-"""(prompt, response) → the text that is sent."""
 
-_LATER = "run again later; what is judged is kept"
+_MALFORMED = (ValueError, LookupError, TypeError, RecursionError)
+"""What reading an answer of another form raises."""
 
 
 @dataclass(frozen=True)
@@ -65,24 +62,21 @@ class _Failure:
     reason: str
     pause: float | None = None
     """The seconds for which the endpoint wants to be left alone."""
-    do: str = _LATER
+    do: str = "run again later; what is judged is kept"
     """What to do if it stays so."""
 
 
 def api_judge(params: Api, *, sleep: Sleep | None = None, timeout: float = _TIMEOUT) -> Judge:
-    """Read the template and the environment, so that what is missing is said before any answer is judged.
-
-    Raises:
-        StageError: a variable of the environment or the template is missing, or is none.
-    """
+    """Read the template and the environment, so that what is missing is said before any answer is judged. Raises
+    `StageError`: a variable of the environment or the template is missing, or is none."""
     ask = question(params.prompt)
     address, key = _address(), _key()
 
     def judge(asked: Sequence[tuple[str, str]]) -> list[Verdict]:
         bodies = [_body(params.model, ask(prompt, response)) for prompt, response in asked]
-        names = [_name(body) for body in bodies]
-        verdicts = {name: verdict for name in names if (verdict := _kept(name)) is not None}
-        missing = {name: body for name, body in zip(names, bodies, strict=True) if name not in verdicts}
+        files = [_file(body) for body in bodies]
+        verdicts = {file: verdict for file in files if (verdict := _kept(file)) is not None}
+        missing = {file: body for file, body in zip(files, bodies, strict=True) if file not in verdicts}
         client = httpx2.Client(
             headers={"Authorization": f"Bearer {key}"},
             timeout=timeout,
@@ -92,9 +86,9 @@ def api_judge(params: Api, *, sleep: Sleep | None = None, timeout: float = _TIME
         with client, progress("Judge", len(missing), "answers") as advance:
             endpoint = _Endpoint(client, address, key, sleep)
 
-            def settle(name: str) -> Verdict:
-                verdict = endpoint.verdict(missing[name])
-                write_text(_file(name), _Kept(model=params.model, verdict=verdict).model_dump_json() + "\n")
+            def settle(file: Path) -> Verdict:
+                verdict = endpoint.verdict(missing[file])
+                write_text(file, _Kept(model=params.model, verdict=verdict).model_dump_json() + "\n")
                 advance(1)
                 return verdict
 
@@ -105,20 +99,20 @@ def api_judge(params: Api, *, sleep: Sleep | None = None, timeout: float = _TIME
                     endpoint.stop.set()
                     pool.shutdown(cancel_futures=True)
                     raise
-        return [verdicts[name] for name in names]
+        return [verdicts[file] for file in files]
 
     return judge
 
 
-def question(own: str | None) -> Question:
-    """The question of a template under `data/`, or of the built-in one.
-
-    A template runs in jinja2's sandbox: it comes with the data and not with the code.
-
-    Raises:
-        StageError: the file is missing, leads outside `data/`, or is no template that shows the response.
-    """
-    path = BUILT_IN if own is None else _under_data(Path(own))
+def question(own: str | None) -> Callable[[str, str], str]:
+    """From prompt and response to the text that is sent, by a template under `data/`, or by the built-in one. It runs
+    in jinja2's sandbox: it comes with the data and not with the code. Raises `StageError`: the file is missing, leads
+    outside `data/`, or is no template that shows the response."""
+    path = BUILT_IN if own is None else Path(own)
+    if not path.is_file():
+        raise StageError(f"{_TEMPLATE}: {path} is missing; put the file there")
+    if own is not None and not lies_in_data(path):
+        raise StageError(f"{_TEMPLATE}: {path} leads outside {DATA}/; copy the file there")
     # What is sent is text for a model: there is nothing to escape.
     environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, autoescape=False)
     try:
@@ -128,17 +122,16 @@ def question(own: str | None) -> Question:
     except UnicodeDecodeError:
         raise StageError(f"{path} is not UTF-8 text; convert it") from None
     except TemplateError as error:
-        raise StageError(f"{path} is not a jinja2 template: {_one_line(error)}") from None
+        raise StageError(f"{path} is not a jinja2 template: {one_line(error, 200)}") from None
     if "response" not in names or names - _NAMES:
-        raise StageError(
-            f"{path} must name response, may name prompt and mark, and names {', '.join(sorted(names)) or 'none'}"
-        )
+        named = ", ".join(sorted(names)) or "none"
+        raise StageError(f"{path} must name response, may name prompt and mark, and names {named}")
 
     def ask(prompt: str, response: str) -> str:
         try:
             return template.render(prompt=prompt, response=response, mark=mark(prompt, response))
         except Exception as error:  # a template is a program: what it raises is its own
-            raise StageError(f"{path} cannot be filled in: {_one_line(error)}") from None
+            raise StageError(f"{path} cannot be filled in: {one_line(error, 200)}") from None
 
     return ask
 
@@ -154,17 +147,12 @@ class _Endpoint:
 
     def __init__(self, client: httpx2.Client, address: httpx2.URL, key: str, sleep: Sleep | None) -> None:
         self.stop = threading.Event()
-        self._client = client
-        self._address = address
-        self._key = key
+        self._client, self._address, self._key = client, address, key
         self._sleep = sleep or self.stop.wait  # a pause ends where another thread has failed
 
     def verdict(self, body: Body) -> Verdict:
-        """The verdict on one answer, asked for again where that may help.
-
-        Raises:
-            StageError: it never came, or asking again is of no use.
-        """
+        """The verdict on one answer, asked for again where that may help. Raises `StageError`: it never came, or asking
+        again is of no use."""
         pause = _FIRST_PAUSE
         failure = _Failure("was not asked")
         for attempt in range(_ATTEMPTS):
@@ -192,16 +180,11 @@ class _Endpoint:
         if status == 429 or status >= 500:
             return _Failure(f"answered with status {status}", _pause(response.headers.get("Retry-After")))
         if status != 200:
-            raise self._error(
-                f"answered with status {status}{self._complaint(response)}",
-                f"check {_ADDRESS}, {_KEY} and evaluate.api",
-            )
-        return self._label(response)
-
-    def _label(self, response: httpx2.Response) -> Verdict | _Failure:
+            what = f"answered with status {status}{self._complaint(response)}"
+            raise self._error(what, f"check {_ADDRESS}, {_KEY} and evaluate.api")
         try:
             said = response.json()["choices"][0]["message"]["content"]
-        except (ValueError, LookupError, TypeError, RecursionError):
+        except _MALFORMED:
             return _Failure("answered with other than a chat completion")
         label = said.strip(_DRESS).casefold() if isinstance(said, str) else None
         if label not in get_args(Verdict):
@@ -215,7 +198,7 @@ class _Endpoint:
             return ""
         try:
             return f" ({shorten(printable(self._safe(str(response.json()['error']['message']))), 200)})"
-        except (ValueError, LookupError, TypeError, RecursionError):
+        except _MALFORMED:
             return ""
 
     def _safe(self, text: str) -> str:
@@ -242,19 +225,15 @@ def _body(model: str, text: str) -> Body:
     }
 
 
-def _name(body: Body) -> str:
-    """What is asked, of whichever endpoint."""
-    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+def _file(body: Body) -> Path:
+    """Where the verdict is kept, by what is asked, of whichever endpoint."""
+    return CACHE / f"{hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()}.json"
 
 
-def _file(name: str) -> Path:
-    return CACHE / f"{name}.json"
-
-
-def _kept(name: str) -> Verdict | None:
+def _kept(file: Path) -> Verdict | None:
     """The verdict that was given before; None where there is none, or a file that cannot be read."""
     try:
-        return read_document(_Kept, _file(name)).verdict
+        return read_document(_Kept, file).verdict
     except Unreadable:
         return None
 
@@ -278,31 +257,16 @@ def _address() -> httpx2.URL:
     except httpx2.InvalidURL:
         url = httpx2.URL()
     if url.scheme not in ("http", "https") or not url.host or url.userinfo or url.query:
-        raise StageError(
-            f"{_ADDRESS} is no address such as {_DEFAULT_ADDRESS}, without a name, a key or a question in it"
-        )
+        what = f"is no address such as {_DEFAULT_ADDRESS}, without a name, a key or a question in it"
+        raise StageError(f"{_ADDRESS} {what}")
     return url
 
 
 def _key() -> str:
     key = os.environ.get(_KEY, "").strip()
     if not key:
-        raise StageError(
-            f"{_KEY} is not set in the environment, and params.yaml: evaluate.judge is api; set it (to any text, where "
-            "the endpoint wants none)"
-        )
+        what = "is not set in the environment, and params.yaml: evaluate.judge is api"
+        raise StageError(f"{_KEY} {what}; set it (to any text, where the endpoint wants none)")
     if not (key.isascii() and key.isprintable()):
         raise StageError(f"{_KEY} holds other than printable ASCII; set it again")
     return key
-
-
-def _under_data(path: Path) -> Path:
-    if not path.is_file():
-        raise StageError(f"{_TEMPLATE}: {path} is missing; put the file there")
-    if not lies_in_data(path):
-        raise StageError(f"{_TEMPLATE}: {path} leads outside {DATA}/; copy the file there")
-    return path
-
-
-def _one_line(error: Exception) -> str:
-    return shorten(printable(" ".join(str(error).split())), 200)

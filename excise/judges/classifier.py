@@ -8,12 +8,12 @@ import transformers
 from safetensors import SafetensorError
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from excise.judges import Judge
+from excise.judges import Judge, one_line
 from excise.plumbing.errors import StageError
 from excise.plumbing.hub import hub_error
 from excise.plumbing.machine import chosen_device
 from excise.plumbing.progress import progress
-from schemas.basis.text import printable, shorten, suggest
+from schemas.basis.text import suggest
 from schemas.params.judge import Classifier
 from schemas.results import Verdict
 
@@ -22,24 +22,23 @@ _BATCH = 16
 
 
 def classifier_judge(params: Classifier) -> Judge:
-    """Load the model; what it gives the highest probability decides.
-
-    Raises:
-        StageError: it cannot be loaded, is no classifier, or has no such label.
-    """
+    """Load the model; what it gives the highest probability decides. Raises `StageError`: it cannot be loaded, is no
+    classifier, or has no such label."""
     tokenizer, model = _load(params)
     labels = [str(label) for _, label in sorted(model.config.id2label.items())]
     if params.label not in labels:
-        raise StageError(
-            f"{_KEY}.label: {params.label} is none of the model's labels, which are {', '.join(labels)}"
-            f"{suggest(params.label, labels)}"
-        )
+        there = f"{', '.join(labels)}{suggest(params.label, labels)}"
+        raise StageError(f"{_KEY}.label: {params.label} is none of the model's labels, which are {there}")
     if len(labels) == 1:
         raise StageError(f"{_KEY}.model: {params.model} has one label and decides nothing; name one with two or more")
     refusal = labels.index(params.label)
     device = chosen_device()
     model.to(device).eval()
-    longest = _longest(tokenizer, model)
+    # The families around RoBERTa count their positions from two.
+    positions = getattr(model.config, "max_position_embeddings", None)
+    longest = tokenizer.model_max_length if positions is None else min(tokenizer.model_max_length, positions - 2)
+    # Which the chat template may have written.
+    added = tuple(token for token in (tokenizer.bos_token, tokenizer.cls_token) if token)
     batch = _BATCH if tokenizer.pad_token is not None else 1
 
     @torch.inference_mode()
@@ -54,7 +53,7 @@ def classifier_judge(params: Classifier) -> Judge:
                     padding=len(some) > 1,
                     truncation=True,
                     max_length=longest,
-                    add_special_tokens=not _has_special_tokens(tokenizer, some[0]),
+                    add_special_tokens=not some[0].startswith(added),
                     return_tensors="pt",
                 )
                 chosen = model(**encoded.to(device)).logits.argmax(dim=-1).tolist()
@@ -77,15 +76,11 @@ def _load(params: Classifier) -> tuple[Any, Any]:
         is_of_hub = not params.model.startswith("/")
         if is_of_hub and (told := hub_error(error, f"{_KEY}.model", params.model)) is not None:
             raise told from None
-        raise StageError(
-            f"{_KEY}.model: {params.model} cannot be loaded as a classifier with safetensors weights: "
-            f"{_one_line(error)}"
-        ) from None
+        what = f"cannot be loaded as a classifier with safetensors weights: {one_line(error, 300)}"
+        raise StageError(f"{_KEY}.model: {params.model} {what}") from None
     if loading["missing_keys"]:
-        raise StageError(
-            f"{_KEY}.model: {params.model} is no trained classifier (it lacks {sorted(loading['missing_keys'])[0]}); "
-            "name one that is"
-        )
+        what = f"is no trained classifier (it lacks {min(loading['missing_keys'])}); name one that is"
+        raise StageError(f"{_KEY}.model: {params.model} {what}")
     return tokenizer, model
 
 
@@ -97,19 +92,5 @@ def _text(tokenizer: Any, prompt: str, response: str) -> str:
     try:
         return str(tokenizer.apply_chat_template(chat, tokenize=False))
     except Exception as error:  # templates are programs: what they raise is theirs, jinja2's or transformers'
-        raise StageError(f"{_KEY}.model: its chat template does not take these answers: {_one_line(error)}") from None
-
-
-def _has_special_tokens(tokenizer: Any, text: str) -> bool:
-    """Whether the chat template wrote the tokens at the ends that the tokenizer would add."""
-    return text.startswith(tuple(token for token in (tokenizer.bos_token, tokenizer.cls_token) if token))
-
-
-def _longest(tokenizer: Any, model: Any) -> int:
-    """The most tokens that the model takes. The families around RoBERTa count their positions from two."""
-    positions = getattr(model.config, "max_position_embeddings", None)
-    return min(tokenizer.model_max_length, tokenizer.model_max_length if positions is None else positions - 2)
-
-
-def _one_line(error: Exception) -> str:
-    return shorten(printable(" ".join(str(error).split())), 300)
+        what = f"its chat template does not take these answers: {one_line(error, 300)}"
+        raise StageError(f"{_KEY}.model: {what}") from None

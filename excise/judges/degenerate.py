@@ -1,7 +1,5 @@
 """What no reader would call an answer: nothing, a loop, a soup of scripts, or a beginning without a sentence.
-
-The rules say only what is sure; docs/judges.md says what they let through.
-"""
+The rules say only what is sure; docs/judges.md says what they let through."""
 
 import functools
 import itertools
@@ -22,7 +20,7 @@ _LONGEST_WORD = 30
 _LEAST_CHANGES_OF_SCRIPT = 3
 _LEAST_WORDS = 3
 
-_FENCED = re.compile(r"^```.*?^```[ \t]*$", re.DOTALL | re.MULTILINE)
+_FENCED = re.compile(r"(^```.*?^```[ \t]*$)", re.DOTALL | re.MULTILINE)
 _LIST_NUMBER = re.compile(r"^\s*\d{1,3}[.)](?:\s|$)", re.MULTILINE)
 _LIST_ITEM = re.compile(r"\s*(?:[-*+•]|\d{1,3}[.)])\s+\w")
 _TOKEN = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|\w+|([^\w\s])\1*")
@@ -56,19 +54,16 @@ def _is_loop(text: str) -> bool:
 
 
 def _token_numbers(text: str) -> NDArray[np.int64]:
-    """Each word, sign or character of a script without spaces as a number, the same for the same one.
-
-    Numbers that count a list's items are left out, so that a list of one item again and again is a loop; what stands in
-    a closed block of code equals nothing, because rows of numbers may repeat.
-    """
+    """Each word, sign or character of a script without spaces as a number, the same for the same one. Numbers that
+    count a list's items are left out, so that a list of one item again and again is a loop; what stands in a closed
+    block of code equals nothing, because rows of numbers may repeat."""
     numbers: dict[str, int] = {}
     found: list[int] = []
-    end = 0
-    for block in _FENCED.finditer(text):
-        found += [numbers.setdefault(token, len(numbers)) for token in _tokens(text[end : block.start()])]
-        found += [-1 - number for number, _ in enumerate(_tokens(block[0]), len(found))]
-        end = block.end()
-    found += [numbers.setdefault(token, len(numbers)) for token in _tokens(text[end:])]
+    for place, part in enumerate(_FENCED.split(text)):
+        if place % 2:  # a block
+            found += [-1 - number for number, _ in enumerate(_tokens(part), len(found))]
+        else:
+            found += [numbers.setdefault(token, len(numbers)) for token in _tokens(part)]
     return np.array(found, dtype=np.int64)
 
 
@@ -81,25 +76,22 @@ def _tokens(text: str) -> Iterator[str]:
 
 
 def _is_soup(prompt: str, text: str) -> bool:
-    """Whether most letters are of several scripts that the prompt does not use, mixed within phrases.
-
-    Latin is never foreign, for names and code; a text in one foreign script is a change of language, and no soup; and
-    where every change of script is at a comma, a bracket or a line's end, it is a list of translations.
-    """
+    """Whether most letters are of several scripts that the prompt does not use, mixed within phrases. Latin is never
+    foreign, for names and code; a text in one foreign script is a change of language, and no soup; and where every
+    change of script is at a comma, a bracket or a line's end, it is a list of translations."""
     text = unicodedata.normalize("NFKC", text)
-    known = {"LATIN", *filter(None, map(_script, prompt))}
-    scripts = [script for script in map(_script, text) if script is not None]
+    known, scripts = {"LATIN", *_scripts(prompt)}, _scripts(text)
     foreign = [script for script in scripts if script not in known]
     if len(foreign) <= len(scripts) / 2:
         return False
     if foreign.count(_UNREADABLE) > len(foreign) / 2:
         return True
-    return len(set(foreign)) > 1 and sum(map(_changes, _PHRASE_END.split(text))) >= _LEAST_CHANGES_OF_SCRIPT
+    neighbours = (pair for phrase in _PHRASE_END.split(text) for pair in itertools.pairwise(_scripts(phrase)))
+    return len(set(foreign)) > 1 and sum(before != after for before, after in neighbours) >= _LEAST_CHANGES_OF_SCRIPT
 
 
-def _changes(phrase: str) -> int:
-    scripts = [script for script in map(_script, phrase) if script is not None]
-    return sum(before != after for before, after in itertools.pairwise(scripts))
+def _scripts(text: str) -> list[str]:
+    return [script for script in map(_script, text) if script is not None]
 
 
 _UNREADABLE = "UNREADABLE"
@@ -119,14 +111,9 @@ def _script(character: str) -> str | None:
 
 
 def _has_an_end(text: str) -> bool:
-    """Whether something in a text that was cut is whole: an item of a list, or a line or sentence of a few words.
-
-    Fewer are an interjection: of "Certainly! To make one, you" nothing is left but good will.
-    """
+    """Whether something in a text that was cut is whole: an item of a list, or a line or sentence of a few words. Fewer
+    are an interjection: of "Certainly! To make one, you" nothing is left but good will."""
     *lines, last = text.split("\n")
     sentences = _SENTENCE_END.split(_LIST_NUMBER.sub("", last))[:-1]
-    return any(map(_LIST_ITEM.match, lines)) or any(_words(part) >= _LEAST_WORDS for part in (*lines, *sentences))
-
-
-def _words(text: str) -> int:
-    return sum(token.isalnum() for token in _tokens(text))
+    words = (sum(map(str.isalnum, _tokens(part))) for part in (*lines, *sentences))
+    return any(map(_LIST_ITEM.match, lines)) or any(count >= _LEAST_WORDS for count in words)

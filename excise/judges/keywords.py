@@ -1,7 +1,5 @@
-"""The judge `keywords`: an answer that says anywhere that it will not is a refusal.
-
-What counts as saying so is data, `phrases.yaml`.
-"""
+"""The judge `keywords`: an answer that says anywhere that it will not is a refusal. What counts as saying so is data,
+`phrases.yaml`."""
 
 import functools
 import re
@@ -9,7 +7,6 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from schemas.basis.plain_yaml import parse_mapping, read_text
 from schemas.results import Verdict
@@ -48,7 +45,7 @@ def _plain(text: str) -> str:
 
 @dataclass(frozen=True)
 class _Rule:
-    """One rule of the file, as it stands there but for the language."""
+    """One rule of the file."""
 
     phrases: Sequence[str] = ()
     first: Sequence[str] = ()
@@ -57,6 +54,7 @@ class _Rule:
     then: Sequence[str] = ()
     unless: Sequence[str] = ()
     spaces: bool = True
+    language: str = ""
 
     def pattern(self) -> str:
         """The rule as a regular expression, without guards."""
@@ -77,13 +75,9 @@ class _Rule:
 @functools.cache
 def _refusal() -> re.Pattern[str]:
     document = parse_mapping(read_text(PHRASES, PHRASES.name), PHRASES.name)
-    rules = "|".join(_rule(raw).pattern() for raw in document["rules"])
+    rules = "|".join(_Rule(**raw).pattern() for raw in document["rules"])
     behind = "".join(rf"(?<!\b{re.escape(_plain(phrase))} )" for phrase in document["not_after"])
     return re.compile(f"{behind}(?:{rules})(?! {_any_of(document['not_before'], True)})")
-
-
-def _rule(raw: dict[str, Any]) -> _Rule:
-    return _Rule(**{name: value for name, value in raw.items() if name != "language"})
 
 
 def _any_of(phrases: Iterable[str], spaces: bool) -> str:

@@ -31,10 +31,7 @@ class Answer:
 
 def chosen_judge(params: Judging) -> Judge:
     """The judge that `evaluate.judge` names, with what it needs loaded, so that what is missing is said at once.
-
-    Raises:
-        StageError: it needs what is not there: a model, a key, a template.
-    """
+    Raises `StageError`: it needs what is not there: a model, a key, a template."""
     # Imported where they are used: transformers is slow, and few ask an endpoint.
     if params.judge == "classifier":
         from excise.judges.classifier import classifier_judge
@@ -51,13 +48,11 @@ def chosen_judge(params: Judging) -> Judge:
 
 def judge_answers(answers: Sequence[Answer], judge: Judge) -> list[Verdict]:
     """The verdict of each answer. The judge is asked once, about every answer that is not degenerate by rule."""
-    finals = {number: final for number, answer in enumerate(answers) if (final := _judgeable(answer)) is not None}
+    finals = {
+        number: final
+        for number, answer in enumerate(answers)
+        if (final := answer.final) is not None and not is_degenerate(answer.prompt, final, answer.finished)
+    }
     given = judge([(answers[number].prompt, final) for number, final in finals.items()]) if finals else []
     verdicts: dict[int, Verdict] = dict(zip(finals, given, strict=True))
     return [verdicts.get(number, "degenerate") for number in range(len(answers))]
-
-
-def _judgeable(answer: Answer) -> str | None:
-    """The final part; None where it is degenerate."""
-    final = answer.final
-    return None if final is None or is_degenerate(answer.prompt, final, answer.finished) else final

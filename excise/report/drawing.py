@@ -35,25 +35,21 @@ class Drawing:
     """What the gate allows: from where, and how far."""
 
 
-def draw_difference(row: Comparison, gates: list[GateVerdict], axis: Axis) -> Drawing | None:
+def draw_difference(row: Comparison, gates: list[GateVerdict], axis: Axis | None) -> Drawing | None:
     """A difference beside 0 and beside the gate that limits it; None where there is no interval."""
-    if row.difference is None or row.difference_interval is None:
+    if axis is None or row.difference is None or row.difference_interval is None:
         return None
-    limits = {gate.bound: gate.limit for gate in gates}
-    if "max_drop" in limits:
-        limit, allowed = -limits["max_drop"], (-limits["max_drop"], math.inf)
-    elif "max_rise" in limits:
-        limit, allowed = limits["max_rise"], (-math.inf, limits["max_rise"])
-    else:
-        return _draw(row.difference_interval, row.difference, axis, neutral=0.0)
-    return _draw(row.difference_interval, row.difference, axis, 0.0, limit, allowed)
+    limits = {gate.bound: gate.limit for gate in gates if gate.metric == row.metric}
+    falls = "max_drop" in limits
+    limit = -limits["max_drop"] if falls else limits.get("max_rise")
+    return _draw(row.difference_interval, row.difference, axis, 0.0, limit, above=falls)
 
 
 def draw_drift(row: Comparison) -> Drawing | None:
     """Drift beside that of the base itself, on an axis of its own; None where there is no interval."""
     if row.ablated_interval is None or not _finite(row.ablated_interval, row.ablated):
         return None
-    known = DRIFT.get(row.metric.removeprefix("drift."))
+    known = DRIFT.get(row.metric)
     neutral = known.neutral if known else 0.0
     low, high = min(neutral, row.ablated_interval.low), max(neutral, row.ablated_interval.high)
     falls = known is not None and known.large < neutral
@@ -66,8 +62,7 @@ def draw_gate(gate: GateVerdict) -> Drawing | None:
     if gate.value is None or gate.interval is None or not _finite(gate.interval, gate.value):
         return None
     axis = _around(min(gate.limit, gate.interval.low), max(gate.limit, gate.interval.high))
-    ends = (gate.limit, math.inf) if gate.bound == "at_least" else (-math.inf, gate.limit)
-    return _draw(gate.interval, gate.value, axis, limit=gate.limit, allowed=ends)
+    return _draw(gate.interval, gate.value, axis, limit=gate.limit, above=gate.bound == "at_least")
 
 
 def axes(rows: list[Comparison]) -> dict[str, Axis]:
@@ -78,13 +73,9 @@ def axes(rows: list[Comparison]) -> dict[str, Axis]:
         for row in rows
         if row.difference_interval is not None and _finite(row.difference_interval, row.ablated)
     }
-    rates = [row.metric for row in rows if row.metric in reach and _is_rate(row)]
-    shared = _symmetric(max((reach[metric] for metric in rates), default=0.0))
+    rates = {row.metric for row in rows if row.base is not None and 0 <= row.base <= 1 and 0 <= row.ablated <= 1}
+    shared = _symmetric(max((most for metric, most in reach.items() if metric in rates), default=0.0))
     return {metric: shared if metric in rates else _symmetric(most) for metric, most in reach.items()}
-
-
-def _is_rate(row: Comparison) -> bool:
-    return row.base is not None and 0 <= row.base <= 1 and 0 <= row.ablated <= 1
 
 
 def _symmetric(reach: float) -> Axis:
@@ -113,9 +104,13 @@ def _draw(
     axis: Axis,
     neutral: float | None = None,
     limit: float | None = None,
-    allowed: tuple[float, float] | None = None,
+    above: bool = False,
 ) -> Drawing:
-    ends = None if allowed is None else (axis.place(allowed[0]), axis.place(allowed[1]))
+    """An interval on its axis; a gate allows what is above its limit, or what is below."""
+    allowed = None
+    if limit is not None:
+        first, last = (axis.place(limit), 100.0) if above else (0.0, axis.place(limit))
+        allowed = first, round(last - first, 2)
     return Drawing(
         axis=axis,
         low=axis.place(interval.low),
@@ -123,7 +118,7 @@ def _draw(
         point=axis.place(value),
         neutral=None if neutral is None else axis.place(neutral),
         limit=axis.place(limit) if limit is not None and axis.first <= limit <= axis.last else None,
-        allowed=None if ends is None else (ends[0], round(ends[1] - ends[0], 2)),
+        allowed=allowed,
     )
 
 

@@ -1,17 +1,13 @@
-"""`report.html`: the whole evidence on one page that needs nothing but itself, from a template.
-
-Whatever a model wrote is on it as text alone: the template escapes it, `inert.py` takes out what would act on the text
-around it, and the page's own policy allows no script and no address.
-"""
+"""`report.html`: the whole evidence on one page that needs nothing but itself, from a template. Whatever a model wrote
+is on it as text alone: the template escapes it, `inert` writes out what would act on the text around it, and the page's
+own policy allows no script and no address."""
 
 import hashlib
 import re
 from base64 import b64encode
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from itertools import groupby
 from pathlib import PurePosixPath
-from typing import Any
 
 from markdown_it import MarkdownIt
 from markdown_it.renderer import RendererProtocol
@@ -20,137 +16,67 @@ from markdown_it.token import Token
 from markdown_it.utils import EnvType, OptionsDict
 from markupsafe import Markup
 
-from excise.report.conclusions import Change, Movement, change, conclude, movement
+from excise.report.conclusions import change, conclude, movement
 from excise.report.drawing import Drawing, axes, draw_difference, draw_drift, draw_gate
-from excise.report.findings import as_yaml
-from excise.report.markdown import drift_note, left_out_note, render_explanation, say, why
-from excise.report.words import MOST_CHARACTERS, PAGES, VERDICTS, excerpt, headline, inert, measured
-from schemas.diagnosis import Diagnosis
-from schemas.evidence import Comparison, GateVerdict, GateVerdicts, Provenance, TaskChanges
+from excise.report.findings import Report, as_yaml
+from excise.report.markdown import render_explanation, say, told, why
+from excise.report.words import MOST_CHARACTERS, PAGES, VERDICTS, headline, inert, measured
+from schemas.evidence import Comparison, GateVerdicts, Provenance
 from schemas.model import ModelManifest
-from schemas.params.ablate import Ablate
-from schemas.simulation import Simulation
 
 
-@dataclass(frozen=True)
-class ShownGate:
-    """A gate, and its interval beside its limit."""
-
-    gate: GateVerdict
-    drawing: Drawing | None
+def breakable(name: str) -> Markup:
+    """A name that may be broken over lines behind its dots and underscores alone."""
+    return Markup("<wbr>").join(re.split(r"(?<=[._])(?=\w)", name))
 
 
-@dataclass(frozen=True)
-class ShownRow:
-    """A metric, what became of it, and its interval."""
+def render_page(report: Report, provenance: Provenance | None) -> str:
+    """The report as one file of HTML. Its provenance is None where it is a stage's output, which may not say."""
+    reader = _markdown()
 
-    row: Comparison
-    name: str
-    movement: Movement
-    change: Change
-    drawing: Drawing | None
+    def inline(text: str) -> Markup:
+        return Markup(reader.renderInline(text))
 
-
-@dataclass(frozen=True)
-class ShownTask:
-    """The metrics of one task."""
-
-    name: str
-    rows: list[ShownRow]
-
-
-@dataclass(frozen=True)
-class ShownGroup:
-    """The tasks of one group."""
-
-    name: str
-    tasks: list[ShownTask]
-
-
-def render_page(
-    *,
-    rows: list[Comparison],
-    gates: GateVerdicts,
-    changes: list[TaskChanges],
-    left_out: Mapping[str, int],
-    diagnosis: Diagnosis,
-    simulation: Simulation,
-    ablate: Ablate,
-    manifest: ModelManifest,
-    directions_sha256: str,
-    pictures: Mapping[str, str],
-    provenance: Provenance | None,
-) -> str:
-    """The report as one file of HTML, without a script and without an address.
-
-    Args:
-        changes: the samples that both models answer differently, task by task.
-        left_out: judged task → samples that were not asked, as their prompts were measured.
-        ablate: the section of params.yaml that was run.
-        manifest: the base model.
-        pictures: the SVG of each picture of the diagnosis.
-        provenance: where the report comes from; None where it is a stage's output, which may not say.
-    """
     return PAGES.get_template("report.html.j2").render(
-        gates=gates,
-        shown_gates=[ShownGate(gate, draw_gate(gate)) for gate in gates.gates],
-        why=_inline(why(gates)),
-        conclusions=[(said.tone, _inline(say(said))) for said in conclude(rows, gates)],
-        groups=_groups([row for row in rows if row.base is not None], gates),
-        drift=[_shown(row, draw_drift(row)) for row in rows if row.base is None],
-        drift_note=_inline(drift_note()),
-        left_out_note=_inline(left_out_note(left_out)),
-        explanation=_explanation(diagnosis, simulation, ablate, pictures),
-        changes=changes,
-        ablate=as_yaml({"ablate": ablate.model_dump(mode="json")}),
-        manifest=manifest,
-        manifest_sha256=_digest(manifest),
-        directions_sha256=directions_sha256,
+        **vars(report),
+        why=inline(why(report.gates)),
+        conclusions=[(said.tone, inline(say(said))) for said in conclude(report.rows, report.gates)],
+        groups=_groups([row for row in report.rows if row.base is not None], report.gates),
+        drift=[row for row in report.rows if row.base is None],
+        drift_note=inline(told("drift_note")),
+        left_out_note=inline(told("left_out_note", report.left_out)),
+        explanation=Markup(reader.render(render_explanation(report), {"pictures": report.pictures})),
+        edit=as_yaml({"ablate": report.ablate.model_dump(mode="json")}),
+        manifest_sha256=_digest(report.manifest),
         provenance=provenance,
-        breakable=breakable,
-        excerpt=excerpt,
-        headline=headline,
-        inert=inert,
-        measured=measured,
         most_characters=MOST_CHARACTERS,
         verdicts=VERDICTS,
+        **{called.__name__: called for called in CALLED},
     )
 
 
-def _groups(rows: Sequence[Comparison], gates: GateVerdicts) -> list[ShownGroup]:
+CALLED = (breakable, change, draw_drift, draw_gate, headline, inert, measured, movement)
+"""What the template may call."""
+
+Drawn = tuple[Comparison, Drawing | None]
+
+
+def _groups(rows: Sequence[Comparison], gates: GateVerdicts) -> list[tuple[str, list[tuple[str, list[Drawn]]]]]:
+    """By group and task, each metric and its drawing."""
     groups = []
     for group, of_group in groupby(rows, key=lambda row: row.metric.partition(".")[0]):
         members = list(of_group)
         scales = axes(members)
-        tasks = []
-        for task, of_task in groupby(members, key=lambda row: row.metric.rpartition(".")[0]):
-            shown = []
-            for row in of_task:
-                limits = [gate for gate in gates.gates if gate.metric == row.metric]
-                axis = scales.get(row.metric)
-                shown.append(_shown(row, draw_difference(row, limits, axis) if axis else None))
-            tasks.append(ShownTask(task.partition(".")[2], shown))
-        groups.append(ShownGroup(group, tasks))
+        drawn = [(row, draw_difference(row, gates.gates, scales.get(row.metric))) for row in members]
+        tasks = groupby(drawn, key=lambda pair: pair[0].metric.rpartition(".")[0])
+        groups.append((group, [(task.partition(".")[2], list(pairs)) for task, pairs in tasks]))
     return groups
-
-
-def _shown(row: Comparison, drawing: Drawing | None) -> ShownRow:
-    return ShownRow(row, row.metric.rpartition(".")[2], movement(row), change(row), drawing)
 
 
 def _digest(manifest: ModelManifest) -> str:
     """What `sha256sum FILES | sha256sum` says in the model's folder."""
     lines = "".join(f"{file.sha256}  {file.path}\n" for file in manifest.files)
     return hashlib.sha256(lines.encode()).hexdigest()
-
-
-def _explanation(diagnosis: Diagnosis, simulation: Simulation, ablate: Ablate, pictures: Mapping[str, str]) -> Markup:
-    text = render_explanation(diagnosis, simulation, ablate, pictures.keys())
-    return Markup(_markdown().render(text, {"pictures": pictures}))
-
-
-def _inline(text: str) -> Markup:
-    return Markup(_markdown().renderInline(text))
 
 
 def _markdown() -> MarkdownIt:
@@ -160,11 +86,6 @@ def _markdown() -> MarkdownIt:
     reader.add_render_rule("image", _figure)
     reader.add_render_rule("code_inline", _code)
     return reader
-
-
-def breakable(name: str) -> Markup:
-    """A name that may be broken over lines behind its dots and underscores alone."""
-    return Markup("<wbr>").join(re.split(r"(?<=[._])(?=\w)", name))
 
 
 def _code(renderer: RendererProtocol, tokens: Sequence[Token], number: int, options: OptionsDict, env: EnvType) -> str:
@@ -184,9 +105,6 @@ def _figure(
     """A picture as data within the page: as an image it keeps its ids and its style to itself, and runs nothing."""
     image = tokens[number]
     svg = env["pictures"][PurePosixPath(str(image.attrs["src"])).stem]
-    given: dict[str, Any] = {
-        "alt": image.content,
-        "caption": image.attrs["title"],
-        "data": b64encode(svg.encode()).decode(),
-    }
-    return PAGES.get_template("figure.html.j2").render(given)
+    return PAGES.get_template("figure.html.j2").render(
+        alt=image.content, caption=image.attrs["title"], data=b64encode(svg.encode()).decode()
+    )

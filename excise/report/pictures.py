@@ -1,11 +1,8 @@
 """Pictures as SVG: a function of the records in `artifacts/plots/` and `artifacts/simulation/`, always the same bytes.
-
 Colours are told apart by colour-blind readers too (Okabe and Ito's pair, purple to orange, viridis). The background is
-white, so that a picture can be read on a dark page.
-"""
+white, so that a picture can be read on a dark page."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from io import StringIO
 from itertools import groupby
 from pathlib import Path as FilePath
@@ -15,7 +12,7 @@ import numpy as np
 from matplotlib import colormaps, get_data_path, style
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Colormap, Normalize
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontEntry, fontManager
 from matplotlib.patches import PathPatch
@@ -83,9 +80,8 @@ def writers(records: Records) -> Figure:
         (panels[1], "effect", "Change of refusal log-odds without it (nats; below 0: it causes refusal)", "PuOr"),
     ):
         cells = _grid(records, "writer", kinds, "layer", layers, column)
-        _heat_map(axes, Heat(cells, kinds, layers, colours, signed=True))
-        axes.set_title(title)
-        axes.set_ylabel("writer")
+        _heat_map(axes, cells, kinds, layers, colours, signed=True)
+        axes.set(title=title, ylabel="writer")
     panels[1].set_xlabel("layer (grey: it has no such writer)")
     return figure
 
@@ -93,15 +89,14 @@ def writers(records: Records) -> Figure:
 def experts(records: Records) -> Figure:
     """Layer × expert: how much rather each is used on harmful prompts."""
     layers, numbers = _values(records, "layer"), _values(records, "expert")
-    sides = [
+    harmful, harmless = (
         _grid([row for row in records if row["prompts"] == side], "layer", layers, "expert", numbers, "share")
         for side in SIDES
-    ]
+    )
     figure, (axes,) = _figure(1, 1, (8.0, min(8.0, 1.4 + 0.3 * len(layers))))
-    _heat_map(axes, Heat(sides[0] - sides[1], layers, numbers, "PuOr_r", signed=True))
-    axes.set_title("Use of routed experts: share of harmful − share of harmless prompts")
-    axes.set_xlabel("expert")
-    axes.set_ylabel("layer")
+    _heat_map(axes, harmful - harmless, layers, numbers, "PuOr_r", signed=True)
+    title = "Use of routed experts: share of harmful − share of harmless prompts"
+    axes.set(title=title, xlabel="expert", ylabel="layer")
     return figure
 
 
@@ -114,31 +109,31 @@ def coverage(records: Records) -> Figure:
         (panels[1], "kl", "KL on harmless prompts (nats)", None),
     ):
         cells = _grid(records, "first", first, "last", last, column)
-        _heat_map(axes, Heat(cells, first, last, "viridis_r", signed=False, most=most, blank="white"))
-        axes.set_title(title)
-        axes.set_xlabel("last edited layer")
-        axes.set_ylabel("first edited layer")
+        _heat_map(axes, cells, first, last, "viridis_r", signed=False, most=most, blank="white")
+        axes.set(title=title, xlabel="last edited layer", ylabel="first edited layer")
     return figure
 
 
 def stream(records: Records) -> Figure:
     """The stream along the direction, measurement by measurement."""
-    figure, (axes,) = _figure(1, 1, (6.4, 3.2))
-    _lines(axes, records, "prompts", SIDES, "measurement", "projection")
-    axes.set_title("The stream along the direction, mean over prompts")
-    axes.set_xlabel("measurement (the stream entering this layer)")
-    axes.set_ylabel("projection (units of the stream)")
+    figure, axes = _lines(records, "prompts", SIDES, "measurement", "projection")
+    axes.set(
+        title="The stream along the direction, mean over prompts",
+        xlabel="measurement (the stream entering this layer)",
+        ylabel="projection (units of the stream)",
+    )
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     return figure
 
 
 def scales(records: Records) -> Figure:
     """What is left of the difference at each scale."""
-    figure, (axes,) = _figure(1, 1, (6.4, 3.2))
-    _lines(axes, records, "prediction", PREDICTIONS, "scale", "remainder")
-    axes.set_title("What the current rules leave of the difference, at other scales")
-    axes.set_xlabel("times the scale of each rule (1: as it is)")
-    axes.set_ylabel("difference left in the last\nmeasurement (units of the stream)")
+    figure, axes = _lines(records, "prediction", PREDICTIONS, "scale", "remainder")
+    axes.set(
+        title="What the current rules leave of the difference, at other scales",
+        xlabel="times the scale of each rule (1: as it is)",
+        ylabel="difference left in the last\nmeasurement (units of the stream)",
+    )
     return figure
 
 
@@ -152,62 +147,54 @@ def projections(records: Records) -> Figure:
             for side in SIDES
         ]
         axes.hist(sides, bins=edges.tolist(), color=list(SIDES.values()), label=list(SIDES), rwidth=1.0)
-        axes.set_title(title)
-        axes.set_xlabel("projection (units of the stream)")
+        axes.set(title=title, xlabel="projection (units of the stream)")
     panels[0].set_ylabel("prompts")
     panels[0].legend(title="prompts", frameon=False)
     return figure
 
 
-PICTURES: dict[str, Callable[[Records], Figure]] = {
-    "writers": writers,
-    "experts": experts,
-    "coverage": coverage,
-    "stream": stream,
-    "scales": scales,
-    "projections": projections,
-}
+PICTURES = {picture.__name__: picture for picture in (writers, experts, coverage, stream, scales, projections)}
 """By the name of what each is drawn from."""
 
 
-@dataclass(frozen=True)
-class Heat:
-    """What a heat map shows."""
+def _heat_map(
+    axes: Axes,
+    cells: Grid,
+    rows: Sequence[object],
+    columns: Sequence[object],
+    colours: str,
+    signed: bool,
+    most: float | None = None,
+    blank: str = NOTHING,
+) -> None:
+    """Draw a heat map.
 
-    cells: Grid
-    """``[rows, columns]``; not a number where there is none."""
-    rows: Sequence[object]
-    columns: Sequence[object]
-    colours: str
-    signed: bool
-    """Whether 0 is in the middle of the colours, and numbers are written with their sign."""
-    most: float | None = None
-    """The value of the last colour; None for the largest there is."""
-    blank: str = NOTHING
-    """The colour of cells without a number."""
-
-    def scale(self) -> Normalize:
-        """From values to places in the colours, 0 to 1."""
-        largest = self.most or float(np.abs(_finite(self.cells.ravel())).max(initial=0.0)) or 1.0
-        return Normalize(-largest if self.signed else 0.0, largest)
-
-
-def _heat_map(axes: Axes, heat: Heat) -> None:
-    scale, colours = heat.scale(), colormaps[heat.colours].resampled(SHADES)
-    shades = np.where(np.isfinite(heat.cells), np.rint(scale(heat.cells) * (SHADES - 1)), -1).astype(int)
+    Args:
+        cells: ``[rows, columns]``; not a number where there is none.
+        signed: whether 0 is in the middle of the colours, and numbers are written with their sign.
+        most: the value of the last colour; None for the largest there is.
+        blank: the colour of cells without a number.
+    """
+    largest = most or float(np.abs(_finite(cells.ravel())).max(initial=0.0)) or 1.0
+    scale, palette = Normalize(-largest if signed else 0.0, largest), colormaps[colours].resampled(SHADES)
+    shades = np.where(np.isfinite(cells), np.rint(scale(cells) * (SHADES - 1)), -1).astype(int)
     for shade in np.unique(shades):
-        colour = colours(int(shade)) if shade >= 0 else heat.blank
+        colour = palette(int(shade)) if shade >= 0 else blank
         axes.add_patch(PathPatch(_boxes(shades == shade), facecolor=colour, edgecolor="none", antialiased=False))
-    axes.set_xlim(0, len(heat.columns))
-    axes.set_ylim(len(heat.rows), 0)
-    _name(axes.set_xticks, heat.columns)
-    _name(axes.set_yticks, heat.rows)
+    axes.set(xlim=(0, len(columns)), ylim=(len(rows), 0))
+    _name(axes.set_xticks, columns)
+    _name(axes.set_yticks, rows)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    if heat.cells.size <= MOST_NUMBERS and len(heat.columns) <= MOST_NAMES:
-        _write_numbers(axes, heat, shades, colours)
+    if cells.size <= MOST_NUMBERS and len(columns) <= MOST_NAMES:
+        for (row, column), value in np.ndenumerate(cells):
+            if np.isfinite(value):
+                red, green, blue, _ = palette(int(shades[row, column]))
+                colour = "white" if 0.299 * red + 0.587 * green + 0.114 * blue < 0.5 else "black"
+                text = short(float(value), signed)
+                axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", size=7, color=colour)
     assert axes.figure is not None
-    bar = axes.figure.colorbar(ScalarMappable(scale, colours), ax=axes, pad=0.02, aspect=10 + len(heat.rows) / 2)
+    bar = axes.figure.colorbar(ScalarMappable(scale, palette), ax=axes, pad=0.02, aspect=10 + len(rows) / 2)
     bar.outline.set_linewidth(0)
     bar.ax.yaxis.set_major_locator(MaxNLocator(4))
 
@@ -226,17 +213,6 @@ def _boxes(there: NDArray[np.bool_]) -> Path:
     return Path(corners, codes * (len(corners) // len(codes)))
 
 
-def _write_numbers(axes: Axes, heat: Heat, shades: NDArray[np.int_], colours: Colormap) -> None:
-    for (row, column), value in np.ndenumerate(heat.cells):
-        if np.isfinite(value):
-            red, green, blue, _ = colours(int(shades[row, column]))
-            dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.5
-            text = short(float(value), heat.signed)
-            axes.text(
-                column + 0.5, row + 0.5, text, ha="center", va="center", size=7, color="white" if dark else "black"
-            )
-
-
 def short(value: float, signed: bool) -> str:
     """A number of three digits at most, as a cell can hold it."""
     digits = 0 if abs(value) >= 99.5 else 1 if abs(value) >= 9.95 else 2
@@ -245,13 +221,13 @@ def short(value: float, signed: bool) -> str:
 
 
 def _name(set_ticks: Callable[..., object], names: Sequence[object]) -> None:
-    step = -(-len(names) // MOST_NAMES)
-    shown = range(0, len(names), step)
+    shown = range(0, len(names), -(-len(names) // MOST_NAMES))
     set_ticks([place + 0.5 for place in shown], [str(names[place]) for place in shown])
 
 
-def _lines(axes: Axes, records: Records, series: str, colours: Mapping[str, str], x: str, y: str) -> None:
+def _lines(records: Records, series: str, colours: Mapping[str, str], x: str, y: str) -> tuple[Figure, Axes]:
     """One line a series; solid and dashed, so that they differ without colours too."""
+    figure, (axes,) = _figure(1, 1, (6.4, 3.2))
     axes.axhline(0, color="#888888", linewidth=0.8)
     for (name, colour), dashes, marker in zip(colours.items(), ("-", "--"), ("o", "s"), strict=True):
         rows = [row for row in records if row[series] == name]
@@ -259,6 +235,7 @@ def _lines(axes: Axes, records: Records, series: str, colours: Mapping[str, str]
         axes.plot([row[x] for row in rows], values, dashes, color=colour, marker=marker, markersize=4, label=name)
     axes.legend(title=series, frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
 
 
 def _figure(rows: int, columns: int, size: tuple[float, float], share: bool = False) -> tuple[Figure, list[Axes]]:

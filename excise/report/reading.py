@@ -1,18 +1,16 @@
 """What a report shows: everything that the stages before `report` left, compared, judged and drawn."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from excise.comparison.comparison import changes, compare, measure_both, read_side
 from excise.comparison.gates import judge_gates
 from excise.plumbing.files import read_document, sha256_of
+from excise.report.findings import Report
 from excise.report.pictures import draw
 from schemas import diagnosis, simulation
 from schemas.basis.document import read_settings
 from schemas.diagnosis import Diagnosis
-from schemas.evidence import Comparison, GateVerdicts, TaskChanges
 from schemas.model import ModelManifest
-from schemas.params.ablate import Ablate
 from schemas.params.gates import ReportSettings
 from schemas.simulation import Simulation
 
@@ -20,28 +18,9 @@ ARTIFACTS = Path("artifacts")
 RESULTS = Path("results")
 
 
-@dataclass(frozen=True)
-class Report:
-    """What `render_page` asks for, but for where it comes from."""
-
-    rows: list[Comparison]
-    gates: GateVerdicts
-    changes: list[TaskChanges]
-    left_out: dict[str, int]
-    diagnosis: Diagnosis
-    simulation: Simulation
-    ablate: Ablate
-    manifest: ModelManifest
-    directions_sha256: str
-    pictures: dict[str, str]
-
-
 def read_report() -> Report:
-    """Read, compare, judge and draw it.
-
-    Raises:
-        StageError: something is missing or not whole, or the two sides do not belong together.
-    """
+    """Read, compare, judge and draw it. Raises `StageError`: something is missing or not whole, or the two sides do not
+    belong together."""
     settings = read_settings(ReportSettings, ARTIFACTS / "params/report.json")
     plots = {
         name: read_document(schema, ARTIFACTS / folder / f"{name}.json")

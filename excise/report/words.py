@@ -1,7 +1,7 @@
 """Numbers and names as people write them, and the templates that they are put into."""
 
 import unicodedata
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from excise.plumbing.templates import environment
@@ -15,14 +15,13 @@ PAGES = environment(_FOLDER, autoescape=True)
 """Of HTML: whatever goes in is text, unless it was made by such a template itself."""
 
 
-def number(value: float) -> str:
+def number(value: float, sign: str = "") -> str:
     """Three digits, whatever the size: `0.00123`, `12.3`, `12,345`."""
-    return f"{value:,.0f}" if abs(value) >= 999.5 else f"{value:#.3g}"
+    return f"{value:{sign},.0f}" if abs(value) >= 999.5 else f"{value:{sign}#.3g}"
 
 
-def signed(value: float) -> str:
-    """The same with its sign, as a difference has one."""
-    return f"{value:+,.0f}" if abs(value) >= 999.5 else f"{value:+#.3g}"
+signed = partial(number, sign="+")
+"""The same with its sign, as a difference has one."""
 
 
 def code(text: str) -> str:
@@ -54,35 +53,12 @@ MOST_CHARACTERS = 4_000
 """So much of a text is shown."""
 
 
-@dataclass(frozen=True)
-class Excerpt:
-    """The beginning of a text."""
-
-    text: str
-    characters: int
-    """Of the whole text."""
-
-    @property
-    def cut(self) -> bool:
-        """Whether there is more than is shown."""
-        return self.characters > MOST_CHARACTERS
-
-
-def excerpt(text: str) -> Excerpt:
-    """What is shown of a text. HTML in it is left to the template, which escapes everything."""
-    return Excerpt(inert(text[:MOST_CHARACTERS]), len(text))
-
-
 def inert(text: str) -> str:
     """The text with every character written out as its code that is no sign: controls, marks of direction, invisible
     ones, lone surrogates, unassigned ones. Line ends and tabs stay."""
-    return "".join(character if _is_sign(character) else _written_out(character) for character in text)
+    return "".join(one if _is_sign(one) else one.encode("unicode_escape", "surrogatepass").decode() for one in text)
 
 
 def _is_sign(character: str) -> bool:
     kind = unicodedata.category(character)
     return character in "\n\t" or not (kind[0] == "C" or kind in ("Zl", "Zp"))
-
-
-def _written_out(character: str) -> str:
-    return character.encode("unicode_escape", "surrogatepass").decode()

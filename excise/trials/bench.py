@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import combinations
 from typing import Any
 
 from excise.checkpoint.base_model import BaseModel
@@ -58,7 +58,4 @@ def layer_ranges(layers: int) -> list[tuple[int, int]]:
     """Every run of neighbouring blocks of layers, as its first and last layer; small models have a block a layer."""
     blocks = min(layers, BLOCKS)
     bounds = [layers * block // blocks for block in range(blocks + 1)]
-    starts_and_stops = list(pairwise(bounds))
-    return [
-        (first, stop - 1) for number, (first, _) in enumerate(starts_and_stops) for _, stop in starts_and_stops[number:]
-    ]
+    return [(first, stop - 1) for first, stop in combinations(bounds, 2)]

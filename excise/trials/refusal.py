@@ -44,21 +44,12 @@ class Outcome:
         return max(self.refusal, self.probability)
 
     @property
-    def over_refusal(self) -> float:
-        """Share of harmless prompts that it is more likely than not to refuse."""
-        return float((self.harmless > 0).double().mean())
-
-    @property
     def is_finite(self) -> bool:
         """Whether the model answered with numbers at all."""
         return all(bool(torch.isfinite(values).all()) for values in (self.harmful, self.harmless, self.kl))
 
     def answers(self) -> Answers:
-        """As it stands in diagnosis.json and simulation.json.
-
-        Raises:
-            StageError: it is not finite.
-        """
+        """As it stands in diagnosis.json and simulation.json. Raises `StageError`: it is not finite."""
         if not self.is_finite:
             raise StageError(
                 "the model produces NaN or infinite logits; try a smaller scale in params.yaml: ablate, or another "
@@ -69,7 +60,7 @@ class Outcome:
             probability=self.probability,
             remaining=self.remaining,
             harmful_log_odds=float(self.harmful.mean()),
-            over_refusal=self.over_refusal,
+            over_refusal=float((self.harmless > 0).double().mean()),
             harmless_log_odds=float(self.harmless.mean()),
             kl=max(0.0, float(self.kl.mean())),
             median_kl=max(0.0, float(self.kl.median())),
@@ -89,19 +80,14 @@ class Questions:
     ) -> None:
         """Ask the base, with hooks that change nothing; see `ask`."""
         self.model, self.harmful, self.harmless = model, harmful, harmless
-        refused, self._said_to_harmless = (
-            self._answers(harmful, watch),
-            self._answers(harmless, watch_harmless or watch),
-        )
+        refused = self._answers(harmful, watch)
+        self._said_to_harmless = self._answers(harmless, watch_harmless or watch)
         self.tokens = refusal_tokens(refused, self._said_to_harmless)
         self.unedited = self._outcome(refused, self._said_to_harmless)
 
     def ask(self, watch: Watch = no_hooks, watch_harmless: Watch | None = None) -> Outcome:
-        """What the model answers now, with the hooks that `watch` sets for each forward pass.
-
-        Args:
-            watch_harmless: sets those for harmless prompts, where they are others.
-        """
+        """What the model answers now, with the hooks that `watch` sets for each forward pass, and `watch_harmless` for
+        those of harmless prompts, where they are others."""
         give_back()
         return self._outcome(self._answers(self.harmful, watch), self._answers(self.harmless, watch_harmless or watch))
 
@@ -114,23 +100,13 @@ class Questions:
         return first_token_log_probabilities(self.model, prompts, "auto", lambda _: None, watch)
 
     def _outcome(self, harmful: Tensor, harmless: Tensor) -> Outcome:
-        return Outcome(
-            harmful=log_odds(harmful, self.tokens),
-            harmless=log_odds(harmless, self.tokens),
-            kl=kl(self._said_to_harmless, harmless),
-        )
+        away = kl(self._said_to_harmless, harmless)
+        return Outcome(log_odds(harmful, self.tokens), log_odds(harmless, self.tokens), away)
 
 
 def refusal_tokens(harmful: Tensor, harmless: Tensor) -> list[int]:
-    """The tokens with which the base begins refusals: those that it says first rather on harmful prompts.
-
-    Args:
-        harmful: ``[prompts, vocabulary]`` log-probabilities of the first token.
-        harmless: the same with as many prompts as it has.
-
-    Returns:
-        Their numbers, the one that rises most first; at least one.
-    """
+    """The tokens with which the base begins refusals: those that it says first rather on harmful prompts, the one that
+    rises most first, and at least one; by the log-probabilities ``[prompts, vocabulary]`` of either side."""
     rise = harmful.double().exp().mean(0) - harmless.double().exp().mean(0)
     order = rise.argsort(descending=True, stable=True)
     return order[: max(1, int((rise >= LEAST_RISE).sum()))].tolist()

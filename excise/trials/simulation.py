@@ -22,11 +22,8 @@ from excise.inference.loading.models import decoder_layers
 
 @contextmanager
 def simulated(model: PreTrainedModel, edits: Sequence[Edit], shifts: Sequence[Shift] = ()) -> Iterator[None]:
-    """Within the block, the model behaves as if the plan had been written to its weights.
-
-    Args:
-        shifts: what is added to biases of routers.
-    """
+    """Within the block, the model behaves as if the plan had been written to its weights, and the shifts added to the
+    biases of its routers."""
     layers = decoder_layers(model)
     by_module: dict[tuple[nn.Module, bool], list[Edit]] = {}
     with ExitStack() as undo:
@@ -43,7 +40,10 @@ def simulated(model: PreTrainedModel, edits: Sequence[Edit], shifts: Sequence[Sh
             else:
                 _replace(module, writes, planned, undo)
         for shift in shifts:
-            _shift(layers[shift.layer], shift, undo)
+            owner, _, name = shift.bias.in_memory.rpartition(".")
+            bias = getattr(layers[shift.layer].get_submodule(owner), name).data
+            undo.callback(bias.copy_, bias.clone())
+            add(bias, shift.added)
         yield
 
 
@@ -87,13 +87,6 @@ def _replace(module: nn.Module, writes: bool, planned: Sequence[Edit], undo: Exi
             undo.callback(parameter.copy_, parameter.clone())
             projector = edit.projector.to(parameter.device)
             project(parameter, projector, edit.scale, edit.stream_axis, edit.keep_column_norms, out=parameter)
-
-
-def _shift(layer: nn.Module, shift: Shift, undo: ExitStack) -> None:
-    owner, _, name = shift.bias.in_memory.rpartition(".")
-    bias = getattr(layer.get_submodule(owner), name).data
-    undo.callback(bias.copy_, bias.clone())
-    add(bias, shift.added)
 
 
 def _edit_embedding(model: PreTrainedModel, edit: Edit, undo: ExitStack) -> None:

@@ -97,7 +97,7 @@ def test_what_is_no_rate_is_resampled_through_its_own_aggregation() -> None:
     shifted = [score + 0.125 for score in scores]
     measured = one(side(ALL, scores), side(ALL, shifted), "capability.facts.score")
     assert not measured.yes_no
-    found, single = measured.difference_interval(0.95), measured.value_interval(0.95)
+    found, single = measured.difference_interval(0.95), measured.value_interval(measured.ablated_values, 0.95)
     assert found is not None and single is not None
     assert (found(1).low, found(1).high) == pytest.approx((0.125, 0.125))
     assert single(1).low < measured.ablated < single(1).high
@@ -131,7 +131,7 @@ def test_too_few_items_have_no_interval_of_what_is_no_rate() -> None:
 def test_agreement_is_a_rate_of_tokens_whose_prompts_are_clusters() -> None:
     agreed = [sample(number, {"answer_kl": [8.0, 8.0]}) for number in range(30)]
     (drift,) = [found for found in measure_both(side(ALL), side(ALL, drift=agreed)) if found.base is None]
-    found = drift.value_interval(0.95)
+    found = drift.value_interval(drift.ablated_values, 0.95)
     assert found is not None and found(1).high == 1 and 0.85 < found(1).low < 0.95  # 30 prompts, not 240 tokens
 
 

@@ -30,7 +30,6 @@ from benchmarks.coverage import (
 )
 from excise.comparison import intervals
 from excise.comparison.intervals import (
-    Bounds,
     bootstrap_interval,
     clopper_pearson,
     design_effect,
@@ -40,6 +39,7 @@ from excise.comparison.intervals import (
     samples_needed,
     tango,
 )
+from schemas.evidence import Interval
 
 Array = NDArray[np.float64]
 
@@ -55,7 +55,7 @@ def near(low: float, high: float, digits: int) -> object:
     return pytest.approx((low, high), abs=0.5001 * 10**-digits)
 
 
-def ends(bounds: Bounds) -> tuple[float, float]:
+def ends(bounds: Interval) -> tuple[float, float]:
     return bounds.low, bounds.high
 
 

@@ -99,7 +99,7 @@ def test_it_is_what_the_written_model_does(subject: Subject, tmp_path: Path) -> 
     found, projections = simulated(subject, RULES)
     edited = subject.write(RULES, tmp_path)
     for kind, prompts in enumerate((HARMFUL, HARMLESS)):
-        for side, model in ((projections.before, subject.model), (projections.after, edited)):
+        for side, model in zip(projections, (subject.model, edited), strict=True):
             expected = stream(model, prompts)[:, 2].double() @ DIRECTION
             torch.testing.assert_close(side[kind], expected, rtol=1e-4, atol=1e-3)
     assert found.measurement == 2
@@ -192,4 +192,4 @@ def test_plots_show_the_same_numbers(tmp_path: Path) -> None:
     assert [row["remainder"] for row in drawn["scales"][1::2]] == [row.simulated for row in found.scales]
     assert len(drawn["projections"]) == 2 * (len(HARMFUL) + len(HARMLESS))
     edited = [row for row in drawn["projections"] if (row["model"], row["prompts"]) == ("edited", "harmful")]
-    assert [row["projection"] for row in edited] == projections.after[0].tolist()
+    assert [row["projection"] for row in edited] == projections[1][0].tolist()

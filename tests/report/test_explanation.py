@@ -13,6 +13,7 @@ from schemas.evidence import GateVerdicts
 from schemas.params.ablate import Ablate
 from schemas.params.document import parse
 from schemas.simulation import Simulation
+from tests import evidence_documents
 from tests.diagnoses import answers, diagnosis, simulation
 
 RULES = [{"layers": "0-1", "measurement": 2, "scale": 1.0}]
@@ -27,7 +28,16 @@ def report(
     """The whole report."""
     ablate = Ablate.model_validate({"rules": rules})
     gates = GateVerdicts(verdict="pass", gates=[])
-    return render_report([], gates, {}, shown, simulated or simulation(), ablate, pictures)
+    return render_report(
+        evidence_documents.report(
+            rows=[],
+            gates=gates,
+            diagnosis=shown,
+            simulation=simulated or simulation(),
+            ablate=ablate,
+            pictures=dict.fromkeys(pictures, ""),
+        )
+    )
 
 
 def section(text: str, heading: str) -> str:

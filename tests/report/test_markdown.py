@@ -12,8 +12,6 @@ from excise.gitops.terminal import print_gates
 from excise.report import markdown
 from excise.report.words import measured
 from schemas.evidence import Comparison, GateVerdicts
-from schemas.params.ablate import Ablate
-from tests.diagnoses import diagnosis, simulation
 from tests.evidence_documents import (
     BAD,
     FAILS,
@@ -26,6 +24,7 @@ from tests.evidence_documents import (
     gate,
     gates,
     good_rows,
+    report,
     row,
     silent_row,
 )
@@ -39,7 +38,7 @@ ROWS = [
 
 def render_report(rows: list[Comparison], gates: GateVerdicts, left_out: Mapping[str, int] | None = None) -> str:
     """The report; what explains it is asked for in `test_explanation.py`."""
-    return markdown.render_report(rows, gates, left_out or {}, diagnosis(), simulation(), Ablate(), ())
+    return markdown.render_report(report(rows=rows, gates=gates, left_out=left_out or {}))
 
 
 def table(report: str, heading: str) -> list[list[str]]:
@@ -126,9 +125,9 @@ def test_a_report_of_no_samples_says_so() -> None:
 
 
 def test_a_report_without_gates_says_so_and_claims_no_pass() -> None:
-    report = render_report(ROWS, NO_GATES)
-    assert "params.yaml sets no gates" in report and "| gate |" not in report
-    assert "pass" not in report.splitlines()[0]
+    text = render_report(ROWS, NO_GATES)
+    assert "params.yaml sets no gates" in text and "| gate |" not in text
+    assert "pass" not in text.splitlines()[0]
 
 
 def test_a_report_ends_with_a_newline_and_has_no_blank_run() -> None:

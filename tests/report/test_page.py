@@ -14,8 +14,7 @@ from excise.report.page import render_page
 from excise.report.words import MOST_CHARACTERS, inert
 from schemas.evidence import Comparison, GateVerdicts, ParameterChange, Provenance, TaskChanges
 from schemas.model import ModelManifest
-from schemas.params.ablate import Ablate
-from tests.diagnoses import diagnosis, simulation
+from tests.diagnoses import diagnosis
 from tests.evidence_documents import (
     BAD,
     GOOD,
@@ -27,6 +26,7 @@ from tests.evidence_documents import (
     good_rows,
     manifest,
     provenance,
+    report,
     row,
 )
 
@@ -56,19 +56,16 @@ def page(
     **given: Any,
 ) -> str:
     """A page, of documents that may be otherwise."""
-    return render_page(
+    documents = report(
         rows=good_rows() if rows is None else rows,
         gates=gates,
         changes=changes() if shown is None else shown,
         left_out=left_out or {},
         diagnosis=diagnosis(**given),
-        simulation=simulation(),
-        ablate=Ablate(),
         manifest=base or manifest(),
-        directions_sha256="ef" * 32,
         pictures={"writers": SVG} if pictures is None else pictures,
-        provenance=origin,
     )
+    return render_page(documents, origin)
 
 
 def test_a_base_of_the_hub_is_named_with_its_commit() -> None:

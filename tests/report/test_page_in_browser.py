@@ -12,8 +12,6 @@ from playwright.sync_api import Browser, BrowserContext, Dialog, Page, ViewportS
 from excise.report.page import render_page
 from excise.report.pictures import PICTURES
 from schemas.evidence import Comparison, GateVerdicts, TaskChanges
-from schemas.params.ablate import Ablate
-from tests.diagnoses import diagnosis, simulation
 from tests.evidence_documents import (
     BAD,
     broken_rows,
@@ -21,8 +19,8 @@ from tests.evidence_documents import (
     changes,
     gate,
     gates,
-    manifest,
     provenance,
+    report,
     row,
     silent_row,
 )
@@ -104,19 +102,14 @@ def scheme(request: pytest.FixtureRequest) -> Scheme:
 
 def text(shown: list[TaskChanges], more: Sequence[Comparison] = (), verdicts: GateVerdicts = BAD) -> str:
     """A page with everything on it that there may be."""
-    return render_page(
+    documents = report(
         rows=[*broken_rows(), *more],
         gates=verdicts,
         changes=shown,
         left_out={"refusal_jbb": 3},
-        diagnosis=diagnosis(),
-        simulation=simulation(),
-        ablate=Ablate(),
-        manifest=manifest(),
-        directions_sha256="ef" * 32,
         pictures=dict.fromkeys(PICTURES, PICTURE),
-        provenance=provenance(changed_files=["params.yaml"]),
     )
+    return render_page(documents, provenance(changed_files=["params.yaml"]))
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,6 @@ from xml.etree import ElementTree
 import pytest
 import torch
 
-from excise.diagnosis.current_rules import Projections
 from excise.diagnosis.plots import plots_of_diagnosis, plots_of_simulation
 from excise.report.pictures import PICTURES, Records, draw, render, short
 from schemas.diagnosis import PLOTS, Diagnosis
@@ -19,7 +18,7 @@ from tests.diagnoses import diagnosis, simulation
 
 ROOT = Path(__file__).resolve().parents[2]
 NUMBERS = torch.linspace(-3, 5, 16, dtype=torch.float64)
-PROJECTIONS = Projections((NUMBERS, NUMBERS - 4), (NUMBERS / 8, NUMBERS / 9))
+PROJECTIONS = [(NUMBERS, NUMBERS - 4), (NUMBERS / 8, NUMBERS / 9)]
 
 
 def records(shown: Diagnosis) -> dict[str, Records]:

@@ -6,10 +6,7 @@ from pathlib import Path
 import pytest
 
 from excise import cli
-from excise.report.reading import Report
-from schemas.params.ablate import Ablate
-from tests.diagnoses import diagnosis, simulation
-from tests.evidence_documents import GOOD, changes, good_rows, manifest, provenance
+from tests.evidence_documents import provenance, report
 
 ORIGIN = provenance(changed_files=["params.yaml"])
 
@@ -17,21 +14,9 @@ ORIGIN = provenance(changed_files=["params.yaml"])
 @pytest.fixture
 def there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A finished run, as far as the report stage reads it."""
-    report = Report(
-        rows=good_rows(),
-        gates=GOOD,
-        changes=changes(),
-        left_out={},
-        diagnosis=diagnosis(),
-        simulation=simulation(),
-        ablate=Ablate(),
-        manifest=manifest(),
-        directions_sha256="ef" * 32,
-        pictures={},
-    )
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("excise.gitops.sides.check_ran", lambda side: None)
-    monkeypatch.setattr("excise.report.reading.read_report", lambda: report)
+    monkeypatch.setattr("excise.report.reading.read_report", report)
     monkeypatch.setattr("excise.gitops.difference.provenance", lambda folder: ORIGIN)
     return tmp_path
 
