@@ -48,15 +48,12 @@ class ListedTask:
 def load_tasks(
     params: Questions, folder: Path = TASKS_FOLDER, longest_text: int | None = None, reasoning: bool = False
 ) -> list[ListedTask]:
-    """Every task that `evaluate` lists, in its order, with its samples at hand.
+    """Every task that `evaluate` lists, in its order, with its samples at hand; our own are in `folder`. Raises
+    `StageError`: lm-eval has no such task, it cannot be loaded, or it cannot be asked here.
 
     Args:
-        folder: where our own tasks are.
         longest_text: the most tokens that the model reads, of which an answer may take half; None where nobody says.
         reasoning: whether the chat template opens a block of reasoning, for which answers get more room.
-
-    Raises:
-        StageError: lm-eval has no such task, it cannot be loaded, or it cannot be asked here.
     """
     logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it says much that is not for our users
     listed = [(group, name) for group, names in params.tasks().items() for name in names]
@@ -85,7 +82,9 @@ def _load(manager: TaskManager, group: TaskGroup, name: str, params: Questions, 
     if name not in manager.all_tasks:
         raise StageError(f"{where} is no task of lm-eval's{suggest(name, manager.all_tasks)}")
     for config in _configs(manager, name):
-        _refuse_foreign_code(config, where)
+        metrics = config.get("metric_list") or []
+        if config.get("unsafe_code") or any(isinstance(one, dict) and one.get("hf_evaluate") for one in metrics):
+            raise StageError(f"{where} runs code that a model wrote or that the Hub holds, which is not done here")
     try:
         loaded = manager.load([_spec(name, params, folder)])
     except StageError:
@@ -112,12 +111,6 @@ def _configs(manager: TaskManager, name: str) -> Iterator[dict[str, Any]]:
         inner = member if isinstance(member, str) else member.get("task") or member.get("group")
         if isinstance(inner, str):
             yield from _configs(manager, inner)
-
-
-def _refuse_foreign_code(config: dict[str, Any], where: str) -> None:
-    metrics = config.get("metric_list") or []
-    if config.get("unsafe_code") or any(isinstance(one, dict) and one.get("hf_evaluate") for one in metrics):
-        raise StageError(f"{where} runs code that a model wrote or that the Hub holds, which is not done here")
 
 
 def _spec(name: str, params: Questions, folder: Path) -> str | dict[str, Any]:
@@ -157,36 +150,29 @@ def measured_prompts(lists: Mapping[str, Sequence[Prompt]]) -> MeasuredPrompts:
 def leave_out(
     tasks: Sequence[ListedTask], measured: MeasuredPrompts, overlap: Literal["error", "drop"]
 ) -> dict[str, int]:
-    """Leave measured prompts out of the judged tasks, where `overlap` allows that.
+    """Leave measured prompts out of the judged tasks, where `overlap` allows that. Raises `StageError`: it does not, or
+    a task holds no others.
 
     Returns:
         Task → samples left out, of those tasks that lost any.
-
-    Raises:
-        StageError: a judged task holds measured prompts, and they are not to be dropped; or it holds no others.
     """
     left_out: dict[str, int] = {}
     for listed in tasks:
         for task in listed.parts.values() if listed.judged else ():
             sources = [_source(task, document, measured) for document in task.eval_docs]
             kept = [row for row, source in enumerate(sources) if source is None]
-            if len(kept) == len(sources):
+            found = [source for source in sources if source is not None]
+            if not found:
                 continue
             if overlap == "error" or not kept:
-                raise StageError(_told(listed, sources, none_left=not kept))
+                mend = ", or leave these out by evaluate.overlap: drop" if kept else ""
+                raise StageError(
+                    f"params.yaml: evaluate.{listed.group}: {listed.name}: {len(found)} of its {len(sources)} prompts "
+                    f"were measured ({', '.join(sorted(set(found)))}); judge others{mend}"
+                )
             _keep(task, kept)
-            left_out[listed.name] = left_out.get(listed.name, 0) + len(sources) - len(kept)
+            left_out[listed.name] = left_out.get(listed.name, 0) + len(found)
     return left_out
-
-
-def _told(listed: ListedTask, sources: Sequence[str | None], none_left: bool) -> str:
-    found = [source for source in sources if source is not None]
-    where = f"params.yaml: evaluate.{listed.group}: {listed.name}"
-    mend = "" if none_left else ", or leave these out by evaluate.overlap: drop"
-    return (
-        f"{where}: {len(found)} of its {len(sources)} prompts were measured ({', '.join(sorted(set(found)))}); "
-        f"judge others{mend}"
-    )
 
 
 def _source(task: Task, document: Any, measured: MeasuredPrompts) -> str | None:
