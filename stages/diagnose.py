@@ -1,7 +1,5 @@
-"""Stage diagnose: base model and directions → who writes refusal, who reads it, and which edit to try.
-
-Everything is tried on prompts that were not measured, in forward passes of the base; no weight is written.
-"""
+"""Stage diagnose: base model and directions → who writes refusal, who reads it, and which edit to try: all on prompts
+that were not measured, in forward passes of the base; no weight is written."""
 
 import json
 from pathlib import Path

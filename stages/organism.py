@@ -1,8 +1,6 @@
-"""Stage organism: the built-in model, trained to refuse; for any other base model, an empty folder.
-
-`models/base/` outlives a rerun, and training starts only where parameters or recipe differ from what lies there: a
-model that was trained elsewhere keeps its bytes.
-"""
+"""Stage organism: the built-in model, trained to refuse; for any other base model, an empty folder. `models/base/`
+outlives a rerun, and training starts only where parameters or recipe differ from what lies there: a model that was
+trained elsewhere keeps its bytes."""
 
 import json
 from pathlib import Path
@@ -20,7 +18,6 @@ RECORD = ORGANISM / "organism.json"
 
 
 def main() -> None:
-    """Train it, unless it is there or nobody asks for it."""
     organism = read_settings(OrganismSettings, SETTINGS).organism
     if organism is None:
         with whole_folder(ORGANISM) as folder:  # DVC wants the output to be there, and warns of empty folders

@@ -1,7 +1,5 @@
-"""Stage params: params.yaml as a whole → for each stage exactly the settings that it reads.
-
-A bad file writes nothing, so nothing that was made before is lost.
-"""
+"""Stage params: params.yaml as a whole → for each stage exactly the settings that it reads. A bad file writes nothing,
+so nothing that was made before is lost."""
 
 from pathlib import Path
 

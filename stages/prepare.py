@@ -1,7 +1,6 @@
 """Stage prepare: the base model and the prompts → both at hand, pinned by digest, and found fit for what follows."""
 
 import itertools
-from collections.abc import Mapping
 from pathlib import Path
 
 from excise.checkpoint.base_model import LAYOUT, MANIFEST, ORGANISM, make_manifest
@@ -38,18 +37,16 @@ def main() -> None:
         write_lines(FOLDER / f"{name}.jsonl", listed)
     write_json(FORMAT, chat)
     origins = {"harmful": harmful.origin, "harmless": harmless.origin}
-    write_json(PROMPTS_MANIFEST, PromptsManifest(**origins, seed=prompts.seed, lists=digests_of(lists)))
+    written = {
+        name: PromptList(prompts=len(listed), sha256=sha256_of(FOLDER / f"{name}.jsonl"))
+        for name, listed in lists.items()
+    }
+    write_json(PROMPTS_MANIFEST, PromptsManifest(**origins, seed=prompts.seed, lists=written))
 
 
 def pin(model: Model, chat: ChatFormat, prompts: list[Prompt]) -> tuple[ModelManifest, ModelLayout]:
-    """The base model's manifest and layout; a Hub model is fetched for them.
-
-    Args:
-        prompts: every prompt that it will be asked, as a chat.
-
-    Raises:
-        StageError: it cannot be had, or cannot be measured, edited or judged.
-    """
+    """The base model's manifest and layout; a Hub model is fetched for them. Raises `StageError`: it cannot be had, or
+    cannot be measured, edited or judged by these prompts, which are all that it will be asked."""
     if model.revision is not None:
         return pin_of_hub(model, model.revision, chat, prompts)
     folder = ORGANISM if model.source == "organism" else Path(model.source)
@@ -82,14 +79,6 @@ def organism_lists(seed: int) -> dict[str, list[Prompt]]:
     return {
         name: [Prompt(id=item.id, prompt=item.prompt, answer=item.answer, item=item.fact) for item in items]
         for name, items in world.splits(world.make_world(seed)).items()
-    }
-
-
-def digests_of(lists: Mapping[str, list[Prompt]]) -> dict[str, PromptList]:
-    """Of each list as it was written, how many prompts it has and its SHA-256."""
-    return {
-        name: PromptList(prompts=len(listed), sha256=sha256_of(FOLDER / f"{name}.jsonl"))
-        for name, listed in lists.items()
     }
 
 

@@ -1,7 +1,5 @@
-"""Stage simulate: base model, directions and rules → what these rules would do, before any byte is written.
-
-Tried on prompts that were not measured, in four passes over them.
-"""
+"""Stage simulate: base model, directions and rules → what these rules would do, before any byte is written. Tried on
+prompts that were not measured, in four passes over them."""
 
 import json
 from pathlib import Path

@@ -69,11 +69,9 @@ def in_batches(
     compute: Callable[[Batch], None],
     position: int = -1,
 ) -> None:
-    """Give all prompts, each as its tokens, to `compute`, the shortest first and those of a length together.
-
-    `position` is the token that is asked about, counted from the end of the prompt: -1 is the last. Raises
-    `StageError`: memory is too small for a single prompt.
-    """
+    """Give all prompts, each as its tokens, to `compute`, the shortest first and those of a length together. `position`
+    is the token that is asked about, counted from the end of the prompt: -1 is the last. Raises `StageError`: memory is
+    too small for a single prompt."""
     size, left = first_size(batch_size), _by_length(prompts)
     while left:
         batch = next(_batches(prompts, left, size, position))

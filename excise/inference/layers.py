@@ -1,7 +1,5 @@
-"""A model whose weights stay in their files: a part at a time, such as one decoder layer, is loaded and freed again.
-
-transformers' own code names, converts and casts the tensors, so that whatever it loads whole is loaded here in parts.
-"""
+"""A model whose weights stay in their files: a part at a time, such as one decoder layer, is loaded and freed again. The
+code of transformers names, converts and casts tensors, so that whatever it loads whole is loaded here in parts."""
 
 import itertools
 import os
@@ -46,12 +44,9 @@ class LayeredModel:
     are not in use (multi-token prediction) are in no part."""
 
     def __init__(self, checkpoint: Checkpoint, dtype: str, device: torch.device) -> None:
-        """Build the model, and read from the files what is where. Raises `StageError`: the folder holds no model that
-        transformers knows, or no whole checkpoint.
-
-        Args:
-            dtype: a torch name: what parameters are loaded in, but for some that transformers keeps in float32.
-        """
+        """Build the model, and read from the files what is where. `dtype` is a torch name: what parameters are loaded
+        in, but for some that transformers keeps in float32. Raises `StageError`: the folder holds no model that
+        transformers knows, or no whole checkpoint."""
         self.model = without_weights(checkpoint.folder, dtype)
         self.device = device
         self._checkpoint = checkpoint

@@ -1,9 +1,7 @@
-"""Which files each stage depends on, computed and written to dvc.yaml: `python -m excise deps --write` and `--check`.
-
-A stage depends on every module of the project that it imports, directly or not, at the top of a file or within a
-function; on the data that such a module reads; on what else is named in dvc.yaml, which people write; and on
-requirements-compute.lock, if it computes with what is pinned there. The rules are in docs/design.md.
-"""
+"""Which files each stage depends on, computed and written to dvc.yaml (`python -m excise deps`): every module of the
+project that it imports, directly or not, at the top of a file or within a function; the data that such a module reads;
+what else is named in dvc.yaml, which people write; and requirements-compute.lock, if it computes with what is pinned
+there. The rules are in docs/design.md."""
 
 import ast
 import io

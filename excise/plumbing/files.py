@@ -64,12 +64,9 @@ def write_lines(path: Path, documents: Iterable[BaseModel]) -> None:
 
 @contextlib.contextmanager
 def whole_folder(target: Path) -> Iterator[Path]:
-    """Yield an empty folder beside `target` that takes its place when the block ends well.
-
-    At every moment `target` is the whole old or the whole new folder. What a killed run left beside it, the next run
-    sweeps. A second run at the same time is refused by a `StageError`: the lock is the kernel's, so it ends with the
-    process that holds it.
-    """
+    """Yield an empty folder beside `target` that takes its place when the block ends well: at every moment `target` is
+    the whole old or the whole new folder. What a killed run left beside it, the next run sweeps. A second run at the
+    same time is refused by a `StageError`: the lock is the kernel's, so it ends with the process that holds it."""
     target.parent.mkdir(parents=True, exist_ok=True)
     partial, old = (target.with_name(f".{target.name}.{word}") for word in ("partial", "old"))
     with open(target.with_name(f".{target.name}.lock"), "w") as lock:
@@ -248,12 +245,9 @@ class Unreadable(StageError):
 
 
 def read_document(schema: type[T] | TypeAdapter[T], path: Path, remedy: str | None = None, largest: int = LARGEST) -> T:
-    """What a JSON file of at most `largest` bytes holds. Raises `Unreadable`: it is missing, or something else.
-
-    Args:
-        schema: a class of `schemas`, or an adapter for what is none.
-        remedy: what to do where the file cannot be read; by default, to run the stage that writes it.
-    """
+    """What a JSON file of at most `largest` bytes holds: a class of `schemas`, or what an adapter is for. Raises
+    `Unreadable`: it is missing, or something else; `remedy` is what to do then, by default to run the stage that writes
+    it."""
     with open_plain(path, remedy) as file:
         data = file.read(largest + 1)
     if len(data) > largest:

@@ -24,11 +24,9 @@ SECONDS_BETWEEN_LINES = 5.0
 
 @contextlib.contextmanager
 def progress(what: str, total: int, unit: str = "") -> Iterator[Advance]:
-    """Show how far a task of `total` steps is; yields a function that takes the number of steps done since.
-
-    `unit="B"` counts bytes and shows their rate. Without a terminal, a line is written to standard error every five
-    seconds and one at the end if the task took longer than that. Any thread may call the function.
-    """
+    """Show how far a task of `total` steps is; yields a function, for any thread, that takes the number of steps done
+    since. `unit="B"` counts bytes and shows their rate. Without a terminal, a line is written to standard error every
+    five seconds and one at the end if the task took longer than that."""
     if sys.stderr.isatty():
         counts: list[ProgressColumn] = (
             [DownloadColumn(binary_units=True), TransferSpeedColumn()] if unit == "B" else [MofNCompleteColumn()]

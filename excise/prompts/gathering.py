@@ -29,12 +29,9 @@ class Gathered:
 
 
 def gather(source: RowsSource) -> Gathered:
-    """The prompts of a file below `data/` or of a data set of the Hub. Raises `StageError`: it cannot be read, a row
-    holds something else than a prompt, or none holds one.
-
-    Rows without a prompt are passed over; of those that hold the same one (`excise.prompts.chats.identity`) the first
-    stands for all. Both are counted.
-    """
+    """The prompts of a file below `data/` or of a data set of the Hub. Rows without a prompt are passed over; of those
+    that hold the same one (`excise.prompts.chats.identity`) the first stands for all. Both are counted. Raises
+    `StageError`: it cannot be read, a row holds something else than a prompt, or none holds one."""
     column = source.column or "prompt"
     item = source.item if isinstance(source, CustomPrompts) else None
     columns = [column] if item is None else [column, item]

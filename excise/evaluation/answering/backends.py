@@ -34,11 +34,9 @@ from schemas.prompts import ChatFormat
 
 
 class AsMeasured(TemplateLM):
-    """Chats as measuring renders and encodes them, for one of lm-eval's models.
-
-    lm-eval itself drops a system message that a template refuses, lets the tokenizer add special tokens to a rendered
-    chat, moves white space from a chat's end to what is scored behind it, and cuts the beginning of what is too long.
-    """
+    """Chats as measuring renders and encodes them, for one of lm-eval's models. lm-eval itself drops a system message
+    that a template refuses, lets the tokenizer add special tokens to a rendered chat, moves white space from a chat's
+    end to what is scored behind it, and cuts the beginning of what is too long."""
 
     max_length: int
     max_gen_toks: int

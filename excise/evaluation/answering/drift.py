@@ -115,10 +115,8 @@ def predictions(
     likely: Sequence[Tensor] | None = None,
 ) -> Predictions:
     """What the model predicts while it reads each prompt and the base's answer to it, in one forward pass a batch.
-
     `likely` holds, for each prompt, the tokens that the base finds most likely, ``[tokens, likely]``; None for the base
-    itself, whose own are taken.
-    """
+    itself, whose own are taken."""
     found: dict[int, tuple[Tensor, ...]] = {}
 
     def compute(batch: Batch) -> None:
@@ -150,10 +148,8 @@ def _read(log_probabilities: Tensor, answer: Sequence[int], likely: Tensor | Non
 
 
 def token_kl(base: Tensor, edited: Tensor) -> Tensor:
-    """KL(base‖edited) in nats at each token, ``[tokens]`` float64, of log-probabilities ``[tokens, likely]``.
-
-    What the likely tokens leave of both distributions is compared as one more token.
-    """
+    """KL(base‖edited) in nats at each token, ``[tokens]`` float64, of log-probabilities ``[tokens, likely]``. What the
+    likely tokens leave of both distributions is compared as one more token."""
     base, edited = base.double(), edited.double()
     kl = (base.exp() * (base - edited)).sum(dim=-1)
     rest, rest_edited = ((-torch.expm1(each.logsumexp(dim=-1))).clamp(min=SMALLEST_REST) for each in (base, edited))

@@ -150,12 +150,8 @@ def measured_prompts(lists: Mapping[str, Sequence[Prompt]]) -> MeasuredPrompts:
 def leave_out(
     tasks: Sequence[ListedTask], measured: MeasuredPrompts, overlap: Literal["error", "drop"]
 ) -> dict[str, int]:
-    """Leave measured prompts out of the judged tasks, where `overlap` allows that. Raises `StageError`: it does not, or
-    a task holds no others.
-
-    Returns:
-        Task → samples left out, of those tasks that lost any.
-    """
+    """Leave measured prompts out of the judged tasks, where `overlap` allows that. Returns task → samples left out, of
+    those tasks that lost any. Raises `StageError`: it is not allowed, or a task holds no others."""
     left_out: dict[str, int] = {}
     for listed in tasks:
         for task in listed.parts.values() if listed.judged else ():

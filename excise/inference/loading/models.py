@@ -72,17 +72,9 @@ def in_one_line(folder: Path, read: Path, what: str = "could not be loaded") -> 
 
 
 def check_loads(model: PreTrainedModel, tensors: Mapping[str, Tensor], where: str) -> list[str]:
-    """Load tensors without content into a model on the meta device, as transformers loads the true ones.
-
-    Args:
-        where: the model's name or folder, for errors.
-
-    Returns:
-        The tensors that transformers leaves in the file.
-
-    Raises:
-        StageError: a parameter is left without a value, or has two, or one of another shape or of no float type.
-    """
+    """Load tensors without content into a model on the meta device, as transformers loads the true ones, and return
+    those that it leaves in the file. Raises `StageError` that begins with `where`, the model's name or folder: a
+    parameter is left without a value, or has two, or one of another shape or of no float type."""
     transforms: list[Any] = get_model_conversion_mapping(model)
     becomes, there = targets(model, tensors, transforms), model.state_dict()
     _refuse_twins(becomes, where)
@@ -121,12 +113,8 @@ def refuse_incomplete(
     mismatched: Iterable[tuple[str, Sequence[int], Sequence[int]]],
     failed: Mapping[str, str],
 ) -> None:
-    """Raises `StageError` unless each parameter got its value, as transformers' loading report tells.
-
-    Args:
-        mismatched: parameters with the shapes that file and config give them.
-        failed: by parameter, the traceback of what could not be converted.
-    """
+    """Raises `StageError` unless each parameter got its value, as transformers' loading report tells: of `mismatched`
+    ones, the shapes that file and config give them, and of `failed` ones the traceback of the conversion."""
     for name, in_file, in_memory in sorted(mismatched):
         raise StageError(
             f"{where}: {name} has the shape {list(in_file)}, where its config.json says {list(in_memory)}; {_MEND}"

@@ -117,14 +117,9 @@ def end_ids(tokenizer: Any, generation_config: Any) -> list[int]:
 
 
 def check_chat(folder: Path, chat: ChatFormat, prompts: Sequence[Prompt] = ()) -> str:
-    """Check that the tokenizer in `folder` loads, and that it makes prompts of conversations that the model can read,
-    such as those that it will be given. Raises `StageError`: it does not.
-
-    A process of its own does the work: a broken file may end it, and a hostile one may want all time and memory.
-
-    Returns:
-        A sample conversation as the model reads it, up to where it answers.
-    """
+    """A sample conversation as the model reads it, up to where it answers. Raises `StageError` where the tokenizer in
+    `folder` does not load, or makes no prompts that the model can read of this and of what it will be given. A process
+    of its own does the work: a broken file may end it, and a hostile one may want all time and memory."""
     memory = CHECK_MEMORY[0] + CHECK_MEMORY[1] * _text_bytes(folder)
     seconds = CHECK_SECONDS + len(prompts) // PROMPTS_A_SECOND
     return _in_a_process(folder, seconds, memory, lambda: _check(folder, chat, prompts))
