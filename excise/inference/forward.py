@@ -16,6 +16,8 @@ from excise.inference.loading.models import decoder, decoder_layers
 from excise.plumbing.errors import StageError
 from excise.plumbing.progress import Advance
 
+Tokens = Sequence[Sequence[int]]
+"""Of each prompt, its tokens."""
 BatchSize = int | Literal["auto"]
 """Prompts in a forward pass at most; halved on out-of-memory, with a warning."""
 
@@ -63,13 +65,9 @@ def no_hooks(_batch: Batch, _undo: ExitStack) -> None:
 
 
 def in_batches(
-    prompts: Sequence[Sequence[int]],
-    batch_size: BatchSize,
-    advance: Advance,
-    compute: Callable[[Batch], None],
-    position: int = -1,
+    prompts: Tokens, batch_size: BatchSize, advance: Advance, compute: Callable[[Batch], None], position: int = -1
 ) -> None:
-    """Give all prompts, each as its tokens, to `compute`, the shortest first and those of a length together. `position`
+    """Give all prompts to `compute`, the shortest first and those of a length together. `position`
     is the token that is asked about, counted from the end of the prompt: -1 is the last. Raises `StageError`: memory is
     too small for a single prompt."""
     size, left = first_size(batch_size), _by_length(prompts)
@@ -85,7 +83,7 @@ def in_batches(
         advance(len(batch.rows))
 
 
-def all_batches(prompts: Sequence[Sequence[int]], size: int, position: int = -1) -> list[Batch]:
+def all_batches(prompts: Tokens, size: int, position: int = -1) -> list[Batch]:
     """The batches that `in_batches` makes where memory does not run out."""
     return list(_batches(prompts, _by_length(prompts), size, position))
 
@@ -102,11 +100,11 @@ def smaller(size: int) -> int:
     return (size + 1) // 2
 
 
-def _by_length(prompts: Sequence[Sequence[int]]) -> list[int]:
+def _by_length(prompts: Tokens) -> list[int]:
     return sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
 
 
-def _batches(prompts: Sequence[Sequence[int]], by_length: Sequence[int], size: int, position: int) -> Iterator[Batch]:
+def _batches(prompts: Tokens, by_length: Sequence[int], size: int, position: int) -> Iterator[Batch]:
     start = 0
     while start < len(by_length):
         shortest = len(prompts[by_length[start]])
@@ -127,13 +125,9 @@ def run_decoder(model: PreTrainedModel, batch: Batch, device: torch.device | Non
 
 @torch.inference_mode()
 def first_token_log_probabilities(
-    model: PreTrainedModel,
-    prompts: Sequence[Sequence[int]],
-    batch_size: BatchSize,
-    advance: Advance,
-    watch: Watch = no_hooks,
+    model: PreTrainedModel, prompts: Tokens, batch_size: BatchSize, advance: Advance, watch: Watch = no_hooks
 ) -> Tensor:
-    """What the model would say first to each prompt's tokens, in nats: ``[prompts, vocabulary]`` float32 on the CPU."""
+    """What the model would say first to each prompt, in nats: ``[prompts, vocabulary]`` float32 on the CPU."""
     found: dict[int, Tensor] = {}
 
     def compute(batch: Batch) -> None:

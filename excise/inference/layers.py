@@ -1,5 +1,5 @@
-"""A model whose weights stay in their files: a part at a time, such as one decoder layer, is loaded and freed again. The
-code of transformers names, converts and casts tensors, so that whatever it loads whole is loaded here in parts."""
+"""A model whose weights stay in their files: a part at a time, such as one decoder layer, is loaded and freed again.
+transformers itself names, converts and casts tensors, so that whatever it loads whole is loaded here in parts."""
 
 import itertools
 import os
@@ -58,7 +58,10 @@ class LayeredModel:
         """The number of the frame; those of layers are below it."""
         self._wanted = [_inside(self.model, self._empty, part) for part in range(self.frame + 1)]
         self._stored = [_stored(self.model, wanted, in_memory) for wanted in self._wanted]
-        _make_buffers(self.model, device)
+        for name, buffer in list(self.model.named_non_persistent_buffers()):
+            _put(self.model, name, torch.empty_like(buffer, device=device))
+        # Gives buffers the values that no file holds; on the meta device, where the parameters are, it does nothing.
+        self.model.initialize_weights()
 
     @property
     def largest_part(self) -> int:
@@ -169,14 +172,6 @@ def _partners(model: PreTrainedModel) -> list[tuple[str, str]]:
     """Pairs of parameters that are the same, either way round."""
     tied = list(model.all_tied_weights_keys.items())
     return [*tied, *((other, name) for name, other in tied)]
-
-
-def _make_buffers(model: PreTrainedModel, device: torch.device) -> None:
-    """Give the buffers that no file holds their values, such as the frequencies of rotary embeddings."""
-    for name, buffer in list(model.named_non_persistent_buffers()):
-        _put(model, name, torch.empty_like(buffer, device=device))
-    # On the meta device, where the parameters are, it does nothing.
-    model.initialize_weights()
 
 
 def _put(model: PreTrainedModel, name: str, tensor: Tensor) -> None:

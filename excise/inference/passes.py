@@ -1,7 +1,7 @@
 """Passing prompts through a model that is in memory as a whole, or of which one layer at a time is."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -14,6 +14,7 @@ from excise.checkpoint.weights import Checkpoint
 from excise.inference.forward import (
     Batch,
     BatchSize,
+    Tokens,
     Watch,
     all_batches,
     first_size,
@@ -57,15 +58,8 @@ class Passes:
         """How far `run` is when it is done with this many prompts, in what it tells `advance`."""
         return prompts
 
-    def run(
-        self,
-        prompts: Sequence[Sequence[int]],
-        batch_size: BatchSize,
-        position: int,
-        watch: Watch,
-        advance: Advance,
-    ) -> None:
-        """Pass all prompts, each as its tokens, through the decoder layers, a batch at a time. Raises `StageError`:
+    def run(self, prompts: Tokens, batch_size: BatchSize, position: int, watch: Watch, advance: Advance) -> None:
+        """Pass all prompts through the decoder layers, a batch at a time. Raises `StageError`:
         memory is too small for a single prompt.
 
         Args:
@@ -97,14 +91,7 @@ class Offloaded(Passes):
         """One for each prompt and layer."""
         return prompts * len(decoder_layers(self.model))
 
-    def run(
-        self,
-        prompts: Sequence[Sequence[int]],
-        batch_size: BatchSize,
-        position: int,
-        watch: Watch,
-        advance: Advance,
-    ) -> None:
+    def run(self, prompts: Tokens, batch_size: BatchSize, position: int, watch: Watch, advance: Advance) -> None:
         """Layer by layer, and in it batch by batch. Where memory runs out, it starts again."""
         size = first_size(batch_size)
         while True:
@@ -182,7 +169,7 @@ def open_model(
     dtype: str,
     placement: Placement,
     offload: Literal["auto", "on", "off"],
-    prompts: Sequence[Sequence[int]],
+    prompts: Tokens,
     batch_size: BatchSize,
 ) -> Passes:
     """Load the model, or make ready to load it layer by layer: with `auto` where it does not fit with what will pass

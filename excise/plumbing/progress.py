@@ -31,23 +31,14 @@ def progress(what: str, total: int, unit: str = "") -> Iterator[Advance]:
         counts: list[ProgressColumn] = (
             [DownloadColumn(binary_units=True), TransferSpeedColumn()] if unit == "B" else [MofNCompleteColumn()]
         )
-        bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            *counts,
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-            transient=True,
-        )
-        with bar:
+        columns = [TextColumn("{task.description}"), BarColumn(), *counts, TimeRemainingColumn()]
+        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
             task = bar.add_task(what, total=total)
             yield lambda steps: bar.advance(task, steps)
         return
 
-    done = 0
+    done, lock = 0, threading.Lock()
     began = shown = time.monotonic()
-
-    lock = threading.Lock()
 
     def advance(steps: int) -> None:
         nonlocal done, shown
@@ -58,9 +49,8 @@ def progress(what: str, total: int, unit: str = "") -> Iterator[Advance]:
                 shown = now
                 seconds = now - began
                 rate = f", {_amount(int(done / seconds), unit)}/s" if unit == "B" and seconds else ""
-                print(
-                    f"{what}: {_amount(done, unit)} of {_amount(total, unit)}, {seconds:.0f} s{rate}", file=sys.stderr
-                )
+                line = f"{what}: {_amount(done, unit)} of {_amount(total, unit)}, {seconds:.0f} s{rate}"
+                print(line, file=sys.stderr)
 
     yield advance
 

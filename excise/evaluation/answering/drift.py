@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from excise.inference.forward import Batch, BatchSize, in_batches, logits_at
+from excise.inference.forward import Batch, BatchSize, Tokens, in_batches, logits_at
 from excise.inference.loading.tokenizer import end_ids, padding_id
 from excise.plumbing.files import read_tensors, unreadable
 from excise.plumbing.progress import Advance
@@ -78,9 +78,9 @@ def read_predictions(path: Path) -> Predictions:
 
 @torch.inference_mode()
 def greedy_answers(
-    model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], batch_size: BatchSize, advance: Advance
+    model: Any, tokenizer: Any, prompts: Tokens, batch_size: BatchSize, advance: Advance
 ) -> list[list[int]]:
-    """What the model answers greedily to each prompt's tokens, ``ANSWER_TOKENS`` tokens at most, its end-of-text token
+    """What the model answers greedily to each prompt, ``ANSWER_TOKENS`` tokens at most, its end-of-text token
     included."""
     found: dict[int, list[int]] = {}
     padding = padding_id(tokenizer, ends := end_ids(tokenizer, model.generation_config))
@@ -108,8 +108,8 @@ def greedy_answers(
 @torch.inference_mode()
 def predictions(
     model: PreTrainedModel,
-    prompts: Sequence[Sequence[int]],
-    answers: Sequence[Sequence[int]],
+    prompts: Tokens,
+    answers: Tokens,
     batch_size: BatchSize,
     advance: Advance,
     likely: Sequence[Tensor] | None = None,
@@ -124,27 +124,22 @@ def predictions(
         places = torch.cat(wanted).unique()
         logits = logits_at(model, batch, places)
         for place, row in enumerate(batch.rows):
-            kept = logits[place, torch.searchsorted(places, wanted[place])].float()
-            found[row] = _read(torch.log_softmax(kept, dim=-1), answers[row], None if likely is None else likely[row])
+            at_answer = logits[place, torch.searchsorted(places, wanted[place])].float()
+            told, chosen = torch.log_softmax(at_answer, dim=-1), torch.tensor(answers[row])
+            most = min(MOST_LIKELY, told.shape[-1])
+            kept = told.topk(most, dim=-1).indices if likely is None else likely[row].to(told.device)
+            found[row] = (
+                chosen,
+                told.gather(1, chosen[:, None].to(told.device))[:, 0].cpu(),
+                kept.cpu(),
+                told.gather(1, kept).cpu(),
+                told.argmax(dim=-1).cpu(),
+            )
 
     texts = [[*prompt, *answer] for prompt, answer in zip(prompts, answers, strict=True)]
     in_batches(texts, batch_size, advance, compute)
     columns = [torch.cat(column) for column in zip(*(found[row] for row in range(len(prompts))), strict=True)]
     return Predictions(torch.tensor([len(answer) for answer in answers]), *columns)
-
-
-def _read(log_probabilities: Tensor, answer: Sequence[int], likely: Tensor | None) -> tuple[Tensor, ...]:
-    if likely is None:
-        likely = log_probabilities.topk(min(MOST_LIKELY, log_probabilities.shape[-1]), dim=-1).indices
-    chosen = torch.tensor(answer)
-    likely = likely.to(log_probabilities.device)
-    return (
-        chosen,
-        log_probabilities.gather(1, chosen[:, None].to(likely.device))[:, 0].cpu(),
-        likely.cpu(),
-        log_probabilities.gather(1, likely).cpu(),
-        log_probabilities.argmax(dim=-1).cpu(),
-    )
 
 
 def token_kl(base: Tensor, edited: Tensor) -> Tensor:

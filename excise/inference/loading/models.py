@@ -100,10 +100,7 @@ def loading_as(
 ) -> LoadStateDictConfig:
     """How transformers loads tensors into a model: with these conversions, and what it keeps in float32 so."""
     return LoadStateDictConfig(
-        device_map={"": device},
-        dtype=dtype,
-        dtype_plan=model._get_dtype_plan(dtype),
-        weight_mapping=transforms,
+        device_map={"": device}, dtype=dtype, dtype_plan=model._get_dtype_plan(dtype), weight_mapping=transforms
     )
 
 

@@ -150,8 +150,12 @@ def _special_tokens(folder: Path, tokenizer: Any) -> Iterator[tuple[str, int]]:
     for name in _SPECIAL:
         if (token := getattr(tokenizer, name)) is not None:
             yield f"the tokenizer's {name}", token
-    generation = folder / "generation_config.json"
-    said = {"config.json": read_config(folder), generation.name: _read_json(generation) if generation.is_file() else {}}
+    said = {"config.json": read_config(folder)}
+    if (generation := folder / "generation_config.json").is_file():
+        try:
+            said[generation.name] = dict(json.loads(generation.read_bytes()))
+        except (ValueError, TypeError, RecursionError):
+            raise StageError(f"{generation} is not a JSON object; fetch it again") from None
     for file, name in itertools.product(said, _SPECIAL):
         tokens = said[file].get(name)
         for token in tokens if isinstance(tokens, list) else [] if tokens is None else [tokens]:
@@ -163,13 +167,6 @@ def _special_tokens(folder: Path, tokenizer: Any) -> Iterator[tuple[str, int]]:
             # By -1 some say that there is no padding.
             if (name, token) != ("pad_token_id", -1):
                 yield f"{file}'s {name}", token
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(path.read_bytes()))
-    except (ValueError, TypeError, RecursionError):
-        raise StageError(f"{path} is not a JSON object; fetch it again") from None
 
 
 def _in_a_process(folder: Path, seconds: int, memory: int, check: Callable[[], str]) -> str:
