@@ -1,6 +1,5 @@
 """Stage prepare: the base model and the prompts → both at hand, pinned by digest, and found fit for what follows."""
 
-import itertools
 from pathlib import Path
 
 from excise.checkpoint.base_model import LAYOUT, MANIFEST, ORGANISM, make_manifest
@@ -29,7 +28,7 @@ def main() -> None:
     lists = prompt_lists(harmful.prompts, harmless.prompts, prompts, made)
 
     chat = ChatFormat(system=prompts.system, chat_template_kwargs=prompts.chat_template_kwargs, date=prompts.date)
-    manifest, layout = pin(settings.model, chat, list(itertools.chain(*lists.values())))
+    manifest, layout = pin(settings.model, chat, [prompt for listed in lists.values() for prompt in listed])
     write_json(MANIFEST, manifest)
     write_json(LAYOUT, layout)
 
@@ -48,7 +47,16 @@ def pin(model: Model, chat: ChatFormat, prompts: list[Prompt]) -> tuple[ModelMan
     """The base model's manifest and layout; a Hub model is fetched for them. Raises `StageError`: it cannot be had, or
     cannot be measured, edited or judged by these prompts, which are all that it will be asked."""
     if model.revision is not None:
-        return pin_of_hub(model, model.revision, chat, prompts)
+        # Slow to import, and needed only here.
+        from excise.checkpoint.snapshots import fetch_description, fetch_weights, read_headers
+
+        # What describes the model, and the headers of its weights, before anything large is fetched in vain.
+        folder = fetch_description(model.source, model.revision)
+        layout = inspect(folder, *read_headers(model.source, model.revision, folder), model.dtype, model.source)
+        check_chat(folder, chat, prompts)
+        files = fetch_weights(model.source, model.revision, folder)
+        manifest = make_manifest(folder, "hub", model.dtype, layout, model, files)
+        return manifest, settled(layout, read_checkpoint(folder, files))
     folder = ORGANISM if model.source == "organism" else Path(model.source)
     if not folder.is_dir():
         raise StageError(f"params.yaml: model.source: {folder} is not a folder; name one that holds a model")
@@ -56,22 +64,6 @@ def pin(model: Model, chat: ChatFormat, prompts: list[Prompt]) -> tuple[ModelMan
     layout = settled(inspect(folder, base.tensors, base.files, model.dtype), base)
     check_chat(folder, chat, prompts)
     return make_manifest(folder, "organism" if model.source == "organism" else "folder", model.dtype, layout), layout
-
-
-def pin_of_hub(
-    model: Model, revision: str, chat: ChatFormat, prompts: list[Prompt]
-) -> tuple[ModelManifest, ModelLayout]:
-    """Fetch what describes the model and the headers of its weights, look at them before anything large is fetched in
-    vain, then fetch the weights."""
-    # Slow to import, and needed only here.
-    from excise.checkpoint.snapshots import fetch_description, fetch_weights, read_headers
-
-    folder = fetch_description(model.source, revision)
-    layout = inspect(folder, *read_headers(model.source, revision, folder), model.dtype, model.source)
-    check_chat(folder, chat, prompts)
-    files = fetch_weights(model.source, revision, folder)
-    manifest = make_manifest(folder, "hub", model.dtype, layout, model, files)
-    return manifest, settled(layout, read_checkpoint(folder, files))
 
 
 def organism_lists(seed: int) -> dict[str, list[Prompt]]:

@@ -76,20 +76,18 @@ class LayeredModel:
             self._load(part)
             yield
         finally:
-            self._free()
+            for name, tensor in self._empty.items():
+                _put(self.model, name, tensor)
+            give_back()
 
     @contextmanager
-    def reading_ahead(self) -> Iterator[Callable[[int], None]]:
+    def reading_ahead(self) -> Iterator[Callable[[int], object]]:
         """Yields a function that has the system read the bytes of a part into its cache of files, while others compute.
         The cache is not this process's memory; what was not read when the block ends is not read."""
         stop = threading.Event()
         with ThreadPoolExecutor(1) as reader:
             try:
-
-                def read(part: int) -> None:
-                    reader.submit(_advise, self._checkpoint, self._stored[part], stop)
-
-                yield read
+                yield lambda part: reader.submit(_advise, self._checkpoint, self._stored[part], stop)
             finally:
                 stop.set()
 
@@ -111,11 +109,6 @@ class LayeredModel:
                 _put(self.model, name, tensor)
         missing = [name for name in self._wanted[part] if self.model.get_parameter_or_buffer(name).is_meta]
         refuse_incomplete(str(folder), missing, found.mismatched_keys, found.conversion_errors)
-
-    def _free(self) -> None:
-        for name, tensor in self._empty.items():
-            _put(self.model, name, tensor)
-        give_back()
 
 
 class _Fuse(ConversionOps):

@@ -59,15 +59,10 @@ class Passes:
         return prompts
 
     def run(self, prompts: Tokens, batch_size: BatchSize, position: int, watch: Watch, advance: Advance) -> None:
-        """Pass all prompts through the decoder layers, a batch at a time. Raises `StageError`:
-        memory is too small for a single prompt.
-
-        Args:
-            position: which token of each is asked about, counted from its end.
-            watch: sets hooks on the layers and on what is in them. Each layer is called once for each batch, and again
-                where memory ran out.
-            advance: told the number of steps done since; it may be negative.
-        """
+        """Pass all prompts through the decoder layers, a batch at a time. `position` is which token of each is asked
+        about, counted from its end. `watch` sets hooks on the layers and on what is in them: each layer is called once
+        for each batch, and again where memory ran out. `advance` is told the number of steps done since, which may be
+        negative. Raises `StageError`: memory is too small for a single prompt."""
 
         def compute(batch: Batch) -> None:
             with ExitStack() as undo:

@@ -85,13 +85,9 @@ class Work:
     def of(cls, batches: Iterable[tuple[int, int]]) -> "Work":
         """From each batch's number of prompts and its width in tokens."""
         sizes = list(batches)
-        return cls(
-            prompts=sum(prompts for prompts, _ in sizes),
-            tokens=sum(prompts * width for prompts, width in sizes),
-            pairs=sum(prompts * width**2 for prompts, width in sizes),
-            batch_tokens=max(prompts * width for prompts, width in sizes),
-            batch_pairs=max(prompts * width**2 for prompts, width in sizes),
-        )
+        tokens = [prompts * width for prompts, width in sizes]
+        pairs = [prompts * width**2 for prompts, width in sizes]
+        return cls(sum(prompts for prompts, _ in sizes), sum(tokens), sum(pairs), max(tokens), max(pairs))
 
 
 @dataclass(frozen=True)
@@ -114,12 +110,8 @@ class Sizes:
         chosen = int(config.get("num_experts_per_tok") or config.get("top_k_experts") or 0)
         expert = int(config.get("moe_intermediate_size") or config.get("intermediate_size") or 0)
         dense = int(config.get("intermediate_size") or 0)
-        return cls(
-            hidden=hidden,
-            layers=int(config["num_hidden_layers"]),
-            widest=max(6 * attention, 4 * dense, chosen * (8 * hidden + 4 * expert)),
-            bytes=bytes_,
-        )
+        widest = max(6 * attention, 4 * dense, chosen * (8 * hidden + 4 * expert))
+        return cls(hidden, int(config["num_hidden_layers"]), widest, bytes_)
 
 
 def kept_bytes(sizes: Sizes, work: Work) -> int:

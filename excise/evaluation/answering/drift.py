@@ -80,8 +80,7 @@ def read_predictions(path: Path) -> Predictions:
 def greedy_answers(
     model: Any, tokenizer: Any, prompts: Tokens, batch_size: BatchSize, advance: Advance
 ) -> list[list[int]]:
-    """What the model answers greedily to each prompt, ``ANSWER_TOKENS`` tokens at most, its end-of-text token
-    included."""
+    """What the model answers greedily, ``ANSWER_TOKENS`` tokens at most, its end-of-text token included."""
     found: dict[int, list[int]] = {}
     padding = padding_id(tokenizer, ends := end_ids(tokenizer, model.generation_config))
 

@@ -48,13 +48,10 @@ class ListedTask:
 def load_tasks(
     params: Questions, folder: Path = TASKS_FOLDER, longest_text: int | None = None, reasoning: bool = False
 ) -> list[ListedTask]:
-    """Every task that `evaluate` lists, in its order, with its samples at hand; our own are in `folder`. Raises
-    `StageError`: lm-eval has no such task, it cannot be loaded, or it cannot be asked here.
-
-    Args:
-        longest_text: the most tokens that the model reads, of which an answer may take half; None where nobody says.
-        reasoning: whether the chat template opens a block of reasoning, for which answers get more room.
-    """
+    """Every task that `evaluate` lists, in its order, with its samples at hand; our own are in `folder`. Of
+    `longest_text`, the most tokens that the model reads, an answer may take half; where the chat template opens a block
+    of reasoning, answers get more room. Raises `StageError`: lm-eval has no such task, it cannot be loaded, or it
+    cannot be asked here."""
     logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it says much that is not for our users
     listed = [(group, name) for group, names in params.tasks().items() for name in names]
     manager = _index(folder, any(name not in TASKS for _, name in listed))
