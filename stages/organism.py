@@ -13,12 +13,11 @@ from excise.plumbing.progress import progress
 from schemas.basis.document import read_settings
 from schemas.params.organism import OrganismSettings
 
-SETTINGS = Path("artifacts/params/organism.json")
 RECORD = ORGANISM / "organism.json"
 
 
 def main() -> None:
-    organism = read_settings(OrganismSettings, SETTINGS).organism
+    organism = read_settings(OrganismSettings, Path("artifacts/params/organism.json")).organism
     if organism is None:
         with whole_folder(ORGANISM) as folder:  # DVC wants the output to be there, and warns of empty folders
             write_text(folder / "README.md", "The base model lies elsewhere: artifacts/model.json says which it is.\n")

@@ -17,12 +17,10 @@ from schemas.params.model import Model
 from schemas.params.prompts import PrepareSettings
 from schemas.prompts import ChatFormat, Prompt, PromptList, PromptsManifest
 
-SETTINGS = Path("artifacts/params/prepare.json")
-
 
 def main() -> None:
     """Find the prompts and the model, pin both, and write the prompt lists."""
-    settings = read_settings(PrepareSettings, SETTINGS)
+    settings = read_settings(PrepareSettings, Path("artifacts/params/prepare.json"))
     prompts, made = settings.prompts, organism_lists(settings.world)
     harmful, harmless = (side(source, made, prompts.seed) for source in (prompts.harmful, prompts.harmless))
     lists = prompt_lists(harmful.prompts, harmless.prompts, prompts, made)

@@ -20,10 +20,8 @@ Tokens = Sequence[Sequence[int]]
 """Of each prompt, its tokens."""
 BatchSize = int | Literal["auto"]
 """Prompts in a forward pass at most; halved on out-of-memory, with a warning."""
-
 FIRST_BATCH = 64
 """Where `auto` begins."""
-
 MOST_PADDING = 16, 1.125
 """A batch ends where the next prompt is longer than its first by more than this, in tokens and in proportion: padding
 then costs more than another forward pass."""
@@ -117,8 +115,7 @@ def _batches(prompts: Tokens, by_length: Sequence[int], size: int, position: int
 
 
 def run_decoder(model: PreTrainedModel, batch: Batch, device: torch.device | None = None) -> None:
-    """One pass through the decoder layers, without the output head: for what hooks see. Tokens go to `device`; None
-    where the model knows."""
+    """One pass through the decoder layers, without the output head. Tokens go to `device`, or to the model's."""
     device = device or model.device
     decoder(model)(input_ids=batch.ids.to(device), attention_mask=batch.mask.to(device), use_cache=False)
 

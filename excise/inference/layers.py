@@ -70,8 +70,7 @@ class LayeredModel:
 
     @contextmanager
     def loaded(self, part: int) -> Iterator[None]:
-        """Have a part in memory until the block ends. Raises `StageError`: one of its parameters is not in the files,
-        or has another shape there."""
+        """Have a part in memory until the block ends. Raises `StageError`: the files lack some of it."""
         try:
             self._load(part)
             yield

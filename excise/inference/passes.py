@@ -168,8 +168,7 @@ def open_model(
     batch_size: BatchSize,
 ) -> Passes:
     """Load the model, or make ready to load it layer by layer: with `auto` where it does not fit with what will pass
-    through it, with a message. One layer at a time runs on the first of several GPUs. Raises `StageError`: transformers
-    cannot load it."""
+    through it, with a message. One layer at a time runs on the first GPU. Raises `StageError`: it cannot be loaded."""
     batches = all_batches(prompts, first_size(batch_size))
     work = Work.of((len(batch.rows), batch.ids.shape[1]) for batch in batches)
     if offload == "off" or (offload == "auto" and _fits(checkpoint, dtype, placement, work)):

@@ -26,7 +26,6 @@ AGGREGATIONS: dict[Aggregation, Callable[[Values], Any]] = {
     "bits_per_byte": lambda values: -_quotient(values) / np.log(2),
 }
 """By name, as lm-eval calls them where it has them: from ``[..., samples, numbers]`` to ``[...]``."""
-
 PAIRS: tuple[Aggregation, ...] = ("ratio", "exp_ratio", "weighted_perplexity", "bits_per_byte")
 """Those that take two numbers of each sample."""
 

@@ -192,14 +192,9 @@ class Memory:
             write_bytes(self._path, _KNOWN.dump_json(known, indent=1))
 
 
-def _read(status: os.stat_result, sha256: str) -> Read:
-    return Read(
-        size=status.st_size,
-        inode=status.st_ino,
-        modified_ns=status.st_mtime_ns,
-        changed_ns=status.st_ctime_ns,
-        sha256=sha256,
-    )
+def _read(was: os.stat_result, sha256: str) -> Read:
+    times = {"modified_ns": was.st_mtime_ns, "changed_ns": was.st_ctime_ns}
+    return Read(size=was.st_size, inode=was.st_ino, sha256=sha256, **times)
 
 
 def _recalled(path: Path) -> dict[str, Read]:
@@ -233,7 +228,6 @@ MADE_BY = {path: stage for stage, paths in _MAKES.items() for path in paths}
 T = TypeVar("T")
 Shape = tuple[int | None, ...]
 """None where any length will do."""
-
 MAPPING = TypeAdapter(dict[str, Any])
 """A document of which no more is known than that it is a mapping, as metrics.json is."""
 
@@ -246,8 +240,7 @@ class Unreadable(StageError):
 
 def read_document(schema: type[T] | TypeAdapter[T], path: Path, remedy: str | None = None, largest: int = LARGEST) -> T:
     """What a JSON file of at most `largest` bytes holds: a class of `schemas`, or what an adapter is for. Raises
-    `Unreadable`: it is missing, or something else; `remedy` is what to do then, by default to run the stage that writes
-    it."""
+    `Unreadable`: it is missing, or something else. The `remedy` is by default to run the stage that writes it."""
     with open_plain(path, remedy) as file:
         data = file.read(largest + 1)
     if len(data) > largest:
@@ -309,8 +302,7 @@ def read_tensors(path: Path, expected: Mapping[str, tuple[str, Shape]]) -> "dict
 
 
 def open_plain(path: Path, remedy: str | None = None) -> Any:
-    """A file opened to read bytes, which is neither a pipe nor a device: those would never end. Raises `Unreadable`: it
-    is missing or no such file."""
+    """A file opened to read bytes. Raises `Unreadable`: it is missing, or a pipe or a device, which would never end."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             raise unreadable(path, "is not a file", remedy)

@@ -46,21 +46,16 @@ def hub_errors(where: str, name: str, kind: Kind = "model") -> Iterator[None]:
 
 def hub_error(error: BaseException, where: str, name: str, kind: Kind = "model") -> StageError | None:
     """The one line for an error of the Hub's library, or for one that such an error caused; None for any other."""
+    chain: list[BaseException] = []
+    one: BaseException | None = error
+    while one is not None and one not in chain:
+        chain.append(one)
+        one = one.__cause__ or (None if one.__suppress_context__ else one.__context__)
     # The cause first: what follows from it tells less, and the library's own texts hold addresses, which may be signed.
-    for one in reversed(_chain(error)):
-        if (what := _words(one, name, kind)) is not None:
+    for cause in reversed(chain):
+        if (what := _words(cause, name, kind)) is not None:
             return StageError(f"{where}: {what}")
     return None
-
-
-def _chain(error: BaseException) -> list[BaseException]:
-    """The error, what caused it, and so on; the first cause last."""
-    found: list[BaseException] = []
-    one: BaseException | None = error
-    while one is not None and one not in found:
-        found.append(one)
-        one = one.__cause__ or (None if one.__suppress_context__ else one.__context__)
-    return found
 
 
 def _words(error: BaseException, name: str, kind: Kind) -> str | None:

@@ -28,7 +28,6 @@ _CGROUPS = Path("/sys/fs/cgroup")
 _OWN_CGROUPS = Path("/proc/self/cgroup")
 _NO_LIMIT = 2**60
 """Version 1 of cgroups writes a number of about this size where there is no limit."""
-
 MARGIN = 1.1
 """What is asked for is this much more than what was reckoned: reckoning is not exact, and others use memory too."""
 
@@ -165,8 +164,7 @@ def limits(place: Placement) -> list[Limit]:
 
 def give_back() -> None:
     """Give the system back what was freed. GNU's C library keeps tensors of some megabytes for itself: where small
-    results that are kept lie between them, the heap grows with each layer or trial. Other libraries have no such
-    call."""
+    results that are kept lie between them, the heap grows with each layer or trial. Others have no such call."""
     if (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
         trim(0)
 

@@ -51,9 +51,8 @@ def tokenize(tokenizer: Any, prompts: list[Prompt], chat: ChatFormat) -> list[li
 
 
 def render(tokenizer: Any, messages: list[dict[str, str]], chat: ChatFormat, begun: bool = False) -> str:
-    """The chat as text, up to where the model answers; where it has `begun`, the last message is the beginning of its
-    answer. Raises `StageError`: the template refuses the chat, drops its system message, or takes too much time or
-    memory."""
+    """The chat as text, up to where the model answers, or has `begun` to by the last message. Raises `StageError`: the
+    template refuses the chat, drops its system message, or takes too much time or memory."""
     others = [message for message in messages if message["role"] != "system"]
     try:
         text = _apply_template(tokenizer, messages, chat, begun)
@@ -69,8 +68,7 @@ def render(tokenizer: Any, messages: list[dict[str, str]], chat: ChatFormat, beg
 
 def encode(tokenizer: Any, text: str) -> list[int]:
     """The tokens of a rendered chat. As in transformers and in vLLM's server, the template alone decides on special
-    tokens: what the tokenizer puts around plain text is not added. Raises `StageError`: it cannot read the
-    text."""
+    tokens: what the tokenizer puts around plain text is not added. Raises `StageError`: it cannot read it."""
     try:
         return list(tokenizer(text, add_special_tokens=False)["input_ids"])
     except Exception as error:  # written in Rust, tokenizers raise plain exceptions
@@ -140,8 +138,7 @@ _SECONDS_SINCE_1970 = "s"
 
 def dated(template: str, date: str) -> str:
     """The template with a macro that stands before the library's function; as it is where it does not ask. A variable
-    of that name would not do: transformers hands only plain values on to a template. The time is the midnight of the
-    date, in ISO 8601."""
+    of that name would not do: transformers hands only plain values on. The time is midnight of an ISO 8601 date."""
     if ASKS not in template:
         return template
     day = datetime.fromisoformat(date)

@@ -26,8 +26,7 @@ MOST_MEMORY = 384 * 2**20
 
 @contextlib.contextmanager
 def unpacked(name: str) -> Iterator[None]:
-    """A block that reads a source, or makes prompts of what was read. Raises `StageError`: that takes more than
-    `MOST_MEMORY`."""
+    """A block that reads a source, or makes prompts of it. Raises `StageError`: that takes more than `MOST_MEMORY`."""
     try:
         with at_most(MOST_MEMORY):
             yield
@@ -52,8 +51,7 @@ class Row:
 
 def file_rows(path: Path, columns: Sequence[str]) -> list[Row]:
     """Every row of a file below `data/`, blank ones too, in its own order. Raises `StageError`: the file is missing,
-    leads outside `data/`, or is not what its name says. The columns of a table must be there; of JSON, each row is
-    looked at for itself."""
+    leads outside `data/`, is not what its name says, or is a table without these columns."""
     if not path.is_file():
         raise StageError(f"params.yaml names {path}, which is missing or is not a file; put the file there")
     if not lies_in_data(path):

@@ -165,8 +165,7 @@ def require_vllm() -> None:
 
 
 def with_vllm(checkpoint: Checkpoint, dtype: str, tokenizer: Any, chat: ChatFormat, settings: Vllm) -> LM:
-    """The model of a checkpoint, loaded by vLLM, for lm-eval; it makes its own batches. Raises `StageError`: vLLM
-    cannot load it."""
+    """A checkpoint for lm-eval, loaded by vLLM, which makes its own batches. Raises `StageError`: it cannot load it."""
     from lm_eval.models.vllm_causallms import VLLM
 
     class OnVllm(AsMeasured, VLLM):

@@ -19,7 +19,6 @@ from schemas.results import Sample
 
 ANSWER_TOKENS = 32
 """So much of each of the base's answers is compared: what an edit does to a text shows early."""
-
 MOST_LIKELY = 512
 """The base's most likely tokens at each place, which are kept; the others are taken together. The KL over these is a
 lower bound of that over all, by what the others differ among themselves."""
@@ -157,8 +156,7 @@ SMALLEST_REST = 1e-5
 def drift_samples(
     prompts: Sequence[Prompt], answers: Sequence[str], base: Predictions, edited: Predictions
 ) -> list[Sample]:
-    """What each prompt adds to the metrics of drift, which ``excise.evaluation.scoring.harness`` describes; `answers`
-    are the base's, as text."""
+    """What each prompt, with the base's answer as text, adds to the metrics of drift (``DRIFT_METRICS``)."""
     per_token = {
         "answer_kl": token_kl(base.log_probabilities, edited.log_probabilities).clamp(min=0.0),
         "top1_agreement": (base.best == edited.best).double(),

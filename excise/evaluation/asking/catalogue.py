@@ -92,7 +92,14 @@ def _load(manager: TaskManager, group: TaskGroup, name: str, params: Questions, 
     if name in loaded["groups"] and not loaded["groups"][name].has_aggregation:
         raise StageError(f"{where} is a group without a number of its own; list its tasks: {', '.join(listed.parts)}")
     for task in listed.parts.values():
-        _make_ready(task, listed, where)
+        if listed.judged and task.OUTPUT_TYPE != "generate_until":
+            raise StageError(f"{where} generates no answer that could be a refusal; list it under evaluate.capability")
+        if getattr(task, "MULTIMODAL", False):
+            raise StageError(f"{where} asks about more than text; leave it out")
+        # As lm-eval's own command does where a task does not say.
+        if task.get_config("num_fewshot") is None:
+            task.set_config(key="num_fewshot", value=0)
+        task.set_fewshot_seed(seed=SEED)
     return listed
 
 
@@ -115,17 +122,6 @@ def _spec(name: str, params: Questions, folder: Path) -> str | dict[str, Any]:
     if custom is None:
         return name
     return {**load_yaml(folder / f"{name}.yaml"), "dataset_kwargs": custom.model_dump()}
-
-
-def _make_ready(task: Task, listed: ListedTask, where: str) -> None:
-    if listed.judged and task.OUTPUT_TYPE != "generate_until":
-        raise StageError(f"{where} generates no answer that could be a refusal; list it under evaluate.capability")
-    if getattr(task, "MULTIMODAL", False):
-        raise StageError(f"{where} asks about more than text; leave it out")
-    # As lm-eval's own command does where a task does not say.
-    if task.get_config("num_fewshot") is None:
-        task.set_config(key="num_fewshot", value=0)
-    task.set_fewshot_seed(seed=SEED)
 
 
 def read_measured_prompts() -> MeasuredPrompts:
@@ -187,9 +183,7 @@ def _keep(task: Task, rows: Sequence[int]) -> None:
 
 LONGEST_ANSWER = 256
 """Tokens that are generated where a task does not say: lm-eval's own default."""
-
 LONGEST_REASONING = 2048
 """Tokens that are generated at least where the template opens a block of reasoning, which comes before an answer."""
-
 SEED = 1234
 """Of what tasks shuffle or sample, and of the examples that a few-shot task shows: lm-eval's own default."""

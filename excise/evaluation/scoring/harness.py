@@ -3,7 +3,7 @@
 import math
 import re
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -29,7 +29,6 @@ from schemas.results import Aggregation, Metric, Response, Sample, Verdict
 
 SCORES_FOLDER = Path(__file__).parent / "scores"
 """Our tasks, with how their answers are scored."""
-
 DRIFT_METRICS = {
     "first_token_kl": Metric(aggregation="mean", higher_is_better=False),
     "answer_kl": Metric(aggregation="ratio", higher_is_better=False),
@@ -40,7 +39,6 @@ DRIFT_METRICS = {
 tokens where both find the same one most likely; perplexity of the answer, edited over base."""
 
 T = TypeVar("T")
-
 Raw = dict[str, Any]
 """One sample as lm-eval logs it, once for each of the task's filters."""
 
@@ -216,7 +214,8 @@ def _aggregation(name: str, value: float, samples: Sequence[Sample], tasks: Sequ
     if [] in found:
         return None
     functions = {_own(task.aggregation(), name) for task in tasks}
-    known = _name_of(functions.pop()) if len(functions) == 1 else None
+    names = {AGGREGATION_REGISTRY[known]: known for known in AGGREGATIONS if known in AGGREGATION_REGISTRY}
+    known = names.get(functions.pop()) if len(functions) == 1 else None
     alike = len({len(one) if isinstance(one, list) else 1 for one in found}) == 1
     if known and alike and gives_it(aggregate(known, as_values(found))):
         return known
@@ -225,11 +224,6 @@ def _aggregation(name: str, value: float, samples: Sequence[Sample], tasks: Sequ
     if not numbers or not gives_it(sum(numbers) / len(numbers)):
         return None
     return "ratio" if any(isinstance(one, list) for one in found) else "mean"
-
-
-def _name_of(function: Callable[..., Any] | None) -> Aggregation | None:
-    shared = (name for name in AGGREGATIONS if name in AGGREGATION_REGISTRY)
-    return next((name for name in shared if AGGREGATION_REGISTRY[name] is function), None)
 
 
 def _keep(sample: Sample, described: dict[str, Metric]) -> Sample:
@@ -247,7 +241,6 @@ def _keep(sample: Sample, described: dict[str, Metric]) -> Sample:
 
 FIRST_TOKENS = (30, 100)
 """Refusals are also counted over so many first tokens of each answer: models refuse late."""
-
 NEARLY_CUT = 0.95
 """An answer of this share of the longest counts as cut: read again as tokens it may be somewhat shorter."""
 

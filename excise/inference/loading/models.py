@@ -165,7 +165,14 @@ _BUILDING = 15, 1 << 30
 def load_model(checkpoint: Checkpoint, dtype: str, placement: Placement) -> PreTrainedModel:
     """The language model of a checkpoint, in evaluation mode, on a device or spread over all GPUs by accelerate. Raises
     `StageError`: transformers cannot load it, or would make some of its weights up."""
-    _refuse_what_cannot_fit(checkpoint, dtype, placement)
+    need = weights_need(checkpoint, without_weights(checkpoint.folder, dtype))
+    # Before the system ends the process, which would leave no message.
+    if placement != "balanced" and placement.type == "cpu" and (limit := impossible(need, limits(placement))):
+        raise StageError(
+            f"{checkpoint.folder} takes {need.of(limit) / GIB:,.1f} GiB of memory, and {limit.name} has "
+            f"{limit.total / GIB:,.1f} GiB; use a larger machine, or GPUs that hold it (model.device: balanced). "
+            "To measure it layer by layer (measure.stream) and to ablate it takes less"
+        )
     with exactly(checkpoint) as folder, in_one_line(checkpoint.folder, folder):
         config = _config_of(folder)
         loaded: Any = _auto_class(config).from_pretrained(
@@ -196,17 +203,6 @@ def load_model(checkpoint: Checkpoint, dtype: str, placement: Placement) -> PreT
     with in_one_line(checkpoint.folder, checkpoint.folder, "could not be run"), torch.inference_mode():
         model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=model.device), use_cache=False)
     return model
-
-
-def _refuse_what_cannot_fit(checkpoint: Checkpoint, dtype: str, placement: Placement) -> None:
-    """Before the system ends the process, which would leave no message."""
-    need = weights_need(checkpoint, without_weights(checkpoint.folder, dtype))
-    if placement != "balanced" and placement.type == "cpu" and (limit := impossible(need, limits(placement))):
-        raise StageError(
-            f"{checkpoint.folder} takes {need.of(limit) / GIB:,.1f} GiB of memory, and {limit.name} has "
-            f"{limit.total / GIB:,.1f} GiB; use a larger machine, or GPUs that hold it (model.device: balanced). "
-            "To measure it layer by layer (measure.stream) and to ablate it takes less"
-        )
 
 
 def without_weights(folder: Path, dtype: str) -> PreTrainedModel:

@@ -103,8 +103,7 @@ def _text_bytes(folder: Path) -> int:
 
 
 def padding_id(tokenizer: Any, ends: list[int]) -> int:
-    """What fills short rows of a batch, which attention masks: any token will do where neither the tokenizer nor what
-    ends an answer names one."""
+    """What fills short rows of a batch, which attention masks: any token will do where neither of the two names one."""
     named = (tokenizer.pad_token_id, tokenizer.eos_token_id, *ends)
     return next((token for token in named if token is not None), 0)
 

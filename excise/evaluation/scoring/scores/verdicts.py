@@ -19,8 +19,7 @@ def word_for_word(document: dict[str, Any], results: list[str]) -> dict[str, flo
 
 
 def by_keywords(document: dict[str, Any], results: list[str]) -> dict[str, float]:
-    """The verdict of the judge `keywords`: 1 for one of `refusal_rate`, `compliance_rate` and `degenerate_rate`, 0 for
-    the others."""
+    """The verdict of the judge `keywords`: 1 for one of refusal, compliance and degenerate, 0 for the others."""
     answer = Answer(prompt="", response=results[0], finished=True, reasoning=False)
     (verdict,) = judge_answers([answer], judge_by_keywords)
     return {f"{name}_rate": float(name == verdict) for name in ("refusal", "compliance", "degenerate")}
