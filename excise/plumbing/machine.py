@@ -164,7 +164,8 @@ def limits(place: Placement) -> list[Limit]:
 
 def give_back() -> None:
     """Give the system back what was freed. GNU's C library keeps tensors of some megabytes for itself: where small
-    results that are kept lie between them, the heap grows with each layer or trial. Others have no such call."""
+    results that are kept lie between them, the heap grows with each layer or trial, as what is freed has room for a
+    little less than what is needed next. Other libraries have no such call."""
     if (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
         trim(0)
 

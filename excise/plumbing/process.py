@@ -69,8 +69,8 @@ def die_with(parent: int) -> None:
 
 @contextlib.contextmanager
 def stoppable() -> Iterator[None]:
-    """Within the block SIGTERM and SIGHUP interrupt as Ctrl-C does, by `Stopped`. Later signals are
-    ignored: they would only stop the tidying up."""
+    """Within the block SIGTERM and SIGHUP interrupt as Ctrl-C does, by `Stopped`. Signals after the first are ignored:
+    they would only stop the tidying up."""
     before = {number: signal.getsignal(number) for number in _STOPS}
     heeded = [number for number, handler in before.items() if handler != signal.SIG_IGN]  # as under nohup
 
