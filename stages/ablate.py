@@ -15,7 +15,6 @@ OUTPUT = Path("models/ablated")
 
 
 def main() -> None:
-    """Resolve the rules, then write the whole model beside its place and move it there."""
     edit = resolve_edit()
     base, left_out = edit.base, edit.base.checkpoint.left_out
     with whole_folder(OUTPUT) as partial:
@@ -34,8 +33,8 @@ def main() -> None:
             spare_layers=edit.spare_layers,
             left_out=list(left_out),
             files=[
-                FileDigest(path=path, size=(partial / path).stat().st_size, sha256=sha256)
-                for path, sha256 in sorted(digests.items())
+                FileDigest(path=path, size=(partial / path).stat().st_size, sha256=digests[path])
+                for path in sorted(digests)
             ],
         )
         write_json(partial / EDIT_RECORD, record)

@@ -2,12 +2,10 @@
 
 import shutil
 import sys
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lm_eval.api.model import LM
 from safetensors.torch import save
 from transformers import PreTrainedModel
 
@@ -17,7 +15,7 @@ from excise.evaluation.answering.backends import Transformers, require_vllm, unf
 from excise.evaluation.answering.drift import drift_samples, greedy_answers, predictions, read_predictions
 from excise.evaluation.asking.answers import ANSWERS, DRIFT, Side, ask_all, chosen_side, responses_file
 from excise.evaluation.asking.catalogue import ListedTask, leave_out, load_tasks, read_measured_prompts
-from excise.inference.forward import FIRST_BATCH
+from excise.inference.forward import first_size
 from excise.inference.loading.models import load_model, remote_code_is_trusted
 from excise.inference.loading.tokenizer import load_tokenizer
 from excise.plumbing.errors import StageError, run_stage
@@ -57,31 +55,29 @@ def main() -> None:
     kept = unfinished_work(side, machine)
     checkpoint = base_checkpoint(folder, read_manifest()) if side == "base" else read_checkpoint(folder)
     if settings.backend == "vllm":
-        open_model: Callable[[], LM] = partial(with_vllm, checkpoint, dtype, tokenizer, chat, settings.vllm)
-        answered = ask_all(tasks, kept, chat, settings.limit, open_model)
+        open_vllm = partial(with_vllm, checkpoint, dtype, tokenizer, chat, settings.vllm)
+        answered = ask_all(tasks, kept, chat, settings.limit, open_vllm)
     # After vLLM has left the GPU.
     model = load_model(checkpoint, dtype, placement())
     if settings.backend == "hf":
-        open_model = partial(Transformers, model, tokenizer, chat, batch_size)
-        answered = ask_all(tasks, kept, chat, settings.limit, open_model)
+        open_hf = partial(Transformers, model, tokenizer, chat, batch_size)
+        answered = ask_all(tasks, kept, chat, settings.limit, open_hf)
     follow_base(side, model, tokenizer, chat, batch_size)
 
     for name, found in answered.items():
         write_lines(responses_file(side, name), found.responses)
-    answers = Answers(
-        responses={name: len(found.responses) for name, found in answered.items()},
-        dtype=dtype,
-        batch_size=min([batch_size, *(found.batch_size or batch_size for found in answered.values())]),
-    )
-    write_json(ANSWERS / side / "answers.json", answers)
+    counts = {name: len(found.responses) for name, found in answered.items()}
+    batch_size = min([batch_size, *(found.batch_size or batch_size for found in answered.values())])
+    write_json(ANSWERS / side / "answers.json", Answers(responses=counts, dtype=dtype, batch_size=batch_size))
     shutil.rmtree(kept, ignore_errors=True)
 
 
 def refuse_descriptions(tasks: list[ListedTask], tokenizer: Any, chat: ChatFormat) -> None:
     """Raises `StageError` where a task has a description, which lm-eval gives as a system message, and the chat
     template takes none: before the model is loaded."""
-    described = [task.name for task in tasks if any(part.get_config("description") for part in task.parts.values())]
-    if described:
+    if described := [
+        task.name for task in tasks if any(part.get_config("description") for part in task.parts.values())
+    ]:
         try:
             render(tokenizer, chat_of(Prompt(id="", prompt="Hello"), "Answer the question."), chat)
         except StageError as error:
@@ -94,15 +90,12 @@ def arithmetic(side: Side, settings: Answer) -> tuple[Dtype, int]:
     if side == "ablated":
         base = read_document(Answers, ANSWERS / "base/answers.json")
         return base.dtype, base.batch_size
-    return read_manifest().dtype, FIRST_BATCH if settings.batch_size == "auto" else settings.batch_size
+    return read_manifest().dtype, first_size(settings.batch_size)
 
 
 def follow_base(side: Side, model: PreTrainedModel, tokenizer: Any, chat: ChatFormat, batch_size: int) -> None:
     """Write what the base answers to harmless prompts and finds likely there; of the edited model, its drift from that.
-
-    Raises:
-        StageError: the model produces NaN or infinite logits.
-    """
+    Raises `StageError`: the model produces NaN or infinite logits."""
     asked = read_prompts("drift")[:MOST_DRIFT_PROMPTS]
     prompts = tokenize(tokenizer, asked, chat)
     if side == "base":

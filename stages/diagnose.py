@@ -1,7 +1,5 @@
-"""Stage diagnose: base model and directions → who writes refusal, who reads it, and which edit to try.
-
-Everything is tried on prompts that were not measured, in forward passes of the base; no weight is written.
-"""
+"""Stage diagnose: base model and directions → who writes refusal, who reads it, and which edit to try: all on prompts
+that were not measured, in forward passes of the base; no weight is written."""
 
 import json
 from pathlib import Path
@@ -23,26 +21,24 @@ from schemas.basis.document import read_settings
 from schemas.params.ablate import EditMethod
 
 ARTIFACTS = Path("artifacts")
-PLOTS = ARTIFACTS / "plots"
 
 
 def main() -> None:
-    """Explain the base model, and write it down for programs and for pictures."""
+
     settings = read_settings(EditMethod, ARTIFACTS / "params/diagnose.json")
     base, chat = BaseModel.open(), read_format()
     statistics, directions = read_directions(ARTIFACTS, base.layout)
     tokenizer = load_tokenizer(base.folder, chat.date)
     model = load_model(base.checkpoint, base.manifest.dtype, placement())
-    harmful, harmless = (
-        tokenize(tokenizer, read_prompts(f"{kind}_held_out"), chat) for kind in ("harmful", "harmless")
-    )
+    lists = (read_prompts("harmful_held_out"), read_prompts("harmless_held_out"))
+    harmful, harmless = (tokenize(tokenizer, prompts, chat) for prompts in lists)
     bench = Bench(base, directions, Questions(model, harmful, harmless))
     with progress("Diagnose", STEPS, "steps") as advance:
         diagnosis = explain(bench, settings, statistics, tokenizer.decode, advance)
 
     write_json(ARTIFACTS / "diagnosis.json", diagnosis)
     for name, records in plots_of_diagnosis(diagnosis).items():
-        write_text(PLOTS / f"{name}.json", json.dumps(records, indent=1) + "\n")
+        write_text(ARTIFACTS / f"plots/{name}.json", json.dumps(records, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ ARTIFACTS = Path("artifacts")
 
 
 def main() -> None:
-    """Estimate the directions, and describe them."""
+
     settings, layout = read_settings(Directions, ARTIFACTS / "params/directions.json"), read_layout()
     shape = ("float32", (None, layout.layers + 1, layout.hidden_size))
     sides = read_tensors(ARTIFACTS / "activations.safetensors", {"harmful": shape, "harmless": shape})
@@ -26,11 +26,8 @@ def main() -> None:
         harmful, harmless = clamped[: len(harmful)], clamped[len(harmful) :]
     directions = estimate(harmful, harmless, settings.estimator)
 
-    tensors = {
-        "directions": directions.unit,
-        "harmful_mean": directions.harmful_mean,
-        "harmless_mean": directions.harmless_mean,
-    }
+    means = {"harmful_mean": directions.harmful_mean, "harmless_mean": directions.harmless_mean}
+    tensors = {"directions": directions.unit, **means}
     write_bytes(ARTIFACTS / "directions.safetensors", save(tensors))
     write_json(ARTIFACTS / "directions.json", describe(directions, harmful, harmless, settings.estimator))
 

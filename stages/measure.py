@@ -21,7 +21,6 @@ ARTIFACTS = Path("artifacts")
 
 
 def main() -> None:
-    """Both kinds of prompts in one pass, as they are: no estimator."""
     settings = read_settings(Measure, ARTIFACTS / "params/measure.json")
     base, chat = BaseModel.open(), read_format()
     tokenizer = load_tokenizer(base.folder, chat.date)
@@ -34,8 +33,8 @@ def main() -> None:
     with progress("Measure", passes.steps(len(prompts)), passes.unit) as advance:
         found = collect_activations(passes, experts, prompts, settings.position, settings.batch_size, advance)
 
-    kinds = {"harmful": found.stream[: len(harmful)], "harmless": found.stream[len(harmful) :]}
-    tensors = {kind: stream.contiguous() for kind, stream in kinds.items()}
+    sides = found.stream.split([len(harmful), len(harmless)])
+    tensors = {"harmful": sides[0].contiguous(), "harmless": sides[1].contiguous()}
     write_bytes(ARTIFACTS / "activations.safetensors", save(tensors))
     write_json(ARTIFACTS / "expert_use.json", count_use(found.used, len(harmful), len(harmless)))
 

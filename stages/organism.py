@@ -1,8 +1,6 @@
-"""Stage organism: the built-in model, trained to refuse; for any other base model, an empty folder.
-
-`models/base/` outlives a rerun, and training starts only where parameters or recipe differ from what lies there: a
-model that was trained elsewhere keeps its bytes.
-"""
+"""Stage organism: the built-in model, trained to refuse; for any other base model, an empty folder. `models/base/`
+outlives a rerun, and training starts only where parameters or recipe differ from what lies there: a model that was
+trained elsewhere keeps its bytes."""
 
 import json
 from pathlib import Path
@@ -15,13 +13,11 @@ from excise.plumbing.progress import progress
 from schemas.basis.document import read_settings
 from schemas.params.organism import OrganismSettings
 
-SETTINGS = Path("artifacts/params/organism.json")
 RECORD = ORGANISM / "organism.json"
 
 
 def main() -> None:
-    """Train it, unless it is there or nobody asks for it."""
-    organism = read_settings(OrganismSettings, SETTINGS).organism
+    organism = read_settings(OrganismSettings, Path("artifacts/params/organism.json")).organism
     if organism is None:
         with whole_folder(ORGANISM) as folder:  # DVC wants the output to be there, and warns of empty folders
             write_text(folder / "README.md", "The base model lies elsewhere: artifacts/model.json says which it is.\n")
@@ -33,13 +29,8 @@ def main() -> None:
     from excise.organism.training import save, train  # slow to import
 
     with progress("Train the organism", organism.pretrain_steps + organism.tune_steps, "steps") as advance:
-        trained, tokenizer = train(
-            organism.architecture,
-            organism.seed,
-            organism.pretrain_steps,
-            organism.tune_steps,
-            lambda _phase, _step, _total, _loss: advance(1),
-        )
+        steps = organism.pretrain_steps, organism.tune_steps
+        trained, tokenizer = train(organism.architecture, organism.seed, *steps, lambda *_told: advance(1))
     with whole_folder(ORGANISM) as folder:
         save(trained, tokenizer, folder)
         write_text(folder / RECORD.name, json.dumps(record, indent=2) + "\n")

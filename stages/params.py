@@ -1,7 +1,4 @@
-"""Stage params: params.yaml as a whole → for each stage exactly the settings that it reads.
-
-A bad file writes nothing, so nothing that was made before is lost.
-"""
+"""Stage params: params.yaml as a whole → for each stage the settings that it reads; a bad file writes nothing."""
 
 from pathlib import Path
 
@@ -9,14 +6,11 @@ from excise.plumbing.errors import run_stage
 from excise.plumbing.files import write_text
 from schemas.params.document import load, settings_of_stages
 
-PARAMS = Path("params.yaml")
-OUTPUT = Path("artifacts/params")
-
 
 def main() -> None:
     """Validate everything, then write. Settings that did not change keep their file as it is."""
-    for stage, text in settings_of_stages(load(PARAMS)).items():
-        write_text(OUTPUT / f"{stage}.json", text)
+    for stage, text in settings_of_stages(load(Path("params.yaml"))).items():
+        write_text(Path(f"artifacts/params/{stage}.json"), text)
 
 
 if __name__ == "__main__":

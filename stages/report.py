@@ -1,7 +1,4 @@
-"""Stage report: both models' results, diagnosis and simulation → comparison, gates, and the report for a reader.
-
-Always written, also when a gate fails.
-"""
+"""Stage report: both models' results, diagnosis and simulation → comparison, gates, report; also where a gate fails."""
 
 import json
 from pathlib import Path

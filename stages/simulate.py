@@ -1,7 +1,5 @@
-"""Stage simulate: base model, directions and rules → what these rules would do, before any byte is written.
-
-Tried on prompts that were not measured, in four passes over them.
-"""
+"""Stage simulate: base model, directions and rules → what these rules would do, before any byte is written. Tried on
+prompts that were not measured, in four passes over them."""
 
 import json
 from pathlib import Path
@@ -22,28 +20,24 @@ from schemas.basis.document import read_settings
 from schemas.params.ablate import Ablate
 
 ARTIFACTS = Path("artifacts")
-PLOTS = ARTIFACTS / "simulation"
 
 
 def main() -> None:
-    """Simulate the rules of params.yaml, and write down what they do for programs and for pictures."""
+
     ablate = read_settings(Ablate, ARTIFACTS / "params/simulate.json")
     base, chat = BaseModel.open(), read_format()
     statistics, directions = read_directions(ARTIFACTS, base.layout)
     use_odds = odds_by_layer(read_use(ARTIFACTS, base.layout))
     tokenizer = load_tokenizer(base.folder, chat.date)
     model = load_model(base.checkpoint, base.manifest.dtype, placement())
-    harmful, harmless = (
-        tokenize(tokenizer, read_prompts(f"{kind}_held_out"), chat) for kind in ("harmful", "harmless")
-    )
+    harmful, harmless = read_prompts("harmful_held_out"), read_prompts("harmless_held_out")
+    sides = tokenize(tokenizer, harmful, chat), tokenize(tokenizer, harmless, chat)
     with progress("Simulate", 1 + len(SCALES), "passes") as advance:
-        simulation, projections = simulate(
-            base, directions, use_odds, model, (harmful, harmless), ablate, statistics, advance
-        )
+        simulation, projections = simulate(base, directions, use_odds, model, sides, ablate, statistics, advance)
 
     write_json(ARTIFACTS / "simulation.json", simulation)
     for name, records in plots_of_simulation(simulation, projections).items():
-        write_text(PLOTS / f"{name}.json", json.dumps(records, indent=1) + "\n")
+        write_text(ARTIFACTS / f"simulation/{name}.json", json.dumps(records, indent=1) + "\n")
 
 
 if __name__ == "__main__":

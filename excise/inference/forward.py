@@ -9,14 +9,19 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
 from excise.inference.loading.models import decoder, decoder_layers
 from excise.plumbing.errors import StageError
+from excise.plumbing.progress import Advance
 
+Tokens = Sequence[Sequence[int]]
+"""Of each prompt, its tokens."""
+BatchSize = int | Literal["auto"]
+"""Prompts in a forward pass at most; halved on out-of-memory, with a warning."""
 FIRST_BATCH = 64
 """Where `auto` begins."""
-
 MOST_PADDING = 16, 1.125
 """A batch ends where the next prompt is longer than its first by more than this, in tokens and in proportion: padding
 then costs more than another forward pass."""
@@ -38,11 +43,8 @@ class Batch:
     """``[prompts]``: where the token is that is asked about."""
 
     def at_end(self, output: Tensor) -> Tensor:
-        """What a module gave for the token that is asked about, ``[prompts, hidden]``.
-
-        Args:
-            output: ``[prompts, width, hidden]``, or the same with its first axes made one, as experts get it.
-        """
+        """What a module gave for the token that is asked about, ``[prompts, hidden]``, of ``[prompts, width, hidden]``
+        or the same with its first axes made one, as experts get it."""
         (found,) = self.each_at_end(output)
         return found
 
@@ -61,23 +63,11 @@ def no_hooks(_batch: Batch, _undo: ExitStack) -> None:
 
 
 def in_batches(
-    prompts: Sequence[Sequence[int]],
-    batch_size: int | Literal["auto"],
-    advance: Callable[[int], None],
-    compute: Callable[[Batch], None],
-    position: int = -1,
+    prompts: Tokens, batch_size: BatchSize, advance: Advance, compute: Callable[[Batch], None], position: int = -1
 ) -> None:
-    """Give all prompts to `compute`, the shortest first and those of a length together.
-
-    Args:
-        prompts: the tokens of each.
-        batch_size: prompts in a batch at most; halved on out-of-memory, with a warning.
-        advance: told the number of prompts done since.
-        position: which token is asked about, counted from the end of the prompt: -1 is the last.
-
-    Raises:
-        StageError: memory is too small for a single prompt.
-    """
+    """Give all prompts to `compute`, the shortest first and those of a length together. `position`
+    is the token that is asked about, counted from the end of the prompt: -1 is the last. Raises `StageError`: memory is
+    too small for a single prompt."""
     size, left = first_size(batch_size), _by_length(prompts)
     while left:
         batch = next(_batches(prompts, left, size, position))
@@ -91,98 +81,67 @@ def in_batches(
         advance(len(batch.rows))
 
 
-def all_batches(prompts: Sequence[Sequence[int]], size: int, position: int = -1) -> list[Batch]:
+def all_batches(prompts: Tokens, size: int, position: int = -1) -> list[Batch]:
     """The batches that `in_batches` makes where memory does not run out."""
     return list(_batches(prompts, _by_length(prompts), size, position))
 
 
-def first_size(batch_size: int | Literal["auto"]) -> int:
+def first_size(batch_size: BatchSize) -> int:
     """Prompts in a batch, before memory ran out."""
     return FIRST_BATCH if batch_size == "auto" else batch_size
 
 
 def smaller(size: int) -> int:
-    """Prompts in a batch, after memory ran out with `size` of them.
-
-    Raises:
-        StageError: it was one.
-    """
+    """Prompts in a batch, after memory ran out with `size` of them. Raises `StageError`: it was one."""
     if size == 1:
         raise StageError(OUT_OF_MEMORY) from None
     return (size + 1) // 2
 
 
-def _by_length(prompts: Sequence[Sequence[int]]) -> list[int]:
+def _by_length(prompts: Tokens) -> list[int]:
     return sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
 
 
-def _batches(prompts: Sequence[Sequence[int]], by_length: Sequence[int], size: int, position: int) -> Iterator[Batch]:
+def _batches(prompts: Tokens, by_length: Sequence[int], size: int, position: int) -> Iterator[Batch]:
     start = 0
     while start < len(by_length):
         shortest = len(prompts[by_length[start]])
         longest = max(shortest + MOST_PADDING[0], shortest * MOST_PADDING[1])
         rows = [row for row in by_length[start : start + size] if len(prompts[row]) <= longest]
-        yield _batch(prompts, rows, position)
+        lengths = torch.tensor([len(prompts[row]) for row in rows])
+        ids = pad_sequence([torch.tensor(prompts[row], dtype=torch.long) for row in rows], batch_first=True)
+        yield Batch(rows, ids, (torch.arange(ids.shape[1]) < lengths[:, None]).long(), lengths + position)
         start += len(rows)
 
 
-def _batch(prompts: Sequence[Sequence[int]], rows: list[int], position: int) -> Batch:
-    lengths = torch.tensor([len(prompts[row]) for row in rows])
-    ids = torch.zeros(len(rows), int(lengths.max()), dtype=torch.long)
-    for number, row in enumerate(rows):
-        ids[number, : len(prompts[row])] = torch.tensor(prompts[row])
-    return Batch(rows, ids, (torch.arange(ids.shape[1]) < lengths[:, None]).long(), lengths + position)
-
-
 def run_decoder(model: PreTrainedModel, batch: Batch, device: torch.device | None = None) -> None:
-    """One pass through the decoder layers, without the output head: for what hooks see.
-
-    Args:
-        device: where tokens go; None where the model knows.
-    """
+    """One pass through the decoder layers, without the output head. Tokens go to `device`, or to the model's."""
     device = device or model.device
     decoder(model)(input_ids=batch.ids.to(device), attention_mask=batch.mask.to(device), use_cache=False)
 
 
 @torch.inference_mode()
 def first_token_log_probabilities(
-    model: PreTrainedModel,
-    prompts: Sequence[Sequence[int]],
-    batch_size: int | Literal["auto"],
-    advance: Callable[[int], None],
-    watch: Watch = no_hooks,
+    model: PreTrainedModel, prompts: Tokens, batch_size: BatchSize, advance: Advance, watch: Watch = no_hooks
 ) -> Tensor:
-    """What the model would say first, in nats: ``[prompts, vocabulary]`` float32 on the CPU.
-
-    Args:
-        prompts: the tokens of each.
-        batch_size: prompts in a forward pass at most.
-        advance: told the number of prompts done since.
-        watch: sets hooks for each forward pass.
-    """
+    """What the model would say first to each prompt, in nats: ``[prompts, vocabulary]`` float32 on the CPU."""
     found: dict[int, Tensor] = {}
 
     def compute(batch: Batch) -> None:
+        ends = batch.ends.unique()
         with ExitStack() as undo:
             watch(batch, undo)
-            found.update(zip(batch.rows, _first_tokens(model, batch), strict=True))
+            logits = logits_at(model, batch, ends)
+        last = logits[torch.arange(len(batch.rows)), torch.searchsorted(ends, batch.ends)].float()
+        found.update(zip(batch.rows, torch.log_softmax(last, dim=-1).cpu(), strict=True))
 
     in_batches(prompts, batch_size, advance, compute)
     return torch.stack([found[row] for row in range(len(prompts))])
 
 
-def _first_tokens(model: PreTrainedModel, batch: Batch) -> Iterator[Tensor]:
-    ends = batch.ends.unique()
-    last = logits_at(model, batch, ends)[torch.arange(len(batch.rows)), torch.searchsorted(ends, batch.ends)].float()
-    return iter(torch.log_softmax(last, dim=-1).cpu())
-
-
 def logits_at(model: PreTrainedModel, batch: Batch, places: Tensor) -> Tensor:
-    """The logits of a batch at some tokens only, ``[prompts, places, vocabulary]`` on the device of the last layer.
-
-    Args:
-        places: ``[places]``, int64 on the CPU: the same of each prompt.
-    """
+    """The logits of a batch at some tokens only, ``[prompts, places, vocabulary]`` on the device of the last layer;
+    `places` is ``[places]``, int64 on the CPU: the same of each prompt."""
     logits: Tensor = model(
         input_ids=batch.ids.to(model.device),
         attention_mask=batch.mask.to(model.device),

@@ -1,9 +1,7 @@
 """A model whose weights stay in their files: a part at a time, such as one decoder layer, is loaded and freed again.
+transformers itself names, converts and casts tensors, so that whatever it loads whole is loaded here in parts."""
 
-transformers' own code names, converts and casts the tensors, so that whatever it loads whole is loaded here in parts:
-experts of which the file holds one tensor each and memory one for all, other names, types that it keeps.
-"""
-
+import itertools
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -23,10 +21,16 @@ from transformers.core_model_loading import (
     WeightConverter,
     convert_and_load_state_dict_in_model,
 )
-from transformers.modeling_utils import LoadStateDictConfig
 
 from excise.checkpoint.weights import Checkpoint
-from excise.inference.loading.models import decoder, decoder_layers, names_in_memory, refuse_incomplete, without_weights
+from excise.inference.loading.models import (
+    decoder,
+    decoder_layers,
+    loading_as,
+    refuse_incomplete,
+    targets,
+    without_weights,
+)
 from excise.plumbing.errors import StageError
 from excise.plumbing.machine import give_back
 
@@ -40,31 +44,24 @@ class LayeredModel:
     are not in use (multi-token prediction) are in no part."""
 
     def __init__(self, checkpoint: Checkpoint, dtype: str, device: torch.device) -> None:
-        """Build the model, and read from the files what is where.
-
-        Args:
-            dtype: a torch name: what parameters are loaded in, but for some that transformers keeps in float32.
-            device: where they are loaded.
-
-        Raises:
-            StageError: the folder holds no model that transformers knows, or no whole checkpoint.
-        """
+        """Build the model, and read from the files what is where. `dtype` is a torch name: what parameters are loaded
+        in, but for some that transformers keeps in float32. Raises `StageError`: the folder holds no model that
+        transformers knows, or no whole checkpoint."""
         self.model = without_weights(checkpoint.folder, dtype)
         self.device = device
         self._checkpoint = checkpoint
         self._empty: dict[str, Any] = self.model.state_dict(keep_vars=True)
-        self._settings = LoadStateDictConfig(
-            device_map={"": device},
-            dtype=getattr(torch, dtype),
-            dtype_plan=self.model._get_dtype_plan(getattr(torch, dtype)),
-            weight_mapping=[_without_copies(transform) for transform in get_model_conversion_mapping(self.model)],
-        )
-        in_memory = names_in_memory(self.model, checkpoint.tensors, self._settings.weight_mapping or [])
+        transforms = [_without_copies(transform) for transform in get_model_conversion_mapping(self.model)]
+        self._settings = loading_as(self.model, getattr(torch, dtype), device, transforms)
+        in_memory = {name: target for name, (target, _) in targets(self.model, checkpoint.tensors, transforms).items()}
         self.frame = len(decoder_layers(self.model))
         """The number of the frame; those of layers are below it."""
         self._wanted = [_inside(self.model, self._empty, part) for part in range(self.frame + 1)]
         self._stored = [_stored(self.model, wanted, in_memory) for wanted in self._wanted]
-        _make_buffers(self.model, device)
+        for name, buffer in list(self.model.named_non_persistent_buffers()):
+            _put(self.model, name, torch.empty_like(buffer, device=device))
+        # Gives buffers the values that no file holds; on the meta device, where the parameters are, it does nothing.
+        self.model.initialize_weights()
 
     @property
     def largest_part(self) -> int:
@@ -73,61 +70,44 @@ class LayeredModel:
 
     @contextmanager
     def loaded(self, part: int) -> Iterator[None]:
-        """Have a part in memory until the block ends.
-
-        Raises:
-            StageError: one of its parameters is not in the files, or has another shape there.
-        """
+        """Have a part in memory until the block ends. Raises `StageError`: the files lack some of it."""
         try:
             self._load(part)
             yield
         finally:
-            self._free()
+            for name, tensor in self._empty.items():
+                _put(self.model, name, tensor)
+            give_back()
 
     @contextmanager
-    def reading_ahead(self) -> Iterator[Callable[[int], None]]:
+    def reading_ahead(self) -> Iterator[Callable[[int], object]]:
         """Yields a function that has the system read the bytes of a part into its cache of files, while others compute.
         The cache is not this process's memory; what was not read when the block ends is not read."""
         stop = threading.Event()
         with ThreadPoolExecutor(1) as reader:
             try:
-
-                def read(part: int) -> None:
-                    reader.submit(_advise, self._checkpoint, self._stored[part], stop)
-
-                yield read
+                yield lambda part: reader.submit(_advise, self._checkpoint, self._stored[part], stop)
             finally:
                 stop.set()
 
     def _load(self, part: int) -> None:
-        names = self._stored[part]
+        folder = self._checkpoint.folder
+        lies_in = {name: self._checkpoint.tensors[name].file for name in self._stored[part]}
         try:
             with ExitStack() as opened:
-                files = {
-                    file: opened.enter_context(safe_open(self._checkpoint.folder / file, framework="pt"))
-                    for file in {self._checkpoint.tensors[name].file for name in names}
-                }
-                slices = {name: files[self._checkpoint.tensors[name].file].get_slice(name) for name in names}
+                files = {file: opened.enter_context(safe_open(folder / file, "pt")) for file in set(lies_in.values())}
+                slices = {name: files[file].get_slice(name) for name, file in lies_in.items()}
                 found, _ = convert_and_load_state_dict_in_model(self.model, slices, self._settings)
         except torch.OutOfMemoryError:
             raise
         except (ValueError, KeyError, OSError, RuntimeError, SafetensorError) as error:
-            raise StageError(f"{self._checkpoint.folder} could not be loaded: {error}") from None
-        self._tie(part)
-        missing = [name for name in self._wanted[part] if self.model.get_parameter_or_buffer(name).is_meta]
-        refuse_incomplete(str(self._checkpoint.folder), missing, found.mismatched_keys, found.conversion_errors)
-
-    def _tie(self, part: int) -> None:
-        """Where the file names one of two parameters that are the same, and the part has the other."""
-        for name, other in _partners(self.model):
+            raise StageError(f"{folder} could not be loaded: {error}") from None
+        for name, other in _partners(self.model):  # the file names one of two that are the same, the part has the other
             tensor = self.model.get_parameter_or_buffer(other)
             if name in self._wanted[part] and self.model.get_parameter_or_buffer(name).is_meta and not tensor.is_meta:
                 _put(self.model, name, tensor)
-
-    def _free(self) -> None:
-        for name, tensor in self._empty.items():
-            _put(self.model, name, tensor)
-        give_back()
+        missing = [name for name in self._wanted[part] if self.model.get_parameter_or_buffer(name).is_meta]
+        refuse_incomplete(str(folder), missing, found.mismatched_keys, found.conversion_errors)
 
 
 class _Fuse(ConversionOps):
@@ -137,11 +117,8 @@ class _Fuse(ConversionOps):
     def convert(
         self, input_dict: dict[str, Any], source_patterns: list[str], target_patterns: list[str], **_given: Any
     ) -> dict[str, Any]:
-        """Per pattern, the matrices ``[rows, columns]`` of all experts → ``[experts, rows of all, columns]``.
-
-        Raises:
-            ValueError: an expert lacks a matrix, or has one of another shape.
-        """
+        """Per pattern, the matrices ``[rows, columns]`` of all experts → ``[experts, rows of all, columns]``. Raises
+        `ValueError`: an expert lacks a matrix, or has one of another shape."""
         lists = [input_dict.pop(pattern) for pattern in source_patterns]
         shapes = [matrices[0].shape for matrices in lists]
         if {len(matrices) for matrices in lists} != {len(lists[0])} or any(
@@ -189,14 +166,6 @@ def _partners(model: PreTrainedModel) -> list[tuple[str, str]]:
     return [*tied, *((other, name) for name, other in tied)]
 
 
-def _make_buffers(model: PreTrainedModel, device: torch.device) -> None:
-    """Give the buffers that no file holds their values, such as the frequencies of rotary embeddings."""
-    for name, buffer in list(model.named_non_persistent_buffers()):
-        _put(model, name, torch.empty_like(buffer, device=device))
-    # On the meta device, where the parameters are, it does nothing.
-    model.initialize_weights()
-
-
 def _put(model: PreTrainedModel, name: str, tensor: Tensor) -> None:
     module, _, own = name.rpartition(".")
     setattr(model.get_submodule(module), own, tensor)
@@ -205,13 +174,11 @@ def _put(model: PreTrainedModel, name: str, tensor: Tensor) -> None:
 def _advise(checkpoint: Checkpoint, names: Sequence[str], stop: threading.Event) -> None:
     """Ask the system for the bytes of these tensors, in the order of the files."""
     tensors = sorted((checkpoint.tensors[name] for name in names), key=lambda tensor: (tensor.file, tensor.start))
-    with ExitStack() as opened:
-        files = {
-            file: opened.enter_context(open(checkpoint.folder / file, "rb")) for file in {each.file for each in tensors}
-        }
-        for tensor in tensors:
-            for start in range(tensor.start, tensor.stop, _READ_AT_ONCE):
-                if stop.is_set():
-                    return
-                length = min(_READ_AT_ONCE, tensor.stop - start)
-                os.posix_fadvise(files[tensor.file].fileno(), start, length, os.POSIX_FADV_WILLNEED)
+    for name, inside in itertools.groupby(tensors, key=lambda tensor: tensor.file):
+        with open(checkpoint.folder / name, "rb") as file:
+            for tensor in inside:
+                for start in range(tensor.start, tensor.stop, _READ_AT_ONCE):
+                    if stop.is_set():
+                        return
+                    length = min(_READ_AT_ONCE, tensor.stop - start)
+                    os.posix_fadvise(file.fileno(), start, length, os.POSIX_FADV_WILLNEED)

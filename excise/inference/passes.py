@@ -1,19 +1,20 @@
 """Passing prompts through a model that is in memory as a whole, or of which one layer at a time is."""
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from excise.checkpoint.weights import Checkpoint
 from excise.inference.forward import (
     Batch,
+    BatchSize,
+    Tokens,
     Watch,
     all_batches,
     first_size,
@@ -29,6 +30,7 @@ from excise.plumbing.errors import StageError
 from excise.plumbing.machine import (
     GIB,
     Need,
+    Placement,
     Sizes,
     Work,
     batch_bytes,
@@ -39,6 +41,7 @@ from excise.plumbing.machine import (
     streamed_bytes,
     too_small,
 )
+from excise.plumbing.progress import Advance
 
 
 class Passes:
@@ -55,27 +58,11 @@ class Passes:
         """How far `run` is when it is done with this many prompts, in what it tells `advance`."""
         return prompts
 
-    def run(
-        self,
-        prompts: Sequence[Sequence[int]],
-        batch_size: int | Literal["auto"],
-        position: int,
-        watch: Watch,
-        advance: Callable[[int], None],
-    ) -> None:
-        """Pass all prompts through the decoder layers, a batch at a time.
-
-        Args:
-            prompts: the tokens of each.
-            batch_size: prompts in a batch at most; halved on out-of-memory, with a warning.
-            position: which token of each is asked about, counted from its end.
-            watch: sets hooks on the layers and on what is in them. Each layer is called once for each batch, and again
-                where memory ran out.
-            advance: told the number of steps done since; it may be negative.
-
-        Raises:
-            StageError: memory is too small for a single prompt.
-        """
+    def run(self, prompts: Tokens, batch_size: BatchSize, position: int, watch: Watch, advance: Advance) -> None:
+        """Pass all prompts through the decoder layers, a batch at a time. `position` is which token of each is asked
+        about, counted from its end. `watch` sets hooks on the layers and on what is in them: each layer is called once
+        for each batch, and again where memory ran out. `advance` is told the number of steps done since, which may be
+        negative. Raises `StageError`: memory is too small for a single prompt."""
 
         def compute(batch: Batch) -> None:
             with ExitStack() as undo:
@@ -91,11 +78,7 @@ class Offloaded(Passes):
     unit = "layers of prompts"
 
     def __init__(self, layered: LayeredModel, rest: torch.device) -> None:
-        """Make ready to load the first layer.
-
-        Args:
-            rest: where the stream of a batch is while others pass.
-        """
+        """`rest`: where the stream of a batch is while others pass."""
         super().__init__(layered.model)
         self.layered, self.rest = layered, rest
 
@@ -103,14 +86,7 @@ class Offloaded(Passes):
         """One for each prompt and layer."""
         return prompts * len(decoder_layers(self.model))
 
-    def run(
-        self,
-        prompts: Sequence[Sequence[int]],
-        batch_size: int | Literal["auto"],
-        position: int,
-        watch: Watch,
-        advance: Callable[[int], None],
-    ) -> None:
+    def run(self, prompts: Tokens, batch_size: BatchSize, position: int, watch: Watch, advance: Advance) -> None:
         """Layer by layer, and in it batch by batch. Where memory runs out, it starts again."""
         size = first_size(batch_size)
         while True:
@@ -128,6 +104,7 @@ class Offloaded(Passes):
 
     def _through_layers(self, batches: list[Batch], watch: Watch) -> Iterator[int]:
         """Yields the number of prompts that passed through a layer, each time that a batch did."""
+        device = self.layered.device
         with self.layered.reading_ahead() as read:
             read(0)
             with self.layered.loaded(self.layered.frame):
@@ -137,9 +114,11 @@ class Offloaded(Passes):
                     if number + 1 < self.layered.frame:
                         read(number + 1)
                     for batch, passing in zip(batches, entered, strict=True):
+                        args, named = passing.calls[number]
                         with ExitStack() as undo:
                             watch(batch, undo)
-                            passing.through(layer, number, self.layered.device)
+                            # In one line, so that nothing else of a batch is held while others pass.
+                            passing.stream = stream_of(layer(passing.stream.to(device), *args, **named)).to(self.rest)
                         yield len(batch.rows)
 
     def _enter(self, batch: Batch) -> "_Entered":
@@ -179,40 +158,27 @@ class _Entered:
     stream: Tensor
     calls: list[_Call]
 
-    def through(self, layer: nn.Module, number: int, device: torch.device) -> None:
-        args, kwargs = self.calls[number]
-        output = layer(self.stream.to(device), *args, **kwargs)
-        self.stream = stream_of(output).to(self.stream.device)
-
 
 def open_model(
     checkpoint: Checkpoint,
     dtype: str,
-    placement: torch.device | Literal["balanced"],
+    placement: Placement,
     offload: Literal["auto", "on", "off"],
-    prompts: Sequence[Sequence[int]],
-    batch_size: int | Literal["auto"],
+    prompts: Tokens,
+    batch_size: BatchSize,
 ) -> Passes:
-    """Load the model, or make ready to load it layer by layer: with `auto` where it does not fit, with a message.
-
-    Args:
-        placement: where the layers run; for one layer at a time, of several GPUs the first.
-        prompts: what will pass through it.
-
-    Raises:
-        StageError: transformers cannot load it.
-    """
+    """Load the model, or make ready to load it layer by layer: with `auto` where it does not fit with what will pass
+    through it, with a message. One layer at a time runs on the first GPU. Raises `StageError`: it cannot be loaded."""
     batches = all_batches(prompts, first_size(batch_size))
     work = Work.of((len(batch.rows), batch.ids.shape[1]) for batch in batches)
     if offload == "off" or (offload == "auto" and _fits(checkpoint, dtype, placement, work)):
         return Passes(load_model(checkpoint, dtype, placement))
     device = torch.device("cuda", 0) if placement == "balanced" else placement
     layered = LayeredModel(checkpoint, dtype, device)
-    _refuse_what_cannot_fit(checkpoint.folder, layered, work)
-    return Offloaded(layered, _resting_place(layered, work))
+    return Offloaded(layered, _resting_place(checkpoint, layered, work))
 
 
-def _fits(checkpoint: Checkpoint, dtype: str, placement: torch.device | Literal["balanced"], work: Work) -> bool:
+def _fits(checkpoint: Checkpoint, dtype: str, placement: Placement, work: Work) -> bool:
     """Whether the model fits as a whole; where it does not, a message says so."""
     model = without_weights(checkpoint.folder, dtype)
     weights, sizes = weights_need(checkpoint, model), _sizes(model)
@@ -228,22 +194,19 @@ def _fits(checkpoint: Checkpoint, dtype: str, placement: torch.device | Literal[
     return limit is None
 
 
-def _refuse_what_cannot_fit(folder: Path, layered: LayeredModel, work: Work) -> None:
-    """Before the system ends the process, which would leave no message."""
-    need = Need(streamed_bytes(layered.largest_part, _sizes(layered.model), work), mapped=0)
-    if layered.device.type == "cpu" and (limit := impossible(need, limits(layered.device))):
-        raise StageError(
-            f"{folder} takes {need.memory / GIB:,.1f} GiB of memory even layer by layer, and {limit.name} has "
-            f"{limit.total / GIB:,.1f} GiB; use a larger machine, a smaller measure.batch_size or fewer prompts"
-        )
-
-
-def _resting_place(layered: LayeredModel, work: Work) -> torch.device:
-    """Where the streams of batches are between two layers: beside the layers, if there is room."""
-    cpu = torch.device("cpu")
+def _resting_place(checkpoint: Checkpoint, layered: LayeredModel, work: Work) -> torch.device:
+    """Where the streams of batches are between two layers: beside the layers, if there is room. What cannot fit at all
+    is refused before the system ends the process, which would leave no message."""
+    cpu, sizes = torch.device("cpu"), _sizes(layered.model)
     if layered.device.type == "cpu":
+        need = Need(streamed_bytes(layered.largest_part, sizes, work), mapped=0)
+        if limit := impossible(need, limits(cpu)):
+            raise StageError(
+                f"{checkpoint.folder} takes {need.memory / GIB:,.1f} GiB of memory even layer by layer, and "
+                f"{limit.name} has {limit.total / GIB:,.1f} GiB; use a larger machine, a smaller measure.batch_size or "
+                "fewer prompts"
+            )
         return cpu
-    sizes = _sizes(layered.model)
     memory = layered.largest_part + held_bytes(sizes, work) + batch_bytes(sizes, work)
     return cpu if too_small(Need(memory, mapped=0), limits(layered.device)) else layered.device
 

@@ -12,25 +12,20 @@ Values = NDArray[np.float64]
 """``[..., samples, numbers]``: what each sample gives, one number or two."""
 
 
-def _single(values: Values) -> Values:
-    return values[..., 0]
-
-
 def _quotient(values: Values) -> Any:
     return values[..., 0].sum(axis=-1) / values[..., 1].sum(axis=-1)
 
 
 AGGREGATIONS: dict[Aggregation, Callable[[Values], Any]] = {
-    "mean": lambda values: _single(values).mean(axis=-1),
-    "median": lambda values: np.median(_single(values), axis=-1),
-    "perplexity": lambda values: np.exp(-_single(values).mean(axis=-1)),
+    "mean": lambda values: values[..., 0].mean(axis=-1),
+    "median": lambda values: np.median(values[..., 0], axis=-1),
+    "perplexity": lambda values: np.exp(-values[..., 0].mean(axis=-1)),
     "ratio": _quotient,
     "exp_ratio": lambda values: np.exp(_quotient(values)),
     "weighted_perplexity": lambda values: np.exp(-_quotient(values)),
     "bits_per_byte": lambda values: -_quotient(values) / np.log(2),
 }
 """By name, as lm-eval calls them where it has them: from ``[..., samples, numbers]`` to ``[...]``."""
-
 PAIRS: tuple[Aggregation, ...] = ("ratio", "exp_ratio", "weighted_perplexity", "bits_per_byte")
 """Those that take two numbers of each sample."""
 

@@ -1,9 +1,7 @@
-"""Which files each stage depends on, computed and written to dvc.yaml: `python -m excise deps --write` and `--check`.
-
-A stage depends on every module of the project that it imports, directly or not, at the top of a file or within a
-function; on the data that such a module reads; on what else is named in dvc.yaml, which people write; and on
-requirements-compute.lock, if it computes with what is pinned there. The rules are in docs/design.md.
-"""
+"""Which files each stage depends on, computed and written to dvc.yaml (`python -m excise deps`): every module of the
+project that it imports, directly or not, at the top of a file or within a function; the data that such a module reads;
+what else is named in dvc.yaml, which people write; and requirements-compute.lock, if it computes with what is pinned
+there. The rules are in docs/design.md."""
 
 import ast
 import io
@@ -40,8 +38,7 @@ _FUNCTION = re.compile(r"!function\s+(\w+)\.\w+")
 def write() -> bool:
     """Bring dvc.yaml up to date. Returns whether it was out of date."""
     text = written()
-    changed = text != GRAPH.read_text(encoding="utf-8")
-    if changed:
+    if changed := text != GRAPH.read_text(encoding="utf-8"):
         write_text(GRAPH, text)
     return changed
 
@@ -91,7 +88,10 @@ def of_module(name: str) -> list[str]:
                 waiting += _files_of(module)
             else:
                 libraries.add(module.partition(".")[0])
-        waiting += [each for folder in paths for each in _functions(folder)]
+        # The modules that lm-eval imports for the `!function` of task files.
+        for task_file in (each for folder in paths for each in folder.glob("*.yaml")):
+            names = _FUNCTION.findall(task_file.read_text(encoding="utf-8"))
+            waiting += [task_file.with_name(f"{name}.py") for name in names]
     found = _whole_folders(seen | data)
     if libraries & _compute_libraries():
         found.add(Path(COMPUTE_LOCK))
@@ -135,11 +135,8 @@ def _files_of(module: str) -> tuple[Path, ...]:
 
 @cache
 def _read(path: Path) -> tuple[frozenset[str], tuple[Path, ...]]:
-    """The modules that a file imports, and the data that it reads.
-
-    Raises:
-        StageError: it makes a path of its own place in another form than `Path(__file__).parent / "name"`.
-    """
+    """The modules that a file imports, and the data that it reads. Raises `StageError`: it makes a path of its own
+    place in another form than `Path(__file__).parent / "name"`."""
     modules: set[str] = set()
     data: list[Path] = []
     places = 0
@@ -166,13 +163,6 @@ def _nodes(tree: ast.AST) -> Iterator[ast.AST]:
             continue
         yield node
         yield from _nodes(node)
-
-
-def _functions(folder: Path) -> Iterator[Path]:
-    """The modules that lm-eval imports for the `!function` of task files in a folder."""
-    for path in sorted(folder.glob("*.yaml")):
-        for name in _FUNCTION.findall(path.read_text(encoding="utf-8")):
-            yield folder / f"{name}.py"
 
 
 @cache

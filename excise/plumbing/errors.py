@@ -22,13 +22,9 @@ class StageError(Exception):
 
 def run_stage(main: Callable[[], None]) -> None:
     """Run a stage's `main`, with the project's own code and the pinned packages, and leave the process with its exit
-    code.
-
-    Exit codes: 0; 2 for wrong arguments, a bad params.yaml or the code of another project; 128 and the signal's number
-    where it was interrupted; 1 for everything else that the user can mend (`StageError`, a full disk, a missing file).
-    Anything unforeseen keeps its traceback: it is a defect of ours.
-    """
-
+    code: 0; 2 for wrong arguments, a bad params.yaml or the code of another project; 128 and the signal's number where
+    it was interrupted; 1 for everything else that the user can mend (`StageError`, a full disk, a missing file).
+    Anything unforeseen keeps its traceback: it is a defect of ours."""
     if options := [argument for argument in sys.argv[1:] if argument.startswith("-")]:
         _fail(f"unknown argument {options[0]}: a stage has no options; params.yaml says what it does", WRONG_INPUT)
 
@@ -43,12 +39,7 @@ def run_stage(main: Callable[[], None]) -> None:
 def run_command(main: Callable[[], None]) -> None:
     """Run a command, as `run_stage` does a stage, with whatever is installed. SIGTERM and SIGHUP interrupt it as Ctrl-C
     does, so that it tidies up and ends what it started."""
-
-    def command() -> None:
-        with stoppable():
-            main()
-
-    _run(command)
+    _run(stoppable()(main))
 
 
 def _run(main: Callable[[], None]) -> None:

@@ -64,15 +64,9 @@ def write_lines(path: Path, documents: Iterable[BaseModel]) -> None:
 
 @contextlib.contextmanager
 def whole_folder(target: Path) -> Iterator[Path]:
-    """Yield an empty folder beside `target` that takes its place when the block ends well.
-
-    At every moment `target` is the whole old or the whole new folder. What a killed run left beside it, the next run
-    sweeps. A second run at the same time is refused: the lock is the kernel's, so it ends with the process that holds
-    it.
-
-    Raises:
-        StageError: another process is writing the same folder.
-    """
+    """Yield an empty folder beside `target` that takes its place when the block ends well: at every moment `target` is
+    the whole old or the whole new folder. What a killed run left beside it, the next run sweeps. A second run at the
+    same time is refused by a `StageError`: the lock is the kernel's, so it ends with the process that holds it."""
     target.parent.mkdir(parents=True, exist_ok=True)
     partial, old = (target.with_name(f".{target.name}.{word}") for word in ("partial", "old"))
     with open(target.with_name(f".{target.name}.lock"), "w") as lock:
@@ -140,25 +134,18 @@ def sha256_line(path: Path) -> str:
 
 
 def digests(folder: Path, files: Iterable[str], remembered: bool = False) -> list[FileDigest]:
-    """Size and SHA-256 of these files of a folder, sorted by path, several files at a time.
-
-    Args:
-        remembered: whether what was read before, and did not change since, need not be read again.
-    """
+    """Size and SHA-256 of these files of a folder, sorted by path, several files at a time. With `remembered`, what was
+    read before, and did not change since, is not read again."""
     paths = sorted(files)
     sizes = [(folder / path).stat().st_size for path in paths]
     memory = Memory(MEMORY) if remembered else None
+    digest = sha256_of if memory is None else memory.sha256
     with progress("Digests", sum(sizes), "B") as advance, ThreadPoolExecutor(os.cpu_count()) as pool:
-
-        def digest(path: Path) -> str:
-            return sha256_of(path, advance) if memory is None else memory.sha256(path, advance)
-
-        found = list(pool.map(digest, [folder / path for path in paths]))
+        found = list(pool.map(lambda path: digest(folder / path, advance), paths))
     if memory is not None:
         memory.keep()
-    return [
-        FileDigest(path=path, size=size, sha256=sha256) for path, size, sha256 in zip(paths, sizes, found, strict=True)
-    ]
+    rows = zip(paths, sizes, found, strict=True)
+    return [FileDigest(path=path, size=size, sha256=sha256) for path, size, sha256 in rows]
 
 
 class Read(Document):
@@ -205,14 +192,9 @@ class Memory:
             write_bytes(self._path, _KNOWN.dump_json(known, indent=1))
 
 
-def _read(status: os.stat_result, sha256: str) -> Read:
-    return Read(
-        size=status.st_size,
-        inode=status.st_ino,
-        modified_ns=status.st_mtime_ns,
-        changed_ns=status.st_ctime_ns,
-        sha256=sha256,
-    )
+def _read(was: os.stat_result, sha256: str) -> Read:
+    times = {"modified_ns": was.st_mtime_ns, "changed_ns": was.st_ctime_ns}
+    return Read(size=was.st_size, inode=was.st_ino, sha256=sha256, **times)
 
 
 def _recalled(path: Path) -> dict[str, Read]:
@@ -227,35 +209,25 @@ LARGEST = 32 * 2**20
 """Bytes of a document, and of one line of a file that has a document a line. The record of an edit of every expert of a
 large model takes half of it."""
 
-MADE_BY = {
-    "artifacts/params": "params",
-    "models/base": "organism",
-    "artifacts/layout.json": "prepare",
-    "artifacts/model.json": "prepare",
-    "artifacts/prompts": "prepare",
-    "artifacts/activations.safetensors": "measure",
-    "artifacts/directions.safetensors": "directions",
-    "artifacts/directions.json": "directions",
-    "artifacts/expert_use.json": "measure",
-    "artifacts/diagnosis.json": "diagnose",
-    "artifacts/plots": "diagnose",
-    "artifacts/simulation": "simulate",
-    "artifacts/simulation.json": "simulate",
-    "models/ablated": "ablate",
-    "answers/base": "answer@base",
-    "answers/ablated": "answer@ablated",
-    "results/base": "evaluate@base",
-    "results/ablated": "evaluate@ablated",
-    "gates.json": "report",
-    "metrics.json": "report",
-    "report": "report",
+_MAKES = {
+    "params": ["artifacts/params"],
+    "organism": ["models/base"],
+    "prepare": ["artifacts/layout.json", "artifacts/model.json", "artifacts/prompts"],
+    "measure": ["artifacts/activations.safetensors", "artifacts/expert_use.json"],
+    "directions": ["artifacts/directions.safetensors", "artifacts/directions.json"],
+    "diagnose": ["artifacts/diagnosis.json", "artifacts/plots"],
+    "simulate": ["artifacts/simulation", "artifacts/simulation.json"],
+    "ablate": ["models/ablated"],
+    **{f"answer@{side}": [f"answers/{side}"] for side in ("base", "ablated")},
+    **{f"evaluate@{side}": [f"results/{side}"] for side in ("base", "ablated")},
+    "report": ["gates.json", "metrics.json", "report"],
 }
+MADE_BY = {path: stage for stage, paths in _MAKES.items() for path in paths}
 """The stage that writes a file, by its path or that of a folder above it."""
 
 T = TypeVar("T")
 Shape = tuple[int | None, ...]
 """None where any length will do."""
-
 MAPPING = TypeAdapter(dict[str, Any])
 """A document of which no more is known than that it is a mapping, as metrics.json is."""
 
@@ -267,21 +239,13 @@ class Unreadable(StageError):
 
 
 def read_document(schema: type[T] | TypeAdapter[T], path: Path, remedy: str | None = None, largest: int = LARGEST) -> T:
-    """What a JSON file holds.
-
-    Args:
-        schema: a class of `schemas`, or an adapter for what is none.
-        remedy: what to do where the file cannot be read; by default, to run the stage that writes it.
-        largest: bytes that it may have.
-
-    Raises:
-        Unreadable: it is missing, or something else than that.
-    """
+    """What a JSON file of at most `largest` bytes holds: a class of `schemas`, or what an adapter is for. Raises
+    `Unreadable`: it is missing, or something else. The `remedy` is by default to run the stage that writes it."""
     with open_plain(path, remedy) as file:
         data = file.read(largest + 1)
     if len(data) > largest:
         raise unreadable(path, f"has more than {largest:,} bytes", remedy)
-    return _parsed(schema, data, path, "", remedy)
+    return parse_document(schema, data, path, remedy)
 
 
 def read_lines(schema: type[T], path: Path) -> list[T]:
@@ -293,28 +257,26 @@ def read_lines(schema: type[T], path: Path) -> list[T]:
             if len(line) > LARGEST:
                 raise unreadable(path, f"has a line of more than {LARGEST:,} bytes")
             if line != b"\n":
-                found.append(_parsed(adapter, line, path, f": line {number}"))
+                found.append(parse_document(adapter, line, path, where=f": line {number}"))
     return found
 
 
-def parse_document(schema: type[T] | TypeAdapter[T], data: bytes | str, name: str, remedy: str) -> T:
-    """The same of bytes that come from elsewhere, such as a commit; `name` is what errors call them.
-
-    Raises:
-        Unreadable: they are not that document.
-    """
-    return _parsed(schema, data.encode() if isinstance(data, str) else data, Path(name), "", remedy)
+def parse_document(
+    schema: type[T] | TypeAdapter[T], data: bytes | str, name: str | Path, remedy: str | None = None, where: str = ""
+) -> T:
+    """What bytes hold that may come from elsewhere, such as a commit; `name` is what errors call them. Raises
+    `Unreadable`: they are not that document."""
+    data = data.encode() if isinstance(data, str) else data
+    adapter = schema if isinstance(schema, TypeAdapter) else TypeAdapter(schema)
+    try:
+        return adapter.validate_json(data)
+    except ValidationError as error:
+        raise unreadable(Path(name), _mistake(error, data), remedy, where) from None
 
 
 def read_tensors(path: Path, expected: Mapping[str, tuple[str, Shape]]) -> "dict[str, Tensor]":
-    """Tensors of a safetensors file by name: those that are expected, each of its dtype and shape; others are not read.
-
-    Args:
-        expected: dtype, as torch names it, and shape, by name.
-
-    Raises:
-        Unreadable: it is missing or not whole, or lacks one of them.
-    """
+    """Tensors of a safetensors file by name: those that are expected, each of its dtype, as torch names it, and shape;
+    others are not read. Raises `Unreadable`: it is missing or not whole, or lacks one of them."""
     # Slow to import, and needed only here.
     from safetensors import SafetensorError, safe_open
 
@@ -325,7 +287,8 @@ def read_tensors(path: Path, expected: Mapping[str, tuple[str, Shape]]) -> "dict
                 raise unreadable(path, f"holds no tensor {missing[0]}")
             found = {name: file.get_tensor(name) for name in expected}
     except (SafetensorError, OSError, ValueError, RuntimeError, TypeError) as error:
-        raise unreadable(path, f"is not a whole safetensors file ({_told(error)})") from None
+        what = shorten(printable(" ".join(str(error).split())), 100) or type(error).__name__
+        raise unreadable(path, f"is not a whole safetensors file ({what})") from None
     for name, (dtype, shape) in expected.items():
         there = found[name]
         fits = len(there.shape) == len(shape) and all(
@@ -333,18 +296,13 @@ def read_tensors(path: Path, expected: Mapping[str, tuple[str, Shape]]) -> "dict
         )
         if str(there.dtype) != f"torch.{dtype}" or not fits:
             wanted = ", ".join("any" if length is None else str(length) for length in shape)
-            raise unreadable(
-                path, f"holds {name} as {there.dtype} {list(there.shape)}, where torch.{dtype} [{wanted}] is expected"
-            )
+            holds = f"{name} as {there.dtype} {list(there.shape)}"
+            raise unreadable(path, f"holds {holds}, where torch.{dtype} [{wanted}] is expected")
     return found
 
 
 def open_plain(path: Path, remedy: str | None = None) -> Any:
-    """A file opened to read bytes, which is neither a pipe nor a device: those would never end.
-
-    Raises:
-        Unreadable: it is missing or no such file.
-    """
+    """A file opened to read bytes. Raises `Unreadable`: it is missing, or a pipe or a device, which would never end."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             raise unreadable(path, "is not a file", remedy)
@@ -355,14 +313,6 @@ def open_plain(path: Path, remedy: str | None = None) -> Any:
         raise Unreadable(f"{path} is missing; {how}") from None
     except OSError as error:
         raise unreadable(path, f"cannot be read ({error.strerror})", remedy) from None
-
-
-def _parsed(schema: type[T] | TypeAdapter[T], data: bytes, path: Path, where: str, remedy: str | None = None) -> T:
-    adapter = schema if isinstance(schema, TypeAdapter) else TypeAdapter(schema)
-    try:
-        return adapter.validate_json(data)
-    except ValidationError as error:
-        raise unreadable(path, _mistake(error, data), remedy, where) from None
 
 
 def _mistake(error: ValidationError, data: bytes) -> str:
@@ -394,7 +344,3 @@ def unreadable(path: Path, what: str, remedy: str | None = None, where: str = ""
     stage = _stage_of(path)
     how = remedy or (f"run `dvc repro --force --single-item {stage}`" if stage else "delete it and make it again")
     return Unreadable(f"{path}{where} {what}; {how}")
-
-
-def _told(error: Exception) -> str:
-    return shorten(printable(" ".join(str(error).split())), 100) or type(error).__name__

@@ -33,15 +33,9 @@ _OF_XET = re.compile(r"\bCAS\b|\bxet\b|reconstruction", re.IGNORECASE)
 
 @contextlib.contextmanager
 def hub_errors(where: str, name: str, kind: Kind = "model") -> Iterator[None]:
-    """Within the block, what goes wrong with the Hub is a `StageError` of one line, without any secret.
-
-    Args:
-        where: the key of params.yaml that names the repository, such as `params.yaml: model.source`.
-        name: of the repository, `organisation/name`.
-
-    Raises:
-        StageError: the Hub refuses, lacks what was asked for, or cannot be reached; or the disk is full.
-    """
+    """Within the block, what goes wrong with the Hub is a `StageError` of one line, without any secret: it refuses,
+    lacks what was asked for, or cannot be reached; or the disk is full. `where` is the key of params.yaml that names
+    the repository, such as `params.yaml: model.source`, and `name` that name, `organisation/name`."""
     try:
         yield
     except Exception as error:
@@ -52,25 +46,21 @@ def hub_errors(where: str, name: str, kind: Kind = "model") -> Iterator[None]:
 
 def hub_error(error: BaseException, where: str, name: str, kind: Kind = "model") -> StageError | None:
     """The one line for an error of the Hub's library, or for one that such an error caused; None for any other."""
+    chain: list[BaseException] = []
+    one: BaseException | None = error
+    while one is not None and one not in chain:
+        chain.append(one)
+        one = one.__cause__ or (None if one.__suppress_context__ else one.__context__)
     # The cause first: what follows from it tells less, and the library's own texts hold addresses, which may be signed.
-    for one in reversed(_chain(error)):
-        if (what := _words(one, name, kind)) is not None:
+    for cause in reversed(chain):
+        if (what := _words(cause, name, kind)) is not None:
             return StageError(f"{where}: {what}")
     return None
 
 
-def _chain(error: BaseException) -> list[BaseException]:
-    """The error, what caused it, and so on; the first cause last."""
-    found: list[BaseException] = []
-    one: BaseException | None = error
-    while one is not None and one not in found:
-        found.append(one)
-        one = one.__cause__ or (None if one.__suppress_context__ else one.__context__)
-    return found
-
-
 def _words(error: BaseException, name: str, kind: Kind) -> str | None:
     page = f"{constants.ENDPOINT.rpartition('@')[2]}/{'datasets/' if kind == 'dataset' else ''}{name}"
+    broke_off = f"the connection to the Hub broke off while {name} was fetched; {_AGAIN}"
     match error:
         case GatedRepoError():
             return f"{name} is gated; accept its licence on its page ({page}), and set HF_TOKEN to a token of yours"
@@ -89,11 +79,11 @@ def _words(error: BaseException, name: str, kind: Kind) -> str | None:
         case OfflineModeIsEnabled() | LocalEntryNotFoundError() if constants.is_offline_mode():
             return f"{name} is not wholly in the Hub's cache, and HF_HUB_OFFLINE is set; unset it to fetch the rest"
         case httpx2.RemoteProtocolError() | httpx2.ReadError() | httpx2.ReadTimeout():
-            return f"the connection to the Hub broke off while {name} was fetched; {_AGAIN}"
+            return broke_off
         case Exception() if type(error).__name__.startswith("Xet"):
-            return f"the connection to the Hub broke off while {name} was fetched; {_AGAIN}"
+            return broke_off
         case RuntimeError() if _OF_XET.search(str(error)):
-            return f"the connection to the Hub broke off while {name} was fetched; {_AGAIN}"
+            return broke_off
         case httpx2.TransportError():
             return f"the Hub cannot be reached for {name}; check the network, and HF_ENDPOINT if set, then {_AGAIN}"
         case FileMetadataError() | json.JSONDecodeError() | httpx2.TooManyRedirects() | httpx2.DecodingError():

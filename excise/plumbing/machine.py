@@ -20,12 +20,14 @@ from excise.plumbing.errors import StageError
 from schemas.basis.document import read_settings
 from schemas.params.model import PLACE, Place
 
+Placement = torch.device | Literal["balanced"]
+"""One device, or all GPUs, over which a model is spread."""
+
 GIB = 2**30
 _CGROUPS = Path("/sys/fs/cgroup")
 _OWN_CGROUPS = Path("/proc/self/cgroup")
 _NO_LIMIT = 2**60
 """Version 1 of cgroups writes a number of about this size where there is no limit."""
-
 MARGIN = 1.1
 """What is asked for is this much more than what was reckoned: reckoning is not exact, and others use memory too."""
 
@@ -82,13 +84,9 @@ class Work:
     def of(cls, batches: Iterable[tuple[int, int]]) -> "Work":
         """From each batch's number of prompts and its width in tokens."""
         sizes = list(batches)
-        return cls(
-            prompts=sum(prompts for prompts, _ in sizes),
-            tokens=sum(prompts * width for prompts, width in sizes),
-            pairs=sum(prompts * width**2 for prompts, width in sizes),
-            batch_tokens=max(prompts * width for prompts, width in sizes),
-            batch_pairs=max(prompts * width**2 for prompts, width in sizes),
-        )
+        tokens = [prompts * width for prompts, width in sizes]
+        pairs = [prompts * width**2 for prompts, width in sizes]
+        return cls(sum(prompts for prompts, _ in sizes), sum(tokens), sum(pairs), max(tokens), max(pairs))
 
 
 @dataclass(frozen=True)
@@ -111,12 +109,8 @@ class Sizes:
         chosen = int(config.get("num_experts_per_tok") or config.get("top_k_experts") or 0)
         expert = int(config.get("moe_intermediate_size") or config.get("intermediate_size") or 0)
         dense = int(config.get("intermediate_size") or 0)
-        return cls(
-            hidden=hidden,
-            layers=int(config["num_hidden_layers"]),
-            widest=max(6 * attention, 4 * dense, chosen * (8 * hidden + 4 * expert)),
-            bytes=bytes_,
-        )
+        widest = max(6 * attention, 4 * dense, chosen * (8 * hidden + 4 * expert))
+        return cls(hidden, int(config["num_hidden_layers"]), widest, bytes_)
 
 
 def kept_bytes(sizes: Sizes, work: Work) -> int:
@@ -143,62 +137,43 @@ def resident_bytes(weights: int, sizes: Sizes, work: Work) -> int:
 
 
 def streamed_bytes(largest_part: int, sizes: Sizes, work: Work) -> int:
-    """The same where one part of the model at a time is in memory, which is freed before the statistics.
-
-    Args:
-        largest_part: bytes of a layer, or of the embeddings. Where the files hold another type than is computed in, or
-            where it goes to a GPU, experts take 5/3 of it for as long as they are made one tensor.
-    """
+    """The same where one part of the model at a time is in memory, a layer or the embeddings, which is freed before the
+    statistics. Where the files hold another type than is computed in, or where it goes to a GPU, experts take 5/3 of
+    the part for as long as they are made one tensor."""
     kept = kept_bytes(sizes, work)
     return max(largest_part + kept + held_bytes(sizes, work) + batch_bytes(sizes, work), 5 * kept)
 
 
-def limits(place: torch.device | Literal["balanced"]) -> list[Limit]:
-    """What bounds the memory of what runs there: on the CPU, on a GPU, or on all GPUs together."""
+def limits(place: Placement) -> list[Limit]:
+    """What bounds the memory of what runs there: of all GPUs together, of a GPU, or of this process on the CPU: the
+    machine's memory, those of its control groups, and its own resource limits."""
     if place == "balanced":
-        found = [torch.cuda.mem_get_info(index) for index in range(torch.cuda.device_count())]
-        return [Limit("the GPUs", sum(free for free, _ in found), sum(total for _, total in found))]
+        each = [torch.cuda.mem_get_info(index) for index in range(torch.cuda.device_count())]
+        return [Limit("the GPUs", sum(free for free, _ in each), sum(total for _, total in each))]
     if place.type == "cuda":
         return [Limit("the GPU", *torch.cuda.mem_get_info(place))]
-    return _cpu_limits()
-
-
-def give_back() -> None:
-    """Give the system back what was freed.
-
-    GNU's C library keeps tensors of some megabytes for itself. Where small results that are kept lie between them, the
-    heap grows with each layer or trial: what is freed has room for a little less than what is needed next. Other
-    libraries have no such call.
-    """
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
-
-
-def _cpu_limits() -> list[Limit]:
-    """What bounds this process: the machine's memory, those of its control groups, and its own resource limits."""
     machine = psutil.virtual_memory()
-    found = [Limit("this machine", machine.available, machine.total + psutil.swap_memory().total)]
-    found += _cgroup_limits()
+    found = [Limit("this machine", machine.available, machine.total + psutil.swap_memory().total), *_cgroup_limits()]
     own = psutil.Process().memory_info()
-    for name, kind, used in (
-        ("RLIMIT_AS", resource.RLIMIT_AS, own.vms),
-        ("RLIMIT_DATA", resource.RLIMIT_DATA, own.data),
-    ):
-        soft = resource.getrlimit(kind)[0]
+    for name, used in (("RLIMIT_AS", own.vms), ("RLIMIT_DATA", own.data)):
+        soft = resource.getrlimit(getattr(resource, name))[0]
         if soft != resource.RLIM_INFINITY:
             found.append(Limit(f"its limit {name}", max(0, soft - used), soft, counts_files=True))
     return found
 
 
+def give_back() -> None:
+    """Give the system back what was freed. GNU's C library keeps tensors of some megabytes for itself: where small
+    results that are kept lie between them, the heap grows with each layer or trial, as what is freed has room for a
+    little less than what is needed next. Other libraries have no such call."""
+    if (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
+        trim(0)
+
+
 def _cgroup_limits() -> list[Limit]:
     """Of each control group that this process is in, of both versions, and of the groups around it."""
-    try:
-        lines = _OWN_CGROUPS.read_text().splitlines()
-    except OSError:
-        return []
     found = []
-    for line in lines:
+    for line in _text(_OWN_CGROUPS).splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers == "":
             found += _limits_above(_CGROUPS, path, "memory.max", "memory.current", ("inactive_file", "active_file"))
@@ -219,24 +194,24 @@ def _limits_above(mount: Path, path: str, limit: str, usage: str, files: tuple[s
         total, used = _number(group / limit), _number(group / usage)
         if total is not None and used is not None and total < _NO_LIMIT:
             # What the system keeps of files it gives up when it needs room.
-            cached = sum(_statistics(group / "memory.stat").get(name, 0) for name in files)
+            statistics = dict(re.findall(r"^(\S+) +(\d+)$", _text(group / "memory.stat"), re.MULTILINE))
+            cached = sum(int(statistics.get(name, 0)) for name in files)
             found.append(Limit("this control group", max(0, total - used + cached), total))
     return found
 
 
 def _number(path: Path) -> int | None:
     try:
-        return int(path.read_text())
-    except (OSError, ValueError):
+        return int(_text(path))
+    except ValueError:
         return None
 
 
-def _statistics(path: Path) -> dict[str, int]:
+def _text(path: Path) -> str:
     try:
-        pairs = [line.split() for line in path.read_text().splitlines()]
+        return path.read_text()
     except OSError:
-        return {}
-    return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2}
+        return ""
 
 
 _OWN_STATUS = Path("/proc/self/status")
@@ -252,15 +227,8 @@ class _TimeIsUp(BaseException):
 
 @contextlib.contextmanager
 def bounded(seconds: int, memory: int) -> Iterator[None]:
-    """Within the block, the main thread may take so much processor time, and this process so much more memory than it
-    has.
-
-    Args:
-        memory: bytes.
-
-    Raises:
-        UsedUp: one of the two is.
-    """
+    """Within the block, the main thread may take so much processor time, and this process so many more bytes of memory
+    than it has. Raises `UsedUp` where one of the two is."""
     timed = threading.current_thread() is threading.main_thread()  # signals reach no other
     handler = signal.signal(signal.SIGVTALRM, _stop) if timed else None
     try:
@@ -301,11 +269,8 @@ def at_most(more: int) -> Iterator[None]:
 
 
 def chosen_device() -> torch.device:
-    """Where params.yaml says that one model's worth of arithmetic runs; of several GPUs, the first.
-
-    Raises:
-        StageError: it names a GPU that is not there.
-    """
+    """Where params.yaml says that one model's worth of arithmetic runs; of several GPUs, the first. Raises
+    `StageError`: it names a GPU that is not there."""
     name = read_settings(Place, PLACE).device
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -315,12 +280,8 @@ def chosen_device() -> torch.device:
     return device
 
 
-def placement() -> torch.device | Literal["balanced"]:
-    """Where a model is loaded: on one device, or spread over all GPUs.
-
-    Raises:
-        StageError: params.yaml names a GPU that is not there.
-    """
+def placement() -> Placement:
+    """Where a model is loaded. Raises `StageError`: params.yaml names a GPU that is not there."""
     device = chosen_device()
     return "balanced" if read_settings(Place, PLACE).device == "balanced" else device
 

@@ -1,7 +1,5 @@
-"""How a process of ours begins and how it is stopped, and whose code and packages it may run.
-
-This file imports nothing but the standard library: it runs before any import that takes seconds.
-"""
+"""How a process of ours begins and how it is stopped, and whose code and packages it may run. Only the standard library
+is imported: this runs before any import that takes seconds."""
 
 import contextlib
 import ctypes
@@ -48,11 +46,12 @@ class Stopped(KeyboardInterrupt):
 def begin() -> None:
     """Prepare this process: it dies with DVC or make, says in one line that a package is missing, and libraries are
     quiet. To be called before slow imports, in which a stage would outlive DVC."""
-    parent = os.getppid()
-    if "DVC_STAGE" in os.environ and _dvc_died(parent):
+    parent, is_stage = os.getppid(), "DVC_STAGE" in os.environ
+    # Where DVC died before this line, the system's first process, of another group, has inherited its stage.
+    if is_stage and (parent == 1 or _program(parent) == "systemd") and os.getpgid(parent) != os.getpgrp():
         os.kill(os.getpid(), signal.SIGKILL)
     # A command that a person starts, perhaps under nohup, outlives their shell.
-    if "DVC_STAGE" in os.environ or _program(parent) in ("make", "gmake"):
+    if is_stage or _program(parent) in ("make", "gmake"):
         die_with(parent)
     sys.excepthook = _explain
     for name, value in _QUIET.items():  # libraries read them when they are imported; the user's own values win
@@ -93,16 +92,16 @@ def foreign_code() -> str | None:
     """Why this code may not run here: it is not that of the project in the current folder, as where excise is installed
     or PYTHONSAFEPATH is set; one commit's code would then be recorded with another's results. None where it is that
     project's, and in folders that have no code of their own."""
-    here = Path.cwd()
-    project = next((folder for folder in (here, *here.parents) if _has_code(folder)), None)
-    if project is None:
+    here, code = Path.cwd(), ("schemas/__init__.py", "stages/__init__.py")
+    around = [folder for folder in (here, *here.parents) if all((folder / path).is_file() for path in code)]
+    if not around:
         return None
     for name in _PACKAGES:
         spec = importlib.util.find_spec(name)
         place = Path(spec.origin).resolve().parents[1] if spec is not None and spec.origin else None
-        if place != project:
+        if place != around[0]:
             return (
-                f"the package {name} is that of {place}, and the project here is {project}, whose own code must run; "
+                f"the package {name} is that of {place}, and the project here is {around[0]}, whose own code must run; "
                 "unset PYTHONPATH and PYTHONSAFEPATH, and uninstall excise where pip has installed it"
             )
     return None
@@ -153,15 +152,6 @@ def _applies(marker: str) -> bool:
     from packaging.markers import Marker  # takes 30 ms
 
     return Marker(marker).evaluate()
-
-
-def _has_code(folder: Path) -> bool:
-    return all((folder / name / "__init__.py").is_file() for name in ("schemas", "stages"))
-
-
-def _dvc_died(parent: int) -> bool:
-    """Whether DVC died before this line: then the system's first process, of another group, has inherited its stage."""
-    return (parent == 1 or _program(parent) == "systemd") and os.getpgid(parent) != os.getpgrp()
 
 
 def _program(process: int) -> str:

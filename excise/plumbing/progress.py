@@ -24,32 +24,21 @@ SECONDS_BETWEEN_LINES = 5.0
 
 @contextlib.contextmanager
 def progress(what: str, total: int, unit: str = "") -> Iterator[Advance]:
-    """Show how far a task of `total` steps is; yields a function that takes the number of steps done since.
-
-    `unit="B"` counts bytes and shows their rate. Without a terminal, a line is written to standard error every five
-    seconds and one at the end if the task took longer than that. Any thread may call the function.
-    """
+    """Show how far a task of `total` steps is; yields a function, for any thread, that takes the number of steps done
+    since. `unit="B"` counts bytes and shows their rate. Without a terminal, a line is written to standard error every
+    five seconds and one at the end if the task took longer than that."""
     if sys.stderr.isatty():
         counts: list[ProgressColumn] = (
             [DownloadColumn(binary_units=True), TransferSpeedColumn()] if unit == "B" else [MofNCompleteColumn()]
         )
-        bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            *counts,
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-            transient=True,
-        )
-        with bar:
+        columns = [TextColumn("{task.description}"), BarColumn(), *counts, TimeRemainingColumn()]
+        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
             task = bar.add_task(what, total=total)
             yield lambda steps: bar.advance(task, steps)
         return
 
-    done = 0
+    done, lock = 0, threading.Lock()
     began = shown = time.monotonic()
-
-    lock = threading.Lock()
 
     def advance(steps: int) -> None:
         nonlocal done, shown
@@ -60,9 +49,8 @@ def progress(what: str, total: int, unit: str = "") -> Iterator[Advance]:
                 shown = now
                 seconds = now - began
                 rate = f", {_amount(int(done / seconds), unit)}/s" if unit == "B" and seconds else ""
-                print(
-                    f"{what}: {_amount(done, unit)} of {_amount(total, unit)}, {seconds:.0f} s{rate}", file=sys.stderr
-                )
+                line = f"{what}: {_amount(done, unit)} of {_amount(total, unit)}, {seconds:.0f} s{rate}"
+                print(line, file=sys.stderr)
 
     yield advance
 

@@ -6,11 +6,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 
 def environment(folder: Path, autoescape: bool = False) -> Environment:
-    """The templates of a folder.
-
-    Args:
-        autoescape: for HTML, into which any text may go; Markdown is made of our own names and numbers.
-    """
+    """The templates of a folder. HTML, into which any text may go, is escaped; Markdown is made of our own names."""
     return Environment(
         loader=FileSystemLoader(folder),
         undefined=StrictUndefined,

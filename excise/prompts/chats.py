@@ -27,11 +27,9 @@ def read_format() -> ChatFormat:
 
 
 def identity(prompt: Prompt) -> tuple[str, ...]:
-    """What two prompts share that are the same one: what user and assistant say, line ends and spaces apart.
-
-    Not their case, which tells a name from a word, and which models read as other tokens. A system message is none of
-    it: the same question under another one is no other question.
-    """
+    """What two prompts share that are the same one: what user and assistant say, line ends and spaces apart. Not their
+    case, which tells a name from a word, and which models read as other tokens. A system message is none of it: the
+    same question under another one is no other question."""
     said = [turn.content for turn in prompt.turns if turn.role != "system"]
     return tuple(" ".join(unicodedata.normalize("NFC", text).split()) for text in (*said, prompt.prompt))
 
@@ -44,11 +42,8 @@ def chat_of(prompt: Prompt, system: str | None) -> list[dict[str, str]]:
 
 
 def tokenize(tokenizer: Any, prompts: list[Prompt], chat: ChatFormat) -> list[list[int]]:
-    """The tokens of each prompt as a chat in which it is the model's turn to answer.
-
-    Raises:
-        StageError: the chat template refuses a chat, or the tokenizer cannot read what the template wrote.
-    """
+    """The tokens of each prompt as a chat in which it is the model's turn to answer. Raises `StageError`: the chat
+    template refuses a chat, or the tokenizer cannot read what the template wrote."""
     return [encode(tokenizer, render(tokenizer, chat_of(prompt, chat.system), chat)) for prompt in prompts]
 
 
@@ -56,14 +51,8 @@ def tokenize(tokenizer: Any, prompts: list[Prompt], chat: ChatFormat) -> list[li
 
 
 def render(tokenizer: Any, messages: list[dict[str, str]], chat: ChatFormat, begun: bool = False) -> str:
-    """The chat as text, up to where the model answers.
-
-    Args:
-        begun: whether the last message is the beginning of the model's answer.
-
-    Raises:
-        StageError: the template refuses the chat, drops its system message, or takes too much time or memory.
-    """
+    """The chat as text, up to where the model answers, or has `begun` to by the last message. Raises `StageError`: the
+    template refuses the chat, drops its system message, or takes too much time or memory."""
     others = [message for message in messages if message["role"] != "system"]
     try:
         text = _apply_template(tokenizer, messages, chat, begun)
@@ -79,11 +68,7 @@ def render(tokenizer: Any, messages: list[dict[str, str]], chat: ChatFormat, beg
 
 def encode(tokenizer: Any, text: str) -> list[int]:
     """The tokens of a rendered chat. As in transformers and in vLLM's server, the template alone decides on special
-    tokens: what the tokenizer puts around plain text is not added.
-
-    Raises:
-        StageError: the tokenizer cannot read it.
-    """
+    tokens: what the tokenizer puts around plain text is not added. Raises `StageError`: it cannot read it."""
     try:
         return list(tokenizer(text, add_special_tokens=False)["input_ids"])
     except Exception as error:  # written in Rust, tokenizers raise plain exceptions
@@ -151,21 +136,9 @@ _SECONDS_SINCE_1970 = "s"
 """The one code of strftime that depends on the machine's time zone."""
 
 
-def all_dated(templates: str | dict[str, str], date: str) -> str | dict[str, str]:
-    """One template, or several by name, each as `dated` gives it."""
-    if isinstance(templates, dict):
-        return {name: dated(template, date) for name, template in templates.items()}
-    return dated(templates, date)
-
-
 def dated(template: str, date: str) -> str:
-    """The template with a macro that stands before the library's function; as it is where it does not ask.
-
-    A variable of that name would not do: transformers hands only plain values on to a template.
-
-    Args:
-        date: as ISO 8601 writes it; the time is its midnight.
-    """
+    """The template with a macro that stands before the library's function; as it is where it does not ask. A variable
+    of that name would not do: transformers hands only plain values on. The time is midnight of an ISO 8601 date."""
     if ASKS not in template:
         return template
     day = datetime.fromisoformat(date)

@@ -29,51 +29,34 @@ class Gathered:
 
 
 def gather(source: RowsSource) -> Gathered:
-    """The prompts of a file below `data/` or of a data set of the Hub.
-
-    Rows without a prompt are passed over; of those that hold the same one (`excise.prompts.chats.identity`) the first
-    stands for all. Both are counted.
-
-    Raises:
-        StageError: the source cannot be read, a row holds something else than a prompt, or none holds one.
-    """
+    """The prompts of a file below `data/` or of a data set of the Hub. Rows without a prompt are passed over; of those
+    that hold the same one (`excise.prompts.chats.identity`) the first stands for all. Both are counted. Raises
+    `StageError`: it cannot be read, a row holds something else than a prompt, or none holds one."""
     column = source.column or "prompt"
     item = source.item if isinstance(source, CustomPrompts) else None
-    rows = _rows(source, [column] if item is None else [column, item])
+    columns = [column] if item is None else [column, item]
+    rows = dataset_rows(source, columns) if source.kind == "dataset" else file_rows(Path(source.source), columns)
     taken = rows[row_range(source.slice)]
     with unpacked(source.source):
         found = [prompt for row in taken if (prompt := _prompt(row, column, item)) is not None]
     if not found:
         part = "; write some" if source.slice is None else f" in rows {source.slice} of its {len(rows)}"
         raise StageError(f"{source.source} holds no prompt{part}")
-    kept = _each_once(found)
-    origin = PromptOrigin(
-        kind=source.kind,
-        **source.model_dump(include={"source", "revision", "config", "split", "slice", "column"}),
-        sha256=sha256_of(Path(source.source)) if source.kind == "file" else None,
-        rows=len(taken),
-        empty=len(taken) - len(found),
-        duplicates=len(found) - len(kept),
-    )
-    return Gathered(kept, origin)
+    first: dict[object, Prompt] = {}
+    for prompt in found:
+        first.setdefault(identity(prompt), prompt)
+    return Gathered([*first.values()], _origin(source, len(taken), len(taken) - len(found), len(found) - len(first)))
+
+
+def _origin(source: PromptSource | RowsSource, rows: int, empty: int, duplicates: int) -> PromptOrigin:
+    given = source.model_dump(include={"source", "revision", "config", "split", "slice", "column"})
+    sha256 = sha256_of(Path(source.source)) if source.kind == "file" else None
+    return PromptOrigin(kind=source.kind, **given, sha256=sha256, rows=rows, empty=empty, duplicates=duplicates)
 
 
 def in_order(prompts: Iterable[Prompt], seed: int) -> list[Prompt]:
     """The prompts in an order that depends on the seed and on each prompt alone: one more moves no other."""
     return sorted(prompts, key=lambda prompt: hashlib.sha256(f"{seed} {prompt.id}".encode()).digest())
-
-
-def _rows(source: RowsSource, columns: Sequence[str]) -> list[Row]:
-    if source.kind == "dataset":
-        return dataset_rows(source, columns)
-    return file_rows(Path(source.source), columns)
-
-
-def _each_once(prompts: Iterable[Prompt]) -> list[Prompt]:
-    first: dict[object, Prompt] = {}
-    for prompt in prompts:
-        first.setdefault(identity(prompt), prompt)
-    return list(first.values())
 
 
 def _prompt(row: Row, column: str, item: str | None) -> Prompt | None:
@@ -85,18 +68,13 @@ def _prompt(row: Row, column: str, item: str | None) -> Prompt | None:
     if value is None or (isinstance(value, str) and not value.strip()):
         return None
     prompt = _a_text(row, column, value)
+    said = json.dumps([*([turn.role, turn.content] for turn in turns), prompt]) if turns else prompt
     return Prompt(
-        id=_id(prompt, turns),
+        id=hashlib.sha256(said.encode()).hexdigest()[:16],
         prompt=prompt,
         item=None if item is None else _a_text(row, item, _cell(row, item)),
         turns=turns,
     )
-
-
-def _id(prompt: str, turns: Sequence[Turn]) -> str:
-    """It depends on what is said alone."""
-    said = json.dumps([*([turn.role, turn.content] for turn in turns), prompt]) if turns else prompt
-    return hashlib.sha256(said.encode()).hexdigest()[:16]
 
 
 def _cell(row: Row, column: str) -> Any:
@@ -153,34 +131,22 @@ MOST_HELD_OUT = 100
 
 
 def side(source: PromptSource, made: Mapping[str, list[Prompt]], seed: int) -> Gathered:
-    """One side's prompts, in the order of which every fifth is held out; the organism's are in its own.
-
-    Raises:
-        StageError: the source cannot be read, or holds no prompt.
-    """
+    """One side's prompts, in the order of which every fifth is held out; the organism's are in its own. Raises
+    `StageError`: the source cannot be read, or holds no prompt."""
     if source.kind != "organism":
         gathered = gather(source)
         return Gathered(in_order(gathered.prompts, seed), gathered.origin)
     assert source.split is not None  # params.yaml was refused otherwise
     prompts = made[source.split]
-    given = source.model_dump(include={"source", "revision", "config", "split", "slice", "column"})
-    return Gathered(
-        prompts, PromptOrigin(kind="organism", **given, sha256=None, rows=len(prompts), empty=0, duplicates=0)
-    )
+    return Gathered(prompts, _origin(source, len(prompts), empty=0, duplicates=0))
 
 
 def prompt_lists(
     harmful: list[Prompt], harmless: list[Prompt], prompts: Prompts, made: Mapping[str, list[Prompt]]
 ) -> dict[str, list[Prompt]]:
-    """Both sides to measure, prompts of both to try edits on, harmless ones for drift, and the organism's tasks.
-
-    Args:
-        made: the organism's lists.
-
-    Raises:
-        StageError: a prompt stands in two lists, or a list is too short. Whether judged prompts are measured ones is
-            seen where they are judged.
-    """
+    """Both sides to measure, prompts of both to try edits on, harmless ones for drift, and the organism's tasks, which
+    are `made`. Raises `StageError`: a prompt stands in two lists, or a list is too short. Whether judged prompts are
+    measured ones is seen where they are judged."""
     if prompts.harmless.kind == "organism":
         drift = made["harmless_test"]
     else:
@@ -200,8 +166,7 @@ def prompt_lists(
         if not listed:
             raise StageError(f"params.yaml: prompts: there is no {name} prompt; name a source with more")
         for prompt in listed:
-            first = seen.setdefault(identity(prompt), name)
-            if first != name:
+            if (first := seen.setdefault(identity(prompt), name)) != name:
                 raise StageError(f"params.yaml: prompts: prompt {prompt.id} is both {first} and {name}")
     return lists | {name: listed for name, listed in made.items() if name.startswith("organism_")}
 

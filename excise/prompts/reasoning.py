@@ -1,7 +1,5 @@
 """What a model thinks before it answers: whether its chat template opens a block for that, and what follows the block.
-
-How models mark such blocks is data, `reasoning.yaml`.
-"""
+How models mark such blocks is data, `reasoning.yaml`."""
 
 import functools
 import re
@@ -16,14 +14,9 @@ MARKS = Path(__file__).parent / "reasoning.yaml"
 
 
 def final_part(response: str, opened: bool) -> str | None:
-    """A response without its reasoning, stripped; None where it never leaves the reasoning.
-
-    It is what follows the last closed block. An end that nothing opened counts too, because some chat templates open
-    the block in the prompt. Within a block, only the end of its own kind counts.
-
-    Args:
-        opened: whether the chat template already opened a block, as in `<think>`.
-    """
+    """A response without its reasoning, stripped; None where it never leaves the reasoning, which the chat template may
+    already have `opened`, as by `<think>`. It is what follows the last closed block. An end that nothing opened counts
+    too, as some chat templates open the block in the prompt. Within a block, only the end of its own kind counts."""
     begin = 0
     inside = opened
     kind: str | None = None  # which kind of block it is, where the response itself opened it

@@ -26,11 +26,7 @@ MOST_MEMORY = 384 * 2**20
 
 @contextlib.contextmanager
 def unpacked(name: str) -> Iterator[None]:
-    """A block that reads a source, or makes prompts of what was read.
-
-    Raises:
-        StageError: that takes more than `MOST_MEMORY`.
-    """
+    """A block that reads a source, or makes prompts of it. Raises `StageError`: that takes more than `MOST_MEMORY`."""
     try:
         with at_most(MOST_MEMORY):
             yield
@@ -54,14 +50,8 @@ class Row:
 
 
 def file_rows(path: Path, columns: Sequence[str]) -> list[Row]:
-    """Every row of a file below `data/`, blank ones too, in its own order.
-
-    Args:
-        columns: those that are asked for. Of a table they must be there; of JSON, each row is looked at for itself.
-
-    Raises:
-        StageError: the file is missing, leads outside `data/`, or is not what its name says.
-    """
+    """Every row of a file below `data/`, blank ones too, in its own order. Raises `StageError`: the file is missing,
+    leads outside `data/`, is not what its name says, or is a table without these columns."""
     if not path.is_file():
         raise StageError(f"params.yaml names {path}, which is missing or is not a file; put the file there")
     if not lies_in_data(path):
@@ -76,18 +66,13 @@ def lies_in_data(path: Path) -> bool:
 
 
 def require_columns(name: str, columns: Iterable[str], there: Sequence[str]) -> None:
-    """Check that a table has the columns that are asked for.
-
-    Raises:
-        StageError: it lacks one, with those that it has; or it has several of the same name.
-    """
+    """Raises `StageError` where a table lacks one of the columns, or has several of the same name."""
     for column in columns:
         if there.count(column) > 1:
             raise StageError(f"{name} has {there.count(column)} columns {column!r}; rename the others")
         if column not in there:
-            raise StageError(
-                f"{name} has no column {column!r}; it has {shorten(', '.join(map(repr, there)), 200) or 'none'}"
-            )
+            names = shorten(", ".join(map(repr, there)), 200)
+            raise StageError(f"{name} has no column {column!r}; it has {names or 'none'}")
 
 
 def _check_count(path: Path, rows: int) -> None:
@@ -107,9 +92,7 @@ def _lines(path: Path) -> list[tuple[str, str]]:
     """Each line and where it stands. Not splitlines(): a prompt may hold U+2028 and the like."""
     text = _text(path)
     _check_count(path, text.count("\n"))
-    lines = text.split("\n")
-    if not lines[-1]:
-        lines.pop()  # what follows the last line's end
+    lines = text.removesuffix("\n").split("\n") if text else []
     return [(f"{path}: line {number}", line) for number, line in enumerate(lines, 1)]
 
 
@@ -139,10 +122,11 @@ def _json_rows(path: Path, _columns: Sequence[str]) -> list[Row]:
     if not isinstance(found, list):
         raise StageError(f"{path} holds no list; write a list of texts, or of objects")
     _check_count(path, len(found))
-    for number, item in enumerate(found):
-        if not isinstance(item, str | dict | None):
-            raise StageError(f"{path}: row {number} is neither a text nor an object; mend it")
-    return [Row(f"{path}: row {number}", item) for number, item in enumerate(found)]
+    rows = [Row(f"{path}: row {number}", item) for number, item in enumerate(found)]
+    for row in rows:
+        if not isinstance(row.content, str | dict | None):
+            raise StageError(f"{row.where} is neither a text nor an object; mend it")
+    return rows
 
 
 def _csv_rows(path: Path, columns: Sequence[str]) -> list[Row]:
@@ -161,9 +145,8 @@ def _csv_rows(path: Path, columns: Sequence[str]) -> list[Row]:
     for number, cells in enumerate(table):
         where = f"{path}: row {number}"
         if cells and len(cells) != len(header):
-            raise StageError(
-                f"{where} has {len(cells)} cells and the header {len(header)}; put cells with commas into quotes"
-            )
+            what = f"has {len(cells)} cells and the header {len(header)}"
+            raise StageError(f"{where} {what}; put cells with commas into quotes")
         rows.append(Row(where, dict(zip(header, cells, strict=True)) if cells else None))
     return rows
 
@@ -187,22 +170,18 @@ def _parquet_rows(path: Path, columns: Sequence[str]) -> list[Row]:
     finally:
         pyarrow.set_memory_pool(usual)
     _check_count(path, table.num_rows)
-    cells = [[_plain(value) for value in table[column]] for column in columns]
-    return [
-        Row(f"{path}: row {number}", dict(zip(columns, row, strict=True)))
-        for number, row in enumerate(zip(*cells, strict=True))
-    ]
+    cells = zip(*([_plain(value) for value in table[column]] for column in columns), strict=True)
+    return [Row(f"{path}: row {number}", dict(zip(columns, row, strict=True))) for number, row in enumerate(cells)]
 
 
 def _plain(value: Any) -> Any:
-    """What a cell of a table holds; bytes, which are no text, where Python has no word for it."""
+    """What a cell of a table holds; bytes, which are no text, where Python has no word for it: text that is not UTF-8,
+    a date beyond Python's, an unknown time zone."""
     try:
         return value.as_py()
     except MemoryError:
         raise
-    except (
-        Exception
-    ):  # of texts that are not UTF-8, dates beyond Python's, time zones that nobody knows: no text at all
+    except Exception:
         return b""
 
 
@@ -219,14 +198,8 @@ CARD = "README.md"
 
 
 def dataset_rows(source: RowsSource, columns: Sequence[str]) -> list[Row]:
-    """Every row of a split, in its own order; without the network where it was read before.
-
-    Args:
-        columns: those that are read. All of them must be there.
-
-    Raises:
-        StageError: the Hub does not give it, or it has no such configuration, split or column.
-    """
+    """Every row of a split, in its own order; without the network where it was read before. Raises `StageError`: the
+    Hub does not give it, or it has no such configuration, split or column."""
     found = _split(source)
     require_columns(f"{source.source} ({source.split})", columns, found.column_names)
     try:
@@ -265,16 +238,12 @@ def _told(error: Exception, source: RowsSource) -> StageError:
     try:
         with hub_errors("params.yaml", source.source, "dataset"):
             if isinstance(error, OSError):
-                _ask_again(source)
+                # `datasets` forgets why the Hub refused; what it asks for first is refused again, with the reason.
+                with contextlib.suppress(RemoteEntryNotFoundError):  # a data set need not have a card
+                    hf_hub_download(source.source, CARD, repo_type="dataset", revision=source.revision)
             raise error
     except StageError as told:
         return told
     except Exception:
         what = shorten(printable(" ".join(str(error).split())), 200)
         return StageError(f"params.yaml: {source.source} could not be loaded: {what or type(error).__name__}")
-
-
-def _ask_again(source: RowsSource) -> None:
-    """`datasets` forgets why the Hub refused; what it asks for first is refused again, with the reason."""
-    with contextlib.suppress(RemoteEntryNotFoundError):  # a data set need not have a card
-        hf_hub_download(source.source, CARD, repo_type="dataset", revision=source.revision)

@@ -34,11 +34,9 @@ from schemas.prompts import ChatFormat
 
 
 class AsMeasured(TemplateLM):
-    """Chats as measuring renders and encodes them, for one of lm-eval's models.
-
-    lm-eval itself drops a system message that a template refuses, lets the tokenizer add special tokens to a rendered
-    chat, moves white space from a chat's end to what is scored behind it, and cuts the beginning of what is too long.
-    """
+    """Chats as measuring renders and encodes them, for one of lm-eval's models. lm-eval itself drops a system message
+    that a template refuses, lets the tokenizer add special tokens to a rendered chat, moves white space from a chat's
+    end to what is scored behind it, and cuts the beginning of what is too long."""
 
     max_length: int
     max_gen_toks: int
@@ -83,10 +81,8 @@ class AsMeasured(TemplateLM):
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         self._task = requests[0].task_name
-        rooms = [normalize_gen_kwargs(each.args[1], self.max_gen_toks)["max_gen_toks"] for each in requests]
-        self._refuse_long(
-            [len(self.tok_encode(each.args[0])) + room for each, room in zip(requests, rooms, strict=True)]
-        )
+        asked = ((each.args[0], normalize_gen_kwargs(each.args[1], self.max_gen_toks)) for each in requests)
+        self._refuse_long([len(self.tok_encode(text)) + settings["max_gen_toks"] for text, settings in asked])
         return super().generate_until(requests, disable_tqdm=disable_tqdm)
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
@@ -123,12 +119,10 @@ class Transformers(AsMeasured, HFLM):
     def tok_batch_encode(
         self, strings: Any, padding_side: str = "left", left_truncate_len: int | None = None, truncation: bool = False
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        rows = self.tok_encode(strings)
+        rows, padding = self.tok_encode(strings), padding_id(self.tokenizer, self._ends)
         width = max(map(len, rows))
-        padding = padding_id(self.tokenizer, self._ends)
         ids = torch.tensor([[padding] * (width - len(row)) + row for row in rows])
-        mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
-        return ids, mask
+        return ids, torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         return self._in_smaller_batches(super().generate_until, requests)
@@ -163,11 +157,7 @@ class Transformers(AsMeasured, HFLM):
 
 
 def require_vllm() -> None:
-    """Check that vLLM is installed.
-
-    Raises:
-        StageError: it is not.
-    """
+    """Raises `StageError` where vLLM is not installed."""
     if find_spec("vllm") is None:
         raise StageError(
             "params.yaml: evaluate.backend: vllm is not installed; run `.venv/bin/pip install vllm`, or choose hf"
@@ -175,11 +165,7 @@ def require_vllm() -> None:
 
 
 def with_vllm(checkpoint: Checkpoint, dtype: str, tokenizer: Any, chat: ChatFormat, settings: Vllm) -> LM:
-    """The model of a checkpoint, loaded by vLLM, for lm-eval; it makes its own batches.
-
-    Raises:
-        StageError: vLLM cannot load it.
-    """
+    """A checkpoint for lm-eval, loaded by vLLM, which makes its own batches. Raises `StageError`: it cannot load it."""
     from lm_eval.models.vllm_causallms import VLLM
 
     class OnVllm(AsMeasured, VLLM):
@@ -213,28 +199,12 @@ PINNED_BY = {"models/base": "artifacts/model.json", "models/ablated": "models/ab
 
 def unfinished_work(key: str, machine: Mapping[str, str]) -> Path:
     """The folder of the tasks that an interrupted `answer@key` finished; what it left for other code, settings or
-    inputs is swept.
-
-    Args:
-        machine: what of this machine answers depend on, such as its device.
-    """
-    folder = UNFINISHED / key / stage_digest("answer", key, machine)
-    for other in (UNFINISHED / key).glob("*"):
-        if other != folder:
-            shutil.rmtree(other)
-    return folder
-
-
-def stage_digest(stage: str, key: str, machine: Mapping[str, str]) -> str:
-    """SHA-256 of everything that one of a stage's `foreach` depends on: the files that dvc.yaml lists, the installed
-    versions of the libraries that compute, and this machine.
-
-    Raises:
-        ParamsError: dvc.yaml cannot be read.
-    """
-    graph = parse_mapping(read_text(GRAPH, GRAPH.name), GRAPH.name)["stages"][stage]
-    values = variables(key, graph["foreach"][key])
-    named = [filled(name, values) for name in graph["do"]["deps"]]
+    inputs is swept. Its name is the SHA-256 of everything that answers depend on: the files that dvc.yaml lists, the
+    installed versions of the libraries that compute, and what of this `machine` they depend on, such as its device.
+    Raises `ParamsError`: dvc.yaml cannot be read."""
+    stage = parse_mapping(read_text(GRAPH, GRAPH.name), GRAPH.name)["stages"]["answer"]
+    values = variables(key, stage["foreach"][key])
+    named = [filled(name, values) for name in stage["do"]["deps"]]
     listed = [Path(PINNED_BY.get(name, name)) for name in named]
     files = [file for path in listed for file in (path.rglob("*") if path.is_dir() else [path])]
     known = {
@@ -242,4 +212,8 @@ def stage_digest(stage: str, key: str, machine: Mapping[str, str]) -> str:
         "libraries": {name: version(name) for name in LIBRARIES},
         "machine": dict(machine),
     }
-    return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
+    folder = UNFINISHED / key / hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
+    for other in (UNFINISHED / key).glob("*"):
+        if other != folder:
+            shutil.rmtree(other)
+    return folder

@@ -1,27 +1,24 @@
-"""How far the edited model has moved from the base on harmless prompts, along the base's own answers.
+"""How far the edited model has moved from the base on harmless prompts: it is made to read the base's own answers, and
+what both find likely at each token is compared."""
 
-The base is asked once. What it said, and what it found likely at each token, is kept; the edited model is then made to
-read the same answers, and its predictions are compared token by token.
-"""
-
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from excise.inference.forward import Batch, in_batches, logits_at
+from excise.inference.forward import Batch, BatchSize, Tokens, in_batches, logits_at
 from excise.inference.loading.tokenizer import end_ids, padding_id
 from excise.plumbing.files import read_tensors, unreadable
+from excise.plumbing.progress import Advance
 from schemas.prompts import Prompt
 from schemas.results import Sample
 
 ANSWER_TOKENS = 32
 """So much of each of the base's answers is compared: what an edit does to a text shows early."""
-
 MOST_LIKELY = 512
 """The base's most likely tokens at each place, which are kept; the others are taken together. The KL over these is a
 lower bound of that over all, by what the others differ among themselves."""
@@ -58,11 +55,7 @@ class Predictions:
 
 
 def read_predictions(path: Path) -> Predictions:
-    """What the base predicted, as `Predictions.tensors` was written.
-
-    Raises:
-        StageError: it is not whole.
-    """
+    """What the base predicted, as `Predictions.tensors` was written. Raises `StageError`: it is not whole."""
     found = Predictions(
         **read_tensors(
             path,
@@ -84,22 +77,11 @@ def read_predictions(path: Path) -> Predictions:
 
 @torch.inference_mode()
 def greedy_answers(
-    model: Any,
-    tokenizer: Any,
-    prompts: Sequence[Sequence[int]],
-    batch_size: int | Literal["auto"],
-    advance: Callable[[int], None],
+    model: Any, tokenizer: Any, prompts: Tokens, batch_size: BatchSize, advance: Advance
 ) -> list[list[int]]:
-    """What the model answers greedily, ``ANSWER_TOKENS`` tokens at most, its end-of-text token included.
-
-    Args:
-        prompts: the tokens of each.
-        batch_size: prompts in a batch at most.
-        advance: told the number of prompts done since.
-    """
+    """What the model answers greedily, ``ANSWER_TOKENS`` tokens at most, its end-of-text token included."""
     found: dict[int, list[int]] = {}
-    ends = end_ids(tokenizer, model.generation_config)
-    padding = padding_id(tokenizer, ends)
+    padding = padding_id(tokenizer, ends := end_ids(tokenizer, model.generation_config))
 
     def compute(batch: Batch) -> None:
         # Generation wants its padding on the left.
@@ -124,20 +106,15 @@ def greedy_answers(
 @torch.inference_mode()
 def predictions(
     model: PreTrainedModel,
-    prompts: Sequence[Sequence[int]],
-    answers: Sequence[Sequence[int]],
-    batch_size: int | Literal["auto"],
-    advance: Callable[[int], None],
+    prompts: Tokens,
+    answers: Tokens,
+    batch_size: BatchSize,
+    advance: Advance,
     likely: Sequence[Tensor] | None = None,
 ) -> Predictions:
-    """What the model predicts while it reads each prompt and its answer, in one forward pass a batch.
-
-    Args:
-        prompts: the tokens of each.
-        answers: those of the base's answer to each.
-        likely: for each prompt, the tokens that the base finds most likely, ``[tokens, likely]``; None for the base
-            itself, whose own are taken.
-    """
+    """What the model predicts while it reads each prompt and the base's answer to it, in one forward pass a batch.
+    `likely` holds, for each prompt, the tokens that the base finds most likely, ``[tokens, likely]``; None for the base
+    itself, whose own are taken."""
     found: dict[int, tuple[Tensor, ...]] = {}
 
     def compute(batch: Batch) -> None:
@@ -145,43 +122,31 @@ def predictions(
         places = torch.cat(wanted).unique()
         logits = logits_at(model, batch, places)
         for place, row in enumerate(batch.rows):
-            kept = logits[place, torch.searchsorted(places, wanted[place])].float()
-            found[row] = _read(torch.log_softmax(kept, dim=-1), answers[row], None if likely is None else likely[row])
+            at_answer = logits[place, torch.searchsorted(places, wanted[place])].float()
+            told, chosen = torch.log_softmax(at_answer, dim=-1), torch.tensor(answers[row])
+            most = min(MOST_LIKELY, told.shape[-1])
+            kept = told.topk(most, dim=-1).indices if likely is None else likely[row].to(told.device)
+            found[row] = (
+                chosen,
+                told.gather(1, chosen[:, None].to(told.device))[:, 0].cpu(),
+                kept.cpu(),
+                told.gather(1, kept).cpu(),
+                told.argmax(dim=-1).cpu(),
+            )
 
-    in_batches(
-        [[*prompt, *answer] for prompt, answer in zip(prompts, answers, strict=True)], batch_size, advance, compute
-    )
+    texts = [[*prompt, *answer] for prompt, answer in zip(prompts, answers, strict=True)]
+    in_batches(texts, batch_size, advance, compute)
     columns = [torch.cat(column) for column in zip(*(found[row] for row in range(len(prompts))), strict=True)]
     return Predictions(torch.tensor([len(answer) for answer in answers]), *columns)
 
 
-def _read(log_probabilities: Tensor, answer: Sequence[int], likely: Tensor | None) -> tuple[Tensor, ...]:
-    if likely is None:
-        likely = log_probabilities.topk(min(MOST_LIKELY, log_probabilities.shape[-1]), dim=-1).indices
-    chosen = torch.tensor(answer)
-    likely = likely.to(log_probabilities.device)
-    return (
-        chosen,
-        log_probabilities.gather(1, chosen[:, None].to(likely.device))[:, 0].cpu(),
-        likely.cpu(),
-        log_probabilities.gather(1, likely).cpu(),
-        log_probabilities.argmax(dim=-1).cpu(),
-    )
-
-
 def token_kl(base: Tensor, edited: Tensor) -> Tensor:
-    """KL(base‖edited) in nats at each token, ``[tokens]`` float64, of log-probabilities ``[tokens, likely]``.
-
-    What the likely tokens leave of both distributions is compared as one more token.
-    """
+    """KL(base‖edited) in nats at each token, ``[tokens]`` float64, of log-probabilities ``[tokens, likely]``. What the
+    likely tokens leave of both distributions is compared as one more token."""
     base, edited = base.double(), edited.double()
     kl = (base.exp() * (base - edited)).sum(dim=-1)
-    rest, rest_edited = _rest(base), _rest(edited)
+    rest, rest_edited = ((-torch.expm1(each.logsumexp(dim=-1))).clamp(min=SMALLEST_REST) for each in (base, edited))
     return kl + torch.where(rest > SMALLEST_REST, rest * (rest / rest_edited).log(), 0.0)
-
-
-def _rest(log_probabilities: Tensor) -> Tensor:
-    return (-torch.expm1(log_probabilities.logsumexp(dim=-1))).clamp(min=SMALLEST_REST)
 
 
 SMALLEST_REST = 1e-5
@@ -191,11 +156,7 @@ SMALLEST_REST = 1e-5
 def drift_samples(
     prompts: Sequence[Prompt], answers: Sequence[str], base: Predictions, edited: Predictions
 ) -> list[Sample]:
-    """What each prompt adds to the metrics of drift, which ``excise.evaluation.scoring.harness`` describes.
-
-    Args:
-        answers: the base's, as text.
-    """
+    """What each prompt, with the base's answer as text, adds to the metrics of drift (``DRIFT_METRICS``)."""
     per_token = {
         "answer_kl": token_kl(base.log_probabilities, edited.log_probabilities).clamp(min=0.0),
         "top1_agreement": (base.best == edited.best).double(),

@@ -54,11 +54,8 @@ def request_digest(request: Instance) -> str:
 
 
 def ask(lm: LM, task: ListedTask, chat: ChatFormat, limit: int | None) -> TaskAnswers:
-    """Ask the model a task, with the chat template on, as lm-eval does where it scores the answers at once.
-
-    Args:
-        limit: samples at most, of each of the task's parts.
-    """
+    """Ask the model a task, with the chat template on, as lm-eval does where it scores the answers at once: of each of
+    the task's parts, `limit` samples at most."""
     set_seed(SEED)
     requests: dict[str, list[Instance]] = {}
     for part in task.parts.values():
@@ -83,12 +80,8 @@ def ask(lm: LM, task: ListedTask, chat: ChatFormat, limit: int | None) -> TaskAn
 def ask_all(
     tasks: Sequence[ListedTask], kept: Path, chat: ChatFormat, limit: int | None, open_model: Callable[[], LM]
 ) -> dict[str, TaskAnswers]:
-    """What a model says in each task, by its name; it is opened when the first one is not kept.
-
-    Args:
-        kept: the folder of finished tasks; a file there that is not whole counts as none.
-        limit: samples of a task at most.
-    """
+    """What a model says in each task, by its name; it is opened when the first one is not `kept`, in the folder of
+    finished tasks. A file there that is not whole counts as none."""
     answered: dict[str, TaskAnswers] = {}
     lm: LM | None = None
     for task in tasks:

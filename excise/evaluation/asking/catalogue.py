@@ -48,16 +48,10 @@ class ListedTask:
 def load_tasks(
     params: Questions, folder: Path = TASKS_FOLDER, longest_text: int | None = None, reasoning: bool = False
 ) -> list[ListedTask]:
-    """Every task that `evaluate` lists, in its order, with its samples at hand.
-
-    Args:
-        folder: where our own tasks are.
-        longest_text: the most tokens that the model reads, of which an answer may take half; None where nobody says.
-        reasoning: whether the chat template opens a block of reasoning, for which answers get more room.
-
-    Raises:
-        StageError: lm-eval has no such task, it cannot be loaded, or it cannot be asked here.
-    """
+    """Every task that `evaluate` lists, in its order, with its samples at hand; our own are in `folder`. Of
+    `longest_text`, the most tokens that the model reads, an answer may take half; where the chat template opens a block
+    of reasoning, answers get more room. Raises `StageError`: lm-eval has no such task, it cannot be loaded, or it
+    cannot be asked here."""
     logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it says much that is not for our users
     listed = [(group, name) for group, names in params.tasks().items() for name in names]
     manager = _index(folder, any(name not in TASKS for _, name in listed))
@@ -85,7 +79,9 @@ def _load(manager: TaskManager, group: TaskGroup, name: str, params: Questions, 
     if name not in manager.all_tasks:
         raise StageError(f"{where} is no task of lm-eval's{suggest(name, manager.all_tasks)}")
     for config in _configs(manager, name):
-        _refuse_foreign_code(config, where)
+        metrics = config.get("metric_list") or []
+        if config.get("unsafe_code") or any(isinstance(one, dict) and one.get("hf_evaluate") for one in metrics):
+            raise StageError(f"{where} runs code that a model wrote or that the Hub holds, which is not done here")
     try:
         loaded = manager.load([_spec(name, params, folder)])
     except StageError:
@@ -96,7 +92,14 @@ def _load(manager: TaskManager, group: TaskGroup, name: str, params: Questions, 
     if name in loaded["groups"] and not loaded["groups"][name].has_aggregation:
         raise StageError(f"{where} is a group without a number of its own; list its tasks: {', '.join(listed.parts)}")
     for task in listed.parts.values():
-        _make_ready(task, listed, where)
+        if listed.judged and task.OUTPUT_TYPE != "generate_until":
+            raise StageError(f"{where} generates no answer that could be a refusal; list it under evaluate.capability")
+        if getattr(task, "MULTIMODAL", False):
+            raise StageError(f"{where} asks about more than text; leave it out")
+        # As lm-eval's own command does where a task does not say.
+        if task.get_config("num_fewshot") is None:
+            task.set_config(key="num_fewshot", value=0)
+        task.set_fewshot_seed(seed=SEED)
     return listed
 
 
@@ -114,28 +117,11 @@ def _configs(manager: TaskManager, name: str) -> Iterator[dict[str, Any]]:
             yield from _configs(manager, inner)
 
 
-def _refuse_foreign_code(config: dict[str, Any], where: str) -> None:
-    metrics = config.get("metric_list") or []
-    if config.get("unsafe_code") or any(isinstance(one, dict) and one.get("hf_evaluate") for one in metrics):
-        raise StageError(f"{where} runs code that a model wrote or that the Hub holds, which is not done here")
-
-
 def _spec(name: str, params: Questions, folder: Path) -> str | dict[str, Any]:
     custom = {"refusal_custom": params.custom.refusal, "over_refusal_custom": params.custom.over_refusal}.get(name)
     if custom is None:
         return name
     return {**load_yaml(folder / f"{name}.yaml"), "dataset_kwargs": custom.model_dump()}
-
-
-def _make_ready(task: Task, listed: ListedTask, where: str) -> None:
-    if listed.judged and task.OUTPUT_TYPE != "generate_until":
-        raise StageError(f"{where} generates no answer that could be a refusal; list it under evaluate.capability")
-    if getattr(task, "MULTIMODAL", False):
-        raise StageError(f"{where} asks about more than text; leave it out")
-    # As lm-eval's own command does where a task does not say.
-    if task.get_config("num_fewshot") is None:
-        task.set_config(key="num_fewshot", value=0)
-    task.set_fewshot_seed(seed=SEED)
 
 
 def read_measured_prompts() -> MeasuredPrompts:
@@ -157,36 +143,25 @@ def measured_prompts(lists: Mapping[str, Sequence[Prompt]]) -> MeasuredPrompts:
 def leave_out(
     tasks: Sequence[ListedTask], measured: MeasuredPrompts, overlap: Literal["error", "drop"]
 ) -> dict[str, int]:
-    """Leave measured prompts out of the judged tasks, where `overlap` allows that.
-
-    Returns:
-        Task → samples left out, of those tasks that lost any.
-
-    Raises:
-        StageError: a judged task holds measured prompts, and they are not to be dropped; or it holds no others.
-    """
+    """Leave measured prompts out of the judged tasks, where `overlap` allows that. Returns task → samples left out, of
+    those tasks that lost any. Raises `StageError`: it is not allowed, or a task holds no others."""
     left_out: dict[str, int] = {}
     for listed in tasks:
         for task in listed.parts.values() if listed.judged else ():
             sources = [_source(task, document, measured) for document in task.eval_docs]
             kept = [row for row, source in enumerate(sources) if source is None]
-            if len(kept) == len(sources):
+            found = [source for source in sources if source is not None]
+            if not found:
                 continue
             if overlap == "error" or not kept:
-                raise StageError(_told(listed, sources, none_left=not kept))
+                mend = ", or leave these out by evaluate.overlap: drop" if kept else ""
+                raise StageError(
+                    f"params.yaml: evaluate.{listed.group}: {listed.name}: {len(found)} of its {len(sources)} prompts "
+                    f"were measured ({', '.join(sorted(set(found)))}); judge others{mend}"
+                )
             _keep(task, kept)
-            left_out[listed.name] = left_out.get(listed.name, 0) + len(sources) - len(kept)
+            left_out[listed.name] = left_out.get(listed.name, 0) + len(found)
     return left_out
-
-
-def _told(listed: ListedTask, sources: Sequence[str | None], none_left: bool) -> str:
-    found = [source for source in sources if source is not None]
-    where = f"params.yaml: evaluate.{listed.group}: {listed.name}"
-    mend = "" if none_left else ", or leave these out by evaluate.overlap: drop"
-    return (
-        f"{where}: {len(found)} of its {len(sources)} prompts were measured ({', '.join(sorted(set(found)))}); "
-        f"judge others{mend}"
-    )
 
 
 def _source(task: Task, document: Any, measured: MeasuredPrompts) -> str | None:
@@ -208,9 +183,7 @@ def _keep(task: Task, rows: Sequence[int]) -> None:
 
 LONGEST_ANSWER = 256
 """Tokens that are generated where a task does not say: lm-eval's own default."""
-
 LONGEST_REASONING = 2048
 """Tokens that are generated at least where the template opens a block of reasoning, which comes before an answer."""
-
 SEED = 1234
 """Of what tasks shuffle or sample, and of the examples that a few-shot task shows: lm-eval's own default."""

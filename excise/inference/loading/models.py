@@ -1,9 +1,5 @@
-"""Whether transformers makes a whole model of a checkpoint, and of these very tensors: told from headers, without any
-weight in memory.
-
-transformers initialises at random what a checkpoint lacks, and reads one of two tensors that it has for one parameter:
-either would be measured in silence.
-"""
+"""Whether transformers makes a whole model of a checkpoint, and of these very tensors: told from headers. What a
+checkpoint lacks it makes up at random, and of two tensors for one parameter it reads one, in silence."""
 
 import contextlib
 import os
@@ -11,7 +7,7 @@ import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import transformers
@@ -38,10 +34,9 @@ from transformers.modeling_utils import LoadStateDictConfig
 
 from excise.checkpoint.weights import FLOATS, Checkpoint, Tensor
 from excise.plumbing.errors import StageError
-from excise.plumbing.machine import GIB, Need, UsedUp, bounded, impossible, limits
+from excise.plumbing.machine import GIB, Need, Placement, UsedUp, bounded, impossible, limits
 from schemas.basis.text import listed, shorten
 
-_META = torch.device("meta")
 _MEND = "name a whole copy of the model"
 
 
@@ -60,15 +55,9 @@ def exactly(checkpoint: Checkpoint) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def in_one_line(folder: Path, read: Path, what: str = "could not be loaded") -> Iterator[None]:
-    """Within the block, what transformers raises about a model is one line.
-
-    It may be any of Python's errors: config.json chooses which code runs, and with which numbers.
-
-    Args:
-        folder: the model's.
-        read: the one that transformers was given, whose name is of no use to a user.
-        what: what failed.
-    """
+    """Within the block, what transformers raises about the model in `folder` is one line. It may be any of Python's
+    errors: config.json chooses which code runs, and with which numbers. The name of the folder that transformers `read`
+    is of no use to a user."""
     try:
         yield
     except StageError:
@@ -83,42 +72,36 @@ def in_one_line(folder: Path, read: Path, what: str = "could not be loaded") -> 
 
 
 def check_loads(model: PreTrainedModel, tensors: Mapping[str, Tensor], where: str) -> list[str]:
-    """Load tensors without content into a model without weights, as transformers loads the true ones.
-
-    Args:
-        model: on the meta device; its parameters are replaced.
-        where: the model's name or folder, for errors.
-
-    Returns:
-        The tensors that transformers leaves in the file.
-
-    Raises:
-        StageError: a parameter is left without a value, or has two, or one of another shape or of no float type.
-    """
+    """Load tensors without content into a model on the meta device, as transformers loads the true ones, and return
+    those that it leaves in the file. Raises `StageError` that begins with `where`, the model's name or folder: a
+    parameter is left without a value, or has two, or one of another shape or of no float type."""
     transforms: list[Any] = get_model_conversion_mapping(model)
-    targets = _targets(model, tensors, transforms)
-    _refuse_twins(targets, where)
-    there = model.state_dict()
-    for name, (target, _) in targets.items():
+    becomes, there = targets(model, tensors, transforms), model.state_dict()
+    _refuse_twins(becomes, where)
+    for name, (target, _) in becomes.items():
         if there[target].is_floating_point() and tensors[name].dtype not in FLOATS:
             raise StageError(
                 f"{where}: {name} is stored as {tensors[name].dtype}, which transformers would take for plain numbers; "
                 "name a copy of the model in bfloat16, float16 or float32"
             )
-    found, _ = convert_and_load_state_dict_in_model(
-        model,
-        {name: _without_content(tensor) for name, tensor in tensors.items()},
-        LoadStateDictConfig(
-            device_map={"": _META},
-            dtype=model.dtype,
-            dtype_plan=model._get_dtype_plan(model.dtype),
-            weight_mapping=transforms,
-        ),
-    )
+    meta = torch.device("meta")
+    # Of a kind and a shape: loading casts to the type of the parameter.
+    kinds = {name: torch.float32 if tensor.dtype in FLOATS else torch.int64 for name, tensor in tensors.items()}
+    empty = {name: torch.empty(tensor.shape, dtype=kinds[name], device=meta) for name, tensor in tensors.items()}
+    found, _ = convert_and_load_state_dict_in_model(model, empty, loading_as(model, model.dtype, meta, transforms))
     model.tie_weights(missing_keys=found.missing_keys, recompute_mapping=False)
     model._adjust_missing_and_unexpected_keys(found)
     refuse_incomplete(where, found.missing_keys, found.mismatched_keys, found.conversion_errors)
     return sorted(found.unexpected_keys)
+
+
+def loading_as(
+    model: PreTrainedModel, dtype: torch.dtype, device: torch.device, transforms: list[Any]
+) -> LoadStateDictConfig:
+    """How transformers loads tensors into a model: with these conversions, and what it keeps in float32 so."""
+    return LoadStateDictConfig(
+        device_map={"": device}, dtype=dtype, dtype_plan=model._get_dtype_plan(dtype), weight_mapping=transforms
+    )
 
 
 def refuse_incomplete(
@@ -127,12 +110,8 @@ def refuse_incomplete(
     mismatched: Iterable[tuple[str, Sequence[int], Sequence[int]]],
     failed: Mapping[str, str],
 ) -> None:
-    """Raises `StageError` unless each parameter got its value, as transformers' loading report tells.
-
-    Args:
-        mismatched: parameters with the shapes that file and config give them.
-        failed: by parameter, the traceback of what could not be converted.
-    """
+    """Raises `StageError` unless each parameter got its value, as transformers' loading report tells: of `mismatched`
+    ones, the shapes that file and config give them, and of `failed` ones the traceback of the conversion."""
     for name, in_file, in_memory in sorted(mismatched):
         raise StageError(
             f"{where}: {name} has the shape {list(in_file)}, where its config.json says {list(in_memory)}; {_MEND}"
@@ -146,18 +125,12 @@ def refuse_incomplete(
         )
 
 
-def names_in_memory(
-    model: PreTrainedModel, tensors: Iterable[str], transforms: Sequence[WeightTransform]
-) -> dict[str, str]:
-    """By its name in the files, what a tensor becomes, or becomes a part of, in memory. Of several targets, the first.
-    Tensors that the model has no place for are left out."""
-    return {name: target for name, (target, _) in _targets(model, tensors, transforms).items()}
-
-
-def _targets(
+def targets(
     model: PreTrainedModel, tensors: Iterable[str], transforms: Sequence[WeightTransform]
 ) -> dict[str, tuple[str, str | None]]:
-    """The same, with the pattern by which a conversion takes the tensor; None where it is renamed at most."""
+    """By its name in the files, what a tensor becomes, or becomes a part of, in memory, and the pattern by which a
+    conversion takes it; None where it is renamed at most. Of several targets, the first. Tensors that the model has no
+    place for are left out."""
     renamings = [each for each in transforms if isinstance(each, WeightRenaming)]
     converters = [each for each in transforms if isinstance(each, WeightConverter)]
     there = model.state_dict()
@@ -171,11 +144,11 @@ def _targets(
     return found
 
 
-def _refuse_twins(targets: Mapping[str, tuple[str, str | None]], where: str) -> None:
+def _refuse_twins(becomes: Mapping[str, tuple[str, str | None]], where: str) -> None:
     """Two tensors may make one parameter only where a conversion joins them; elsewhere one of them is not read."""
     first: dict[tuple[str, str | None], str] = {}
-    plain = {target: name for name, (target, pattern) in targets.items() if pattern is None}
-    for name, (target, pattern) in targets.items():
+    plain = {target: name for name, (target, pattern) in becomes.items() if pattern is None}
+    for name, (target, pattern) in becomes.items():
         # A pattern with a star takes a tensor of each expert.
         is_one_of_many = pattern is not None and "*" in pattern
         twin = name if is_one_of_many else first.setdefault((target, pattern), name)
@@ -185,22 +158,21 @@ def _refuse_twins(targets: Mapping[str, tuple[str, str | None]], where: str) -> 
             raise StageError(f"{where}: {twin} and {name} are two names of one tensor; keep one set of names")
 
 
-def _without_content(tensor: Tensor) -> torch.Tensor:
-    # Of a kind and a shape: loading casts to the type of the parameter.
-    return torch.empty(tensor.shape, dtype=torch.float32 if tensor.dtype in FLOATS else torch.int64, device=_META)
-
-
 _BUILDING = 15, 1 << 30
 """Seconds and bytes that a model without weights may take; one of 100 layers takes a second."""
 
 
-def load_model(checkpoint: Checkpoint, dtype: str, placement: torch.device | Literal["balanced"]) -> PreTrainedModel:
-    """The language model of a checkpoint, in evaluation mode, on a device or spread over all GPUs by accelerate.
-
-    Raises:
-        StageError: transformers cannot load it, or would make some of its weights up.
-    """
-    _refuse_what_cannot_fit(checkpoint, dtype, placement)
+def load_model(checkpoint: Checkpoint, dtype: str, placement: Placement) -> PreTrainedModel:
+    """The language model of a checkpoint, in evaluation mode, on a device or spread over all GPUs by accelerate. Raises
+    `StageError`: transformers cannot load it, or would make some of its weights up."""
+    need = weights_need(checkpoint, without_weights(checkpoint.folder, dtype))
+    # Before the system ends the process, which would leave no message.
+    if placement != "balanced" and placement.type == "cpu" and (limit := impossible(need, limits(placement))):
+        raise StageError(
+            f"{checkpoint.folder} takes {need.of(limit) / GIB:,.1f} GiB of memory, and {limit.name} has "
+            f"{limit.total / GIB:,.1f} GiB; use a larger machine, or GPUs that hold it (model.device: balanced). "
+            "To measure it layer by layer (measure.stream) and to ablate it takes less"
+        )
     with exactly(checkpoint) as folder, in_one_line(checkpoint.folder, folder):
         config = _config_of(folder)
         loaded: Any = _auto_class(config).from_pretrained(
@@ -226,52 +198,31 @@ def load_model(checkpoint: Checkpoint, dtype: str, placement: torch.device | Lit
     model.generation_config = GenerationConfig(
         **{name: getattr(written, name, None) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     )
-    _refuse_what_does_not_run(checkpoint.folder, model.eval())
+    model.eval()
+    # Before anything is built on it: a config may be one that no code is written for, and show it only here.
+    with in_one_line(checkpoint.folder, checkpoint.folder, "could not be run"), torch.inference_mode():
+        model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=model.device), use_cache=False)
     return model
 
 
-def _refuse_what_does_not_run(folder: Path, model: PreTrainedModel) -> None:
-    """Before anything is built on it: a config may be one that no code is written for, and show it only here."""
-    with in_one_line(folder, folder, "could not be run"), torch.inference_mode():
-        model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=model.device), use_cache=False)
-
-
-def _refuse_what_cannot_fit(checkpoint: Checkpoint, dtype: str, placement: torch.device | Literal["balanced"]) -> None:
-    """Before the system ends the process, which would leave no message."""
-    need = weights_need(checkpoint, without_weights(checkpoint.folder, dtype))
-    if placement != "balanced" and placement.type == "cpu" and (limit := impossible(need, limits(placement))):
-        raise StageError(
-            f"{checkpoint.folder} takes {need.of(limit) / GIB:,.1f} GiB of memory, and {limit.name} has "
-            f"{limit.total / GIB:,.1f} GiB; use a larger machine, or GPUs that hold it (model.device: balanced). "
-            "To measure it layer by layer (measure.stream) and to ablate it takes less"
-        )
-
-
 def without_weights(folder: Path, dtype: str) -> PreTrainedModel:
-    """The same model with every parameter and buffer on the meta device, which takes no memory.
-
-    Raises:
-        StageError: transformers knows no such model, or cannot make it in reasonable time and memory.
-    """
+    """The same model with every parameter and buffer on the meta device, which takes no memory. Raises `StageError`:
+    transformers knows no such model, or cannot make it in reasonable time and memory."""
     # Here, where every way of loading begins.
     transformers.utils.logging.disable_progress_bar()
     with in_one_line(folder, folder), bounded(*_BUILDING):
         config = _config_of(folder)
+        dtype = config.dtype if dtype == "auto" else dtype
         with torch.device("meta"):
             model: Any = _auto_class(config).from_config(
-                config,
-                dtype=config.dtype if dtype == "auto" else dtype,
-                trust_remote_code=remote_code_is_trusted(folder),
+                config, dtype=dtype, trust_remote_code=remote_code_is_trusted(folder)
             )
     return model.eval()
 
 
 def read_model_config(folder: Path) -> Any:
-    """The config of the model in a folder, as transformers reads it: with the defaults of its class.
-
-    Raises:
-        StageError: transformers knows no such model, or cannot read it in reasonable time and memory.
-    """
+    """The config of the model in a folder, as transformers reads it: with the defaults of its class. Raises
+    `StageError`: transformers knows no such model, or cannot read it in reasonable time and memory."""
     with in_one_line(folder, folder), bounded(*_BUILDING):
         return _config_of(folder)
 
@@ -296,11 +247,8 @@ def weights_need(checkpoint: Checkpoint, model: PreTrainedModel) -> Need:
 
 def remote_code_is_trusted(folder: Path) -> bool:
     """Whether code that lies beside the model in `folder` may run. Only the machine's environment says so, and never a
-    file of the project, which may come from strangers.
-
-    Raises:
-        StageError: it may, and the model names code of another repository, which nothing pins.
-    """
+    file of the project, which may come from strangers. Raises `StageError`: it may, and the model names code of another
+    repository, which nothing pins."""
     if os.environ.get("EXCISE_TRUST_REMOTE_CODE") != "1":
         return False
     for path in (folder / "config.json", folder / "tokenizer_config.json"):

@@ -1,6 +1,5 @@
 """Loading a tokenizer and its chat template, which may be broken or hostile, and trying both on a conversation."""
 
-import ctypes
 import faulthandler
 import itertools
 import json
@@ -9,7 +8,6 @@ import resource
 import select
 import signal
 import stat
-import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -22,7 +20,8 @@ from excise.checkpoint.base_model import base_folder, read_config
 from excise.inference.loading.models import read_model_config, remote_code_is_trusted
 from excise.plumbing.errors import StageError
 from excise.plumbing.files import digests
-from excise.prompts.chats import all_dated, chat_of, render, short, tokenize
+from excise.plumbing.process import die_with
+from excise.prompts.chats import chat_of, dated, render, short, tokenize
 from schemas.model import ModelManifest
 from schemas.prompts import ChatFormat, Prompt
 
@@ -38,18 +37,15 @@ CHECK_MEMORY = (2**29, 12)
 """Bytes for the same beyond what libraries take, and how many more for each byte of the folder's text files. Half a
 million merges in 49 MiB of JSON were seen to take 830 MiB."""
 _MOST_WAITED = 120
-_PR_SET_PDEATHSIG = 1
+
 _TEXT_FILES = {".json", ".jinja", ".txt", ".model", ".tiktoken"}
 _SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
 def description_folder(manifest: ModelManifest) -> Path:
     """Where the base's config and tokenizer lie on this machine, which need not have its weights; they are as prepare
-    pinned them. Those of a model of the Hub are fetched if they are not there yet.
-
-    Raises:
-        StageError: a file is missing, cannot be had from the Hub, or has changed.
-    """
+    pinned them. Those of a model of the Hub are fetched if they are not there yet. Raises `StageError`: a file is
+    missing, cannot be had from the Hub, or has changed."""
     # Slow to import, and needed only here.
     from excise.checkpoint.snapshots import describes, fetch
 
@@ -65,17 +61,15 @@ def description_folder(manifest: ModelManifest) -> Path:
 
 
 def load_tokenizer(folder: Path, date: str) -> Any:
-    """The tokenizer in `folder`, whose chat template knows no other day than `date`.
-
-    Raises:
-        StageError: there is none, it is broken, or it has no chat template.
-    """
+    """The tokenizer in `folder`, whose chat template knows no other day than `date`. Raises `StageError`: there is
+    none, it is broken, or it has no chat template."""
     _text_bytes(folder)
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=remote_code_is_trusted(folder)
         )
-        template = tokenizer.chat_template or _old_template(folder)
+        old = folder / OLD_TEMPLATE
+        template = tokenizer.chat_template or (json.loads(old.read_bytes())["chat_template"] if old.is_file() else None)
     except StageError:
         raise
     except Exception as error:  # its files are others', and each library raises what it likes when one is broken
@@ -84,18 +78,16 @@ def load_tokenizer(folder: Path, date: str) -> Any:
         ) from None
     if template is None:
         raise StageError(f"the tokenizer in {folder} has no chat template; refusal is measured on chat models")
-    if not all(isinstance(text, str) for text in (template.values() if isinstance(template, dict) else [template])):
+    named = template if isinstance(template, dict) else {"": template}
+    if not all(isinstance(text, str) for text in named.values()):
         raise StageError(f"the chat template in {folder} is not a text; fetch its files again")
-    tokenizer.chat_template = all_dated(template, date)
+    texts = {name: dated(text, date) for name, text in named.items()}
+    tokenizer.chat_template = texts if named is template else texts[""]
     return tokenizer
 
 
 def _text_bytes(folder: Path) -> int:
-    """The size of all files that a tokenizer may be made of, none of which is a pipe or holds gigabytes.
-
-    Raises:
-        StageError: one is.
-    """
+    """The size of all files that a tokenizer may be made of. Raises `StageError`: one is a pipe or holds gigabytes."""
     total = 0
     for path in sorted(path for path in folder.iterdir() if path.suffix in _TEXT_FILES and not path.is_dir()):
         try:
@@ -110,17 +102,8 @@ def _text_bytes(folder: Path) -> int:
     return total
 
 
-def _old_template(folder: Path) -> Any:
-    path = folder / OLD_TEMPLATE
-    return json.loads(path.read_bytes())["chat_template"] if path.is_file() else None
-
-
 def padding_id(tokenizer: Any, ends: list[int]) -> int:
-    """What fills short rows of a batch, which attention masks: any token will do where a tokenizer names none.
-
-    Args:
-        ends: the tokens that end an answer.
-    """
+    """What fills short rows of a batch, which attention masks: any token will do where neither of the two names one."""
     named = (tokenizer.pad_token_id, tokenizer.eos_token_id, *ends)
     return next((token for token in named if token is not None), 0)
 
@@ -133,19 +116,9 @@ def end_ids(tokenizer: Any, generation_config: Any) -> list[int]:
 
 
 def check_chat(folder: Path, chat: ChatFormat, prompts: Sequence[Prompt] = ()) -> str:
-    """Check that the tokenizer in `folder` loads, and that it makes prompts of conversations that the model can read.
-
-    A process of its own does the work: a broken file may end it, and a hostile one may want all time and memory.
-
-    Args:
-        prompts: those that it will be given.
-
-    Returns:
-        A sample conversation as the model reads it, up to where it answers.
-
-    Raises:
-        StageError: one of these fails.
-    """
+    """A sample conversation as the model reads it, up to where it answers. Raises `StageError` where the tokenizer in
+    `folder` does not load, or makes no prompts that the model can read of this and of what it will be given. A process
+    of its own does the work: a broken file may end it, and a hostile one may want all time and memory."""
     memory = CHECK_MEMORY[0] + CHECK_MEMORY[1] * _text_bytes(folder)
     seconds = CHECK_SECONDS + len(prompts) // PROMPTS_A_SECOND
     return _in_a_process(folder, seconds, memory, lambda: _check(folder, chat, prompts))
@@ -162,7 +135,7 @@ def _check(folder: Path, chat: ChatFormat, prompts: Sequence[Prompt]) -> str:
         )
     vocabulary = getattr(read_model_config(folder).get_text_config(), "vocab_size", None)
     largest = max(token for prompt in tokens for token in prompt)
-    for where, token in [*_special_tokens(folder, tokenizer), ("a prompt", largest)]:
+    for where, token in (*_special_tokens(folder, tokenizer), ("a prompt", largest)):
         if isinstance(vocabulary, int) and not 0 <= token < vocabulary:
             raise StageError(
                 f"{folder}: token {token} of {where} lies outside of the vocabulary, which has {vocabulary:,} tokens; "
@@ -176,8 +149,12 @@ def _special_tokens(folder: Path, tokenizer: Any) -> Iterator[tuple[str, int]]:
     for name in _SPECIAL:
         if (token := getattr(tokenizer, name)) is not None:
             yield f"the tokenizer's {name}", token
-    generation = folder / "generation_config.json"
-    said = {"config.json": read_config(folder), generation.name: _read_json(generation) if generation.is_file() else {}}
+    said = {"config.json": read_config(folder)}
+    if (generation := folder / "generation_config.json").is_file():
+        try:
+            said[generation.name] = dict(json.loads(generation.read_bytes()))
+        except (ValueError, TypeError, RecursionError):
+            raise StageError(f"{generation} is not a JSON object; fetch it again") from None
     for file, name in itertools.product(said, _SPECIAL):
         tokens = said[file].get(name)
         for token in tokens if isinstance(tokens, list) else [] if tokens is None else [tokens]:
@@ -189,13 +166,6 @@ def _special_tokens(folder: Path, tokenizer: Any) -> Iterator[tuple[str, int]]:
             # By -1 some say that there is no padding.
             if (name, token) != ("pad_token_id", -1):
                 yield f"{file}'s {name}", token
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(path.read_bytes()))
-    except (ValueError, TypeError, RecursionError):
-        raise StageError(f"{path} is not a JSON object; fetch it again") from None
 
 
 def _in_a_process(folder: Path, seconds: int, memory: int, check: Callable[[], str]) -> str:
@@ -234,8 +204,7 @@ def _in_a_process(folder: Path, seconds: int, memory: int, check: Callable[[], s
 def _answer(writer: int, seconds: int, memory: int, check: Callable[[], str]) -> None:
     """In the other process: check within limits, answer, and end without what its parent does at its end."""
     try:
-        if sys.platform == "linux":
-            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        die_with(os.getppid())
         nowhere = os.open(os.devnull, os.O_WRONLY)
         for stream in (1, 2):  # Rust reports its panics itself
             os.dup2(nowhere, stream)

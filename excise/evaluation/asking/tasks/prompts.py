@@ -1,5 +1,4 @@
-"""The functions by which task files find their prompts; lm-eval imports this file by its path, from the project's
-folder."""
+"""How task files find their prompts; lm-eval imports this file by its path, from the project's folder."""
 
 from typing import Any
 
@@ -23,11 +22,7 @@ def safe(documents: Dataset) -> Dataset:
 
 
 def custom(**given: Any) -> dict[str, Dataset]:
-    """The user's own prompts, from a file under `data/` or from the Hub.
-
-    Raises:
-        StageError: they cannot be read, or are conversations of several turns.
-    """
+    """The user's own prompts. Raises `StageError`: they cannot be read, or are conversations of several turns."""
     source = CustomPrompts(**{name: given[name] for name in CustomPrompts.model_fields if name in given})
     prompts = gather(source).prompts
     if conversations := sum(bool(prompt.turns) for prompt in prompts):
