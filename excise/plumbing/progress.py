@@ -6,18 +6,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
-
 Advance = Callable[[int], None]
 SECONDS_BETWEEN_LINES = 5.0
 
@@ -28,11 +16,16 @@ def progress(what: str, total: int, unit: str = "") -> Iterator[Advance]:
     since. `unit="B"` counts bytes and shows their rate. Without a terminal, a line is written to standard error every
     five seconds and one at the end if the task took longer than that."""
     if sys.stderr.isatty():
-        counts: list[ProgressColumn] = (
-            [DownloadColumn(binary_units=True), TransferSpeedColumn()] if unit == "B" else [MofNCompleteColumn()]
+        from rich import console  # a machine that only publishes has no rich, and no terminal
+        from rich import progress as bars
+
+        counts: list[bars.ProgressColumn] = (
+            [bars.DownloadColumn(binary_units=True), bars.TransferSpeedColumn()]
+            if unit == "B"
+            else [bars.MofNCompleteColumn()]
         )
-        columns = [TextColumn("{task.description}"), BarColumn(), *counts, TimeRemainingColumn()]
-        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        columns = [bars.TextColumn("{task.description}"), bars.BarColumn(), *counts, bars.TimeRemainingColumn()]
+        with bars.Progress(*columns, console=console.Console(stderr=True), transient=True) as bar:
             task = bar.add_task(what, total=total)
             yield lambda steps: bar.advance(task, steps)
         return
