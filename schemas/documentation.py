@@ -40,8 +40,7 @@ def readme_table() -> str:
 def replace_table(readme: Path) -> None:
     """Put the table between the marks of a Markdown file; the rest of it is kept, and the file is never half-written.
 
-    Raises:
-        ValueError: the file is missing, or has not exactly one pair of marks.
+    Raises `ValueError`: the file is missing, or has not exactly one pair of marks.
     """
     if not readme.is_file():
         raise ValueError(f"{readme} is missing; the table of parameters belongs between {BEGIN} and {END} there")

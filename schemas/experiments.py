@@ -11,30 +11,26 @@ from typing import Annotated, Any, Self
 from pydantic import Field, JsonValue, ValidationError, model_validator
 
 from schemas.basis import plain_yaml
-from schemas.basis.document import Listed, Section
-from schemas.basis.fields import Items, Matches, MayBeEmpty
-from schemas.basis.text import dotted, suggest
+from schemas.basis.document import Listed, Section, validated
+from schemas.basis.fields import PATH, Items, MayBeEmpty, matches
+from schemas.basis.text import dotted
 from schemas.overrides import applied, combined, read_overrides
 from schemas.params.document import Params
-from schemas.params.gates import MetricName
+from schemas.params.gates import MetricName, unknown_task
 from schemas.wording import ParamsError, WrongValue, first_mistake
 
 Name = Annotated[
     str,
-    Matches(
+    matches(
         r"[A-Za-z0-9]+(?:[._-][A-Za-z0-9]+)*(?<!\.lock)",
         "letters and digits with single -, _ or . between them, not ending in .lock (git refuses others)",
     ),
 ]
 # A title becomes Markdown: neither a tag nor the end of a table's markers.
 _CHARACTER = r"[^\x00-\x1f\x7f<>]"
-Title = Annotated[str, Matches(rf"(?! *$){_CHARACTER}+", "text on one line, without < and >")]
+Title = Annotated[str, matches(rf"(?! *$){_CHARACTER}+", "text on one line, without < and >")]
 Document = Annotated[
-    str,
-    Matches(
-        r"(?:(?!\.{1,2}/)[^/\\\x00-\x1f\x7f]+/)*[^/\\\x00-\x1f\x7f]+\.md",
-        "a Markdown file in the project (such as docs/moe.md, without . or ..)",
-    ),
+    str, matches(rf"{PATH}\.md", "a Markdown file in the project (such as docs/moe.md, without . or ..)")
 ]
 Overrides = Annotated[dict[str, JsonValue], MayBeEmpty()]
 
@@ -78,11 +74,9 @@ class Experiments(Section):
             if group.name in (other.name for other in self.groups[:number]):
                 raise WrongValue(f"is the name of two groups, {group.name}", "groups", number, "name")
             for place, experiment in enumerate(group.experiments):
-                full = self.full_name(group, experiment)
-                if full in names:
-                    raise WrongValue(
-                        f"is the name of two experiments, {full}", "groups", number, "experiments", place, "name"
-                    )
+                if (full := self.full_name(group, experiment)) in names:
+                    at = ("groups", number, "experiments", place, "name")
+                    raise WrongValue(f"is the name of two experiments, {full}", *at)
                 names.add(full)
         return self
 
@@ -103,33 +97,23 @@ class Planned:
 
 
 def load(path: Path, params: Path) -> tuple[Experiments, list[list[Planned]]]:
-    """The file, and the planned experiments of each of its groups.
+    """The file, and the planned experiments of each of its groups, which override the params.yaml `params`.
 
-    Args:
-        params: the params.yaml that the experiments override.
-
-    Raises:
-        ParamsError: either file is wrong, or an experiment's parameters are.
+    Raises `ParamsError`: either file is wrong, or an experiment's parameters are.
     """
     name = str(path)
-    given = plain_yaml.parse_mapping(plain_yaml.read_text(path, name), name)
-    try:
-        experiments = Experiments.model_validate(given)
-    except ValidationError as error:
-        raise ParamsError(name, *first_mistake(error, Experiments)) from None
+    experiments = validated(Experiments, plain_yaml.parse_mapping(plain_yaml.read_text(path, name), name), name)
     overridden = plain_yaml.parse_mapping(plain_yaml.read_text(params, params.name), params.name)
     _parameters(overridden, params.name, "")
     planned = [
-        [_plan(experiments, number, place, overridden, name) for place in range(len(group.experiments))]
-        for number, group in enumerate(experiments.groups)
+        [_plan(experiments, group, experiment, overridden, name) for experiment in group.experiments]
+        for group in experiments.groups
     ]
     _check_columns(experiments, [each.params for group in planned for each in group], name)
     return experiments, planned
 
 
-def _plan(file: Experiments, number: int, place: int, overridden: Mapping[str, Any], name: str) -> Planned:
-    group = file.groups[number]
-    experiment = group.experiments[place]
+def _plan(file: Experiments, group: Group, experiment: Experiment, overridden: Mapping[str, Any], name: str) -> Planned:
     full = file.full_name(group, experiment)
     try:
         overrides = combined(read_overrides(group.set) + read_overrides(experiment.set))
@@ -153,11 +137,5 @@ def _check_columns(file: Experiments, all_params: Sequence[Params], name: str) -
     evaluated = [params.evaluate.tasks().items() for params in all_params]
     there = sorted({f"{group}.{task}" for groups in evaluated for group, tasks in groups for task in tasks})
     for number, column in enumerate(file.columns):
-        task = column.metric.rpartition(".")[0]
-        if task != "drift" and task not in there:
-            raise ParamsError(
-                name,
-                f"names {task}, which no experiment evaluates; there is {', '.join([*there, 'drift'])}"
-                f"{suggest(task, there)}",
-                ("columns", number, "metric"),
-            )
+        if wrong := unknown_task(column.metric, there, "no experiment evaluates"):
+            raise ParamsError(name, wrong, ("columns", number, "metric"))

@@ -7,7 +7,7 @@ the outcome can be checked before DVC is asked.
 
 import copy
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,71 +30,65 @@ class Override:
     value: Any
 
 
-def read_overrides(given: Mapping[str, Any]) -> list[Override]:
-    """What a `set:` holds: dotted keys, nested mappings or both. Raises `WrongValue`."""
-    return list(_flat(given, ()))
+def read_overrides(given: Mapping[str, Any], above: tuple[str, ...] = ()) -> list[Override]:
+    """What a `set:` holds below a key: dotted keys, nested mappings or both. Raises `WrongValue`."""
+    found = []
+    for name, value in given.items():
+        parts = name.split(".")
+        if not all(map(_PART.fullmatch, parts)):
+            raise WrongValue(f'{show(name)} is not a key, or keys joined by dots, such as "ablate.rules.0.scale"')
+        key = (*above, *parts)
+        if not isinstance(value, dict):
+            found.append(Override(key, value))
+        elif value:
+            found += read_overrides(value, key)
+        else:
+            raise WrongValue(f"{dotted(key)} is an empty mapping, which would change nothing")
+    return found
 
 
 def combined(overrides: Sequence[Override]) -> list[Override]:
     """The same without those that a later one overwrites."""
     return [
         override
-        for number, override in enumerate(overrides)
-        if not any(override.key[: len(later.key)] == later.key for later in overrides[number + 1 :])
+        for number, override in enumerate(overrides, 1)
+        if not any(override.key[: len(later.key)] == later.key for later in overrides[number:])
     ]
 
 
 def applied(document: Mapping[str, Any], overrides: Sequence[Override]) -> tuple[dict[str, Any], list[str]]:
     """The document with its overrides, and those that change it as `-S` takes them.
 
-    Raises:
-        WrongValue: an override names an item that a list does not have, or cannot be written for DVC.
+    Raises `WrongValue`: an override names an item that a list does not have, or cannot be written for DVC.
     """
     changed: dict[str, Any] = copy.deepcopy(dict(document))
     arguments = []
     for override in overrides:
         argument = f"{'.'.join(override.key)}={_literal(override.value)}"
         before = _put(changed, override)
-        if before is _MISSING:
-            arguments.append(f"++{argument}")
-        elif _literal(before) != _literal(override.value):
-            arguments.append(argument)
+        if before is _MISSING or _literal(before) != _literal(override.value):
+            arguments.append(f"++{argument}" if before is _MISSING else argument)
     return changed, arguments
-
-
-def _flat(given: Mapping[str, Any], above: tuple[str, ...]) -> Iterator[Override]:
-    for name, value in given.items():
-        parts = name.split(".")
-        if not all(map(_PART.fullmatch, parts)):
-            raise WrongValue(f'{show(name)} is not a key, or keys joined by dots, such as "ablate.rules.0.scale"')
-        key = (*above, *parts)
-        if value == {} and isinstance(value, dict):
-            raise WrongValue(f"{dotted(key)} is an empty mapping, which would change nothing")
-        if isinstance(value, dict):
-            yield from _flat(value, key)
-        else:
-            yield Override(key, value)
 
 
 def _put(document: dict[str, Any], override: Override) -> Any:
     """Set the value in place, and give the one that was there."""
+    key, before = override.key, _MISSING
     place: Any = document
-    for depth, part in enumerate(override.key):
-        index: Any = _index(place, override.key, depth) if isinstance(place, list) else part
+    for depth, part in enumerate(key):
+        index: Any = part
+        if isinstance(place, list):
+            if not (part.isdigit() and int(part) < len(place)):
+                have = f"{dotted(key[:depth])} has {len(place)}, from 0"
+                raise WrongValue(f"{dotted(key)} names an item that is not there: {have}")
+            index = int(part)
         before = place[index] if isinstance(place, list) else place.get(part, _MISSING)
-        if depth == len(override.key) - 1:
+        if depth == len(key) - 1:
             place[index] = copy.deepcopy(override.value)
-            return before
-        if not isinstance(before, dict | list):
+        elif not isinstance(before, dict | list):
             place[index] = {}
         place = place[index]
-    raise AssertionError("a key has at least one part")
-
-
-def _index(items: list[Any], key: tuple[str, ...], depth: int) -> int:
-    if key[depth].isdigit() and int(key[depth]) < len(items):
-        return int(key[depth])
-    raise WrongValue(f"{dotted(key)} names an item that is not there: {dotted(key[:depth])} has {len(items)}, from 0")
+    return before
 
 
 def _literal(value: Any) -> str:

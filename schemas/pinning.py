@@ -4,6 +4,7 @@ The two values are put where YAML's own marks say that they stand, and the outco
 nothing else, are other ones.
 """
 
+import contextlib
 import re
 
 from ruamel.yaml import YAML
@@ -14,39 +15,31 @@ from schemas.params.document import parse
 from schemas.wording import ParamsError
 
 _SECTION = "model"
-_LOOKS_LIKE_A_NUMBER = re.compile(r"[0-9]+(?:e[0-9]+)?")
+_NUMBER = re.compile(r"[0-9]+(?:e[0-9]+)?")
+_END_OF_LINE = re.compile(r"\r?\n|\Z")
 
 
 def pinned(text: str, source: str, revision: str, name: str = "params.yaml") -> str:
     """The text with `model.source` and `model.revision`; a section or key that it lacks is added.
 
-    Raises:
-        ParamsError: it is no YAML, is written in a way that this cannot edit, or would not be valid.
+    Raises `ParamsError`: it is no YAML, is written in a way that this cannot edit, or would not be valid.
     """
     values = {"source": source, "revision": revision}
     document = plain_yaml.parse_mapping(text, name)
     section = document.get(_SECTION)
     if not isinstance(section, dict | None):
         raise ParamsError(name, "must be a mapping of keys, so that it can be pinned", (_SECTION,))
-    expected = {**document, _SECTION: {**(section or {}), **values}}
-    changed = _edited(text, {key: _scalar(value) for key, value in values.items()})
-    if _read(changed, name) != expected:
-        raise ParamsError(
-            name, f"cannot be edited as it is written; set source: {source} and revision: {revision} there", (_SECTION,)
-        )
+    # Digits alone, or with an e between them, would be read as a number.
+    scalars = {key: f'"{value}"' if _NUMBER.fullmatch(value) else value for key, value in values.items()}
+    changed = _edited(text, scalars)
+    again = None
+    with contextlib.suppress(ParamsError):
+        again = plain_yaml.parse_mapping(changed, name)
+    if again != {**document, _SECTION: {**(section or {}), **values}}:
+        by_hand = f"set source: {source} and revision: {revision} there"
+        raise ParamsError(name, f"cannot be edited as it is written; {by_hand}", (_SECTION,))
     parse(changed, name)
     return changed
-
-
-def _read(text: str, name: str) -> object:
-    try:
-        return plain_yaml.parse_mapping(text, name)
-    except ParamsError:
-        return None
-
-
-def _scalar(value: str) -> str:
-    return f'"{value}"' if _LOOKS_LIKE_A_NUMBER.fullmatch(value) else value
 
 
 def _edited(text: str, values: dict[str, str]) -> str:
@@ -61,8 +54,8 @@ def _edited(text: str, values: dict[str, str]) -> str:
     if isinstance(section, MappingNode) and section.value:
         return _with_values(text, section, values, newline)
     if start == stop or not text[start:stop].strip():
-        lines = "".join(f"{newline}  {name}: {value}" for name, value in values.items())
         place = _end_of_line(text, key.end_mark.index)
+        lines = "".join(f"{newline}  {name}: {value}" for name, value in values.items())
         return f"{text[:place]}{lines}{text[place:]}"
     flow = ", ".join(f"{name}: {value}" for name, value in values.items())
     return f"{text[:start]}{{{flow}}}{text[stop:]}"
@@ -101,6 +94,4 @@ def _pairs(node: object) -> dict[str, tuple[Node, Node]]:
 
 
 def _end_of_line(text: str, place: int) -> int:
-    found = re.compile(r"\r?\n|\Z").search(text, place)
-    assert found is not None
-    return found.start()
+    return next(_END_OF_LINE.finditer(text, place)).start()

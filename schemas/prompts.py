@@ -33,9 +33,8 @@ class Prompt(Document):
     prompt: str
     answer: str | None = Field(default=None, description="the right answer, where one is known")
     item: str | None = Field(default=None, description="prompts that share an item are not independent samples")
-    turns: list[Turn] = Field(
-        default=[], description="what was said before it; a system message here stands in the place of `prompts.system`"
-    )
+    turns: list[Turn] = Field(default=[])
+    """what was said before it; a system message here stands in the place of `prompts.system`"""
 
 
 class PromptOrigin(Document):

@@ -13,13 +13,10 @@ class Response(Document):
 
     model_config = ConfigDict(ser_json_inf_nan="constants")
 
-    request: str = Field(
-        pattern="^[0-9a-f]{64}$",
-        description="SHA-256 of what was asked: kind of request, rendered text, continuation or generation settings",
-    )
-    response: str | float | tuple[float, bool] = Field(
-        description="a text; the log-probability of one; or that of a continuation, and whether it is the likeliest"
-    )
+    request: str = Field(pattern="^[0-9a-f]{64}$")
+    """SHA-256 of what was asked: kind of request, rendered text, continuation or generation settings"""
+    response: str | float | tuple[float, bool]
+    """a text; the log-probability of one; or that of a continuation, and whether it is the likeliest"""
 
 
 class Answers(Document):
@@ -65,8 +62,7 @@ class Results(Document):
     metrics: Metrics
     described: dict[str, dict[str, Metric]] = Field(description="task → metric → what is known of it")
     samples: dict[str, int] = Field(description="task → number of samples")
-    left_out: dict[str, int] = Field(
-        default={}, description="judged task → samples not asked, as the direction was measured on their prompts"
-    )
+    left_out: dict[str, int] = Field(default={})
+    """judged task → samples not asked, as the direction was measured on their prompts"""
     batch_size: int = Field(description="in which the model was asked")
     drift: dict[str, float] = Field(description="against the base; empty for the base itself")
