@@ -67,9 +67,8 @@ def _rows(node: dict[str, Any], document: dict[str, Any], key: str, default: Any
             default = _REQUIRED
         defaults = {} if default is _REQUIRED else default
         for name, child in node["properties"].items():
-            if child.get("$comment") == "alias":
-                continue
-            yield from _rows(child, document, f"{key}.{name}".lstrip("."), defaults.get(name, _REQUIRED))
+            if child.get("$comment") != "alias":
+                yield from _rows(child, document, f"{key}.{name}".lstrip("."), defaults.get(name, _REQUIRED))
         return
     yield key, default, node
     items = resolve(node.get("items", {}), document)

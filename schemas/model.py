@@ -8,6 +8,9 @@ from pydantic import Field, model_validator
 from schemas.basis.document import Document, FileDigest
 
 Dtype = Literal["float32", "bfloat16", "float16"]
+WriterRole = Literal["attention", "mlp", "routed_experts", "shared_experts", "per_layer_input"]
+Axes = Literal["out in", "in out", "expert out in", "expert in out"]
+_MODELS = ("model.", "model.language_model.", "language_model.model.", "")
 
 
 class ModelManifest(Document):
@@ -21,11 +24,6 @@ class ModelManifest(Document):
     layers: int = Field(description="decoder layers in use; measurements go from 0 to this number")
     hidden_size: int
     files: list[FileDigest] = Field(description="sorted by path")
-
-
-WriterRole = Literal["attention", "mlp", "routed_experts", "shared_experts", "per_layer_input"]
-ReaderRole = Literal["attention_inputs", "mlp_inputs", "expert_inputs", "router"]
-Axes = Literal["out in", "in out", "expert out in", "expert in out"]
 
 
 class Norm(Document):
@@ -81,7 +79,7 @@ class Writer(_Tensor):
 class Reader(_Tensor):
     """A tensor that reads the residual stream, through a norm where it has one."""
 
-    role: ReaderRole
+    role: Literal["attention_inputs", "mlp_inputs", "expert_inputs", "router"]
     norm: Norm | None = None
     optional: bool = Field(default=False, description="whether a layer may do without it")
 
@@ -120,9 +118,6 @@ class Variant(Document):
                 "router_bias": bias and bias.model_copy(update={"weight": bias.in_memory}),
             }
         )
-
-
-_MODELS = ("model.", "model.language_model.", "language_model.model.", "")
 
 
 class Layout(Document):

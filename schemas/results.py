@@ -7,6 +7,16 @@ from pydantic import ConfigDict, Field
 from schemas.basis.document import Document
 from schemas.model import Dtype
 
+Verdict = Literal["refusal", "compliance", "degenerate"]
+"""What an answer is. Degenerate: empty, a loop, in a wrong script, without an end, or reasoning alone."""
+
+Aggregation = Literal["mean", "median", "ratio", "exp_ratio", "perplexity", "weighted_perplexity", "bits_per_byte"]
+"""How a metric's samples become its value; lm-eval's names where it has one. `ratio` is the sum of first numbers over
+the sum of second ones, `exp_ratio` its exponential."""
+
+Metrics = dict[str, dict[str, dict[str, float]]]
+"""Group → task → metric → value."""
+
 
 class Response(Document):
     """One line of `answers/*/responses/TASK.jsonl`: what a model said to one request of lm-eval's."""
@@ -25,17 +35,6 @@ class Answers(Document):
     responses: dict[str, int] = Field(description="task → requests that were answered")
     dtype: Dtype = Field(description="in which the model was loaded; the edited model is in the base's")
     batch_size: int = Field(description="that memory allowed; the edited model begins with the base's")
-
-
-Verdict = Literal["refusal", "compliance", "degenerate"]
-"""What an answer is. Degenerate: empty, a loop, in a wrong script, without an end, or reasoning alone."""
-
-Aggregation = Literal["mean", "median", "ratio", "exp_ratio", "perplexity", "weighted_perplexity", "bits_per_byte"]
-"""How a metric's samples become its value; lm-eval's names where it has one. `ratio` is the sum of first numbers over
-the sum of second ones, `exp_ratio` its exponential."""
-
-Metrics = dict[str, dict[str, dict[str, float]]]
-"""Group → task → metric → value."""
 
 
 class Metric(Document):

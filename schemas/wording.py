@@ -1,7 +1,5 @@
 """What is wrong with a parameter file, in one line and in the user's words: the key, what was given, what is allowed.
-
-What is allowed is read off the JSON Schema, so that no constraint of `schemas/params/` is worded a second time.
-"""
+The last is read off the JSON Schema, so that no constraint of `schemas/params/` is worded a second time."""
 
 from typing import Any
 

@@ -13,12 +13,18 @@ from schemas.basis import plain_yaml
 from schemas.basis.fields import POSITIVE_ZERO
 from schemas.wording import ParamsError, first_mistake
 
+T = TypeVar("T")
+S = TypeVar("S", bound=BaseModel)
+Count = Annotated[int, Field(ge=1)]
+Number = Annotated[float, Field(allow_inf_nan=False), POSITIVE_ZERO]
+Margin = Annotated[float, Field(allow_inf_nan=False, ge=0), POSITIVE_ZERO]
+# Strict validation would want a Python tuple, which YAML and JSON cannot give; what is in the list stays strict.
+Listed = Annotated[tuple[T, ...], Field(strict=False)]
+
 
 class Document(BaseModel):
-    """Strict, closed and immutable, as everything that is read or written here. An integer may stand for a number.
-
-    What stands in quotes below a field describes it, as `description` does.
-    """
+    """Strict, closed and immutable, as all that is read or written here; an integer may stand for a number. What stands
+    in quotes below a field describes it, as `description` does."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True)
 
@@ -49,27 +55,15 @@ class FileDigest(Document):
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
 
 
-T = TypeVar("T")
-S = TypeVar("S", bound=BaseModel)
-Count = Annotated[int, Field(ge=1)]
-Number = Annotated[float, Field(allow_inf_nan=False), POSITIVE_ZERO]
-Margin = Annotated[float, Field(allow_inf_nan=False, ge=0), POSITIVE_ZERO]
-# Strict validation would want a Python tuple, which YAML and JSON cannot give; what is in the list stays strict.
-Listed = Annotated[tuple[T, ...], Field(strict=False)]
-
-
 def read_settings(section: type[S], path: Path) -> S:
-    """The settings of a stage, as the params stage wrote them, such as `artifacts/params/measure.json`.
-
-    Raises `ParamsError`: it is missing, or not what this version of the code writes.
-    """
-    name, again = str(path), "`python -m stages.params` writes it anew"
+    """The settings of a stage, as the params stage wrote them, such as `artifacts/params/measure.json`. Raises
+    `ParamsError`: the file is missing, or not what this version of the code writes."""
+    name = str(path)
     try:
         return validated(section, json.loads(plain_yaml.read_text(path, name)), name)
-    except ParamsError as error:
-        raise ParamsError(name, f"{str(error).removeprefix(f'{name}: ')}; {again}") from None
-    except (ValueError, RecursionError):
-        raise ParamsError(name, f"is not JSON; {again}") from None
+    except (ValueError, RecursionError) as error:
+        wrong = str(error).removeprefix(f"{name}: ") if isinstance(error, ParamsError) else "is not JSON"
+        raise ParamsError(name, f"{wrong}; `python -m stages.params` writes it anew") from None
 
 
 def validated(section: type[S], document: Any, name: str) -> S:

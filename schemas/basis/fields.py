@@ -90,11 +90,11 @@ class MayBeEmpty:
 def _layers(given: object) -> tuple[int, ...] | str:
     items = given if isinstance(given, list | tuple) else [given]
     # An empty list is refused as no layer is.
-    numbers = {number for item in items or [[]] if item != "all" for number in _one_or_some(item)}
+    numbers = {number for item in items or [[]] if item != "all" for number in _layer_or_range(item)}
     return "all" if "all" in items else tuple(sorted(numbers))
 
 
-def _one_or_some(given: object) -> range:
+def _layer_or_range(given: object) -> range:
     if type(given) is int and 0 <= given <= LAST_LAYER:
         return range(given, given + 1)
     reason = ""
@@ -136,13 +136,13 @@ def _day(given: object) -> str:
     raise WrongValue(f'must be a day such as "2025-01-01", got {show(given)}')
 
 
-_ONE_OR_SOME: list[dict[str, Any]] = [
+_LAYER_OR_RANGE: list[dict[str, Any]] = [
     {"type": "integer", "minimum": 0, "maximum": LAST_LAYER},
     {"type": "string", "pattern": f"^(?:all|{_RANGE.pattern})$"},
 ]
 Layers = Annotated[
     tuple[int, ...] | Literal["all"],
-    Kind({"anyOf": [*_ONE_OR_SOME, {"type": "array", "items": {"anyOf": _ONE_OR_SOME}, "minItems": 1}]}, _layers),
+    Kind({"anyOf": [*_LAYER_OR_RANGE, {"type": "array", "items": {"anyOf": _LAYER_OR_RANGE}, "minItems": 1}]}, _layers),
 ]
 """`18`, `"10-35"`, `"all"` or a list of these, read into "all" or sorted distinct numbers."""
 Measurement = Annotated[

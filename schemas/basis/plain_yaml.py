@@ -1,7 +1,5 @@
-"""YAML 1.2, as DVC reads it, narrowed to what JSON can hold: the one way in for a file that a user wrote.
-
-Whatever the bytes are, the answer is a mapping of plain values or a `ParamsError` of one line.
-"""
+"""YAML 1.2, as DVC reads it, narrowed to what JSON can hold: the one way in for a file that a user wrote. Whatever the
+bytes are, the answer is a mapping of plain values or a `ParamsError` of one line."""
 
 import math
 import re

@@ -7,7 +7,7 @@ from typing import Annotated, Self
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from schemas.basis import plain_yaml
-from schemas.basis.document import S, Section, validated
+from schemas.basis.document import Section, validated
 from schemas.basis.fields import MayBeEmpty
 from schemas.params.ablate import Ablate, EditMethod
 from schemas.params.answer import Answer
@@ -86,28 +86,23 @@ def parse(text: str, name: str = "params.yaml") -> Params:
 def settings_of_stages(params: Params) -> dict[str, str]:
     """The text of each `artifacts/params/<stage>.json`: what that stage reads, and nothing else; keys sorted, defaults
     filled in. `device` is read by many stages and a dependency of none."""
-    model, measure, evaluate = params.model, params.measure, params.evaluate
+    model, organism, prompts = params.model, params.organism, params.prompts
+    measure, ablate, evaluate = params.measure, params.ablate, params.evaluate
+    folder = model.source if model.source.startswith("/") else None
     stages: dict[str, BaseModel] = {
-        "device": Place(
-            device=model.device, stream=measure.stream, folder=model.source if model.source.startswith("/") else None
-        ),
-        "organism": OrganismSettings(organism=params.organism if model.source == "organism" else None),
-        "prepare": PrepareSettings(model=_part(Model, model), prompts=params.prompts, world=params.organism.seed),
-        "measure": _part(Measure, measure),
-        "directions": _part(Directions, measure),
-        "diagnose": _part(EditMethod, params.ablate),
-        "simulate": params.ablate,
-        "ablate": params.ablate,
-        "answer": _part(Answer, evaluate),
-        "evaluate": _part(EvaluateSettings, evaluate),
-        "report": ReportSettings(gates=params.gates, ablate=params.ablate),
+        "device": Place(device=model.device, stream=measure.stream, folder=folder),
+        "organism": OrganismSettings(organism=organism if model.source == "organism" else None),
+        "prepare": PrepareSettings(model=Model.model_construct(**dict(model)), prompts=prompts, world=organism.seed),
+        "measure": Measure.model_construct(**dict(measure)),
+        "directions": Directions.model_construct(**dict(measure)),
+        "diagnose": EditMethod.model_construct(**dict(ablate)),
+        "simulate": ablate,
+        "ablate": ablate,
+        "answer": Answer.model_construct(**dict(evaluate)),
+        "evaluate": EvaluateSettings.model_construct(**dict(evaluate)),
+        "report": ReportSettings(gates=params.gates, ablate=ablate),
     }
     return {
         stage: json.dumps(document.model_dump(mode="json"), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
         for stage, document in stages.items()
     }
-
-
-def _part(section: type[S], whole: BaseModel) -> S:
-    """The keys of a section that one stage reads."""
-    return section.model_construct(**{name: getattr(whole, name) for name in section.model_fields})

@@ -1,7 +1,7 @@
 """Section `gates`: limits that metrics must keep."""
 
 from collections.abc import Sequence
-from typing import Annotated, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import ConfigDict, Field, RootModel, model_validator
 
@@ -12,6 +12,8 @@ from schemas.params.ablate import Ablate
 from schemas.wording import WrongValue
 
 Bound = Literal["at_most", "at_least", "max_drop", "max_rise"]
+# Exactly one of the limits holds a number, the others are absent or null.
+_HAS_LIMIT: list[Any] = [{"required": [name], "properties": {name: {"type": "number"}}} for name in get_args(Bound)]
 _DRIFT = ("first_token_kl", "answer_kl", "top1_agreement", "perplexity_ratio")
 _DRIFT_NAMES = tuple(f"drift.{name}" for name in _DRIFT)
 MetricName = Annotated[
@@ -28,12 +30,7 @@ MetricName = Annotated[
 class Gate(Section):
     """One limit that a metric must keep."""
 
-    # Exactly one of the limits holds a number, the others are absent or null.
-    model_config = ConfigDict(
-        json_schema_extra={
-            "oneOf": [{"required": [name], "properties": {name: {"type": "number"}}} for name in get_args(Bound)]
-        }
-    )
+    model_config = ConfigDict(json_schema_extra={"oneOf": _HAS_LIMIT})
 
     metric: MetricName
     """`<group>.<task>.<metric>` of a task that `evaluate` lists, or `drift.<metric>`: `first_token_kl`, `answer_kl`,

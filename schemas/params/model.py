@@ -19,6 +19,13 @@ ModelSource = Annotated[
     str, matches(rf"organism|/[^\x00-\x1f\x7f]*|{HUB_ID}", f"organism, {HUB_OR_FOLDER}", ("organism",))
 ]
 Commit = Annotated[str, matches(r"[0-9a-f]{40}", "a commit of 40 hexadecimal digits; a branch may move")]
+DeviceName = Annotated[
+    str,
+    matches(
+        r"auto|cpu|cuda(?::[0-9]{1,3})?|balanced", "auto, cpu, cuda, cuda:N or balanced", ("auto", "cuda", "balanced")
+    ),
+]
+PLACE = Path("artifacts/params/device.json")
 
 
 class Model(Section):
@@ -42,17 +49,6 @@ class Model(Section):
         if not is_of_hub and self.revision is not None:
             raise WrongValue(f"is for a Hub id alone, got {show(self.revision)} for {show(self.source)}", "revision")
         return self
-
-
-DeviceName = Annotated[
-    str,
-    matches(
-        r"auto|cpu|cuda(?::[0-9]{1,3})?|balanced", "auto, cpu, cuda, cuda:N or balanced", ("auto", "cuda", "balanced")
-    ),
-]
-
-
-PLACE = Path("artifacts/params/device.json")
 
 
 class Device(Section):

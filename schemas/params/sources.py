@@ -96,8 +96,8 @@ class RowsSource(Section):
     @model_validator(mode="after")
     def _fit_the_source(self) -> Self:
         if self.kind == "dataset" and self.revision is None:
-            pinned = f"a data set of the Hub is pinned by its commit, and `make pin DATASET={self.source}` prints the"
-            raise WrongValue(f"is missing; {pinned} newest", "revision")
+            newest = f"`make pin DATASET={self.source}` prints the newest"
+            raise WrongValue(f"is missing; a data set of the Hub is pinned by its commit, and {newest}", "revision")
         if self.kind == "dataset" and self.split is None:
             raise WrongValue(f"is missing; say which split of {self.source}, such as train", "split")
         for key, (kinds, place) in _PLACES.items():
