@@ -26,7 +26,7 @@ POSITIVE_ZERO = AfterValidator(lambda number: number + 0.0)
 _RANGE = re.compile(r"([0-9]{1,4})-([0-9]{1,4})")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False)  # hashed as itself: unions hash their parts, and a dict has no hash
 class Kind:
     """A value that `read` takes, as it is or as another one, or refuses; `document` is its JSON Schema."""
 
@@ -89,7 +89,7 @@ class MayBeEmpty:
 
 def _layers(given: object) -> tuple[int, ...] | str:
     items = given if isinstance(given, list | tuple) else [given]
-    # An empty list is refused as no layer is.
+    # Where the list is empty, [] itself is what is refused.
     numbers = {number for item in items or [[]] if item != "all" for number in _layer_or_range(item)}
     return "all" if "all" in items else tuple(sorted(numbers))
 
