@@ -3,9 +3,9 @@ log-odds and KL in nats, and every difference is harmful minus harmless. Null wh
 
 from typing import Any, Literal
 
-from pydantic import Field, TypeAdapter
+from pydantic import Field
 
-from schemas.basis.document import Document
+from schemas.basis.document import Document, records
 
 
 class Answers(Document):
@@ -47,10 +47,9 @@ class WriterEffect(Document):
     harmful: float
     harmless: float
     difference: float
-    effect: float = Field(
-        description="change of the log-odds of refusing harmful prompts when its write along the direction is replaced "
-        "by its mean on harmless prompts"
-    )
+    effect: float
+    """change of the log-odds of refusing harmful prompts when its write along the direction is replaced by its mean on
+    harmless prompts"""
 
 
 class RoleEffect(Document):
@@ -75,9 +74,8 @@ class NamedWriter(Document):
 
     role: str
     layers: list[int]
-    experts: dict[int, list[int]] = Field(
-        description="layer → experts; empty for other kinds, and where no few experts have the effect but whole layers"
-    )
+    experts: dict[int, list[int]]
+    """layer → experts; empty for other kinds, and where no few experts have the effect but whole layers"""
     effect: float = Field(description="of what is named, all together")
 
 
@@ -85,14 +83,12 @@ class RouterReading(Document):
     """What the router of one layer does with the direction."""
 
     layer: int
-    share: float | None = Field(
-        description="of the difference of mean logits, what goes through the direction; null where there is none"
-    )
+    share: float | None
+    """of the difference of mean logits, what goes through the direction; null where there is none"""
     distance: float = Field(description="Jensen-Shannon distance between the two sides' use of experts, 0 to 1")
-    changed: float | None = Field(
-        description="share of chosen experts, on harmful prompts, that are no longer chosen once the direction is "
-        "taken out of the router's input; null, as the share, where its norm is such that it cannot be"
-    )
+    changed: float | None
+    """share of chosen experts, on harmful prompts, that are no longer chosen once the direction is taken out of the
+    router's input; null, as the share, where its norm is such that it cannot be"""
     harmful_use: list[int] = Field(description="how many harmful prompts each expert is chosen on")
     harmless_use: list[int]
     log_odds: list[float] = Field(description="of each expert's use on harmful against harmless prompts")
@@ -123,27 +119,24 @@ class Recommendation(Document):
     removes: bool = Field(description="whether refusal fell to the limit; if not, it is the lowest that was found")
     answers: Answers
     tried: int
-    alike: int = Field(
-        description="how many others that remove refusal cannot be told from it: the paired 95 % interval of the "
-        "difference in KL includes 0"
-    )
+    alike: int
+    """how many others that remove refusal cannot be told from it: the paired 95 % interval of the difference in KL
+    includes 0"""
 
 
 class Diagnosis(Document):
     """`artifacts/diagnosis.json`."""
 
-    measurement: int = Field(
-        description="whose direction is explained: that which, ablated everywhere, removes most refusal; of several, "
-        "at the lowest KL"
-    )
+    measurement: int
+    """whose direction is explained: that which, ablated everywhere, removes most refusal; of several, at the lowest
+    KL"""
     harmful_prompts: int
     harmless_prompts: int
     refusal_tokens: list[int] = Field(description="with which the base begins refusals")
     refusal_words: list[str] = Field(description="the same, decoded")
-    limit: float = Field(
-        description="refusal is removed where neither the share of harmful prompts refused nor the probability of "
-        "refusing is larger"
-    )
+    limit: float
+    """refusal is removed where neither the share of harmful prompts refused nor the probability of refusing is
+    larger"""
     base: Answers
     causes: list[Cause]
     stream: list[StreamPoint]
@@ -159,39 +152,10 @@ class Diagnosis(Document):
 
 
 PromptKind = Literal["harmful", "harmless"]
-
-
-class _Writer(Document):
-    layer: int
-    writer: str
-    difference: float
-    effect: float
-
-
-class _Expert(Document):
-    layer: int
-    expert: int
-    prompts: PromptKind
-    share: float
-
-
-class _Range(Document):
-    first: int
-    last: int
-    refusal: float
-    kl: float
-
-
-class _Stream(Document):
-    measurement: int
-    prompts: PromptKind
-    projection: float
-
-
-PLOTS: dict[str, TypeAdapter[list[Any]]] = {
-    "writers": TypeAdapter(list[_Writer]),
-    "experts": TypeAdapter(list[_Expert]),
-    "coverage": TypeAdapter(list[_Range]),
-    "stream": TypeAdapter(list[_Stream]),
+PLOTS = {
+    "writers": records(layer=int, writer=str, difference=float, effect=float),
+    "experts": records(layer=int, expert=int, prompts=PromptKind, share=float),
+    "coverage": records(first=int, last=int, refusal=float, kl=float),
+    "stream": records(measurement=int, prompts=PromptKind, projection=float),
 }
 """What each `artifacts/plots/*.json` holds: the records that pictures are drawn from."""

@@ -40,8 +40,7 @@ def readme_table() -> str:
 def replace_table(readme: Path) -> None:
     """Put the table between the marks of a Markdown file; the rest of it is kept, and the file is never half-written.
 
-    Raises:
-        ValueError: the file is missing, or has not exactly one pair of marks.
+    Raises `ValueError`: the file is missing, or has not exactly one pair of marks.
     """
     if not readme.is_file():
         raise ValueError(f"{readme} is missing; the table of parameters belongs between {BEGIN} and {END} there")
@@ -68,9 +67,8 @@ def _rows(node: dict[str, Any], document: dict[str, Any], key: str, default: Any
             default = _REQUIRED
         defaults = {} if default is _REQUIRED else default
         for name, child in node["properties"].items():
-            if child.get("$comment") == "alias":
-                continue
-            yield from _rows(child, document, f"{key}.{name}".lstrip("."), defaults.get(name, _REQUIRED))
+            if child.get("$comment") != "alias":
+                yield from _rows(child, document, f"{key}.{name}".lstrip("."), defaults.get(name, _REQUIRED))
         return
     yield key, default, node
     items = resolve(node.get("items", {}), document)

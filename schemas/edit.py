@@ -37,14 +37,12 @@ class EditRecord(Document):
     base: ModelManifest
     ablate: dict[str, Any] = Field(description="the resolved `ablate` section of params.yaml")
     directions_sha256: str = Field(pattern="^[0-9a-f]{64}$")
-    expert_use_sha256: str | None = Field(
-        pattern="^[0-9a-f]{64}$", description="of the counts that routers' biases were moved by; null where none was"
-    )
+    expert_use_sha256: str | None = Field(pattern="^[0-9a-f]{64}$")
+    """of the counts that routers' biases were moved by; null where none was"""
     plan: list[Projection]
     router_bias: list[BiasShift] = Field(description="empty where `ablate.router_bias` is null")
-    spare_layers: list[str] = Field(
-        description="prefixes of layers that are not in use (multi-token prediction); copied"
-    )
+    spare_layers: list[str]
+    """prefixes of layers that are not in use (multi-token prediction); copied"""
     left_out: list[str] = Field(description="files of the base that hold other copies of its weights; not copied")
     files: list[FileDigest] = Field(description="every other file of the folder but edit.json.sha256, sorted by path")
 

@@ -82,9 +82,8 @@ class GateVerdict(Document):
     interval: Interval | None = Field(description="of that value, at the gate's confidence")
     verdict: Outcome
     reason: str
-    samples_needed: int | None = Field(
-        description="for an inconclusive gate, about how many samples would settle it; null where none would"
-    )
+    samples_needed: int | None
+    """for an inconclusive gate, about how many samples would settle it; null where none would"""
 
 
 class GateVerdicts(Document):

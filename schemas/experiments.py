@@ -1,8 +1,13 @@
 """A file of experiments: named overrides of params.yaml in groups, and the table that their metrics make.
 
-`load` reads it and checks every experiment's parameters as a whole, or raises a `ParamsError` of one line.
+DVC takes overrides by Hydra's grammar and OmegaConf's rules: a mapping is merged, a list is replaced, a key that the
+file does not hold needs `++`, and quoted text stays text. `applied` does to a document what DVC does to the file, so
+that the outcome can be checked before DVC is asked.
 """
 
+import copy
+import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,32 +16,33 @@ from typing import Annotated, Any, Self
 from pydantic import Field, JsonValue, ValidationError, model_validator
 
 from schemas.basis import plain_yaml
-from schemas.basis.document import Listed, Section
-from schemas.basis.fields import Items, Matches, MayBeEmpty
-from schemas.basis.text import dotted, suggest
-from schemas.overrides import applied, combined, read_overrides
+from schemas.basis.document import Listed, Section, validated
+from schemas.basis.fields import PATH, Items, MayBeEmpty, matches
+from schemas.basis.text import dotted, show
 from schemas.params.document import Params
-from schemas.params.gates import MetricName
+from schemas.params.gates import MetricName, unknown_task
 from schemas.wording import ParamsError, WrongValue, first_mistake
 
 Name = Annotated[
     str,
-    Matches(
+    matches(
         r"[A-Za-z0-9]+(?:[._-][A-Za-z0-9]+)*(?<!\.lock)",
         "letters and digits with single -, _ or . between them, not ending in .lock (git refuses others)",
     ),
 ]
 # A title becomes Markdown: neither a tag nor the end of a table's markers.
-_CHARACTER = r"[^\x00-\x1f\x7f<>]"
-Title = Annotated[str, Matches(rf"(?! *$){_CHARACTER}+", "text on one line, without < and >")]
+Title = Annotated[str, matches(r"(?! *$)[^\x00-\x1f\x7f<>]+", "text on one line, without < and >")]
 Document = Annotated[
-    str,
-    Matches(
-        r"(?:(?!\.{1,2}/)[^/\\\x00-\x1f\x7f]+/)*[^/\\\x00-\x1f\x7f]+\.md",
-        "a Markdown file in the project (such as docs/moe.md, without . or ..)",
-    ),
+    str, matches(rf"{PATH}\.md", "a Markdown file in the project (such as docs/moe.md, without . or ..)")
 ]
 Overrides = Annotated[dict[str, JsonValue], MayBeEmpty()]
+
+_PART = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*|0|[1-9][0-9]*")
+_PLAIN = re.compile(r"[a-z][a-z_]*|[0-9]+-[0-9]+")
+"""Text that Hydra reads as text without quotes, unless it is one of the words below."""
+_WORDS = ("null", "true", "false", "inf", "nan")
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ufeff]")
+_MISSING = object()
 
 
 class Column(Section):
@@ -78,11 +84,9 @@ class Experiments(Section):
             if group.name in (other.name for other in self.groups[:number]):
                 raise WrongValue(f"is the name of two groups, {group.name}", "groups", number, "name")
             for place, experiment in enumerate(group.experiments):
-                full = self.full_name(group, experiment)
-                if full in names:
-                    raise WrongValue(
-                        f"is the name of two experiments, {full}", "groups", number, "experiments", place, "name"
-                    )
+                if (full := self.full_name(group, experiment)) in names:
+                    at = ("groups", number, "experiments", place, "name")
+                    raise WrongValue(f"is the name of two experiments, {full}", *at)
                 names.add(full)
         return self
 
@@ -103,33 +107,26 @@ class Planned:
 
 
 def load(path: Path, params: Path) -> tuple[Experiments, list[list[Planned]]]:
-    """The file, and the planned experiments of each of its groups.
-
-    Args:
-        params: the params.yaml that the experiments override.
-
-    Raises:
-        ParamsError: either file is wrong, or an experiment's parameters are.
-    """
+    """The file, and the planned experiments of each of its groups, which override the params.yaml `params`. Each one's
+    parameters are checked as a whole. Raises `ParamsError`: either file is wrong, or an experiment's parameters are."""
     name = str(path)
-    given = plain_yaml.parse_mapping(plain_yaml.read_text(path, name), name)
-    try:
-        experiments = Experiments.model_validate(given)
-    except ValidationError as error:
-        raise ParamsError(name, *first_mistake(error, Experiments)) from None
+    experiments = validated(Experiments, plain_yaml.parse_mapping(plain_yaml.read_text(path, name), name), name)
     overridden = plain_yaml.parse_mapping(plain_yaml.read_text(params, params.name), params.name)
     _parameters(overridden, params.name, "")
     planned = [
-        [_plan(experiments, number, place, overridden, name) for place in range(len(group.experiments))]
-        for number, group in enumerate(experiments.groups)
+        [_plan(experiments, group, experiment, overridden, name) for experiment in group.experiments]
+        for group in experiments.groups
     ]
-    _check_columns(experiments, [each.params for group in planned for each in group], name)
+    # A column that no experiment could fill is a mistake, not an empty column.
+    evaluated = [each.params.evaluate.tasks().items() for group in planned for each in group]
+    there = sorted({f"{group}.{task}" for groups in evaluated for group, tasks in groups for task in tasks})
+    for number, column in enumerate(experiments.columns):
+        if wrong := unknown_task(column.metric, there, "no experiment evaluates"):
+            raise ParamsError(name, wrong, ("columns", number, "metric"))
     return experiments, planned
 
 
-def _plan(file: Experiments, number: int, place: int, overridden: Mapping[str, Any], name: str) -> Planned:
-    group = file.groups[number]
-    experiment = group.experiments[place]
+def _plan(file: Experiments, group: Group, experiment: Experiment, overridden: Mapping[str, Any], name: str) -> Planned:
     full = file.full_name(group, experiment)
     try:
         overrides = combined(read_overrides(group.set) + read_overrides(experiment.set))
@@ -148,16 +145,101 @@ def _parameters(document: dict[str, Any], name: str, prefix: str) -> Params:
         raise ParamsError(name, f"{prefix}{dotted(key)} {message}") from None
 
 
-def _check_columns(file: Experiments, all_params: Sequence[Params], name: str) -> None:
-    """A column that no experiment could fill is a mistake, not an empty column."""
-    evaluated = [params.evaluate.tasks().items() for params in all_params]
-    there = sorted({f"{group}.{task}" for groups in evaluated for group, tasks in groups for task in tasks})
-    for number, column in enumerate(file.columns):
-        task = column.metric.rpartition(".")[0]
-        if task != "drift" and task not in there:
-            raise ParamsError(
-                name,
-                f"names {task}, which no experiment evaluates; there is {', '.join([*there, 'drift'])}"
-                f"{suggest(task, there)}",
-                ("columns", number, "metric"),
-            )
+@dataclass(frozen=True)
+class Override:
+    """One key, from the section down, and the value that it is given."""
+
+    key: tuple[str, ...]
+    value: Any
+
+
+def read_overrides(given: Mapping[str, Any], above: tuple[str, ...] = ()) -> list[Override]:
+    """What a `set:` holds below a key: dotted keys, nested mappings or both. Raises `WrongValue`."""
+    found = []
+    for name, value in given.items():
+        parts = name.split(".")
+        if not all(map(_PART.fullmatch, parts)):
+            raise WrongValue(f'{show(name)} is not a key, or keys joined by dots, such as "ablate.rules.0.scale"')
+        key = (*above, *parts)
+        if not isinstance(value, dict):
+            found.append(Override(key, value))
+        elif value:
+            found += read_overrides(value, key)
+        else:
+            raise WrongValue(f"{dotted(key)} is an empty mapping, which would change nothing")
+    return found
+
+
+def combined(overrides: Sequence[Override]) -> list[Override]:
+    """The same without those that a later one overwrites."""
+    return [
+        override
+        for number, override in enumerate(overrides, 1)
+        if not any(override.key[: len(later.key)] == later.key for later in overrides[number:])
+    ]
+
+
+def applied(document: Mapping[str, Any], overrides: Sequence[Override]) -> tuple[dict[str, Any], list[str]]:
+    """The document with its overrides, and those that change it as `-S` takes them.
+
+    Raises `WrongValue`: an override names an item that a list does not have, or cannot be written for DVC.
+    """
+    changed: dict[str, Any] = copy.deepcopy(dict(document))
+    arguments = []
+    for override in overrides:
+        argument = f"{'.'.join(override.key)}={_literal(override.value)}"
+        before = _put(changed, override)
+        if before is _MISSING or _literal(before) != _literal(override.value):
+            arguments.append(f"++{argument}" if before is _MISSING else argument)
+    return changed, arguments
+
+
+def _put(document: dict[str, Any], override: Override) -> Any:
+    """Set the value in place, and give the one that was there."""
+    key, before = override.key, _MISSING
+    place: Any = document
+    for depth, part in enumerate(key):
+        index: Any = part
+        if isinstance(place, list):
+            if not (part.isdigit() and int(part) < len(place)):
+                have = f"{dotted(key[:depth])} has {len(place)}, from 0"
+                raise WrongValue(f"{dotted(key)} names an item that is not there: {have}")
+            index = int(part)
+        before = place[index] if isinstance(place, list) else place.get(part, _MISSING)
+        if depth == len(key) - 1:
+            place[index] = copy.deepcopy(override.value)
+        elif not isinstance(before, dict | list):
+            place[index] = {}
+        place = place[index]
+    return before
+
+
+def _literal(value: Any) -> str:
+    """A value in Hydra's grammar, which is nearly YAML's own in one line."""
+    match value:
+        case None | bool():
+            return json.dumps(value)
+        case int() | float():
+            return repr(value)
+        case str():
+            return value if _PLAIN.fullmatch(value) and value not in _WORDS else _quoted(value)
+        case list():
+            return f"[{', '.join(map(_literal, value))}]"
+        case dict() if not value:
+            raise WrongValue("an empty mapping in a list cannot be given to DVC, which writes what follows it wrongly")
+        case dict():
+            return f"{{{', '.join(f'{_name(name)}: {_literal(item)}' for name, item in value.items())}}}"
+    raise AssertionError(f"{type(value)} is no value of YAML as this project reads it")
+
+
+def _name(name: str) -> str:
+    if _PART.fullmatch(name):
+        return name
+    raise WrongValue(f"{show(name)} cannot be the key of an override: use letters, digits, _ and -")
+
+
+def _quoted(text: str) -> str:
+    if "${" in text or text == "???" or _CONTROL.search(text):
+        raise WrongValue(f"{show(text)} cannot be given to DVC: it has a control character, or is looked up (${{, ???)")
+    # A backslash stands for itself, except before the closing quote and before one that is escaped.
+    return "'" + re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), text) + "'"

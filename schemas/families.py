@@ -15,15 +15,11 @@ FOLDER = Path(__file__).parent / "architectures"
 
 @functools.cache
 def layouts() -> dict[str, Layout]:
-    """Every known layout by model type.
-
-    Raises:
-        ValueError: a layout file is not one, or two files claim the same model type.
-    """
+    """Every known layout by model type. Raises `ValueError`: a file is no layout, or two claim the same model type."""
     known: dict[str, Layout] = {}
     for path in sorted(FOLDER.glob("*.yaml")):
         try:
-            layout = Layout.model_validate_json(_as_json(path))
+            layout = Layout.model_validate_json(json.dumps(YAML(typ="safe", pure=True).load(path.read_text())))
         except ValidationError as error:
             raise ValueError(f"{path.name} is not a layout: {error}") from None
         for model_type in layout.model_types:
@@ -31,7 +27,3 @@ def layouts() -> dict[str, Layout]:
                 raise ValueError(f"{path.name} names the model type {model_type!r}, which another layout has already")
             known[model_type] = layout
     return known
-
-
-def _as_json(path: Path) -> str:
-    return json.dumps(YAML(typ="safe", pure=True).load(path.read_text()))

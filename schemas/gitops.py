@@ -8,6 +8,12 @@ from schemas.basis.document import Document, FileDigest
 from schemas.evidence import Comparison, GateVerdicts, ParameterChange, TaskChanges
 from schemas.model import ModelManifest
 
+Origin = Literal["cache", "remote", "rebuilt"]
+"""How a past model came back."""
+
+CARD = "card.md"
+"""The file of a release that tells of it."""
+
 
 class StageChange(Document):
     """A stage whose entry in dvc.lock is another one, and why."""
@@ -51,13 +57,6 @@ class SampleFile(Document):
     """Answers on their way from the machine that has them to the one that shows them."""
 
     tasks: list[TaskChanges]
-
-
-Origin = Literal["cache", "remote", "rebuilt"]
-"""How a past model came back."""
-
-CARD = "card.md"
-"""The file of a release that tells of it."""
 
 
 class Release(Document):

@@ -7,6 +7,8 @@ from pydantic import Field
 from schemas.basis.document import Document
 from schemas.params.sources import SourceKind
 
+Role = Literal["system", "user", "assistant"]
+
 
 class ChatFormat(Document):
     """`artifacts/prompts/format.json`: how a prompt becomes tokens, the same for measuring and for lm-eval."""
@@ -14,9 +16,6 @@ class ChatFormat(Document):
     system: str | None
     chat_template_kwargs: dict[str, Any]
     date: str = Field(pattern="^[0-9]{4}-[0-9]{2}-[0-9]{2}$", description="what a template is told that asks the day")
-
-
-Role = Literal["system", "user", "assistant"]
 
 
 class Turn(Document):
@@ -33,9 +32,8 @@ class Prompt(Document):
     prompt: str
     answer: str | None = Field(default=None, description="the right answer, where one is known")
     item: str | None = Field(default=None, description="prompts that share an item are not independent samples")
-    turns: list[Turn] = Field(
-        default=[], description="what was said before it; a system message here stands in the place of `prompts.system`"
-    )
+    turns: list[Turn] = Field(default=[])
+    """what was said before it; a system message here stands in the place of `prompts.system`"""
 
 
 class PromptOrigin(Document):

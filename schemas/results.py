@@ -7,29 +7,6 @@ from pydantic import ConfigDict, Field
 from schemas.basis.document import Document
 from schemas.model import Dtype
 
-
-class Response(Document):
-    """One line of `answers/*/responses/TASK.jsonl`: what a model said to one request of lm-eval's."""
-
-    model_config = ConfigDict(ser_json_inf_nan="constants")
-
-    request: str = Field(
-        pattern="^[0-9a-f]{64}$",
-        description="SHA-256 of what was asked: kind of request, rendered text, continuation or generation settings",
-    )
-    response: str | float | tuple[float, bool] = Field(
-        description="a text; the log-probability of one; or that of a continuation, and whether it is the likeliest"
-    )
-
-
-class Answers(Document):
-    """`answers/*/answers.json`."""
-
-    responses: dict[str, int] = Field(description="task → requests that were answered")
-    dtype: Dtype = Field(description="in which the model was loaded; the edited model is in the base's")
-    batch_size: int = Field(description="that memory allowed; the edited model begins with the base's")
-
-
 Verdict = Literal["refusal", "compliance", "degenerate"]
 """What an answer is. Degenerate: empty, a loop, in a wrong script, without an end, or reasoning alone."""
 
@@ -39,6 +16,25 @@ the sum of second ones, `exp_ratio` its exponential."""
 
 Metrics = dict[str, dict[str, dict[str, float]]]
 """Group → task → metric → value."""
+
+
+class Response(Document):
+    """One line of `answers/*/responses/TASK.jsonl`: what a model said to one request of lm-eval's."""
+
+    model_config = ConfigDict(ser_json_inf_nan="constants")
+
+    request: str = Field(pattern="^[0-9a-f]{64}$")
+    """SHA-256 of what was asked: kind of request, rendered text, continuation or generation settings"""
+    response: str | float | tuple[float, bool]
+    """a text; the log-probability of one; or that of a continuation, and whether it is the likeliest"""
+
+
+class Answers(Document):
+    """`answers/*/answers.json`."""
+
+    responses: dict[str, int] = Field(description="task → requests that were answered")
+    dtype: Dtype = Field(description="in which the model was loaded; the edited model is in the base's")
+    batch_size: int = Field(description="that memory allowed; the edited model begins with the base's")
 
 
 class Metric(Document):
@@ -65,8 +61,7 @@ class Results(Document):
     metrics: Metrics
     described: dict[str, dict[str, Metric]] = Field(description="task → metric → what is known of it")
     samples: dict[str, int] = Field(description="task → number of samples")
-    left_out: dict[str, int] = Field(
-        default={}, description="judged task → samples not asked, as the direction was measured on their prompts"
-    )
+    left_out: dict[str, int] = Field(default={})
+    """judged task → samples not asked, as the direction was measured on their prompts"""
     batch_size: int = Field(description="in which the model was asked")
     drift: dict[str, float] = Field(description="against the base; empty for the base itself")

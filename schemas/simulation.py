@@ -1,11 +1,11 @@
 """`artifacts/simulation.json`: what the current rules would do, before any byte is written. Units are those of
 `artifacts/diagnosis.json`."""
 
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import Field, TypeAdapter
+from pydantic import Field
 
-from schemas.basis.document import Document
+from schemas.basis.document import Document, records
 from schemas.diagnosis import Answers, PromptKind
 
 
@@ -29,20 +29,8 @@ class Simulation(Document):
     scales: list[ScaleTrial]
 
 
-class _Scale(Document):
-    scale: float
-    prediction: Literal["direct", "simulated"]
-    remainder: float | None
-
-
-class _Projection(Document):
-    model: Literal["base", "edited"]
-    prompts: PromptKind
-    projection: float
-
-
-PLOTS: dict[str, TypeAdapter[list[Any]]] = {
-    "scales": TypeAdapter(list[_Scale]),
-    "projections": TypeAdapter(list[_Projection]),
+PLOTS = {
+    "scales": records(scale=float, prediction=Literal["direct", "simulated"], remainder=float | None),
+    "projections": records(model=Literal["base", "edited"], prompts=PromptKind, projection=float),
 }
 """What each `artifacts/simulation/*.json` holds: the records that pictures are drawn from."""

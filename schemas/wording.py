@@ -1,7 +1,5 @@
 """What is wrong with a parameter file, in one line and in the user's words: the key, what was given, what is allowed.
-
-What is allowed is read off the JSON Schema, so that no constraint of `schemas/params/` is worded a second time.
-"""
+The last is read off the JSON Schema, so that no constraint of `schemas/params/` is worded a second time."""
 
 from typing import Any
 
@@ -24,8 +22,7 @@ class WrongValue(ValueError):
 
     def __init__(self, message: str, *at: str | int) -> None:
         super().__init__(message)
-        self.message = message
-        self.at = at
+        self.message, self.at = message, at
 
 
 def first_mistake(error: ValidationError, model: type[BaseModel]) -> tuple[str, Key]:
@@ -59,14 +56,12 @@ def find(document: dict[str, Any], key: Key) -> dict[str, Any]:
     """The JSON Schema of the value at a key."""
     node = resolve(document, document)
     for part in key:
-        node = resolve(_items(node) if isinstance(part, int) else node["properties"][part], document)
+        if isinstance(part, int):  # what a list holds; of a list or null, the list
+            node = next(option["items"] for option in (node, *node.get("anyOf", ())) if "items" in option)
+        else:
+            node = node["properties"][part]
+        node = resolve(node, document)
     return node
-
-
-def _items(node: dict[str, Any]) -> dict[str, Any]:
-    """What a list holds; of a list or null, the list."""
-    found: dict[str, Any] = next(option["items"] for option in (node, *node.get("anyOf", ())) if "items" in option)
-    return found
 
 
 def resolve(node: dict[str, Any], document: dict[str, Any]) -> dict[str, Any]:
@@ -93,23 +88,16 @@ def allowed(node: dict[str, Any], document: dict[str, Any]) -> str:
         return " or ".join(allowed(option, document) for option in node["anyOf"])
     if "enum" in node:
         return f"one of {', '.join(node['enum'])}"
-    match node.get("type"):
-        case "array":
-            return f"a {'non-empty ' if 'minItems' in node else ''}list"
-        case "object":
-            return "a mapping"
-        case "boolean":
-            return "true or false"
-        case "integer":
-            return "an integer" + _limits(node)
-        case "number":
-            return "a finite number" + _limits(node)
-        case "string":
-            return "text"
-        case "null":
-            return "null"
-        case other:
-            raise AssertionError(f"no words for {other}")
+    words = {
+        "array": f"a {'non-empty ' if 'minItems' in node else ''}list",
+        "object": "a mapping",
+        "boolean": "true or false",
+        "integer": "an integer",
+        "number": "a finite number",
+        "string": "text",
+        "null": "null",
+    }
+    return words[node["type"]] + _limits(node)
 
 
 def _limits(node: dict[str, Any]) -> str:

@@ -3,19 +3,48 @@ no commit, no library version, and no path but those inside a model folder."""
 
 import json
 from pathlib import Path
+from types import GenericAlias
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, TypeAdapter, ValidationError, create_model
+from pydantic_core import CoreSchema
 
 from schemas.basis import plain_yaml
-from schemas.basis.fields import PositiveZero
+from schemas.basis.fields import POSITIVE_ZERO
 from schemas.wording import ParamsError, first_mistake
+
+T = TypeVar("T")
+S = TypeVar("S", bound=BaseModel)
+Count = Annotated[int, Field(ge=1)]
+Number = Annotated[float, Field(allow_inf_nan=False), POSITIVE_ZERO]
+Margin = Annotated[float, Field(allow_inf_nan=False, ge=0), POSITIVE_ZERO]
+# Strict validation would want a Python tuple, which YAML and JSON cannot give; what is in the list stays strict.
+Listed = Annotated[tuple[T, ...], Field(strict=False)]
 
 
 class Document(BaseModel):
-    """Strict, closed and immutable, as everything that is written to a file here."""
+    """Strict, closed and immutable, as all that is read or written here; an integer may stand for a number. What stands
+    in quotes below a field describes it, as `description` does."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True)
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        document = handler(schema)
+        for field in handler.resolve_ref_schema(document).get("properties", {}).values():
+            if "description" in field:  # on one line, for errors and tables
+                field["description"] = " ".join(field["description"].split())
+        return document
+
+
+class Section(Document):
+    """A part of params.yaml."""
+
+
+def records(**fields: Any) -> TypeAdapter[list[Any]]:
+    """What holds a list of documents, each with these fields."""
+    listed: Any = GenericAlias(list, (create_model("Record", __base__=Document, **fields),))
+    return TypeAdapter(listed)
 
 
 class FileDigest(Document):
@@ -26,39 +55,15 @@ class FileDigest(Document):
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
 
 
-T = TypeVar("T")
-S = TypeVar("S", bound=BaseModel)
-Count = Annotated[int, Field(ge=1)]
-Number = Annotated[float, Field(allow_inf_nan=False), PositiveZero()]
-Margin = Annotated[float, Field(allow_inf_nan=False, ge=0), PositiveZero()]
-# Strict validation would want a Python tuple, which YAML and JSON cannot give; what is in the list stays strict.
-Listed = Annotated[tuple[T, ...], Field(strict=False)]
-
-
-class Section(BaseModel):
-    """A part of params.yaml: closed, immutable, and with no conversion of types (an integer may stand for a number)."""
-
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
-
-
 def read_settings(section: type[S], path: Path) -> S:
-    """The settings of a stage, as the params stage wrote them, such as `artifacts/params/measure.json`.
-
-    Raises:
-        ParamsError: it is missing, or not what this version of the code writes.
-    """
-    name, again = str(path), "`python -m stages.params` writes it anew"
+    """The settings of a stage, as the params stage wrote them, such as `artifacts/params/measure.json`. Raises
+    `ParamsError`: the file is missing, or not what this version of the code writes."""
+    name = str(path)
     try:
         return validated(section, json.loads(plain_yaml.read_text(path, name)), name)
-    except ParamsError as error:
-        raise ParamsError(name, f"{str(error).removeprefix(f'{name}: ')}; {again}") from None
-    except (ValueError, RecursionError):
-        raise ParamsError(name, f"is not JSON; {again}") from None
-
-
-def canonical(document: BaseModel) -> str:
-    """The text of a file of settings: sorted keys, every default filled in."""
-    return json.dumps(document.model_dump(mode="json"), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    except (ValueError, RecursionError) as error:
+        wrong = str(error).removeprefix(f"{name}: ") if isinstance(error, ParamsError) else "is not JSON"
+        raise ParamsError(name, f"{wrong}; `python -m stages.params` writes it anew") from None
 
 
 def validated(section: type[S], document: Any, name: str) -> S:

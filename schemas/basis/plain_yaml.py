@@ -1,7 +1,5 @@
-"""YAML 1.2, as DVC reads it, narrowed to what JSON can hold: the one way in for a file that a user wrote.
-
-Whatever the bytes are, the answer is a mapping of plain values or a `ParamsError` of one line.
-"""
+"""YAML 1.2, as DVC reads it, narrowed to what JSON can hold: the one way in for a file that a user wrote. Whatever the
+bytes are, the answer is a mapping of plain values or a `ParamsError` of one line."""
 
 import math
 import re
@@ -11,7 +9,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError
-from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
+from ruamel.yaml.nodes import CollectionNode, MappingNode, Node
 
 from schemas.basis.text import shorten, show
 from schemas.wording import ParamsError
@@ -66,7 +64,8 @@ def parse_mapping(text: str, name: str) -> dict[str, Any]:
         raise ParamsError(name, f"is nested more than {DEEPEST} deep") from None
     except Exception as error:
         # ruamel.yaml lets errors of its own parts out: an IndexError for `!!float ""`, a KeyError for `!!bool x`, …
-        raise ParamsError(name, f"is not valid YAML: {_first_line(error)}") from None
+        line = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ParamsError(name, f"is not valid YAML: {shorten(line, 160)}") from None
     plain = _plain(value, name, ())
     if isinstance(plain, dict):
         return plain
@@ -92,11 +91,9 @@ def _measure(node: Node, known: dict[Node, tuple[int, float]]) -> tuple[int, flo
     """How many values a node stands for, and how deep they are nested; without end where it holds itself."""
     if node not in known:
         known[node] = (1, math.inf)
-        children: list[Node] = []
+        children = node.value if isinstance(node, CollectionNode) else []
         if isinstance(node, MappingNode):
-            children = [part for pair in node.value for part in pair]
-        elif isinstance(node, SequenceNode):
-            children = node.value
+            children = [part for pair in children for part in pair]
         sizes = [_measure(child, known) for child in children]
         known[node] = (1 + sum(values for values, _ in sizes), 1 + max((depth for _, depth in sizes), default=0))
     return known[node]
@@ -108,7 +105,11 @@ def _plain(given: object, name: str, key: tuple[str | int, ...]) -> Any:
         case None | bool():
             return given
         case str():
-            return _unicode(given, name, key)
+            try:
+                given.encode()
+            except UnicodeEncodeError:
+                raise ParamsError(name, f"must be Unicode text, got {show(given)}", key) from None
+            return given
         case int() if abs(given) > LARGEST:
             raise ParamsError(name, f"must be a number below 2^63, got {show(given)}", key)
         case float() if not math.isfinite(given):
@@ -123,18 +124,10 @@ def _plain(given: object, name: str, key: tuple[str | int, ...]) -> Any:
     raise ParamsError(name, f"is read by YAML as a {kind} ({show(str(given))}); quote it to make it text", key)
 
 
-def _text_key(given: object, name: str, key: tuple[str | int, ...]) -> str:
+def _text_key(given: object, name: str, key: tuple[str | int, ...]) -> Any:
     if isinstance(given, str):
-        return _unicode(given, name, (*key, given))
+        return _plain(given, name, (*key, given))
     raise ParamsError(name, f"must have text for its keys, got {show(given)}; quote it to make it text", key)
-
-
-def _unicode(given: str, name: str, key: tuple[str | int, ...]) -> str:
-    try:
-        given.encode()
-    except UnicodeEncodeError:
-        raise ParamsError(name, f"must be Unicode text, got {show(given)}", key) from None
-    return given
 
 
 def _worded(error: MarkedYAMLError) -> str:
@@ -148,7 +141,3 @@ def _worded(error: MarkedYAMLError) -> str:
     elif "'\\t'" in problem:
         problem = "a tab, where YAML allows spaces alone"
     return where + shorten(" ".join(problem.split()), 160)
-
-
-def _first_line(error: Exception) -> str:
-    return shorten((str(error).splitlines() or [type(error).__name__])[0], 160)

@@ -7,8 +7,6 @@ from collections.abc import Iterable, Sequence
 
 Key = Sequence[str | int]
 
-_SHOWN = 60
-_SHOWN_KEY = 120
 _BARE = re.compile(r"[\w-]{1,60}", re.ASCII)
 
 
@@ -17,7 +15,7 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
 
 
-def shorten(text: str, length: int = _SHOWN) -> str:
+def shorten(text: str, length: int = 60) -> str:
     """The text, its end cut off where it is longer than `length`."""
     return text if len(text) <= length else text[: length - 1] + "…"
 
@@ -38,7 +36,7 @@ def show(value: object) -> str:
 
 def dotted(key: Key) -> str:
     """`ablate.rules.0.scale`; a name with other than letters, digits, _ and - is quoted."""
-    return shorten(".".join(str(part) if _BARE.fullmatch(str(part)) else show(part) for part in key), _SHOWN_KEY)
+    return shorten(".".join(str(part) if _BARE.fullmatch(str(part)) else show(part) for part in key), 120)
 
 
 def suggest(given: object, choices: Iterable[str]) -> str:

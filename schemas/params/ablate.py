@@ -5,58 +5,43 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import AliasChoices, ConfigDict, Field, model_validator
 
 from schemas.basis.document import Listed, Number, Section
-from schemas.basis.fields import Items, LayerNumbers, MeasurementNumber, NoSparsity, two_names
+from schemas.basis.fields import Items, Layers, Measurement, NoSparsity
 from schemas.wording import WrongValue
 
-Target = Literal[
-    "attention",
-    "mlp",
-    "routed_experts",
-    "shared_experts",
-    "per_layer_input",
-    "embedding",
-    "router",
-    "expert_inputs",
-    "mlp_inputs",
-    "attention_inputs",
-]
-Method = Literal["project", "preserve_column_norms"]
+_Writers = Literal["attention", "mlp", "routed_experts", "shared_experts", "per_layer_input", "embedding"]
+Target = Literal[_Writers, "router", "expert_inputs", "mlp_inputs", "attention_inputs"]
 ThroughNorm = Literal["orthogonal", "oblique", "ignore"]
 Orthogonalize = Literal["none", "source", "target"]
-Layers = Annotated[tuple[int, ...] | Literal["all"], LayerNumbers()]
 Targets = Annotated[Listed[Target], Items(at_least_one=True, distinct=True, order=get_args(Target))]
 Experts = Annotated[Listed[Annotated[int, Field(ge=0)]], Items(at_least_one=True, distinct=True)]
-RuleMeasurement = Annotated[float | Literal["same"], MeasurementNumber()]
+
+
+def _layer_or_layers(document: dict[str, Any]) -> None:
+    alias = {"description": "Another name for `layers`.", "$comment": "alias"}
+    document["properties"]["layer"] = document["properties"]["layers"] | alias
+    document["required"].remove("layers")
+    document["oneOf"] = [{"required": ["layers"]}, {"required": ["layer"]}]
 
 
 class Rule(Section):
     """One line of the edit."""
 
-    model_config = ConfigDict(json_schema_extra=two_names("layers", "layer"))
+    model_config = ConfigDict(json_schema_extra=_layer_or_layers)
 
-    layers: Layers = Field(
-        validation_alias=AliasChoices("layers", "layer"),
-        description="Which layers are edited, counted from 0: `18`, `10-35` (both included), `all`, or a list of "
-        "these; `layer` is read the same way.",
-    )
-    measurement: RuleMeasurement = Field(
-        description="Whose direction is removed: *m* is the residual stream entering layer *m*, 0 the embeddings, the "
-        "number of layers the last layer's output. 18.5 lies between the unit vectors of 18 and 19; `same` is each "
-        "edited layer's own."
-    )
-    scale: Number = Field(
-        default=1.0,
-        description="How much is removed: 1 all of it, 0 nothing; 2 writes the opposite, below 0 adds the direction.",
-    )
-    targets: Targets | None = Field(
-        default=None, description="This rule's own targets; `null`: those of `ablate.targets`."
-    )
-    experts: Experts | None = Field(
-        default=None, description="Of routed experts and their inputs, only these, counted from 0; `null`: all."
-    )
-    sparsity: Annotated[float, NoSparsity()] = Field(
-        default=0.0, exclude=True, description="Only 0, so that rule lists of other tools can be read; then dropped."
-    )
+    layers: Layers = Field(validation_alias=AliasChoices("layers", "layer"))
+    """Which layers are edited, counted from 0: `18`, `10-35` (both included), `all`, or a list of these; `layer` is
+    read the same way."""
+    measurement: Measurement
+    """Whose direction is removed: *m* is the residual stream entering layer *m*, 0 the embeddings, the number of layers
+    the last layer's output. 18.5 lies between the unit vectors of 18 and 19; `same` is each edited layer's own."""
+    scale: Number = 1.0
+    """How much is removed: 1 all of it, 0 nothing; 2 writes the opposite, below 0 adds the direction."""
+    targets: Targets | None = None
+    """This rule's own targets; `null`: those of `ablate.targets`."""
+    experts: Experts | None = None
+    """Of routed experts and their inputs, only these, counted from 0; `null`: all."""
+    sparsity: NoSparsity = Field(default=0.0, exclude=True)
+    """Only 0, so that rule lists of other tools can be read; then dropped."""
 
     @model_validator(mode="before")
     @classmethod
@@ -69,55 +54,40 @@ class Rule(Section):
 class RouterBias(Section):
     """An experiment: moving what routers choose, beside what experts write."""
 
-    strength: Number = Field(
-        description="How much: minus this times the log-odds of an expert's use is added to its bias, in the units of "
-        "the router's scores. 0 adds nothing; below 0 the experts that harmful prompts use are used more."
-    )
+    strength: Number
+    """How much: minus this times the log-odds of an expert's use is added to its bias, in the units of the router's
+    scores. 0 adds nothing; below 0 the experts that harmful prompts use are used more."""
 
 
 class EditMethod(Section):
     """How a direction is taken out, whatever the rules: `artifacts/params/diagnose.json`."""
 
-    method: Method = Field(
-        default="project",
-        description="`project`, or `preserve_column_norms`: afterwards give what each hidden unit writes its old norm.",
-    )
-    through_norm: ThroughNorm = Field(
-        default="orthogonal",
-        description="What is projected out of a writer behind a norm: `orthogonal` changes the weights least, "
-        "`oblique` takes exactly the direction out of what is added, `ignore` does as if there were no norm "
-        "(docs/edit.md).",
-    )
-    orthogonalize: Orthogonalize = Field(
-        default="none",
-        description="First take the harmless mean out of the direction: `source` the one at the rule's measurement, "
-        "`target` the one entering the edited layer.",
-    )
+    method: Literal["project", "preserve_column_norms"] = "project"
+    """`project`, or `preserve_column_norms`: afterwards give what each hidden unit writes its old norm."""
+    through_norm: ThroughNorm = "orthogonal"
+    """What is projected out of a writer behind a norm: `orthogonal` changes the weights least, `oblique` takes exactly
+    the direction out of what is added, `ignore` does as if there were no norm (docs/edit.md)."""
+    orthogonalize: Orthogonalize = "none"
+    """First take the harmless mean out of the direction: `source` the one at the rule's measurement, `target` the one
+    entering the edited layer."""
 
 
 class Ablate(EditMethod):
     """The edit."""
 
-    allow_tied: bool = Field(
-        default=False,
-        description="Whether the target `embedding` may edit an embedding that is the output head too.",
+    allow_tied: bool = False
+    """Whether the target `embedding` may edit an embedding that is the output head too."""
+    targets: Targets = ("attention", "mlp", "routed_experts", "shared_experts")
+    """What is edited. Writers to the residual stream: `attention`, `mlp`, `routed_experts`, `shared_experts`,
+    `per_layer_input`, `embedding`; readers of it: `router`, `expert_inputs` (shared experts' too), `mlp_inputs`,
+    `attention_inputs`. A model that has none of a kind is no error."""
+    router_bias: RouterBias | None = None
+    """An experiment, off by default: in the layers that any rule names, experts that harmful prompts use more than
+    harmless ones become less likely to be chosen. For models whose routers have a bias (docs/edit.md)."""
+    rules: Annotated[Listed[Rule], Items(at_least_one=True)] = (
+        Rule.model_validate({"layers": "1-4", "measurement": 4}),
     )
-    targets: Targets = Field(
-        default=("attention", "mlp", "routed_experts", "shared_experts"),
-        description="What is edited. Writers to the residual stream: `attention`, `mlp`, `routed_experts`, "
-        "`shared_experts`, `per_layer_input`, `embedding`; readers of it: `router`, `expert_inputs` (shared experts' "
-        "too), `mlp_inputs`, `attention_inputs`. A model that has none of a kind is no error.",
-    )
-    router_bias: RouterBias | None = Field(
-        default=None,
-        description="An experiment, off by default: in the layers that any rule names, experts that harmful prompts "
-        "use more than harmless ones become less likely to be chosen. For models whose routers have a bias "
-        "(docs/edit.md).",
-    )
-    rules: Annotated[Listed[Rule], Items(at_least_one=True)] = Field(
-        default=(Rule.model_validate({"layers": "1-4", "measurement": 4}),),
-        description="The edit, rule by rule. Where two name the same tensor, the later one wins.",
-    )
+    """The edit, rule by rule. Where two name the same tensor, the later one wins."""
 
     def targets_of(self, rule: Rule) -> tuple[Target, ...]:
         """The rule's own targets, or else those of the section."""

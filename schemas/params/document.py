@@ -1,18 +1,18 @@
 """params.yaml as a whole."""
 
+import json
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from schemas.basis import plain_yaml
-from schemas.basis.document import S, canonical, validated
+from schemas.basis.document import Section, validated
 from schemas.basis.fields import MayBeEmpty
-from schemas.basis.text import suggest
 from schemas.params.ablate import Ablate, EditMethod
 from schemas.params.answer import Answer
 from schemas.params.directions import Directions
-from schemas.params.gates import Gates, ReportSettings
+from schemas.params.gates import Gates, ReportSettings, unknown_task
 from schemas.params.judge import EvaluateSettings, Judging
 from schemas.params.measure import Measure
 from schemas.params.model import Device, Model, Place, Stream
@@ -33,56 +33,43 @@ class EvaluateSection(Judging, Answer):
     """The section `evaluate` as the user writes it."""
 
 
-class Params(BaseModel):
+class Params(Section):
     """Everything that makes the edited model. A section that is missing or empty takes its defaults.
 
     The exception is `gates`, which may be missing, but not empty: whoever comments out every gate wants none, which is
     written `gates: []`, and not the default ones.
     """
 
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, title="excise params.yaml")
+    model_config = ConfigDict(title="excise params.yaml")
 
-    model: Annotated[ModelSection, MayBeEmpty()] = Field(
-        default=ModelSection(), description="Which model is edited, and where it runs."
+    model: Annotated[ModelSection, MayBeEmpty()] = ModelSection()
+    """Which model is edited, and where it runs."""
+    organism: Annotated[Organism, MayBeEmpty()] = Organism()
+    """How the built-in model is made."""
+    prompts: Annotated[Prompts, MayBeEmpty()] = Prompts()
+    """What the refusal direction is measured on."""
+    measure: Annotated[MeasureSection, MayBeEmpty()] = MeasureSection()
+    """How activations are taken."""
+    ablate: Annotated[Ablate, MayBeEmpty()] = Ablate()
+    """What is removed from which tensors of which layers."""
+    evaluate: Annotated[EvaluateSection, MayBeEmpty()] = EvaluateSection()
+    """What the base and the edited model are asked."""
+    gates: Gates = Gates.model_validate(
+        [
+            {"metric": "refusal.organism_harmful.refusal_rate", "at_most": 0.15},
+            {"metric": "capability.organism_facts.exact_match", "max_drop": 0.03},
+        ]
     )
-    organism: Annotated[Organism, MayBeEmpty()] = Field(
-        default=Organism(), description="How the built-in model is made."
-    )
-    prompts: Annotated[Prompts, MayBeEmpty()] = Field(
-        default=Prompts(), description="What the refusal direction is measured on."
-    )
-    measure: Annotated[MeasureSection, MayBeEmpty()] = Field(
-        default=MeasureSection(), description="How activations are taken."
-    )
-    ablate: Annotated[Ablate, MayBeEmpty()] = Field(
-        default=Ablate(), description="What is removed from which tensors of which layers."
-    )
-    evaluate: Annotated[EvaluateSection, MayBeEmpty()] = Field(
-        default=EvaluateSection(), description="What the base and the edited model are asked."
-    )
-    gates: Gates = Field(
-        default=Gates.model_validate(
-            [
-                {"metric": "refusal.organism_harmful.refusal_rate", "at_most": 0.15},
-                {"metric": "capability.organism_facts.exact_match", "max_drop": 0.03},
-            ]
-        ),
-        description="Limits that the report checks and `make gate` enforces, each with a `metric` and exactly one of "
-        "`at_most`, `at_least`, `max_drop` and `max_rise`; `[]` for none.",
-    )
+    """Limits that the report checks and `make gate` enforces, each with a `metric` and exactly one of `at_most`,
+    `at_least`, `max_drop` and `max_rise`; `[]` for none."""
 
     @model_validator(mode="after")
     def _evaluate_what_gates_judge(self) -> Self:
         there = [f"{group}.{task}" for group, tasks in self.evaluate.tasks().items() for task in tasks]
+        default = "" if "gates" in self.model_fields_set else " (a default gate; give `gates`, or `gates: []`)"
         for number, gate in enumerate(self.gates.root):
-            task = gate.metric.rpartition(".")[0]
-            if task != "drift" and task not in there:
-                default = "" if "gates" in self.model_fields_set else " (a default gate; give `gates`, or `gates: []`)"
-                raise WrongValue(
-                    f"names {task}, which evaluate does not list{default}; there is "
-                    f"{', '.join([*there, 'drift'])}{suggest(task, there)}",
-                    *("gates", number, "metric"),
-                )
+            if wrong := unknown_task(gate.metric, there, f"evaluate does not list{default}"):
+                raise WrongValue(wrong, "gates", number, "metric")
         return self
 
 
@@ -97,28 +84,25 @@ def parse(text: str, name: str = "params.yaml") -> Params:
 
 
 def settings_of_stages(params: Params) -> dict[str, str]:
-    """The text of each `artifacts/params/<stage>.json`: what that stage reads, and nothing else. `device` is read by
-    many stages and a dependency of none."""
-    model, measure, evaluate = params.model, params.measure, params.evaluate
-    built_in = model.source == "organism"
+    """The text of each `artifacts/params/<stage>.json`: what that stage reads, and nothing else; keys sorted, defaults
+    filled in. `device` is read by many stages and a dependency of none."""
+    model, organism, prompts = params.model, params.organism, params.prompts
+    measure, ablate, evaluate = params.measure, params.ablate, params.evaluate
+    folder = model.source if model.source.startswith("/") else None
     stages: dict[str, BaseModel] = {
-        "device": Place(
-            device=model.device, stream=measure.stream, folder=model.source if model.source.startswith("/") else None
-        ),
-        "organism": OrganismSettings(organism=params.organism if built_in else None),
-        "prepare": PrepareSettings(model=_part(Model, model), prompts=params.prompts, world=params.organism.seed),
-        "measure": _part(Measure, measure),
-        "directions": _part(Directions, measure),
-        "diagnose": _part(EditMethod, params.ablate),
-        "simulate": params.ablate,
-        "ablate": params.ablate,
-        "answer": _part(Answer, evaluate),
-        "evaluate": _part(EvaluateSettings, evaluate),
-        "report": ReportSettings(gates=params.gates, ablate=params.ablate),
+        "device": Place(device=model.device, stream=measure.stream, folder=folder),
+        "organism": OrganismSettings(organism=organism if model.source == "organism" else None),
+        "prepare": PrepareSettings(model=Model.model_construct(**dict(model)), prompts=prompts, world=organism.seed),
+        "measure": Measure.model_construct(**dict(measure)),
+        "directions": Directions.model_construct(**dict(measure)),
+        "diagnose": EditMethod.model_construct(**dict(ablate)),
+        "simulate": ablate,
+        "ablate": ablate,
+        "answer": Answer.model_construct(**dict(evaluate)),
+        "evaluate": EvaluateSettings.model_construct(**dict(evaluate)),
+        "report": ReportSettings(gates=params.gates, ablate=ablate),
     }
-    return {stage: canonical(document) for stage, document in stages.items()}
-
-
-def _part(section: type[S], whole: BaseModel) -> S:
-    """The keys of a section that one stage reads."""
-    return section.model_construct(**{name: getattr(whole, name) for name in section.model_fields})
+    return {
+        stage: json.dumps(document.model_dump(mode="json"), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+        for stage, document in stages.items()
+    }

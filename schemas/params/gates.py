@@ -1,23 +1,28 @@
 """Section `gates`: limits that metrics must keep."""
 
-from typing import Annotated, Literal, Self, get_args
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import ConfigDict, Field, RootModel, model_validator
 
 from schemas.basis.document import Listed, Margin, Number, Section
-from schemas.basis.fields import Matches, one_of
+from schemas.basis.fields import matches
+from schemas.basis.text import suggest
 from schemas.params.ablate import Ablate
 from schemas.wording import WrongValue
 
-DriftMetric = Literal["first_token_kl", "answer_kl", "top1_agreement", "perplexity_ratio"]
 Bound = Literal["at_most", "at_least", "max_drop", "max_rise"]
-_DRIFT = ", ".join(f"drift.{name}" for name in get_args(DriftMetric))
+# Exactly one of the limits holds a number, the others are absent or null.
+_HAS_LIMIT: list[Any] = [{"required": [name], "properties": {name: {"type": "number"}}} for name in get_args(Bound)]
+_DRIFT = ("first_token_kl", "answer_kl", "top1_agreement", "perplexity_ratio")
+_DRIFT_NAMES = tuple(f"drift.{name}" for name in _DRIFT)
 MetricName = Annotated[
     str,
-    Matches(
-        rf"(?:refusal|over_refusal|capability)\.[^.\s]+\.[A-Za-z0-9_]+|drift\.(?:{'|'.join(get_args(DriftMetric))})",
-        f"refusal.<task>.<metric>, over_refusal.<task>.<metric>, capability.<task>.<metric>, or one of {_DRIFT}",
-        tuple(f"drift.{name}" for name in get_args(DriftMetric)),
+    matches(
+        rf"(?:refusal|over_refusal|capability)\.[^.\s]+\.[A-Za-z0-9_]+|drift\.(?:{'|'.join(_DRIFT)})",
+        "refusal.<task>.<metric>, over_refusal.<task>.<metric>, capability.<task>.<metric>, or one of "
+        + ", ".join(_DRIFT_NAMES),
+        _DRIFT_NAMES,
     ),
 ]
 
@@ -25,28 +30,23 @@ MetricName = Annotated[
 class Gate(Section):
     """One limit that a metric must keep."""
 
-    model_config = ConfigDict(json_schema_extra=one_of(*get_args(Bound)))
+    model_config = ConfigDict(json_schema_extra={"oneOf": _HAS_LIMIT})
 
-    metric: MetricName = Field(
-        description="`<group>.<task>.<metric>` of a task that `evaluate` lists, or `drift.<metric>`: "
-        "`first_token_kl`, `answer_kl`, `top1_agreement`, `perplexity_ratio`."
-    )
-    at_most: Number | None = Field(default=None, description="The edited model's value may not be above this.")
-    at_least: Number | None = Field(default=None, description="The edited model's value may not be below this.")
-    max_drop: Margin | None = Field(
-        default=None, description="It may not fall by more than this from the base's value."
-    )
-    max_rise: Margin | None = Field(
-        default=None, description="It may not rise by more than this from the base's value."
-    )
-    confidence: Annotated[float, Field(ge=0.5, lt=1)] = Field(
-        default=0.95,
-        description="Of the interval that decides: inside the limit it passes, wholly outside it fails, else it is "
-        "inconclusive.",
-    )
-    inconclusive: Literal["warn", "fail"] = Field(
-        default="warn", description="What an inconclusive gate does to the verdict."
-    )
+    metric: MetricName
+    """`<group>.<task>.<metric>` of a task that `evaluate` lists, or `drift.<metric>`: `first_token_kl`, `answer_kl`,
+    `top1_agreement`, `perplexity_ratio`."""
+    at_most: Number | None = None
+    """The edited model's value may not be above this."""
+    at_least: Number | None = None
+    """The edited model's value may not be below this."""
+    max_drop: Margin | None = None
+    """It may not fall by more than this from the base's value."""
+    max_rise: Margin | None = None
+    """It may not rise by more than this from the base's value."""
+    confidence: Annotated[float, Field(ge=0.5, lt=1)] = 0.95
+    """Of the interval that decides: inside the limit it passes, wholly outside it fails, else it is inconclusive."""
+    inconclusive: Literal["warn", "fail"] = "warn"
+    """What an inconclusive gate does to the verdict."""
 
     def limit(self) -> tuple[Bound, float]:
         """Which limit the gate sets, and its value."""
@@ -74,3 +74,11 @@ class ReportSettings(Section):
 
     gates: Gates
     ablate: Ablate
+
+
+def unknown_task(metric: str, there: Sequence[str], which: str) -> str:
+    """What is wrong where a metric is of none of these tasks, else nothing."""
+    task = metric.rpartition(".")[0]
+    if task == "drift" or task in there:
+        return ""
+    return f"names {task}, which {which}; there is {', '.join([*there, 'drift'])}{suggest(task, there)}"

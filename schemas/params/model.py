@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from schemas.basis.document import Section
-from schemas.basis.fields import Matches
+from schemas.basis.fields import matches
 from schemas.basis.text import show
 from schemas.wording import WrongValue
 
@@ -14,35 +14,32 @@ HUB_ID = (
     r"(?!.*(?:--|\.\.|\.git(?:/|$)))[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?"
     r"/[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?"
 )
+HUB_OR_FOLDER = "a Hub id such as organisation/name, or the absolute path of a local folder"
 ModelSource = Annotated[
+    str, matches(rf"organism|/[^\x00-\x1f\x7f]*|{HUB_ID}", f"organism, {HUB_OR_FOLDER}", ("organism",))
+]
+Commit = Annotated[str, matches(r"[0-9a-f]{40}", "a commit of 40 hexadecimal digits; a branch may move")]
+DeviceName = Annotated[
     str,
-    Matches(
-        rf"organism|/[^\x00-\x1f\x7f]*|{HUB_ID}",
-        "organism, a Hub id such as organisation/name, or the absolute path of a local folder",
-        ("organism",),
+    matches(
+        r"auto|cpu|cuda(?::[0-9]{1,3})?|balanced", "auto, cpu, cuda, cuda:N or balanced", ("auto", "cuda", "balanced")
     ),
 ]
-Commit = Annotated[str, Matches(r"[0-9a-f]{40}", "a commit of 40 hexadecimal digits; a branch may move")]
+PLACE = Path("artifacts/params/device.json")
 
 
 class Model(Section):
     """Which model is edited."""
 
-    source: ModelSource = Field(
-        default="organism",
-        description="The base model: `organism`, the built-in model that is trained here, a Hub id such as "
-        "`organisation/name` (docs/hub.md), or the absolute path of a local folder in Hugging Face format.",
-    )
-    revision: Commit | None = Field(
-        default=None,
-        description="For a Hub id alone, its commit of 40 digits, so that the model stays the same; `make pin "
-        "MODEL=organisation/name` writes the newest.",
-    )
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        default="auto",
-        description="What the model is loaded in to be measured and evaluated; `auto` is what its `config.json` says. "
-        "The edited model keeps the types of the base.",
-    )
+    source: ModelSource = "organism"
+    """The base model: `organism`, the built-in model that is trained here, a Hub id such as `organisation/name`
+    (docs/hub.md), or the absolute path of a local folder in Hugging Face format."""
+    revision: Commit | None = None
+    """For a Hub id alone, its commit of 40 digits, so that the model stays the same; `make pin MODEL=organisation/name`
+    writes the newest."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """What the model is loaded in to be measured and evaluated; `auto` is what its `config.json` says. The edited model
+    keeps the types of the base."""
 
     @model_validator(mode="after")
     def _pin_what_is_of_the_hub(self) -> Self:
@@ -54,39 +51,24 @@ class Model(Section):
         return self
 
 
-DeviceName = Annotated[
-    str,
-    Matches(
-        r"auto|cpu|cuda(?::[0-9]{1,3})?|balanced", "auto, cpu, cuda, cuda:N or balanced", ("auto", "cuda", "balanced")
-    ),
-]
-
-
-PLACE = Path("artifacts/params/device.json")
-
-
 class Device(Section):
     """Where it runs, which is no part of what it is: no stage depends on it."""
 
-    device: DeviceName = Field(
-        default="auto",
-        description="`auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:N`, or `balanced`: spread over all GPUs, for "
-        "models that are too big for one. Where it runs is no part of the result: changing it reruns nothing.",
-    )
+    device: DeviceName = "auto"
+    """`auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:N`, or `balanced`: spread over all GPUs, for models that are
+    too big for one. Where it runs is no part of the result: changing it reruns nothing."""
 
 
 class Stream(Section):
     """How much of the model is in memory while it is measured, which is no part of the result either."""
 
-    stream: Literal["auto", "on", "off"] = Field(
-        default="auto",
-        description="Whether one decoder layer at a time is read from the files, for models larger than memory; "
-        "`auto`: where the model does not fit. The result is the same: changing it reruns nothing. Of several GPUs it "
-        "takes the first.",
-    )
+    stream: Literal["auto", "on", "off"] = "auto"
+    """Whether one decoder layer at a time is read from the files, for models larger than memory; `auto`: where the
+    model does not fit. The result is the same: changing it reruns nothing. Of several GPUs it takes the first."""
 
 
 class Place(Stream, Device):
     """`artifacts/params/device.json`: where and how it runs, on which no stage depends."""
 
-    folder: str | None = Field(default=None, description="of a base model that is a local folder")
+    folder: str | None = None
+    """of a base model that is a local folder"""

@@ -5,7 +5,7 @@ from typing import Annotated, Self
 from pydantic import Field, JsonValue, model_validator
 
 from schemas.basis.document import Count, Section
-from schemas.basis.fields import RealDate
+from schemas.basis.fields import Day
 from schemas.params.model import Model
 from schemas.params.sources import PromptSource
 from schemas.wording import WrongValue
@@ -14,34 +14,21 @@ from schemas.wording import WrongValue
 class Prompts(Section):
     """What the direction is measured on."""
 
-    harmful: PromptSource = Field(
-        default=PromptSource(source="organism", split="harmful_train"),
-        description="The prompts that are refused.",
-    )
-    harmless: PromptSource = Field(
-        default=PromptSource(source="organism", split="harmless_train"),
-        description="The prompts that are answered.",
-    )
-    system: str | None = Field(
-        default=None, description="A system prompt before every prompt, in measuring and in evaluation."
-    )
-    chat_template_kwargs: dict[str, JsonValue] = Field(
-        default={},
-        description="Passed on to the chat template, such as `enable_thinking: false`, in measuring and in evaluation.",
-    )
-    limit: Count | None = Field(
-        default=None, description="At most this many prompts a side, the first ones; `null`: all."
-    )
-    seed: Annotated[int, Field(ge=0)] = Field(
-        default=0,
-        description="Of the order into which the prompts of files and data sets are put, before any are held out and "
-        "the first ones taken.",
-    )
-    date: Annotated[str, RealDate()] = Field(
-        default="2025-01-01",
-        description="The day that a chat template is told which asks for today's, so that a prompt is the same text on "
-        "every day.",
-    )
+    harmful: PromptSource = PromptSource(source="organism", split="harmful_train")
+    """The prompts that are refused."""
+    harmless: PromptSource = PromptSource(source="organism", split="harmless_train")
+    """The prompts that are answered."""
+    system: str | None = None
+    """A system prompt before every prompt, in measuring and in evaluation."""
+    chat_template_kwargs: dict[str, JsonValue] = Field(default={})
+    """Passed on to the chat template, such as `enable_thinking: false`, in measuring and in evaluation."""
+    limit: Count | None = None
+    """At most this many prompts a side, the first ones; `null`: all."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Of the order into which the prompts of files and data sets are put, before any are held out and the first ones
+    taken."""
+    date: Day = "2025-01-01"
+    """The day that a chat template is told which asks for today's, so that a prompt is the same text on every day."""
 
     @model_validator(mode="after")
     def _tell_the_sides_apart(self) -> Self:
@@ -55,4 +42,5 @@ class PrepareSettings(Section):
 
     model: Model
     prompts: Prompts
-    world: int = Field(description="the seed of the organism's world, of which its tasks and prompts are made")
+    world: int
+    """the seed of the organism's world, of which its tasks and prompts are made"""

@@ -2,30 +2,22 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from schemas.basis.document import Count, Listed, Section
-from schemas.basis.fields import Items, Matches
+from schemas.basis.fields import Items, matches
 from schemas.params.sources import CustomPrompts
 from schemas.wording import WrongValue
 
 TaskGroup = Literal["refusal", "over_refusal", "capability"]
-TASKS = (
-    "organism_harmful",
-    "organism_borderline",
-    "organism_facts",
-    "organism_arithmetic",
-    "refusal_jbb",
-    "refusal_custom",
-    "over_refusal_xstest",
-    "over_refusal_orbench",
-    "over_refusal_custom",
-)
+_ORGANISM = ("organism_harmful", "organism_borderline", "organism_facts", "organism_arithmetic")
+_OVER_REFUSAL = ("over_refusal_xstest", "over_refusal_orbench", "over_refusal_custom")
+TASKS = (*_ORGANISM, "refusal_jbb", "refusal_custom", *_OVER_REFUSAL)
 """Our own tasks, in `excise/evaluation/asking/tasks/`. Any other name is one of lm-eval's, which knows its own."""
 
 Task = Annotated[
     str,
-    Matches(
+    matches(
         r"(?!organism_|refusal_|over_refusal_)[A-Za-z0-9][A-Za-z0-9_+-]*|" + "|".join(TASKS),
         f"{', '.join(TASKS)} or a task of lm-eval's",
         TASKS,
@@ -37,53 +29,42 @@ Tasks = Annotated[Listed[Task], Items(distinct=True)]
 class Custom(Section):
     """The user's own prompts to be judged."""
 
-    refusal: CustomPrompts | None = Field(default=None, description="Harmful prompts, for the task `refusal_custom`.")
-    over_refusal: CustomPrompts | None = Field(
-        default=None, description="Harmless prompts, for the task `over_refusal_custom`."
-    )
+    refusal: CustomPrompts | None = None
+    """Harmful prompts, for the task `refusal_custom`."""
+    over_refusal: CustomPrompts | None = None
+    """Harmless prompts, for the task `over_refusal_custom`."""
 
 
 class Questions(Section):
     """What the base and the edited model are asked."""
 
-    limit: Count | None = Field(default=None, description="At most this many samples a task; `null`: all.")
-    custom: Custom = Field(default=Custom(), description="Your own prompts to be judged.")
-    overlap: Literal["error", "drop"] = Field(
-        default="error",
-        description="What happens where a judged task holds prompts that the direction was measured on: nothing runs, "
-        "or they are left out of the task, and counted.",
-    )
-    refusal: Tasks = Field(
-        default=("organism_harmful",),
-        description="Tasks that count refusals of harmful prompts: ours, or any of lm-eval's that generate an answer.",
-    )
-    over_refusal: Tasks = Field(
-        default=("organism_borderline",),
-        description="Tasks that count refusals of harmless prompts that sound harmful.",
-    )
-    capability: Tasks = Field(
-        default=("organism_facts", "organism_arithmetic"),
-        description="Tasks whose answers must stay as good as they were: any of lm-eval's, such as `mmlu`, `gsm8k`.",
-    )
+    limit: Count | None = None
+    """At most this many samples a task; `null`: all."""
+    custom: Custom = Custom()
+    """Your own prompts to be judged."""
+    overlap: Literal["error", "drop"] = "error"
+    """What happens where a judged task holds prompts that the direction was measured on: nothing runs, or they are left
+    out of the task, and counted."""
+    refusal: Tasks = ("organism_harmful",)
+    """Tasks that count refusals of harmful prompts: ours, or any of lm-eval's that generate an answer."""
+    over_refusal: Tasks = ("organism_borderline",)
+    """Tasks that count refusals of harmless prompts that sound harmful."""
+    capability: Tasks = ("organism_facts", "organism_arithmetic")
+    """Tasks whose answers must stay as good as they were: any of lm-eval's, such as `mmlu`, `gsm8k`."""
 
     def tasks(self) -> dict[TaskGroup, tuple[str, ...]]:
         """The tasks of each group, in the order given."""
         return {"refusal": self.refusal, "over_refusal": self.over_refusal, "capability": self.capability}
 
     @model_validator(mode="after")
-    def _put_a_task_in_one_group(self) -> Self:
+    def _put_a_task_in_one_group_and_name_the_custom_prompts(self) -> Self:
         groups: dict[str, TaskGroup] = {}
         for group, tasks in self.tasks().items():
             for number, task in enumerate(tasks):
                 if task in groups:
                     raise WrongValue(f"names {task}, which evaluate.{groups[task]} already has", group, number)
                 groups[task] = group
-        return self
-
-    @model_validator(mode="after")
-    def _name_the_custom_prompts(self) -> Self:
-        for kind, task in (("refusal", "refusal_custom"), ("over_refusal", "over_refusal_custom")):
-            asked = any(task in tasks for tasks in self.tasks().values())
-            if asked and getattr(self.custom, kind) is None:
-                raise WrongValue(f"is missing, and {task} is listed", "custom", kind)
+        for kind in ("refusal", "over_refusal"):
+            if f"{kind}_custom" in groups and getattr(self.custom, kind) is None:
+                raise WrongValue(f"is missing, and {kind}_custom is listed", "custom", kind)
         return self

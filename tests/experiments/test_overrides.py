@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from schemas.basis.plain_yaml import parse_mapping
-from schemas.overrides import Override, applied, combined, read_overrides
+from schemas.experiments import Override, applied, combined, read_overrides
 from schemas.wording import WrongValue
 
 ROOT = Path(__file__).resolve().parents[2]

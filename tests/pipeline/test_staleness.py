@@ -74,10 +74,10 @@ CHANGES: dict[str, tuple[Callable[[Project], None], set[str]]] = {
     "a comment in params.yaml": (key("# What is removed from which", "# What is taken from which"), PARAMS),
     # Code and data.
     "a default of the estimator": (
-        text("schemas/params/directions.py", 'default="mean"', 'default="median"'),
+        text("schemas/params/directions.py", 'Estimator = "mean"', 'Estimator = "median"'),
         PARAMS | {"directions"},
     ),
-    "a default of a gate": (text("schemas/params/gates.py", "default=0.95", "default=0.9"), PARAMS | {"report"}),
+    "a default of a gate": (text("schemas/params/gates.py", "= 0.95", "= 0.9"), PARAMS | {"report"}),
     "a default of the judge": (comment("schemas/params/judge.py"), PARAMS | BOTH_RESULTS),
     "a judge's phrase": (comment("excise/judges/phrases.yaml"), BOTH_RESULTS),
     "the judge of loops": (comment("excise/judges/degenerate.py"), BOTH_RESULTS),
