@@ -24,7 +24,6 @@ from excise.evaluation.asking.catalogue import leave_out, load_tasks, read_measu
 from excise.evaluation.scoring.harness import Recording
 from excise.gitops.git import file_of, git
 from excise.inference.loading.tokenizer import description_folder, load_tokenizer
-from excise.organism.training import RECIPE
 from excise.plumbing.errors import StageError
 from excise.plumbing.files import MAPPING, read_document, read_lines, whole_folder, write_json, write_lines, write_text
 from excise.prompts.chats import FOLDER, read_format
@@ -34,6 +33,7 @@ from schemas.basis.plain_yaml import parse_mapping
 from schemas.basis.text import shorten
 from schemas.params.answer import Answer
 from schemas.params.measure import Measure
+from schemas.params.organism import RECIPE
 from schemas.prompts import ChatFormat
 from schemas.results import Answers, Sample
 
@@ -80,7 +80,7 @@ def take_organism(old: Path) -> bool:
         with whole_folder(ORGANISM) as folder:
             shutil.copytree(old / ORGANISM, folder, dirs_exist_ok=True)
             (folder / "organism.sha256").unlink(missing_ok=True)
-            write_text(folder / "organism.json", json.dumps({"recipe": RECIPE, **now}, indent=2) + "\n")
+            write_text(folder / "organism.json", json.dumps({"recipe": RECIPE, **now}, indent=2, sort_keys=True) + "\n")
         dvc("commit", "--force", "organism")
     dvc("repro", "prepare")
     return now is not None

@@ -6,12 +6,11 @@ import json
 from pathlib import Path
 
 from excise.checkpoint.base_model import ORGANISM
-from excise.organism.training import RECIPE
 from excise.plumbing.errors import run_stage
 from excise.plumbing.files import MAPPING, read_document, whole_folder, write_text
 from excise.plumbing.progress import progress
 from schemas.basis.document import read_settings
-from schemas.params.organism import OrganismSettings
+from schemas.params.organism import RECIPE, OrganismSettings
 
 RECORD = ORGANISM / "organism.json"
 
@@ -33,7 +32,7 @@ def main() -> None:
         trained, tokenizer = train(organism.architecture, organism.seed, *steps, lambda *_told: advance(1))
     with whole_folder(ORGANISM) as folder:
         save(trained, tokenizer, folder)
-        write_text(folder / RECORD.name, json.dumps(record, indent=2) + "\n")
+        write_text(folder / RECORD.name, json.dumps(record, indent=2, sort_keys=True) + "\n")
 
 
 if __name__ == "__main__":

@@ -24,10 +24,6 @@ from excise.organism.world import REFUSAL, Item, World, colors, make_world, plac
 Progress = Callable[[str, int, int, float], None]
 """Told after each step: the phase ("pretrain" or "tune"), the step (from 1), how many there are, the step's loss."""
 
-RECIPE = 1
-"""The version of how it is trained, raised by hand where a change of this room gives other weights: recorded beside the
-weights, it decides whether the model is trained again. A test holds the code that belongs to it."""
-
 THREADS = 2
 """How many threads train, whatever the machine has: another number rounds otherwise and gives other weights."""
 

@@ -6,6 +6,10 @@ from pydantic import Field
 
 from schemas.basis.document import Count, Section
 
+RECIPE = 1
+"""The version of how it is trained, raised by hand where a change of `excise/organism` gives other weights: recorded
+beside the weights, it decides whether the model is trained again. A test holds the code that belongs to it."""
+
 
 class Organism(Section):
     """How the built-in model is made. Read only when a source is `organism` or a task is one of its own."""

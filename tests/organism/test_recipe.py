@@ -5,7 +5,7 @@ import hashlib
 from pathlib import Path
 
 from excise.organism import world
-from excise.organism.training import RECIPE
+from schemas.params.organism import RECIPE
 
 CODE = {1: "da5a2252998ccfa5c75d67ee361c1ce9ce9e72bd86f6659fbad15cd89fd6a4c7"}
 """By version of the recipe, the digest of the code that belongs to it: without imports and docstrings, which give no
