@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from excise.checkpoint.base_model import read_config_file, refuse_quantized
+from excise.checkpoint.base_model import quantization, read_config_file
 from excise.checkpoint.weights import Checkpoint, Tensor, same_bytes
 from excise.edit.planning.layout import as_named, check_layout, embedding_and_head, layer_match
 from excise.inference.loading.models import check_loads, in_one_line, read_model_config, without_weights
@@ -58,7 +58,11 @@ def _inspected(
     written = read_config_file(folder)
     _refuse_what_reads_elsewhere(folder, written, files)
     _refuse_more_than_is_there(folder, written, tensors)
-    refuse_quantized(where, written, tensors)
+    if method := quantization(written, tensors):
+        raise StageError(
+            f"{where} is quantised ({method}), and such weights cannot be edited; name a bfloat16 copy: the "
+            "publisher's, or one that transformers dequantised and saved"
+        )
     # Before transformers is asked, whose error for a type that it does not know either is of no use here.
     part = written.get("text_config", written)
     if isinstance(part, Mapping) and isinstance(part.get("model_type"), str):
