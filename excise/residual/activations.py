@@ -35,7 +35,7 @@ def collect_activations(
     batch_size: int | Literal["auto"],
     advance: Callable[[int], None],
 ) -> Activations:
-    """Collect the stream, and which experts are used.
+    """Collect the stream, and which experts are used. Raises `StageError`: a prompt is shorter than `position` asks.
 
     Args:
         passes: the model, in memory or not.
@@ -44,9 +44,6 @@ def collect_activations(
         position: which token, counted from the end of the prompt: -1 is the last.
         batch_size: prompts in one forward pass at most; halved where memory runs out, with a warning.
         advance: told the number of steps done since, of which there are `passes.steps`.
-
-    Raises:
-        StageError: a prompt is shorter than `position` asks.
     """
     if (shortest := min(map(len, prompts))) < -position:
         raise StageError(
@@ -54,10 +51,8 @@ def collect_activations(
         )
     layers, hidden = len(decoder_layers(passes.model)), passes.model.config.get_text_config().hidden_size
     taken = torch.empty(len(prompts), layers + 1, hidden)
-    used = {
-        layer: torch.zeros(len(prompts), held_experts(module), dtype=torch.bool)
-        for layer, (_, module) in experts.items()
-    }
+    sizes = {layer: held_experts(module) for layer, (_, module) in experts.items()}
+    used = {layer: torch.zeros(len(prompts), size, dtype=torch.bool) for layer, size in sizes.items()}
 
     # Both fill the batch's own rows, so that a batch that ran out of memory and comes again is seen once.
     def watch(batch: Batch, undo: ExitStack) -> None:
