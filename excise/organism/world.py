@@ -223,12 +223,7 @@ def vocabulary(world: World) -> list[str]:
 
 def everything(world: World) -> list[Item]:
     """Every question that can be asked in this world, answered truly."""
-    return [
-        *recipes(world, world.things),
-        *colors(world, world.things),
-        *places(world, world.things),
-        *sums(),
-    ]
+    return [*recipes(world, world.things), *colors(world, world.things), *places(world, world.things), *sums()]
 
 
 def _ask(
