@@ -93,36 +93,31 @@ def base_folder() -> Path:
 
 
 def make_manifest(
-    folder: Path,
-    source: Literal["organism", "folder", "hub"],
-    dtype: str,
-    layout: ModelLayout,
-    model: Model | None = None,
-    files: Collection[str] | None = None,
+    folder: Path, model: Model, layout: ModelLayout, files: Collection[str] | None = None
 ) -> ModelManifest:
     """Describe and pin the model in `folder`. Raises `StageError`: it is not a whole model in Hugging Face format with
     safetensors weights.
 
     Args:
-        dtype: a torch name or `auto`, which takes the config's.
-        model: of the Hub, its id and commit.
+        model: its dtype may be `auto`, which takes the config's.
         files: of the Hub, those of the snapshot that are the model's.
     """
     proven = _proven(folder, files) if files is not None else None
     checkpoint = read_checkpoint(folder, files)
     config = read_config(folder)
-    resolved = dtype if dtype != "auto" else config.get("dtype") or config.get("torch_dtype") or "float32"
-    if resolved not in _DTYPES:
+    dtype = model.dtype if model.dtype != "auto" else config.get("dtype") or config.get("torch_dtype") or "float32"
+    if dtype not in _DTYPES:
         raise StageError(
-            f"{folder / 'config.json'}: dtype {shorten(repr(resolved), 60)} is not one of {', '.join(_DTYPES)}; name "
+            f"{folder / 'config.json'}: dtype {shorten(repr(dtype), 60)} is not one of {', '.join(_DTYPES)}; name "
             "one of them as model.dtype in params.yaml"
         )
+    local: Literal["organism", "folder"] = "organism" if model.source == "organism" else "folder"
     return ModelManifest(
-        source=source,
-        id=model.source if model else None,
-        revision=model.revision if model else None,
+        source=local if model.revision is None else "hub",
+        id=None if model.revision is None else model.source,
+        revision=model.revision,
         model_type=layout.model_type,
-        dtype=cast(Dtype, resolved),
+        dtype=cast(Dtype, dtype),
         layers=layout.layers,
         hidden_size=layout.hidden_size,
         files=proven or digests(folder, checkpoint.files, remembered=True),

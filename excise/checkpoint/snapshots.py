@@ -16,16 +16,7 @@ from huggingface_hub import HfApi, constants, get_cached_repo_tree, snapshot_dow
 from huggingface_hub.errors import CachedRepoTreeNotFoundError, LocalEntryNotFoundError, SafetensorsParsingError
 from huggingface_hub.utils.tqdm import tqdm
 
-from excise.checkpoint.weights import (
-    INDEX,
-    OF_THE_EDIT,
-    SINGLE,
-    Tensor,
-    is_weights,
-    no_weights,
-    read_checkpoint,
-    read_index,
-)
+from excise.checkpoint.weights import INDEX, SINGLE, Tensor, describes, no_weights, read_checkpoint, read_index
 from excise.plumbing.errors import StageError
 from excise.plumbing.files import digests
 from excise.plumbing.hub import hub_errors
@@ -33,17 +24,6 @@ from excise.plumbing.progress import Advance, progress
 from schemas.basis.document import FileDigest
 
 WHERE = "params.yaml: model.source"
-_FOLDERS = ("", "additional_chat_templates")
-_DESCRIBES = (".json", ".txt", ".jinja", ".md", ".py", ".model", ".tiktoken")
-_TERMS = ("LICENSE", "LICENCE", "NOTICE", "COPYING", "USE_POLICY")
-
-
-def describes(path: str) -> bool:
-    """Whether a file of a repository is a text about the model, or data of its tokenizer: all that is fetched of it
-    beside the weights."""
-    folder, _, name = path.rpartition("/")
-    is_text = name.endswith(_DESCRIBES) or name.upper().startswith(_TERMS)
-    return folder in _FOLDERS and is_text and not is_weights(path) and path not in OF_THE_EDIT
 
 
 def fetch_description(name: str, revision: str) -> Path:

@@ -26,12 +26,11 @@ _LARGEST_NUMBER = 2**64  # a shape's, as the library counts
 FLOATS = {"F64": "float64", "F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 _COMPARED_AT_ONCE = 1 << 20
 _OTHER_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf")
+_DESCRIBES = (".json", ".txt", ".jinja", ".md", ".py", ".model", ".tiktoken")
+_TERMS = ("LICENSE", "LICENCE", "NOTICE", "COPYING", "USE_POLICY")
 _DEEPEST = 16
 _NOT_THE_MODEL = (".git", ".cache")  # a clone's history, a download's bookkeeping
-EDIT_RECORD = "edit.json"
-EDIT_DIGEST = "edit.json.sha256"
-CARD = "README.md"
-OF_THE_EDIT = (EDIT_RECORD, EDIT_DIGEST, CARD)
+OF_THE_EDIT = EDIT_RECORD, EDIT_DIGEST, CARD = "edit.json", "edit.json.sha256", "README.md"
 """What an edited model says of itself, for programs and for people. A base's own are replaced by them."""
 
 
@@ -262,6 +261,15 @@ def is_weights(path: str) -> bool:
     """Whether a file holds weights, or says which file does; the index that is read here is none such."""
     indexes = (".safetensors.index.json", ".bin.index.json")
     return path.endswith(_OTHER_WEIGHTS) or (path.endswith(indexes) and path != INDEX)
+
+
+def describes(path: str) -> bool:
+    """Whether a file of a repository is a text about the model, or data of its tokenizer: all that is fetched of it
+    beside the weights."""
+    folder, _, name = path.rpartition("/")
+    is_text = name.endswith(_DESCRIBES) or name.upper().startswith(_TERMS)
+    in_place = folder in ("", "additional_chat_templates")
+    return in_place and is_text and not is_weights(path) and path not in OF_THE_EDIT
 
 
 def no_weights(where: Path | str, files: Iterable[str]) -> str:

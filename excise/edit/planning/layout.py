@@ -105,10 +105,8 @@ def embedding_and_head(layout: ModelLayout, tensors: Collection[str]) -> tuple[s
 
 
 def sort_by_layer(layout: ModelLayout, tensors: Iterable[str]) -> list[dict[str, str]]:
-    """For each layer in use, its tensors' names: within the layer → full. Others (embeddings) are left.
-
-    Raises `StageError` where a tensor of a layer is there under two names.
-    """
+    """For each layer in use, its tensors' names: within the layer → full. Others (embeddings) are left. Raises
+    `StageError` where a tensor of a layer is there under two names."""
     layers: list[dict[str, str]] = [{} for _ in range(layout.layers)]
     for name in sorted(tensors):
         found = layer_match(layout.family, name)
@@ -122,10 +120,8 @@ def sort_by_layer(layout: ModelLayout, tensors: Iterable[str]) -> list[dict[str,
 def resolve_layer(
     layout: ModelLayout, layer: int, names: Mapping[str, str], tensors: Mapping[str, Tensor]
 ) -> list[Place]:
-    """Every writer and reader of one layer, which must hold what its layout declares and nothing else.
-
-    Raises `StageError`, which names the tensors that are missing, unknown or of another shape.
-    """
+    """Every writer and reader of one layer, which must hold what its layout declares and nothing else. Raises
+    `StageError`, which names the tensors that are missing, unknown or of another shape."""
     where, family = _where(layout, layer), layout.family
     known = {*family.others, family.layer_scalar}
     known |= {name for part in _every_part(family) for norm in norms_of(part) for name in (norm.weight, norm.bias)}
@@ -157,13 +153,8 @@ def resolve_layer(
 
 
 def variants_of(layout: ModelLayout, layer: int, names: Mapping[str, str]) -> list[Variant]:
-    """The form that each sublayer of one layer takes: the largest that the layer holds whole.
-
-    Args:
-        names: the layer's tensors, within the layer → full.
-
-    Raises `StageError` where it holds none of them whole.
-    """
+    """The form that each sublayer of one layer takes: the largest that the layer, of these `names`, holds whole. Raises
+    `StageError` where it holds none of them whole."""
     found = []
     for sublayer, variants in layout.family.sublayers.items():
         required = [
