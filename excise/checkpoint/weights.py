@@ -78,17 +78,20 @@ def read_checkpoint(folder: Path, only: Collection[str] | None = None) -> Checkp
     for shard in shards:
         found = read_header(folder / shard)
         for name in found:
-            if name in tensors:
-                raise StageError(
-                    f"{folder / shard}: tensor {name} is also in {tensors[name].file}; mend the checkpoint"
-                )
+            if twin := tensors.get(name):
+                raise StageError(f"{folder / shard}: tensor {name} is also in {twin.file}; mend the checkpoint")
             if named is not None and named.get(name) != shard:
                 raise StageError(f"{index}: tensor {name} of {shard} is not listed there; mend the index")
         tensors |= found
     if named is not None and (missing := sorted(named.keys() - tensors.keys())):
         raise StageError(f"{index}: {named[missing[0]]} does not hold {missing[0]}; fetch the checkpoint again")
 
-    files = regular_files(folder) if only is None else _regular(folder, only)
+    for path in only or ():  # checked as `regular_files` checks all
+        if not _lies_within(folder / path, folder):
+            raise StageError(f"{folder / path} leads outside the model's folder; fetch the model again")
+        if not (folder / path).is_file():
+            raise StageError(f"{folder / path} is missing; fetch the model again")
+    files = regular_files(folder) if only is None else only
     others = sorted({*files} - {*shards, *OF_THE_EDIT})
     if taken := [path for path in others if path.partition("/")[0] in OF_THE_EDIT]:
         raise StageError(f"{folder / taken[0]} lies where an edited model has a file of its own; rename that folder")
@@ -207,18 +210,7 @@ def read_index(path: Path) -> dict[str, str]:
     return dict(named)
 
 
-def _regular(folder: Path, paths: Iterable[str]) -> Iterable[str]:
-    """These files of a folder, checked as `regular_files` checks all."""
-    for path in paths:
-        if not _lies_within(folder / path, folder):
-            raise StageError(f"{folder / path} leads outside the model's folder; fetch the model again")
-        if not (folder / path).is_file():
-            raise StageError(f"{folder / path} is missing; fetch the model again")
-        yield path
-
-
 def _leads_outside(path: Path, folder: Path) -> bool:
-    """Whether it is a link to something beyond the model's folder."""
     return path.is_symlink() and not _lies_within(path, folder)
 
 

@@ -143,7 +143,7 @@ def _parts(
     target.parent.mkdir(parents=True, exist_ok=True)
     size = source.stat().st_size
     with open(target, "wb") as file:
-        os.truncate(file.fileno(), size)
+        file.truncate(size)
     parts: list[Callable[[], None]] = []
     done = 0
     for part in [*sorted(slices, key=lambda part: part.start), None]:

@@ -3,16 +3,18 @@
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Literal
+from functools import partial
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from excise.inference.forward import Batch, watch_stream
 from excise.inference.loading.models import decoder_layers
 from excise.inference.passes import Passes
 from excise.plumbing.errors import StageError
-from excise.residual.experts import RoutedExperts, held_experts, watch_experts
+from excise.residual.experts import RoutedExperts, chosen, held_experts
+from schemas.model import Writer
 
 
 @dataclass(frozen=True)
@@ -59,11 +61,12 @@ def collect_activations(
         def keep(measurement: int, stream: Tensor) -> None:
             taken[batch.rows, measurement] = batch.at_end(stream).float().cpu()
 
-        def note(layer: int, chosen: Tensor) -> None:
-            used[layer][batch.rows] = chosen
+        def note(layer: int, writer: Writer, module: nn.Module, given: tuple[Any, ...]) -> None:
+            used[layer][batch.rows] = chosen(writer, module, given, batch)
 
         watch_stream(passes.model, keep, undo)
-        watch_experts(experts, batch, note, undo)
+        for layer, (writer, module) in experts.items():
+            undo.callback(module.register_forward_pre_hook(partial(note, layer, writer)).remove)
 
     passes.run(prompts, batch_size, position, watch, advance)
     return Activations(taken, used)

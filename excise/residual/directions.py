@@ -90,9 +90,7 @@ def geometric_median(points: Tensor) -> Tensor:
 HALVINGS = {"mean": 100, "median": 20, "pca": 20}
 """How often the prompts are halved to see how stable a direction is; the slow estimators less often."""
 
-LOW_STABILITY = 0.8
-LOW_AUROC = 0.7
-MASSIVE = 0.5
+LOW_STABILITY, LOW_AUROC, MASSIVE = 0.8, 0.7, 0.5
 """Where warnings begin: cosine between halves, separation of held-out prompts, one channel's share of the square."""
 
 
@@ -159,14 +157,11 @@ def split_half_cosines(harmful: Tensor, harmless: Tensor, estimator: Estimator) 
     return found
 
 
-_Sides = tuple[Tensor, Tensor]
-
-
-def _halves(harmful: Tensor, harmless: Tensor, numbers: torch.Generator) -> tuple[_Sides, _Sides]:
+def _halves(harmful: Tensor, harmless: Tensor, numbers: torch.Generator) -> list[tuple[Tensor, Tensor]]:
     """Both sides in two random halves: prompts lie in an order (by thing, by template) that halves must not follow."""
     a, b = (torch.randperm(len(side), generator=numbers) for side in (harmful, harmless))
     at, of = len(harmful) // 2, len(harmless) // 2
-    return (harmful[a[:at]], harmless[b[:of]]), (harmful[a[at:]], harmless[b[of:]])
+    return [(harmful[a[:at]], harmless[b[:of]]), (harmful[a[at:]], harmless[b[of:]])]
 
 
 def _quantile(ordered: list[float], share: float) -> float:

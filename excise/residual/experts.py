@@ -1,7 +1,6 @@
 """Which routed experts a token is given to."""
 
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -28,17 +27,6 @@ def routed_experts(model: PreTrainedModel, layout: Layout) -> dict[int, tuple[Wr
         for writer in writers
         if writer.in_memory in inside
     }
-
-
-def watch_experts(experts: RoutedExperts, batch: Batch, note: Callable[[int, Tensor], None], undo: ExitStack) -> None:
-    """Tell `note` each layer and which experts the batch is given to there, as `chosen` does, in every forward pass of
-    it until `undo` is closed."""
-
-    def called(layer: int, writer: Writer) -> Callable[..., None]:
-        return lambda module, given: note(layer, chosen(writer, module, given, batch))
-
-    for layer, (writer, module) in experts.items():
-        undo.callback(module.register_forward_pre_hook(called(layer, writer)).remove)
 
 
 def chosen(writer: Writer, experts: nn.Module, given: tuple[Any, ...], batch: Batch) -> Tensor:

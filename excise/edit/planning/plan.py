@@ -85,11 +85,9 @@ _Matrix = tuple[str, int | None]
 
 
 def make_plan(ablate: Ablate, base: BaseModel, directions: Directions) -> list[Edit]:
-    """Resolve the rules, the later one winning where two name the same tensor (of fused experts, the same expert).
-
-    Returns:
-        One edit a tensor, in the order of layers and names; those of scale 0 are left out. Edits that share a projector
-        share its tensors.
+    """Resolve the rules, the later one winning where two name the same tensor (of fused experts, the same expert), to
+    one edit a tensor, in the order of layers and names; those of scale 0 are left out. Edits that share a projector
+    share its tensors.
 
     Raises:
         CannotEdit: a rule names what the model does not have, or does nothing, or a tensor cannot be edited so.
@@ -219,11 +217,8 @@ def _check_measurement(measurement: float, where: str, layout: ModelLayout, dire
 
 
 def _refuse_idle_rules(named: Collection[Sequence[int]]) -> None:
-    """Raises `CannotEdit` for a rule all of whose tensors later rules take over.
-
-    Args:
-        named: for each matrix, the rules that name it, in their order: the last one edits it.
-    """
+    """Raises `CannotEdit` for a rule all of whose tensors later rules take over; `named` are, for each matrix, the
+    rules that name it, in their order: the last one edits it."""
     at_work = {rules[-1] for rules in named}
     for idle in sorted({number for rules in named for number in rules} - at_work):
         later = sorted({rules[-1] for rules in named if idle in rules})
