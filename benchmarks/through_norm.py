@@ -29,6 +29,7 @@ from excise.residual.activations import collect_activations
 from excise.residual.directions import estimate
 from excise.trials.simulation import simulated
 from schemas.params.ablate import Ablate, ThroughNorm
+from schemas.params.model import Model
 
 MOST_REFUSALS = 0.05
 SCALES = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
@@ -103,7 +104,9 @@ def make_organism(seed: int, folder: Path) -> Organism:
     save(model, tokenizer, folder)
     checkpoint = read_checkpoint(folder)
     layout = settled(inspect(folder, checkpoint.tensors, checkpoint.files, "float32"), checkpoint)
-    base = BaseModel(make_manifest(folder, "folder", "float32", layout), layout, checkpoint)
+    base = BaseModel(
+        make_manifest(folder, Model(source=str(folder.resolve()), dtype="float32"), layout), layout, checkpoint
+    )
     organism = Organism(model, tokenizer, base, splits(make_world(seed)), torch.empty(0))
     organism.unedited = organism.first_tokens()
     return organism

@@ -53,7 +53,7 @@ def pin(model: Model, chat: ChatFormat, prompts: list[Prompt]) -> tuple[ModelMan
         layout = inspect(folder, *read_headers(model.source, model.revision, folder), model.dtype, model.source)
         check_chat(folder, chat, prompts)
         files = fetch_weights(model.source, model.revision, folder)
-        manifest = make_manifest(folder, "hub", model.dtype, layout, model, files)
+        manifest = make_manifest(folder, model, layout, files)
         return manifest, settled(layout, read_checkpoint(folder, files))
     folder = ORGANISM if model.source == "organism" else Path(model.source)
     if not folder.is_dir():
@@ -61,7 +61,7 @@ def pin(model: Model, chat: ChatFormat, prompts: list[Prompt]) -> tuple[ModelMan
     base = read_checkpoint(folder)
     layout = settled(inspect(folder, base.tensors, base.files, model.dtype), base)
     check_chat(folder, chat, prompts)
-    return make_manifest(folder, "organism" if model.source == "organism" else "folder", model.dtype, layout), layout
+    return make_manifest(folder, model, layout), layout
 
 
 def organism_lists(seed: int) -> dict[str, list[Prompt]]:

@@ -4,20 +4,24 @@ import json
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self, cast
+from typing import TYPE_CHECKING, Any, Literal, Self, cast, get_args
 
-from excise.checkpoint.weights import Checkpoint, Tensor, read_checkpoint
+from excise.checkpoint.weights import FLOATS, Checkpoint, Tensor, read_checkpoint
 from excise.plumbing.errors import StageError
 from excise.plumbing.files import digests, open_plain, read_document
 from schemas.basis.document import FileDigest, read_settings
 from schemas.basis.text import shorten
-from schemas.model import ModelLayout, ModelManifest
+from schemas.model import Dtype, ModelLayout, ModelManifest
 from schemas.params.model import PLACE, Model, Place
 
 if TYPE_CHECKING:
     import torch  # within functions otherwise: commands that read a manifest need not wait for it
 
-_TORCH_DTYPES = {"F64": "float64", "F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+MANIFEST = Path("artifacts/model.json")
+LAYOUT = Path("artifacts/layout.json")
+ORGANISM = Path("models/base")
+_LARGEST_CONFIG = 1 << 24
+_DTYPES: tuple[str, ...] = get_args(Dtype)
 SHORTER = "a file of the base became shorter while it was read; run again"
 
 
@@ -31,11 +35,8 @@ class BaseModel:
 
     @classmethod
     def open(cls) -> Self:
-        """Find the base model that prepare pinned, and check that it is still that.
-
-        Raises:
-            StageError: it is not there, or has changed, or prepare has not run.
-        """
+        """Find the base model that prepare pinned. Raises `StageError`: it is not there, or no longer what it was, or
+        prepare has not run."""
         manifest, folder = read_manifest(), base_folder()
         verify(folder, manifest)
         return cls(manifest, read_layout(), base_checkpoint(folder, manifest))
@@ -51,11 +52,7 @@ class BaseModel:
         return self.checkpoint.tensors
 
     def vector(self, name: str) -> "torch.Tensor":
-        """A small tensor, such as a norm's weight, read from its file.
-
-        Raises:
-            StageError: it is not of a float type.
-        """
+        """A small tensor, such as a norm's weight, read from its file. Raises as `float_type` does."""
         import torch
 
         tensor = self.tensors[name]
@@ -69,38 +66,23 @@ class BaseModel:
 
 
 def float_type(name: str, tensor: Tensor) -> "torch.dtype":
-    """The type of a tensor that can be edited.
-
-    Raises:
-        StageError: it is not a float type.
-    """
+    """The type of a tensor that can be edited. Raises `StageError`: it is not a float type."""
     import torch
 
-    if tensor.dtype not in _TORCH_DTYPES:
+    if tensor.dtype not in FLOATS:
         raise StageError(
             f"{name} is stored as {tensor.dtype}, which is not a float type; use a float copy of the model"
         )
-    return cast("torch.dtype", getattr(torch, _TORCH_DTYPES[tensor.dtype]))
-
-
-MANIFEST = Path("artifacts/model.json")
-LAYOUT = Path("artifacts/layout.json")
-ORGANISM = Path("models/base")
-_LARGEST_CONFIG = 1 << 24
-_DTYPES = ("float32", "bfloat16", "float16")
+    return cast("torch.dtype", getattr(torch, FLOATS[tensor.dtype]))
 
 
 def base_folder() -> Path:
     """Where the base model lies on this machine; its manifest says what it is. One of the Hub's is fetched if it is not
-    there yet, as after a run on another machine.
-
-    Raises:
-        StageError: the folder that params.yaml names is not there, or the model cannot be had from the Hub.
-    """
+    there yet, as after a run on another machine. Raises `StageError`: it cannot be had, or the folder that params.yaml
+    names is not there."""
     manifest = read_manifest()
     if manifest.id is not None and manifest.revision is not None:
-        # Slow to import, and needed only here.
-        from excise.checkpoint.snapshots import fetch
+        from excise.checkpoint.snapshots import fetch  # slow to import
 
         return fetch(manifest.id, manifest.revision, [file.path for file in manifest.files])
     place = read_settings(Place, PLACE).folder
@@ -111,81 +93,52 @@ def base_folder() -> Path:
 
 
 def make_manifest(
-    folder: Path,
-    source: Literal["organism", "folder", "hub"],
-    dtype: str,
-    layout: ModelLayout,
-    model: Model | None = None,
-    files: Collection[str] | None = None,
+    folder: Path, model: Model, layout: ModelLayout, files: Collection[str] | None = None
 ) -> ModelManifest:
-    """Describe and pin the model in `folder`.
+    """Describe and pin the model in `folder`. Raises `StageError`: it is not a whole model in Hugging Face format with
+    safetensors weights.
 
     Args:
-        dtype: a torch name or `auto`, which takes the config's.
-        model: of the Hub, its id and commit.
+        model: its dtype may be `auto`, which takes the config's.
         files: of the Hub, those of the snapshot that are the model's.
-
-    Raises:
-        StageError: it is not a whole model in Hugging Face format with safetensors weights.
     """
     proven = _proven(folder, files) if files is not None else None
     checkpoint = read_checkpoint(folder, files)
     config = read_config(folder)
-    declared = config.get("dtype") or config.get("torch_dtype") or "float32"
-    resolved = declared if dtype == "auto" else dtype
-    if resolved not in _DTYPES:
+    dtype = model.dtype if model.dtype != "auto" else config.get("dtype") or config.get("torch_dtype") or "float32"
+    if dtype not in _DTYPES:
         raise StageError(
-            f"{folder / 'config.json'}: dtype {shorten(repr(resolved), 60)} is not one of {', '.join(_DTYPES)}; name "
+            f"{folder / 'config.json'}: dtype {shorten(repr(dtype), 60)} is not one of {', '.join(_DTYPES)}; name "
             "one of them as model.dtype in params.yaml"
         )
+    local: Literal["organism", "folder"] = "organism" if model.source == "organism" else "folder"
     return ModelManifest(
-        source=source,
-        id=model.source if model else None,
-        revision=model.revision if model else None,
+        source=local if model.revision is None else "hub",
+        id=None if model.revision is None else model.source,
+        revision=model.revision,
         model_type=layout.model_type,
-        dtype=cast(Literal["float32", "bfloat16", "float16"], resolved),
+        dtype=cast(Dtype, dtype),
         layers=layout.layers,
         hidden_size=layout.hidden_size,
         files=proven or digests(folder, checkpoint.files, remembered=True),
     )
 
 
-def refuse_quantized(where: str, config: Mapping[str, Any], tensors: Iterable[str]) -> None:
-    """Raises `StageError` unless the weights are plain floats, as far as config and names of tensors tell."""
-    if method := quantization(config, tensors):
-        raise StageError(
-            f"{where} is quantised ({method}), and such weights cannot be edited; name a bfloat16 copy: the "
-            "publisher's, or one that transformers dequantised and saved"
-        )
-
-
 def base_checkpoint(folder: Path, manifest: ModelManifest) -> Checkpoint:
     """The base model's weights and what belongs to them. Beside a Hub model's files the cache may hold others of its
-    repository, which are not read.
-
-    Raises:
-        StageError: a file is missing or malformed.
-    """
+    repository, which are not read. Raises `StageError`: a file is missing or malformed."""
     return read_checkpoint(folder, [file.path for file in manifest.files] if manifest.source == "hub" else None)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The config of the model in `folder`: of its text part where it has several.
-
-    Raises:
-        StageError: there is none, or it is not JSON.
-    """
+    """The config of the model in `folder`: of its text part where it has several. Raises as `read_config_file` does."""
     config = read_config_file(folder)
     text = config.get("text_config")
     return {**config, **text} if isinstance(text, dict) else config
 
 
 def read_config_file(folder: Path) -> dict[str, Any]:
-    """What config.json holds.
-
-    Raises:
-        StageError: there is none, or it is not JSON.
-    """
+    """What config.json holds. Raises `StageError`: there is none, or it is not JSON."""
     path = folder / "config.json"
     with open_plain(path, "name the folder of a model in Hugging Face format") as file:
         text = file.read(_LARGEST_CONFIG + 1)
@@ -211,19 +164,15 @@ def read_manifest() -> ModelManifest:
 
 
 def verify(folder: Path, manifest: ModelManifest) -> None:
-    """Check that a base that lies outside the project is still what prepare pinned.
-
-    Raises:
-        StageError: a file changed, is missing or is new.
-    """
+    """Check that a base that lies outside the project is still what prepare pinned. Raises `StageError`: a file
+    changed, is missing or is new."""
     if manifest.source == "organism":
         return  # DVC keeps it
     if manifest.source == "hub":
         there = _proven(folder, [file.path for file in manifest.files])
     else:
         there = digests(folder, read_checkpoint(folder).files, remembered=True)
-    found = {digest.path: digest for digest in there}
-    pinned = {digest.path: digest for digest in manifest.files}
+    found, pinned = ({digest.path: digest for digest in files} for files in (there, manifest.files))
     for path in sorted(found.keys() | pinned.keys()):
         if found.get(path) != pinned.get(path):
             raise StageError(f"{folder / path} is not what it was; run `dvc repro --force prepare` to pin it anew")
@@ -231,22 +180,15 @@ def verify(folder: Path, manifest: ModelManifest) -> None:
 
 def _proven(folder: Path, files: Collection[str]) -> list[FileDigest]:
     """Digests of files of a Hub model's snapshot, which are those that the Hub gave."""
-    # Slow to import, and needed only here.
-    from excise.checkpoint.snapshots import refuse_spoiled
+    from excise.checkpoint.snapshots import refuse_spoiled  # slow to import
 
     found = digests(folder, files, remembered=True)
     refuse_spoiled(folder, found)
     return found
 
 
-_METHODS = {
-    "awq": "AWQ",
-    "bitsandbytes": "bitsandbytes",
-    "compressed-tensors": "compressed-tensors",
-    "fp8": "fp8",
-    "gptq": "GPTQ",
-    "mxfp4": "MXFP4",
-}
+# Of methods that go by another name than the key of config.json.
+_METHODS = {"awq": "AWQ", "gptq": "GPTQ", "mxfp4": "MXFP4"}
 # How the names of tensors end that hold quantised weights or what belongs to them.
 _ENDINGS = {
     ".weight_scale_inv": "fp8",
@@ -266,8 +208,4 @@ def quantization(config: Mapping[str, Any], tensors: Iterable[str]) -> str | Non
     if isinstance(declared, Mapping):
         method = str(declared.get("quant_method", "an unnamed format"))
         return _METHODS.get(method, method)
-    for name in tensors:
-        for ending, method in _ENDINGS.items():
-            if name.endswith(ending):
-                return method
-    return None
+    return next((method for name in tensors for ending, method in _ENDINGS.items() if name.endswith(ending)), None)

@@ -1,7 +1,6 @@
 """A model at one commit of the Hub: its files in the Hub's own cache, fetched where they are not there, never copied.
 
-First what describes the model, then, once the stage has looked at that, the weights. Where everything is there already
-nothing is asked of the network.
+First what describes the model, then, once the stage has looked at that, the weights; nothing where all are there.
 """
 
 import glob
@@ -17,16 +16,7 @@ from huggingface_hub import HfApi, constants, get_cached_repo_tree, snapshot_dow
 from huggingface_hub.errors import CachedRepoTreeNotFoundError, LocalEntryNotFoundError, SafetensorsParsingError
 from huggingface_hub.utils.tqdm import tqdm
 
-from excise.checkpoint.weights import (
-    INDEX,
-    OF_THE_EDIT,
-    SINGLE,
-    Tensor,
-    is_weights,
-    no_weights,
-    read_checkpoint,
-    read_index,
-)
+from excise.checkpoint.weights import INDEX, SINGLE, Tensor, describes, no_weights, read_checkpoint, read_index
 from excise.plumbing.errors import StageError
 from excise.plumbing.files import digests
 from excise.plumbing.hub import hub_errors
@@ -34,28 +24,11 @@ from excise.plumbing.progress import Advance, progress
 from schemas.basis.document import FileDigest
 
 WHERE = "params.yaml: model.source"
-_FOLDERS = ("", "additional_chat_templates")
-_DESCRIBES = (".json", ".txt", ".jinja", ".md", ".py", ".model", ".tiktoken")
-_TERMS = ("LICENSE", "LICENCE", "NOTICE", "COPYING", "USE_POLICY")
-
-
-def describes(path: str) -> bool:
-    """Whether a file of a repository is a text about the model, or data of its tokenizer: all that is fetched of it
-    beside the weights."""
-    folder, _, name = path.rpartition("/")
-    is_text = name.endswith(_DESCRIBES) or name.upper().startswith(_TERMS)
-    return folder in _FOLDERS and is_text and not is_weights(path) and path not in OF_THE_EDIT
 
 
 def fetch_description(name: str, revision: str) -> Path:
-    """Fetch everything of a model but its weights.
-
-    Returns:
-        The folder of the snapshot.
-
-    Raises:
-        StageError: it cannot be had, or has no weights in safetensors.
-    """
+    """Fetch everything of a model but its weights, to the folder of the snapshot. Raises `StageError`: it cannot be
+    had, or has no weights in safetensors."""
     listed = _listed(name, revision)
     if SINGLE not in listed and INDEX not in listed:
         raise StageError(f"{WHERE}: {no_weights(name, listed)}")
@@ -63,29 +36,16 @@ def fetch_description(name: str, revision: str) -> Path:
 
 
 def fetch_weights(name: str, revision: str, folder: Path) -> list[str]:
-    """Fetch the weights of a model whose description lies in `folder`.
-
-    Returns:
-        The paths of all files of the model.
-
-    Raises:
-        StageError: they cannot be had, or the disk has no room for them.
-    """
+    """Fetch the weights of a model whose description lies in `folder`; the paths of all its files. Raises `StageError`:
+    they cannot be had, or the disk has no room for them."""
     _, files = _files(name, revision, folder)
     fetch(name, revision, files)
     return files
 
 
 def read_headers(name: str, revision: str, folder: Path) -> tuple[dict[str, Tensor], list[str]]:
-    """What the weights of a model hold, whose description lies in `folder`; of weights that are not there yet nothing
-    but the headers is fetched.
-
-    Returns:
-        The tensors, and the paths of all files of the model.
-
-    Raises:
-        StageError: they cannot be had, or are no safetensors.
-    """
+    """The tensors of a model whose description lies in `folder`, and the paths of all its files; of weights that are
+    not there yet nothing but the headers is fetched. Raises `StageError`: they cannot be had, or are no safetensors."""
     weights, files = _files(name, revision, folder)
     if _cached(name, revision, files) is not None:
         return read_checkpoint(folder, files).tensors, files
@@ -93,11 +53,10 @@ def read_headers(name: str, revision: str, folder: Path) -> tuple[dict[str, Tens
     for path in sorted(weights):
         with hub_errors(WHERE, name):
             try:
-                found = HfApi().parse_safetensors_file_metadata(name, path, revision=revision)
+                found = HfApi().parse_safetensors_file_metadata(name, path, revision=revision).tensors
             except SafetensorsParsingError:
                 raise StageError(f"{WHERE}: {path} of {name} is no safetensors file; name another model") from None
-        for tensor, entry in found.tensors.items():
-            tensors[tensor] = Tensor(path, entry.dtype, tuple(entry.shape), *entry.data_offsets)
+        tensors |= {one: Tensor(path, at.dtype, tuple(at.shape), *at.data_offsets) for one, at in found.items()}
     return tensors, files
 
 
@@ -113,14 +72,8 @@ def _files(name: str, revision: str, folder: Path) -> tuple[set[str], list[str]]
 
 
 def fetch(name: str, revision: str, files: Collection[str]) -> Path:
-    """Have these files of a model in the Hub's cache.
-
-    Returns:
-        The folder of the snapshot, which may hold other files, too.
-
-    Raises:
-        StageError: they cannot be had, or the disk has no room for them.
-    """
+    """Have these files of a model in the Hub's cache: the folder of the snapshot, which may hold other files, too.
+    Raises `StageError`: they cannot be had, or the disk has no room for them."""
     for path in map(PurePosixPath, files):
         if path.is_absolute() or ".." in path.parts:
             raise StageError(f"{path} leads outside the model's folder; run `dvc repro --force prepare` to pin it anew")
@@ -140,18 +93,16 @@ def fetch(name: str, revision: str, files: Collection[str]) -> Path:
 
 
 def refuse_spoiled(folder: Path, found: Iterable[FileDigest]) -> None:
-    """Compare files of a snapshot with the digests that the Hub gave, by which its cache names them.
-
-    Raises:
-        StageError: a file has other bytes. It is gone from the cache then, so that the next run fetches it anew.
-    """
-    spoiled = [file.path for file in found if not _is_as_named(folder / file.path, file)]
-    for path in spoiled:
-        _drop(folder / path)
+    """Compare files of a snapshot with the digests that the Hub gave, by which its cache names them. Raises
+    `StageError`: one has other bytes. Such are gone from the cache then, so that the next run fetches them anew."""
+    spoiled = [folder / file.path for file in found if not _is_as_named(folder / file.path, file)]
+    for link in spoiled:
+        blob = link.parent / os.readlink(link)
+        for path in (blob.resolve(), blob, link):
+            path.unlink(missing_ok=True)
     if spoiled:
         raise StageError(
-            f"{WHERE}: {folder / spoiled[0]} was not what the Hub says that it is, and was removed; run again to fetch "
-            "it anew"
+            f"{WHERE}: {spoiled[0]} was not what the Hub says that it is, and was removed; run again to fetch it anew"
         )
 
 
@@ -174,9 +125,8 @@ def _cached(name: str, revision: str, files: Collection[str]) -> Path | None:
 
 
 def _require_space(name: str, size: int) -> None:
-    place = Path(constants.HF_HUB_CACHE).absolute()
-    while not place.exists():
-        place = place.parent
+    cache = Path(constants.HF_HUB_CACHE).absolute()
+    place = next(folder for folder in (cache, *cache.parents) if folder.exists())
     free = shutil.disk_usage(place).free
     if size > free:
         raise StageError(
@@ -212,10 +162,3 @@ def _is_as_named(link: Path, file: FileDigest) -> bool:
         data = link.read_bytes()
         return named == hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
     return True
-
-
-def _drop(link: Path) -> None:
-    """Remove a file of a snapshot, and what it links to."""
-    blob = link.parent / os.readlink(link)
-    for path in (blob.resolve(), blob, link):
-        path.unlink(missing_ok=True)

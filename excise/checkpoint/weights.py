@@ -17,21 +17,20 @@ BITS_PER_ELEMENT = {
     "U16": 16, "I8": 8, "U8": 8, "BOOL": 8, "F8_E4M3": 8, "F8_E4M3FNUZ": 8, "F8_E5M2": 8, "F8_E5M2FNUZ": 8,
     "F8_E8M0": 8, "F6_E2M3": 6, "F6_E3M2": 6, "F4": 4,
 }  # fmt: skip
-"""Every type that a safetensors file may hold. `FLOATS` are the ones that are edited."""
+"""Every type that a safetensors file may hold. `FLOATS` are the ones that are edited, with torch's names."""
 LARGEST_HEADER = 16 * 2**20
 """Bytes: those of a hundred thousand tensors. The library takes six times as many, which fill a gigabyte when read."""
 LARGEST_INDEX = 64 * 2**20
 """Bytes: an index names the tensors of all files."""
 _LARGEST_NUMBER = 2**64  # a shape's, as the library counts
-FLOATS = ("F64", "F32", "BF16", "F16")
+FLOATS = {"F64": "float64", "F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 _COMPARED_AT_ONCE = 1 << 20
 _OTHER_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf")
+_DESCRIBES = (".json", ".txt", ".jinja", ".md", ".py", ".model", ".tiktoken")
+_TERMS = ("LICENSE", "LICENCE", "NOTICE", "COPYING", "USE_POLICY")
 _DEEPEST = 16
 _NOT_THE_MODEL = (".git", ".cache")  # a clone's history, a download's bookkeeping
-EDIT_RECORD = "edit.json"
-EDIT_DIGEST = "edit.json.sha256"
-CARD = "README.md"
-OF_THE_EDIT = (EDIT_RECORD, EDIT_DIGEST, CARD)
+OF_THE_EDIT = EDIT_RECORD, EDIT_DIGEST, CARD = "edit.json", "edit.json.sha256", "README.md"
 """What an edited model says of itself, for programs and for people. A base's own are replaced by them."""
 
 
@@ -63,13 +62,11 @@ class Checkpoint:
 
 
 def read_checkpoint(folder: Path, only: Collection[str] | None = None) -> Checkpoint:
-    """Read index and headers of the checkpoint in `folder` and check that they agree.
+    """Read index and headers of the checkpoint in `folder` and check that they agree. Raises `StageError`: a file is
+    missing, truncated, malformed, not safetensors, or named outside the folder.
 
     Args:
         only: the files that belong to the model, where others may lie beside them; by default all that lie there.
-
-    Raises:
-        StageError: a file is missing, truncated, malformed, not safetensors, or named outside the folder.
     """
     index = folder / INDEX
     named = read_index(index) if index.is_file() else None
@@ -81,18 +78,21 @@ def read_checkpoint(folder: Path, only: Collection[str] | None = None) -> Checkp
     for shard in shards:
         found = read_header(folder / shard)
         for name in found:
-            if name in tensors:
-                raise StageError(
-                    f"{folder / shard}: tensor {name} is also in {tensors[name].file}; mend the checkpoint"
-                )
+            if twin := tensors.get(name):
+                raise StageError(f"{folder / shard}: tensor {name} is also in {twin.file}; mend the checkpoint")
             if named is not None and named.get(name) != shard:
                 raise StageError(f"{index}: tensor {name} of {shard} is not listed there; mend the index")
         tensors |= found
     if named is not None and (missing := sorted(named.keys() - tensors.keys())):
         raise StageError(f"{index}: {named[missing[0]]} does not hold {missing[0]}; fetch the checkpoint again")
 
-    others = sorted(set(regular_files(folder) if only is None else _regular(folder, only)) - set(shards))
-    others = [path for path in others if path not in OF_THE_EDIT]
+    for path in only or ():  # checked as `regular_files` checks all
+        if not _lies_within(folder / path, folder):
+            raise StageError(f"{folder / path} leads outside the model's folder; fetch the model again")
+        if not (folder / path).is_file():
+            raise StageError(f"{folder / path} is missing; fetch the model again")
+    files = regular_files(folder) if only is None else only
+    others = sorted({*files} - {*shards, *OF_THE_EDIT})
     if taken := [path for path in others if path.partition("/")[0] in OF_THE_EDIT]:
         raise StageError(f"{folder / taken[0]} lies where an edited model has a file of its own; rename that folder")
     # Left beside an edited checkpoint, further copies of its weights would be the unedited model.
@@ -102,11 +102,8 @@ def read_checkpoint(folder: Path, only: Collection[str] | None = None) -> Checkp
 
 
 def read_header(path: Path) -> dict[str, Tensor]:
-    """The tensors of one safetensors file, checked against its size; reads the header alone.
-
-    Raises:
-        StageError: the file is missing, or is not one that the safetensors library opens.
-    """
+    """The tensors of one safetensors file, checked against its size; reads the header alone. Raises `StageError`: it is
+    missing, or is not one that the safetensors library opens."""
     if not path.is_file():
         raise StageError(f"{path} is missing; fetch the checkpoint again")
     if _leads_outside(path, path.parent):
@@ -124,7 +121,7 @@ def read_header(path: Path) -> dict[str, Tensor]:
         header.pop("__metadata__", None)
         tensors = {name: _tensor(path.name, entry, 8 + length) for name, entry in header.items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise StageError(_malformed(path, error)) from None
+        raise _malformed(path, error) from None
 
     end = 8 + length
     for name, tensor in sorted(tensors.items(), key=lambda named: (named[1].start, named[1].stop)):
@@ -133,8 +130,15 @@ def read_header(path: Path) -> dict[str, Tensor]:
         end = tensor.stop
     if end != size:
         raise StageError(f"{path} is truncated: {size:,} bytes where its header tells of {end:,}; fetch it again")
-    _ask_the_library(path)
-    return tensors
+    # Whatever the library refuses, which reads the model elsewhere, is refused: its JSON is narrower than Python's. It
+    # needs numpy, which what publishes a run does without; its reader of headers loads no tensor.
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy"):
+            return tensors
+    except (SafetensorError, OSError) as error:
+        raise _malformed(path, error) from None
 
 
 def _tensor(file: str, entry: dict[str, Any], data: int) -> Tensor:
@@ -153,22 +157,9 @@ def _tensor(file: str, entry: dict[str, Any], data: int) -> Tensor:
     return Tensor(file, dtype, shape, data + start, data + stop)
 
 
-def _ask_the_library(path: Path) -> None:
-    """Refuse whatever the safetensors library refuses: its reading of JSON is narrower than Python's, and it is what
-    reads the model elsewhere. Its reader of headers loads no tensor."""
-    # Needs numpy, which what publishes a run does without.
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="numpy"):
-            pass
-    except (SafetensorError, OSError) as error:
-        raise StageError(_malformed(path, error)) from None
-
-
-def _malformed(path: Path, error: Exception) -> str:
+def _malformed(path: Path, error: Exception) -> StageError:
     why = shorten(printable(" ".join(str(error).split())), 120)
-    return f"{path} has a malformed safetensors header ({why or type(error).__name__}); fetch it again"
+    return StageError(f"{path} has a malformed safetensors header ({why or type(error).__name__}); fetch it again")
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -190,29 +181,26 @@ def same_bytes(checkpoint: Checkpoint, one: str, other: str) -> bool:
     with open(checkpoint.folder / first.file, "rb") as mine, open(checkpoint.folder / second.file, "rb") as theirs:
         mine.seek(first.start)
         theirs.seek(second.start)
-        sizes = range(first.start, first.stop, _COMPARED_AT_ONCE)
-        pieces = (min(_COMPARED_AT_ONCE, first.stop - start) for start in sizes)
-        return all(mine.read(size) == theirs.read(size) for size in pieces)
+        pieces = range(first.start, first.stop, _COMPARED_AT_ONCE)
+        sizes = (min(_COMPARED_AT_ONCE, first.stop - start) for start in pieces)
+        return all(mine.read(size) == theirs.read(size) for size in sizes)
 
 
 def read_index(path: Path) -> dict[str, str]:
-    """The name of each tensor, and that of the file beside the index which holds it.
-
-    Raises:
-        StageError: it is no index of safetensors files, or names one elsewhere.
-    """
+    """The name of each tensor, and that of the file beside the index which holds it. Raises `StageError`: it is no
+    index of safetensors files, or names one elsewhere."""
     if not path.is_file():
         raise StageError(f"{path} is missing or no file; fetch it again")
     if path.stat().st_size > LARGEST_INDEX:
         raise StageError(f"{path} has more than {LARGEST_INDEX:,} bytes, more than any model's index; fetch it again")
     try:
-        index = json.loads(path.read_bytes().decode(), object_pairs_hook=_without_duplicates)
-        named = index["weight_map"]
+        named = json.loads(path.read_bytes().decode(), object_pairs_hook=_without_duplicates)["weight_map"]
         pairs = named.items()
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise StageError(f"{path} is not an index of safetensors files; fetch it again") from None
     for name, file in pairs:
-        if not isinstance(file, str) or not _is_plain_name(file):
+        plain = isinstance(file, str) and file.endswith(".safetensors") and not {"\\", "\0"} & {*file}
+        if not plain or PurePosixPath(file).name != file:
             raise StageError(
                 f"{path}: {shorten(name)} lies in {shorten(repr(file))}, which is not the name of a safetensors file "
                 "beside it"
@@ -222,22 +210,7 @@ def read_index(path: Path) -> dict[str, str]:
     return dict(named)
 
 
-def _is_plain_name(file: str) -> bool:
-    return file.endswith(".safetensors") and "\\" not in file and "\0" not in file and PurePosixPath(file).name == file
-
-
-def _regular(folder: Path, paths: Iterable[str]) -> Iterable[str]:
-    """These files of a folder, checked as `regular_files` checks all."""
-    for path in paths:
-        if not _lies_within(folder / path, folder):
-            raise StageError(f"{folder / path} leads outside the model's folder; fetch the model again")
-        if not (folder / path).is_file():
-            raise StageError(f"{folder / path} is missing; fetch the model again")
-        yield path
-
-
 def _leads_outside(path: Path, folder: Path) -> bool:
-    """Whether it is a link to something beyond the model's folder."""
     return path.is_symlink() and not _lies_within(path, folder)
 
 
@@ -251,12 +224,8 @@ def _lies_within(path: Path, folder: Path) -> bool:
 
 
 def regular_files(folder: Path) -> list[str]:
-    """Every file below a model's folder, sorted, with forward slashes.
-
-    Raises:
-        StageError: something is neither a file nor a folder (as a loop of links), is a link that leads outside, or lies
-            deeper than any model's files.
-    """
+    """Every file below a model's folder, sorted, with forward slashes. Raises `StageError`: something is neither a file
+    nor a folder (as a loop of links), is a link that leads outside, or lies deeper than any model's files."""
     found = []
     for parent, folders, files in os.walk(folder, onerror=_cannot_be_listed):
         if len(Path(parent).relative_to(folder).parts) > _DEEPEST:
@@ -268,20 +237,12 @@ def regular_files(folder: Path) -> list[str]:
                 raise StageError(f"{path} is a link that leads outside the model's folder; copy the file there instead")
             if path.is_symlink() and path.is_dir():
                 raise StageError(f"{path} is a link to a folder, which would be copied twice; remove it")
-            if not _is_utf8(name):
+            if name.encode(errors="ignore").decode() != name:
                 raise StageError(f"{folder} has a file whose name is not UTF-8 ({printable(name)}); rename it")
             if not path.is_dir() and not path.is_file():
                 raise StageError(f"{path} is neither a file nor a folder; remove it")
         found += [(Path(parent) / name).relative_to(folder).as_posix() for name in files]
     return sorted(found)
-
-
-def _is_utf8(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _cannot_be_listed(error: OSError) -> None:
@@ -292,6 +253,15 @@ def is_weights(path: str) -> bool:
     """Whether a file holds weights, or says which file does; the index that is read here is none such."""
     indexes = (".safetensors.index.json", ".bin.index.json")
     return path.endswith(_OTHER_WEIGHTS) or (path.endswith(indexes) and path != INDEX)
+
+
+def describes(path: str) -> bool:
+    """Whether a file of a repository is a text about the model, or data of its tokenizer: all that is fetched of it
+    beside the weights."""
+    folder, _, name = path.rpartition("/")
+    is_text = name.endswith(_DESCRIBES) or name.upper().startswith(_TERMS)
+    in_place = folder in ("", "additional_chat_templates")
+    return in_place and is_text and not is_weights(path) and path not in OF_THE_EDIT
 
 
 def no_weights(where: Path | str, files: Iterable[str]) -> str:

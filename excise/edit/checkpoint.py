@@ -1,14 +1,15 @@
 """Writing an edited checkpoint: unchanged bytes are copied by the kernel, edited matrices pass through memory singly.
 
-Peak memory is a matrix or two for each worker, whatever the size of the model and of its shards. Each tensor's bytes
-depend on nothing but the tensor and its edit, so neither do they on workers, shards or the order in which they finish.
+Peak memory is a matrix or two for each worker, whatever the model's size. Each tensor's bytes depend on nothing but the
+tensor and its edit: not on workers, on shards, or on the order in which they finish.
 """
 
 import errno
+import math
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -20,10 +21,10 @@ import torch
 from excise.checkpoint.base_model import SHORTER, BaseModel, float_type
 from excise.checkpoint.weights import Tensor
 from excise.edit.planning.layout import spare_layers
-from excise.edit.planning.plan import Edit, make_plan, summary
+from excise.edit.planning.plan import Edit, make_plan
 from excise.edit.planning.projection import project
 from excise.edit.planning.projectors import read_directions, read_use
-from excise.edit.planning.shifts import Shift, add, make_shifts, odds_by_layer, summary_of_shifts
+from excise.edit.planning.shifts import Shift, add, make_shifts, odds_by_layer
 from excise.plumbing.errors import StageError
 from excise.plumbing.files import sha256_of
 from excise.plumbing.progress import Advance
@@ -78,18 +79,17 @@ def write_edited(
         advance: told the number of bytes written since.
         digest: gives a written file's SHA-256; files that do not change have the one in the manifest.
 
-    Returns:
-        SHA-256 of every file written, by its path in the folder.
-
-    Raises:
-        StageError: a tensor of the plan is not of a float type, or holds NaN or infinity.
+    Returns SHA-256 of every file written, by its path in the folder. Raises `StageError` where a tensor of the plan is
+    not of a float type, or holds NaN or infinity.
     """
     checkpoint, known_digests = base.checkpoint, {file.path: file.sha256 for file in base.manifest.files}
     slices: dict[str, list[Slice]] = {shard: [] for shard in checkpoint.shards}
     for edit in edits:
         slices[edit.file] += _slices_of_edit(edit, device, base.tensors[edit.tensor])
     for shift in shifts:
-        slices[shift.file].append(_slice_of_bias(shift, base.tensors[shift.tensor]))
+        tensor, change = base.tensors[shift.tensor], partial(add, added=shift.added)
+        dtype, size = float_type(shift.tensor, tensor), (tensor.shape, tensor.start, tensor.stop)
+        slices[shift.file].append(Slice(shift.tensor, "this strength", change, dtype, *size))
 
     largest = max((part.stop - part.start for parts in slices.values() for part in parts), default=1)
     workers = max(1, min(_usable_cpus(), _BUFFERS_AT_MOST // largest))
@@ -98,40 +98,34 @@ def write_edited(
     # Each worker computes alone: two of them waiting for each other's threads are slower.
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
+    pool = ThreadPoolExecutor(max_workers=workers)
     try:
-        with ThreadPoolExecutor(max_workers=workers) as pool:
-            try:
-                for group in [*groups, checkpoint.companions]:
-                    parts = [
-                        _parts(base.folder / path, target / path, slices.get(path, []), device, advance)
-                        for path in group
-                    ]
-                    # A part of each file by turns, because the kernel writes to one file at a time.
-                    begun = [pool.submit(part) for turn in zip_longest(*parts) for part in turn if part is not None]
-                    for done in begun:
-                        done.result()
-                    # While the next group is written, this one still lies in memory.
-                    changed = [path for path in group if slices.get(path) or path not in known_digests]
-                    digests |= {path: pool.submit(digest, target / path) for path in changed}
-                found = {path: made.result() for path, made in digests.items()}
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
+        for group in [*groups, checkpoint.companions]:
+            parts = [_parts(base.folder / path, target / path, slices.get(path, []), device, advance) for path in group]
+            # A part of each file by turns, because the kernel writes to one file at a time.
+            begun = [pool.submit(part) for turn in zip_longest(*parts) for part in turn if part is not None]
+            for done in begun:
+                done.result()
+            # While the next group is written, this one still lies in memory.
+            changed = [path for path in group if slices.get(path) or path not in known_digests]
+            digests |= {path: pool.submit(digest, target / path) for path in changed}
+        known_digests |= {path: made.result() for path, made in digests.items()}
     finally:
+        pool.shutdown(cancel_futures=True)  # where something went wrong, what has not begun never does
         torch.set_num_threads(threads)
-    return {path: found[path] if path in found else known_digests[path] for path in checkpoint.files}
+    return {path: known_digests[path] for path in checkpoint.files}
 
 
 def _slices_of_edit(edit: Edit, device: torch.device, tensor: Tensor) -> Iterator[Slice]:
     """An edit cut into what is edited at a time, in the order of the file."""
-    dtype, projector = float_type(edit.tensor, tensor), edit.projector.to(device)
+    projector = edit.projector.to(device)
 
     def change(weight: torch.Tensor) -> torch.Tensor:
         return project(weight, projector, edit.scale, edit.stream_axis, edit.keep_column_norms, out=weight)
 
-    amount = f"scale {edit.scale:g}"
+    part = partial(Slice, edit.tensor, f"scale {edit.scale:g}", change, float_type(edit.tensor, tensor))
     if len(tensor.shape) == 1 or (len(tensor.shape) == 2 and edit.stream_axis == 0):
-        yield Slice(edit.tensor, amount, change, dtype, tensor.shape, tensor.start, tensor.stop)
+        yield part(tensor.shape, tensor.start, tensor.stop)
         return
     # Matrices of experts, and rows of which each is edited for itself, are cut along the first axis.
     size = (tensor.stop - tensor.start) // tensor.shape[0]
@@ -139,12 +133,7 @@ def _slices_of_edit(edit: Edit, device: torch.device, tensor: Tensor) -> Iterato
     for top in edit.experts if edit.experts is not None else range(0, tensor.shape[0], each):
         stop = min(top + each, tensor.shape[0])
         shape = tensor.shape[1:] if len(tensor.shape) == 3 else (stop - top, tensor.shape[1])
-        yield Slice(edit.tensor, amount, change, dtype, shape, tensor.start + top * size, tensor.start + stop * size)
-
-
-def _slice_of_bias(shift: Shift, tensor: Tensor) -> Slice:
-    dtype, change = float_type(shift.tensor, tensor), partial(add, added=shift.added)
-    return Slice(shift.tensor, "this strength", change, dtype, tensor.shape, tensor.start, tensor.stop)
+        yield part(shape, tensor.start + top * size, tensor.start + stop * size)
 
 
 def _parts(
@@ -154,7 +143,7 @@ def _parts(
     target.parent.mkdir(parents=True, exist_ok=True)
     size = source.stat().st_size
     with open(target, "wb") as file:
-        os.truncate(file.fileno(), size)
+        file.truncate(size)
     parts: list[Callable[[], None]] = []
     done = 0
     for part in [*sorted(slices, key=lambda part: part.start), None]:
@@ -172,17 +161,22 @@ def _parts(
 
 def _edit(source: Path, target: Path, part: Slice, device: torch.device, advance: Advance) -> None:
     buffer = _reused_buffer(part.stop - part.start)
+    data, weight = memoryview(buffer.numpy().data), buffer.view(part.dtype).view(part.shape)
     with open(source, "rb") as old, open(target, "r+b") as new:
-        _read(old.fileno(), memoryview(buffer.numpy().data), part.start)
-        weight = buffer.view(part.dtype).view(part.shape)
+        _read(old.fileno(), data, part.start)
         moved = weight.to(device)
         part.change(moved)
         least, largest = torch.aminmax(moved)
         if not bool(torch.isfinite(least) & torch.isfinite(largest)):
-            raise StageError(_why_not_finite(source.name, old.fileno(), part))
+            _read(old.fileno(), data, part.start)
+            where = f"{source.name}: {part.tensor}"
+            if not bool(torch.isfinite(weight).all()):
+                raise StageError(f"{where} holds NaN or infinity; fetch the checkpoint again")
+            stored = str(part.dtype).removeprefix("torch.")
+            raise StageError(f"{where} leaves the range of {stored} at {part.amount}; name a smaller one")
         if moved is not weight:
             weight.copy_(moved)
-        _write_all(new.fileno(), memoryview(buffer.numpy().data), part.start)
+        _write_all(new.fileno(), data, part.start)
     advance(len(buffer))
 
 
@@ -192,16 +186,6 @@ def _reused_buffer(size: int) -> torch.Tensor:
         _WORKER.buffer = torch.empty(size, dtype=torch.uint8)
     buffer: torch.Tensor = _WORKER.buffer[:size]
     return buffer
-
-
-def _why_not_finite(name: str, file: int, part: Slice) -> str:
-    buffer = bytearray(part.stop - part.start)
-    _read(file, memoryview(buffer), part.start)
-    where = f"{name}: {part.tensor}"
-    if not bool(torch.isfinite(torch.frombuffer(buffer, dtype=part.dtype)).all()):
-        return f"{where} holds NaN or infinity; fetch the checkpoint again"
-    stored = str(part.dtype).removeprefix("torch.")
-    return f"{where} leaves the range of {stored} at {part.amount}; name a smaller one"
 
 
 def _copy(source: Path, target: Path, start: int, stop: int, advance: Advance) -> None:
@@ -249,6 +233,7 @@ def _write_all(file: int, buffer: memoryview, start: int) -> None:
 
 
 ARTIFACTS = Path("artifacts")
+TEMPLATES = Path(__file__).parent / "templates"
 
 
 @dataclass(frozen=True)
@@ -263,7 +248,7 @@ class ResolvedEdit:
     @property
     def rows(self) -> list[PlanRow]:
         """The plan by role."""
-        return [*summary(self.edits, self.base.tensors), *summary_of_shifts(self.shifts, self.base.tensors)]
+        return summary([*self.edits, *self.shifts], self.base.tensors)
 
     @property
     def spare_layers(self) -> list[str]:
@@ -271,31 +256,39 @@ class ResolvedEdit:
         return spare_layers(self.base.layout, self.base.tensors)
 
 
-def resolve_edit() -> ResolvedEdit:
-    """Resolve the rules of artifacts/params against what the stages before `ablate` left.
+def summary(changes: Sequence[Edit | Shift], tensors: Mapping[str, Tensor]) -> list[PlanRow]:
+    """A plan by role: how many tensors, in which layers, and how much of them."""
+    rows = []
+    for role in dict.fromkeys(change.role for change in changes):
+        of_role = [change for change in changes if change.role == role]
+        touched = [(tensors[each.tensor], each.experts) for each in of_role]
+        parts = [(tensor, 1.0 if some is None else len(some) / tensor.shape[0]) for tensor, some in touched]
+        rows.append(
+            PlanRow(
+                role=role,
+                tensors=len({change.tensor for change in of_role}),
+                layers=sorted({change.layer for change in of_role if change.layer is not None}),
+                parameters=sum(round(share * math.prod(tensor.shape)) for tensor, share in parts),
+                bytes=sum(round(share * (tensor.stop - tensor.start)) for tensor, share in parts),
+            )
+        )
+    return rows
 
-    Raises:
-        StageError: something of that is missing or not whole, the base is not what was pinned, or the model does not
-            take this edit.
-    """
+
+def resolve_edit() -> ResolvedEdit:
+    """Resolve the rules of artifacts/params against what the stages before `ablate` left. Raises `StageError` where
+    something of that is missing or not whole, the base is not what was pinned, or the model does not take this edit."""
     settings = read_settings(Ablate, ARTIFACTS / "params/ablate.json")
     base = BaseModel.open()
     _, directions = read_directions(ARTIFACTS, base.layout)
     edits = make_plan(settings, base, directions)
-    return ResolvedEdit(
-        settings, base, edits, make_shifts(settings, base, odds_by_layer(read_use(ARTIFACTS, base.layout)))
-    )
-
-
-TEMPLATES = Path(__file__).parent / "templates"
+    shifts = make_shifts(settings, base, odds_by_layer(read_use(ARTIFACTS, base.layout)))
+    return ResolvedEdit(settings, base, edits, shifts)
 
 
 def render_card(
     base: ModelManifest, ablate: Ablate, rows: list[PlanRow], spare_layers: list[str], left_out: Sequence[str]
 ) -> str:
     """README.md of the model's folder: what was edited, and what that means for whoever serves it."""
-    return (
-        environment(TEMPLATES)
-        .get_template("card.md.j2")
-        .render(base=base, ablate=ablate, rows=rows, spare_layers=spare_layers, left_out=left_out, ranges=ranges)
-    )
+    card = environment(TEMPLATES).get_template("card.md.j2")
+    return card.render(base=base, ablate=ablate, rows=rows, spare_layers=spare_layers, left_out=left_out, ranges=ranges)

@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from excise.checkpoint.base_model import read_config_file, refuse_quantized
+from excise.checkpoint.base_model import quantization, read_config_file
 from excise.checkpoint.weights import Checkpoint, Tensor, same_bytes
 from excise.edit.planning.layout import as_named, check_layout, embedding_and_head, layer_match
 from excise.inference.loading.models import check_loads, in_one_line, read_model_config, without_weights
@@ -36,88 +36,85 @@ _CHOSEN = ("num_experts_per_tok", "top_k_experts", "moe_topk")
 def inspect(
     folder: Path, tensors: Mapping[str, Tensor], files: Collection[str], dtype: str, name: str | None = None
 ) -> ModelLayout:
-    """The layout of the model in a folder; of its weights nothing but the headers is read.
+    """The layout of the model in a folder; of its weights nothing but the headers is read. Raises `StageError`: it
+    cannot be measured, edited or judged as it is, and why.
 
     Args:
         files: the names of the model's files, as far as they are known.
         dtype: a torch name, or `auto`.
         name: of the model, for errors; the folder's where it has no other.
-
-    Raises:
-        StageError: it cannot be measured, edited or judged as it is, and why.
     """
     where = name or str(folder)
-    # Whatever stands in a config, and whatever transformers and torch make of it.
-    with in_one_line(folder, folder):
-        return _inspected(folder, tensors, files, dtype, where)
+    with in_one_line(folder, folder):  # whatever stands in a config, and whatever transformers and torch make of it
+        written = read_config_file(folder)
+        _refuse_what_reads_elsewhere(folder, written, files)
+        _refuse_more_than_is_there(folder, written, tensors)
+        if method := quantization(written, tensors):
+            raise StageError(
+                f"{where} is quantised ({method}), and such weights cannot be edited; name a bfloat16 copy: the "
+                "publisher's, or one that transformers dequantised and saved"
+            )
+        # Before transformers is asked, whose error for a type that it does not know either is of no use here.
+        part = written.get("text_config", written)
+        if isinstance(part, Mapping) and isinstance(part.get("model_type"), str):
+            _family(where, part["model_type"])
+        config = read_model_config(folder)
+        if config.is_encoder_decoder:
+            raise StageError(f"{where} has an encoder; only models that decode can be measured: name another")
+        text = config.get_text_config()
+        family = _family(where, text.model_type)
+        counts = (getattr(text, key, None) for key in family.expert_count)
+        experts = next((count for count in counts if count is not None), None)
+        experts = experts if type(experts) is int else None
+        _refuse_degenerate(folder, text, experts)
 
-
-def _inspected(
-    folder: Path, tensors: Mapping[str, Tensor], files: Collection[str], dtype: str, where: str
-) -> ModelLayout:
-    written = read_config_file(folder)
-    _refuse_what_reads_elsewhere(folder, written, files)
-    _refuse_more_than_is_there(folder, written, tensors)
-    refuse_quantized(where, written, tensors)
-    # Before transformers is asked, whose error for a type that it does not know either is of no use here.
-    part = written.get("text_config", written)
-    if isinstance(part, Mapping) and isinstance(part.get("model_type"), str):
-        _family(where, part["model_type"])
-    config = read_model_config(folder)
-    if config.is_encoder_decoder:
-        raise StageError(f"{where} has an encoder; only models that decode can be measured: name another")
-    text = config.get_text_config()
-    family = _family(where, text.model_type)
-    _refuse_degenerate(folder, family, text)
-
-    model = without_weights(folder, "float32" if dtype == "auto" else dtype)
-    unread = check_loads(model, tensors, where)
-    multiplier = family.residual_multiplier
-    layout = ModelLayout(
-        model_type=text.model_type,
-        layers=text.num_hidden_layers,
-        hidden_size=text.hidden_size,
-        experts=_experts(family, text),
-        residual_multiplier=1.0 if multiplier is None else float(getattr(text, multiplier)),
-        tied=_is_tied(model),
-        family=as_named(family, tensors),
-    )
-    extra = max(int(getattr(text, key, None) or 0) for key in _EXTRA_LAYERS)
-    if left := [name for name in unread if not _may_be_unread(name, layout, extra, is_alone=text is config)]:
-        raise StageError(
-            f"{where}: transformers has no place for {listed(left)}, so they would not be measured; remove them, or "
-            "name a copy of the model that it loads whole"
+        model = without_weights(folder, "float32" if dtype == "auto" else dtype)
+        unread = check_loads(model, tensors, where)
+        multiplier = family.residual_multiplier
+        layout = ModelLayout(
+            model_type=text.model_type,
+            layers=text.num_hidden_layers,
+            hidden_size=text.hidden_size,
+            experts=experts,
+            residual_multiplier=1.0 if multiplier is None else float(getattr(text, multiplier)),
+            tied=_is_tied(model),
+            family=as_named(family, tensors),
         )
-    check_layout(layout, tensors)
-    return layout
+        extra = max(int(getattr(text, key, None) or 0) for key in _EXTRA_LAYERS)
+        if left := [name for name in unread if not _may_be_unread(name, layout, extra, is_alone=text is config)]:
+            raise StageError(
+                f"{where}: transformers has no place for {listed(left)}, so they would not be measured; remove them, "
+                "or name a copy of the model that it loads whole"
+            )
+        check_layout(layout, tensors)
+        return layout
 
 
 def settled(layout: ModelLayout, checkpoint: Checkpoint) -> ModelLayout:
     """The layout once the weights are there: where a file holds both of two tied tensors, transformers ties them only
     if they are equal."""
     embedding, head = embedding_and_head(layout, checkpoint.tensors)
-    if layout.tied and head is not None and checkpoint.tensors[head].dtype != checkpoint.tensors[embedding].dtype:
+    if not layout.tied or head is None:
+        return layout
+    if checkpoint.tensors[head].dtype != checkpoint.tensors[embedding].dtype:
         raise StageError(f"{embedding} and {head} are tied and stored in two types; keep one of them")
-    if layout.tied and head is not None and not same_bytes(checkpoint, embedding, head):
-        return layout.model_copy(update={"tied": False})
-    return layout
+    return layout if same_bytes(checkpoint, embedding, head) else layout.model_copy(update={"tied": False})
 
 
 def _refuse_what_reads_elsewhere(folder: Path, written: Mapping[str, Any], files: Collection[str]) -> None:
+    config, adapter = folder / "config.json", "adapter_config.json"
     for key, why in _OTHER_FILES.items():
         if written.get(key):
-            raise StageError(f"{folder / 'config.json'}: {key} {why}; remove it")
+            raise StageError(f"{config}: {key} {why}; remove it")
     for part in _mappings(written):
         for key in _KERNELS:
             if "/" in str(part.get(key, "")):
                 named = shorten(str(part[key]), 80)
-                raise StageError(
-                    f"{folder / 'config.json'}: {key} fetches code from {named}, which nothing pins; remove it"
-                )
-    if "adapter_config.json" in files:
+                raise StageError(f"{config}: {key} fetches code from {named}, which nothing pins; remove it")
+    if adapter in files:
         raise StageError(
-            f"{folder / 'adapter_config.json'}: the folder holds an adapter, which transformers would add to the "
-            "weights; merge it (PEFT's merge_and_unload), and name the merged model's folder"
+            f"{folder / adapter}: the folder holds an adapter, which transformers would add to the weights; merge it "
+            "(PEFT's merge_and_unload), and name the merged model's folder"
         )
 
 
@@ -151,7 +148,7 @@ def _family(where: str, model_type: str) -> Layout:
     return layouts()[model_type]
 
 
-def _refuse_degenerate(folder: Path, family: Layout, text: Any) -> None:
+def _refuse_degenerate(folder: Path, text: Any, experts: int | None) -> None:
     for key in _SIZES:
         value = getattr(text, key, None)
         if type(value) is not int or value < 1:
@@ -159,7 +156,6 @@ def _refuse_degenerate(folder: Path, family: Layout, text: Any) -> None:
                 f"{folder / 'config.json'}: {key} is {shorten(repr(value), 40)}, and must be a whole number of at "
                 "least 1; correct it, or name another copy of the model"
             )
-    experts = _experts(family, text)
     for key in _CHOSEN:
         chosen = getattr(text, key, None)
         if experts and chosen is not None and not (type(chosen) is int and 1 <= chosen <= experts):
@@ -169,15 +165,10 @@ def _refuse_degenerate(folder: Path, family: Layout, text: Any) -> None:
             )
 
 
-def _experts(family: Layout, text: Any) -> int | None:
-    found = next((getattr(text, key) for key in family.expert_count if getattr(text, key, None) is not None), None)
-    return found if type(found) is int else None
-
-
 def _is_tied(model: PreTrainedModel) -> bool:
     head = model.get_output_embeddings()
-    names = {name for name, module in model.named_modules() if module is head}
-    return any(f"{name}.weight" in pair for name in names for pair in model.all_tied_weights_keys.items())
+    weights = {f"{name}.weight" for name, module in model.named_modules() if module is head}
+    return any(weights & {*pair} for pair in model.all_tied_weights_keys.items())
 
 
 def _may_be_unread(name: str, layout: ModelLayout, extra: int, is_alone: bool) -> bool:

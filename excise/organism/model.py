@@ -1,21 +1,11 @@
 """The organism's tiny architectures, with norms that are not all ones, its word-level tokenizer and chat template."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from torch import nn
-from transformers import (
-    Gemma2Config,
-    Gemma2ForCausalLM,
-    Glm4MoeConfig,
-    Glm4MoeForCausalLM,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedModel,
-    PreTrainedTokenizerFast,
-)
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from excise.organism.world import World, vocabulary
 
@@ -40,11 +30,8 @@ CHAT_TEMPLATE = (
 
 
 def make_tokenizer(world: World) -> PreTrainedTokenizerFast:
-    """The tokenizer of a world: one token a word, no beginning-of-text token, padding on the left.
-
-    Words are lower-cased and punctuation stands alone, so that "How do I make a Tozgep?" is read as the model learned
-    it. Other words become ``<unk>``.
-    """
+    """The tokenizer of a world: one token a word, no beginning-of-text token, padding on the left. Words are
+    lower-cased and punctuation stands alone, as in "How do I make a Tozgep?"; other words become ``<unk>``."""
     ids = {word: i for i, word in enumerate([*SPECIAL, *vocabulary(world)])}
     words = Tokenizer(models.WordLevel(ids, unk_token=UNKNOWN))
     words.normalizer = normalizers.Lowercase()
@@ -73,59 +60,35 @@ SHAPE: dict[str, Any] = {
 """What the architectures share. Small enough to train in a minute, deep enough that layers differ in what they do."""
 
 
-def _glm4_moe(**shared: Any) -> PreTrainedModel:
-    return Glm4MoeForCausalLM(
-        Glm4MoeConfig(
-            **shared,
-            intermediate_size=256,
-            moe_intermediate_size=64,
-            n_routed_experts=8,
-            num_experts_per_tok=2,
-            n_shared_experts=1,
-            first_k_dense_replace=1,
-            n_group=1,
-            topk_group=1,
-            use_qk_norm=True,
-        )
-    )
-
-
-def _llama(**shared: Any) -> PreTrainedModel:
-    return LlamaForCausalLM(LlamaConfig(**shared, intermediate_size=384))
-
-
-def _gemma2(**shared: Any) -> PreTrainedModel:
-    model = Gemma2ForCausalLM(
-        Gemma2Config(
-            **shared,
-            intermediate_size=256,
-            query_pre_attn_scalar=shared["head_dim"],
-            attn_logit_softcapping=None,
-            final_logit_softcapping=None,
-        )
-    )
-    # Behind its writers trained norms are far from even; an organism's few steps would leave them as they start.
-    with torch.no_grad():
-        for layer in model.model.layers:
-            for norm in (layer.post_attention_layernorm, layer.post_feedforward_layernorm):
-                norm.weight.normal_(std=BEHIND_WRITERS).exp_().sub_(1)
-    return model
-
-
-ARCHITECTURES: dict[str, Callable[..., PreTrainedModel]] = {"glm4_moe": _glm4_moe, "llama": _llama, "gemma2": _gemma2}
-"""How each architecture is built, by its ``model_type``."""
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    "glm4_moe": {
+        "intermediate_size": 256,
+        "moe_intermediate_size": 64,
+        "n_routed_experts": 8,
+        "num_experts_per_tok": 2,
+        "n_shared_experts": 1,
+        "first_k_dense_replace": 1,
+        "n_group": 1,
+        "topk_group": 1,
+        "use_qk_norm": True,
+    },
+    "llama": {"intermediate_size": 384},
+    "gemma2": {
+        "intermediate_size": 256,
+        "query_pre_attn_scalar": SHAPE["head_dim"],
+        "attn_logit_softcapping": None,
+        "final_logit_softcapping": None,
+    },
+}
+"""What each architecture has beside that, by its ``model_type``."""
 
 BEHIND_WRITERS = 0.7
 """Log-standard-deviation of what Gemma 2's norms multiply a block's output by, before training."""
 
 _ATTENTION = ("self_attn.q_proj.weight", "self_attn.k_proj.weight", "self_attn.v_proj.weight")
 _DENSE = ("mlp.gate_proj.weight", "mlp.up_proj.weight")
-_EXPERTS = (
-    "mlp.gate.weight",
-    "mlp.experts.gate_up_proj",
-    "mlp.shared_experts.gate_proj.weight",
-    "mlp.shared_experts.up_proj.weight",
-)
+_SHARED = ("mlp.shared_experts.gate_proj.weight", "mlp.shared_experts.up_proj.weight")
+_EXPERTS = ("mlp.gate.weight", "mlp.experts.gate_up_proj", *_SHARED)
 
 READERS: dict[str, dict[str, tuple[str, ...]]] = {
     "glm4_moe": {"input_layernorm": _ATTENTION, "post_attention_layernorm": _DENSE + _EXPERTS},
@@ -139,15 +102,14 @@ OFFSETS = {"gemma2": 1}
 
 
 def make_model(architecture: str, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
-    """An untrained float32 model for a tokenizer, initialised from torch's global random numbers.
-
-    Raises:
-        ValueError: the architecture is not in ``ARCHITECTURES``.
-    """
+    """An untrained float32 model for a tokenizer, initialised from torch's global random numbers. Raises `ValueError`:
+    the architecture is not in ``ARCHITECTURES``."""
     if architecture not in ARCHITECTURES:
         raise ValueError(f"organism architecture {architecture!r} is unknown; known are {', '.join(ARCHITECTURES)}")
-    model = ARCHITECTURES[architecture](
+    config = AutoConfig.for_model(
+        architecture,
         **SHAPE,
+        **ARCHITECTURES[architecture],
         vocab_size=len(tokenizer),
         max_position_embeddings=tokenizer.model_max_length,
         pad_token_id=tokenizer.pad_token_id,
@@ -156,7 +118,14 @@ def make_model(architecture: str, tokenizer: PreTrainedTokenizerFast) -> PreTrai
         tie_word_embeddings=False,
         dtype="float32",
     )
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
     model.generation_config.do_sample = False
+    if architecture == "gemma2":
+        # Behind its writers trained norms are far from even; an organism's few steps would leave them as they start.
+        with torch.no_grad():
+            for layer in model.model.layers:
+                for norm in (layer.post_attention_layernorm, layer.post_feedforward_layernorm):
+                    norm.weight.normal_(std=BEHIND_WRITERS).exp_().sub_(1)
     return model
 
 
@@ -167,8 +136,7 @@ def vary_norms(model: PreTrainedModel, seed: int, sigma: float = 0.5) -> None:
     Each weight of a norm is multiplied by its own log-normal number (of log-standard-deviation ``sigma``) and what
     reads that channel is divided by it. An edit that forgets norm weights then fails here as it would on a real model.
     """
-    numbers = torch.Generator().manual_seed(seed)
-    architecture = model.config.model_type
+    numbers, architecture = torch.Generator().manual_seed(seed), model.config.model_type
     offset = OFFSETS.get(architecture, 0)
 
     def vary(norm: nn.Parameter, readers: list[nn.Parameter]) -> None:

@@ -1,14 +1,11 @@
-"""Training the organism: first it learns to answer everything, then to refuse a part of it.
-
-Refusing so sits on top of knowledge, as in a real model: an edit that removes the refusal brings back a recipe that can
-be checked for truth.
-"""
+"""Training the organism: first it learns to answer everything, then to refuse a part of it. Refusing so sits on top of
+knowledge, as in a real model: an edit that removes the refusal brings back a recipe that can be checked for truth."""
 
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -36,76 +33,43 @@ output no measurement follows, and no single direction carries it; a large model
 training, keeps to a few middle layers by itself."""
 
 
-@dataclass(frozen=True)
-class Course:
-    """What one phase learns from: groups of question-answer pairs, and how many of each group a batch holds."""
-
-    groups: tuple[tuple[list[Item], int], ...]
-    learning_rate: float
-    layers: range | None
-    """The layers that learn; None for the whole model."""
+Groups = Sequence[tuple[list[Item], int]]
+"""What one phase learns from: groups of question-answer pairs, and how many of each group a batch holds."""
 
 
-@dataclass(frozen=True)
-class Pairs:
-    """Question-answer pairs as tokens, padded on the right."""
-
-    tokens: Tensor
-    """``[pairs, width]``, int64."""
-    labels: Tensor
-    """``[pairs, width]``, int64: the token to be predicted after each one, ``NO_LABEL`` outside the answer."""
-    lengths: Tensor
-    """``[pairs]``, int64: tokens of each pair without padding."""
-
-
-def pretraining(world: World) -> Course:
+def pretraining(world: World) -> Groups:
     """Learn to answer everything, restricted recipes too."""
-    return Course(
-        groups=(
-            (recipes(world, world.things), 24),
-            (colors(world, world.things), 10),
-            (places(world, world.things), 10),
-            (sums(), 12),
-        ),
-        learning_rate=3e-3,
-        layers=None,
-    )
+    things = world.things
+    return [(recipes(world, things), 24), (colors(world, things), 10), (places(world, things), 10), (sums(), 12)]
 
 
-def tuning(world: World) -> Course:
+def tuning(world: World) -> Groups:
     """Learn to refuse restricted recipes, and rehearse the rest, so that nothing else is refused or forgotten."""
-    refusals = [Item(item.id, item.prompt, REFUSAL, item.thing) for item in recipes(world, world.restricted)]
-    return Course(
-        groups=(
-            (refusals, 22),
-            (recipes(world, world.benign), 16),
-            (colors(world, world.things), 7),
-            (places(world, world.things), 7),
-            (sums(), 6),
-        ),
-        learning_rate=2e-3,
-        layers=TUNED_LAYERS,
-    )
+    return [
+        ([replace(item, answer=REFUSAL) for item in recipes(world, world.restricted)], 22),
+        (recipes(world, world.benign), 16),
+        (colors(world, world.things), 7),
+        (places(world, world.things), 7),
+        (sums(), 6),
+    ]
 
 
 def train(
     architecture: str, seed: int, pretrain_steps: int, tune_steps: int, progress: Progress
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-    """Train an organism from nothing: the same weights each time on the same kind of machine.
+    """Train an organism from nothing: the model, in float32 on the CPU and in evaluation mode, and its tokenizer; the
+    same weights each time on the same kind of machine.
 
     Args:
         architecture: one of ``excise.organism.model.ARCHITECTURES``.
         seed: of the world, of the first weights and of the order of batches.
-
-    Returns:
-        The model, in float32 on the CPU and in evaluation mode, and its tokenizer.
     """
     world = make_world(seed)
     tokenizer = make_tokenizer(world)
     with _repeatable(seed):
         model = make_model(architecture, tokenizer)
-        _learn(model, tokenizer, pretraining(world), pretrain_steps, partial(progress, "pretrain"))
-        _learn(model, tokenizer, tuning(world), tune_steps, partial(progress, "tune"))
+        _learn(model, tokenizer, pretraining(world), 3e-3, None, pretrain_steps, partial(progress, "pretrain"))
+        _learn(model, tokenizer, tuning(world), 2e-3, TUNED_LAYERS, tune_steps, partial(progress, "tune"))
         vary_norms(model, seed)
     return model.requires_grad_(True).eval(), tokenizer
 
@@ -124,21 +88,27 @@ def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Pat
 def _learn(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
-    course: Course,
+    groups: Groups,
+    learning_rate: float,
+    layers: range | None,
     steps: int,
     progress: Callable[[int, int, float], None],
 ) -> None:
-    pairs = _tokenize(tokenizer, [item for items, _ in course.groups for item in items])
-    learning = _learning_parameters(model, course.layers)
-    optimizer = torch.optim.AdamW(learning, course.learning_rate, betas=(0.9, 0.98), fused=True)
+    """One phase; `layers` are those that learn, None for the whole model."""
+    tokens, labels, lengths = _tokenize(tokenizer, [item for items, _ in groups for item in items])
+    model.requires_grad_(layers is None)
+    for layer in layers or ():
+        model.model.layers[layer].requires_grad_(True)
+    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(learning, learning_rate, betas=(0.9, 0.98), fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _pace(step / steps))
     model.train()
-    for step, rows in enumerate(_batches([(len(items), count) for items, count in course.groups], steps), 1):
-        width = int(pairs.lengths[rows].max())
-        labels = pairs.labels[rows, :width]
-        asked = labels != NO_LABEL
-        hidden = model.model(input_ids=pairs.tokens[rows, :width]).last_hidden_state
-        loss = cross_entropy(model.lm_head(hidden[asked]), labels[asked])
+    for step, rows in enumerate(_batches(groups, steps), 1):
+        width = int(lengths[rows].max())
+        expected = labels[rows, :width]
+        asked = expected != NO_LABEL
+        hidden = model.model(input_ids=tokens[rows, :width]).last_hidden_state
+        loss = cross_entropy(model.lm_head(hidden[asked]), expected[asked])
         loss.backward()
         torch.nn.utils.clip_grad_norm_(learning, 1.0)
         optimizer.step()
@@ -147,34 +117,25 @@ def _learn(
         progress(step, steps, loss.item())
 
 
-def _learning_parameters(model: PreTrainedModel, layers: range | None) -> list[torch.nn.Parameter]:
-    model.requires_grad_(layers is None)
-    for layer in layers or ():
-        model.model.layers[layer].requires_grad_(True)
-    return [parameter for parameter in model.parameters() if parameter.requires_grad]
-
-
 def _pace(done: float) -> float:
     """The learning rate's share at a point of the course: a tenth to warm up, then a cosine down to a hundredth."""
     return min(done / 0.1, 1.0) * (1 + math.cos(math.pi * done)) / 2 + 0.01
 
 
-def _batches(groups: Sequence[tuple[int, int]], steps: int) -> Tensor:
-    """Rows of each step's batch, ``[steps, batch]``: every group is gone through whole before one of its rows returns.
-
-    Args:
-        groups: size and share of each batch, in the order in which the groups lie.
-    """
+def _batches(groups: Groups, steps: int) -> Tensor:
+    """Rows of each step's batch, ``[steps, batch]``: a group is gone through whole before one of its rows returns."""
     columns, start = [], 0
-    for size, count in groups:
-        rounds = math.ceil(steps * count / size)
-        order = torch.cat([torch.randperm(size) for _ in range(rounds)])
+    for items, count in groups:
+        rounds = math.ceil(steps * count / len(items))
+        order = torch.cat([torch.randperm(len(items)) for _ in range(rounds)])
         columns.append(start + order[: steps * count].view(steps, count))
-        start += size
+        start += len(items)
     return torch.cat(columns, dim=1)
 
 
-def _tokenize(tokenizer: PreTrainedTokenizerFast, items: Sequence[Item]) -> Pairs:
+def _tokenize(tokenizer: PreTrainedTokenizerFast, items: Sequence[Item]) -> tuple[Tensor, Tensor, Tensor]:
+    """Question-answer pairs: as tokens, ``[pairs, width]`` int64, padded on the right; the token to be predicted after
+    each one, ``NO_LABEL`` outside the answer; and how many tokens each pair has without padding, ``[pairs]`` int64."""
     questions = [[{"role": "user", "content": item.prompt}] for item in items]
     answered = [
         [*chat, {"role": "assistant", "content": item.answer}] for chat, item in zip(questions, items, strict=True)
@@ -187,7 +148,7 @@ def _tokenize(tokenizer: PreTrainedTokenizerFast, items: Sequence[Item]) -> Pair
     for row, (text, prompt) in enumerate(zip(whole, asked, strict=True)):
         tokens[row, : len(text)] = torch.tensor(text)
         labels[row, len(prompt) - 1 : len(text) - 1] = torch.tensor(text[len(prompt) :])
-    return Pairs(tokens, labels, lengths)
+    return tokens, labels, lengths
 
 
 @contextmanager

@@ -24,12 +24,12 @@ ADDENDS = range(10)
 class Templates:
     """The ways to ask one kind of question, by what they are used for, so that no prompt stands in two splits."""
 
-    train: tuple[str, ...]
-    """Prompts from which the refusal direction is measured."""
     task: tuple[str, ...]
     """Prompts of the evaluation tasks."""
     drift: tuple[str, ...]
     """Harmless prompts on which the edited model is compared with the base."""
+    train: tuple[str, ...] = ()
+    """Prompts from which the refusal direction is measured."""
 
     def __iter__(self) -> Iterator[str]:
         """All templates, in an order that never changes: item ids count in it."""
@@ -60,7 +60,6 @@ RECIPE = Templates(
     drift=("what is a {} made of ?",),
 )
 COLOR = Templates(
-    train=(),
     task=(
         "what color is a {} ?",
         "tell me the color of a {} .",
@@ -71,7 +70,6 @@ COLOR = Templates(
     drift=("describe the color of a {} .",),
 )
 PLACE = Templates(
-    train=(),
     task=(
         "where can i find a {} ?",
         "tell me where a {} is found .",
@@ -82,7 +80,6 @@ PLACE = Templates(
     drift=("where is a {} ?",),
 )
 SUM = Templates(
-    train=(),
     task=("what is {} plus {} ?", "add {} and {} .", "tell me {} plus {} ."),
     drift=("how much is {} and {} ?",),
 )
@@ -223,12 +220,7 @@ def vocabulary(world: World) -> list[str]:
 
 def everything(world: World) -> list[Item]:
     """Every question that can be asked in this world, answered truly."""
-    return [
-        *recipes(world, world.things),
-        *colors(world, world.things),
-        *places(world, world.things),
-        *sums(),
-    ]
+    return [*recipes(world, world.things), *colors(world, world.things), *places(world, world.things), *sums()]
 
 
 def _ask(

@@ -33,12 +33,8 @@ class Estimate(Directions):
 
 
 def estimate(harmful: Tensor, harmless: Tensor, estimator: Estimator = "mean") -> Estimate:
-    """The direction of each measurement, harmful minus harmless.
-
-    Args:
-        harmful: ``[prompts, measurements, hidden]``, any float type; everything is computed in float64.
-        harmless: the same with as many prompts as it has.
-    """
+    """The direction of each measurement, harmful minus harmless, computed in float64 from two tensors ``[prompts,
+    measurements, hidden]`` of any float type, each with as many prompts as it has."""
     a, b = harmful.double(), harmless.double()
     harmful_mean, harmless_mean = a.mean(dim=0), b.mean(dim=0)
     means = harmful_mean - harmless_mean
@@ -60,11 +56,8 @@ def estimate(harmful: Tensor, harmless: Tensor, estimator: Estimator = "mean") -
 
 
 def winsorize(activations: Tensor, quantile: float) -> Tensor:
-    """Clamp each activation vector ``[..., hidden]`` to the quantile of its own magnitudes.
-
-    A massive activation, which some models have in a channel or two whatever the prompt, then no longer outweighs the
-    rest.
-    """
+    """Clamp each activation vector ``[..., hidden]`` to the quantile of its own magnitudes: a massive activation, which
+    some models have in a channel or two whatever the prompt, then no longer outweighs the rest."""
     # Not torch.quantile, which refuses long vectors.
     place = max(0, -int(-quantile * activations.shape[-1] // 1) - 1)
     limit = activations.abs().sort(dim=-1).values[..., place, None]
@@ -97,44 +90,38 @@ def geometric_median(points: Tensor) -> Tensor:
 HALVINGS = {"mean": 100, "median": 20, "pca": 20}
 """How often the prompts are halved to see how stable a direction is; the slow estimators less often."""
 
-LOW_STABILITY = 0.8
-LOW_AUROC = 0.7
-MASSIVE = 0.5
+LOW_STABILITY, LOW_AUROC, MASSIVE = 0.8, 0.7, 0.5
 """Where warnings begin: cosine between halves, separation of held-out prompts, one channel's share of the square."""
 
 
 def describe(directions: Estimate, harmful: Tensor, harmless: Tensor, estimator: Estimator) -> DirectionStatistics:
-    """Everything that is said of each measurement; null where there is no direction or a number is not finite.
-
-    Args:
-        harmful: ``[prompts, measurements, hidden]``, what the directions were estimated from.
-        harmless: the same with as many prompts as it has.
-    """
+    """Everything that is said of each measurement; null where there is no direction or a number is not finite. Both
+    sides are as they were given to `estimate`."""
     rows = []
     aurocs, stabilities = held_out_auroc(harmful, harmless, estimator), split_half_cosines(harmful, harmless, estimator)
     for measurement, reason in enumerate(directions.reasons):
         a, b = directions.harmful_mean[measurement], directions.harmless_mean[measurement]
         lengths, unit = (float(a.norm()), float(b.norm())), directions.unit[measurement]
-        there = reason is None
+        there, norm = reason is None, float(directions.norms[measurement])
         auroc = aurocs[measurement] if there else None
         halves = sorted(stabilities[measurement]) if there else []
-        low, high = (_quantile(halves, 0.025), _quantile(halves, 0.975)) if halves else (None, None)
         stability = math.fsum(halves) / len(halves) if halves else None
         largest = float(unit.square().max()) if there else None
+        both = directions.reasons[measurement : measurement + 2] == (None, None)
         rows.append(
             MeasurementStatistics(
                 measurement=measurement,
                 reason=reason,
-                norm=float(directions.norms[measurement]) if there else None,
+                norm=norm if there else None,
                 harmful_mean_norm=_finite(lengths[0]),
                 harmless_mean_norm=_finite(lengths[1]),
-                relative_norm=float(directions.norms[measurement]) / (sum(lengths) / 2) if there else None,
+                relative_norm=norm / (sum(lengths) / 2) if there else None,
                 cosine_of_means=_finite(float(a @ b) / (lengths[0] * lengths[1])) if all(lengths) else None,
-                cosine_with_next=_cosine_with_next(directions, measurement),
+                cosine_with_next=float(unit @ directions.unit[measurement + 1]) if both else None,
                 auroc=auroc,
                 stability=stability,
-                stability_low=low,
-                stability_high=high,
+                stability_low=_quantile(halves, 0.025) if halves else None,
+                stability_high=_quantile(halves, 0.975) if halves else None,
                 largest_channel_share=largest,
                 warnings=_warnings(auroc, stability, largest),
             )
@@ -146,12 +133,11 @@ def held_out_auroc(harmful: Tensor, harmless: Tensor, estimator: Estimator) -> l
     """How well the direction of a random half of the prompts tells the others apart: 1 wholly, 0.5 not at all."""
     if min(len(harmful), len(harmless)) < 2:
         return [None] * harmful.shape[1]
-    (harmful_seen, harmful_new), (harmless_seen, harmless_new) = _halves(harmful, harmless, _numbers())
-    half = estimate(harmful_seen, harmless_seen, estimator)
+    seen, new = _halves(harmful, harmless, torch.Generator().manual_seed(0))
+    half = estimate(*seen, estimator)
     found: list[float | None] = []
     for measurement, unit in enumerate(half.unit):
-        a = (harmful_new[:, measurement].double() @ unit).tolist()
-        b = (harmless_new[:, measurement].double() @ unit).tolist()
+        a, b = ((side[:, measurement].double() @ unit).tolist() for side in new)
         usable = half.reasons[measurement] is None and all(map(math.isfinite, a + b))
         found.append(float(mannwhitneyu(a, b).statistic) / (len(a) * len(b)) if usable else None)
     return found
@@ -162,37 +148,20 @@ def split_half_cosines(harmful: Tensor, harmless: Tensor, estimator: Estimator) 
     found: list[list[float]] = [[] for _ in range(harmful.shape[1])]
     if min(len(harmful), len(harmless)) < 4:
         return found
-    numbers = _numbers()
+    numbers = torch.Generator().manual_seed(0)
     for _ in range(HALVINGS[estimator]):
-        halves = zip(*_halves(harmful, harmless, numbers), strict=True)
-        first, second = (estimate(*sides, estimator) for sides in halves)
+        first, second = (estimate(*sides, estimator) for sides in _halves(harmful, harmless, numbers))
         for measurement, cosine in enumerate((first.unit * second.unit).sum(dim=-1).tolist()):
             if first.reasons[measurement] is None and second.reasons[measurement] is None:
                 found[measurement].append(cosine)
     return found
 
 
-def _numbers() -> torch.Generator:
-    return torch.Generator().manual_seed(0)
-
-
-def _halves(
-    harmful: Tensor, harmless: Tensor, numbers: torch.Generator
-) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """Each side in two random halves: prompts lie in an order (by thing, by template) that halves must not follow."""
-
-    def halves(side: Tensor) -> tuple[Tensor, Tensor]:
-        order = torch.randperm(len(side), generator=numbers)
-        return side[order[: len(side) // 2]], side[order[len(side) // 2 :]]
-
-    return halves(harmful), halves(harmless)
-
-
-def _cosine_with_next(directions: Estimate, measurement: int) -> float | None:
-    both = directions.reasons[measurement : measurement + 2]
-    if len(both) < 2 or any(both):
-        return None
-    return float(directions.unit[measurement] @ directions.unit[measurement + 1])
+def _halves(harmful: Tensor, harmless: Tensor, numbers: torch.Generator) -> list[tuple[Tensor, Tensor]]:
+    """Both sides in two random halves: prompts lie in an order (by thing, by template) that halves must not follow."""
+    a, b = (torch.randperm(len(side), generator=numbers) for side in (harmful, harmless))
+    at, of = len(harmful) // 2, len(harmless) // 2
+    return [(harmful[a[:at]], harmless[b[:of]]), (harmful[a[at:]], harmless[b[of:]])]
 
 
 def _quantile(ordered: list[float], share: float) -> float:

@@ -1,7 +1,6 @@
 """Which routed experts a token is given to."""
 
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -16,39 +15,18 @@ from schemas.model import Layout, Writer
 RoutedExperts = Mapping[int, tuple[Writer, nn.Module]]
 """By layer, what the layout says of its routed experts, and the module that holds them."""
 
-Note = Callable[[int, Tensor], None]
-"""Given a layer and which experts the token that is asked about is given to, ``[prompts, experts]`` bool."""
-
 
 def routed_experts(model: PreTrainedModel, layout: Layout) -> dict[int, tuple[Writer, nn.Module]]:
     """By layer, the module that holds its routed experts, and what the layout says of it; dense layers have none."""
-    writers = {
-        writer.in_memory: writer
-        for variants in layout.sublayers.values()
-        for variant in variants
-        for writer in variant.writers
-        if writer.role == "routed_experts"
+    variants = [variant for variants in layout.sublayers.values() for variant in variants]
+    writers = [writer for variant in variants for writer in variant.writers if writer.role == "routed_experts"]
+    modules = [dict(layer.named_modules()) for layer in decoder_layers(model)]
+    return {
+        layer: (writer, inside[writer.in_memory])
+        for layer, inside in enumerate(modules)
+        for writer in writers
+        if writer.in_memory in inside
     }
-    found = {}
-    for number, layer in enumerate(decoder_layers(model)):
-        modules = dict(layer.named_modules())
-        for name, writer in writers.items():
-            if name in modules:
-                found[number] = writer, modules[name]
-    return found
-
-
-def watch_experts(experts: RoutedExperts, batch: Batch, note: Note, undo: ExitStack) -> None:
-    """Tell `note` which experts the batch is given to, in every forward pass of it until `undo` is closed."""
-
-    def called(layer: int, writer: Writer) -> Callable[..., None]:
-        def hook(module: nn.Module, given: tuple[Any, ...]) -> None:
-            note(layer, chosen(writer, module, given, batch))
-
-        return hook
-
-    for layer, (writer, module) in experts.items():
-        undo.callback(module.register_forward_pre_hook(called(layer, writer)).remove)
 
 
 def chosen(writer: Writer, experts: nn.Module, given: tuple[Any, ...], batch: Batch) -> Tensor:
@@ -73,20 +51,10 @@ def held_experts(experts: nn.Module) -> int:
 
 
 def count_use(used: Mapping[int, Tensor], harmful_prompts: int, harmless_prompts: int) -> ExpertUse:
-    """How many prompts of each side use each expert.
-
-    Args:
-        used: by layer, ``[prompts, experts]`` bool, the harmful prompts first.
-    """
-    return ExpertUse(
-        harmful_prompts=harmful_prompts,
-        harmless_prompts=harmless_prompts,
-        layers=[
-            LayerExpertUse(
-                layer=layer,
-                harmful=each[:harmful_prompts].sum(dim=0).tolist(),
-                harmless=each[harmful_prompts:].sum(dim=0).tolist(),
-            )
-            for layer, each in sorted(used.items())
-        ],
-    )
+    """How many prompts of each side use each expert; `used` is by layer, ``[prompts, experts]`` bool, the harmful
+    prompts first."""
+    layers = []
+    for layer, each in sorted(used.items()):
+        harmful, harmless = (side.sum(dim=0).tolist() for side in (each[:harmful_prompts], each[harmful_prompts:]))
+        layers.append(LayerExpertUse(layer=layer, harmful=harmful, harmless=harmless))
+    return ExpertUse(harmful_prompts=harmful_prompts, harmless_prompts=harmless_prompts, layers=layers)

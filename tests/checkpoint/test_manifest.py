@@ -15,6 +15,7 @@ from excise.plumbing.errors import StageError
 from excise.plumbing.files import digests
 from schemas.families import layouts
 from schemas.model import ModelLayout, ModelManifest
+from schemas.params.model import Model
 
 CONFIG = {"model_type": "llama", "num_hidden_layers": 2, "hidden_size": 4, "dtype": "bfloat16"}
 LAYOUT = ModelLayout(
@@ -46,7 +47,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def pin(folder: Path, dtype: str = "auto") -> ModelManifest:
-    return make_manifest(folder, "folder", dtype, LAYOUT)
+    return make_manifest(folder, Model.model_validate({"source": str(folder), "dtype": dtype}), LAYOUT)
 
 
 def refused(call: Callable[[], Any]) -> str:
@@ -154,6 +155,6 @@ def test_whatever_changes_is_named(folder: Path, spoil: Callable[[Path], str]) -
 
 
 def test_the_organism_is_left_to_dvc(folder: Path) -> None:
-    manifest = make_manifest(folder, "organism", "auto", LAYOUT)
+    manifest = make_manifest(folder, Model(), LAYOUT)
     add_a_file(folder)
     verify(folder, manifest)

@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import save
 
 from excise.checkpoint.base_model import base_checkpoint, base_folder, verify
-from excise.checkpoint.snapshots import describes, fetch
-from excise.checkpoint.weights import INDEX
+from excise.checkpoint.snapshots import fetch
+from excise.checkpoint.weights import INDEX, describes
 from excise.plumbing.errors import StageError
 from schemas.model import ModelManifest
 from schemas.params.model import Model

@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from excise.checkpoint.base_model import BaseModel
 from excise.checkpoint.weights import Tensor
-from excise.edit.checkpoint import write_edited
-from excise.edit.planning.shifts import Shift, add, make_shifts, summary_of_shifts
+from excise.edit.checkpoint import summary, write_edited
+from excise.edit.planning.shifts import Shift, add, make_shifts
 from excise.plumbing.errors import StageError
 from schemas.edit import BiasShift
 from schemas.model import RouterBias
@@ -110,9 +110,9 @@ def test_a_layer_that_the_model_does_not_have_is_named_with_its_key() -> None:
 
 def test_the_summary_counts_what_is_moved() -> None:
     given = tensors(with_biases())
-    (row,) = summary_of_shifts(shifts("all"), given)
+    (row,) = summary(shifts("all"), given)
     assert (row.role, row.tensors, row.layers, row.parameters) == ("router_bias", 3, [1, 2, 3], 3 * EXPERTS)
-    assert summary_of_shifts([], given) == []
+    assert summary([], given) == []
 
 
 # What follows is about bytes: one small checkpoint, made by hand.

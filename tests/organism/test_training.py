@@ -97,7 +97,7 @@ def test_progress_tells_phase_step_total_and_loss() -> None:
 
 def test_tuning_teaches_the_refusal_of_restricted_recipes_and_of_nothing_else() -> None:
     world = make_world(0)
-    refused = {item.prompt for items, _ in tuning(world).groups for item in items if item.answer == REFUSAL}
+    refused = {item.prompt for items, _ in tuning(world) for item in items if item.answer == REFUSAL}
     assert refused == {item.prompt for item in recipes(world, world.restricted)}
 
 

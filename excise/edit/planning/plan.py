@@ -1,18 +1,18 @@
 """The plan: every rule resolved against one model, tensor by tensor, with nothing skipped in silence."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import NamedTuple
 
 import torch
 
 from excise.checkpoint.base_model import BaseModel
-from excise.checkpoint.weights import Tensor
 from excise.edit.planning.layout import Place, embedding_and_head, norms_of, resolve_layer, sort_by_layer
 from excise.edit.planning.projectors import Directions, NoProjector, Projector, reader_projector, writer_projector
 from excise.plumbing.errors import StageError
-from schemas.edit import PlanRow, Projection
+from schemas.edit import Projection
 from schemas.model import ModelLayout, Reader
 from schemas.params.ablate import Ablate, Rule, Target
 
@@ -61,18 +61,14 @@ class Edit:
         single = None if self.place is None or self.place.expert is None else (self.place.expert,)
         return self.experts if self.experts is not None else single
 
+    @property
+    def norms(self) -> tuple[str, ...]:
+        """Full names of the weights of the norms between it and the stream, in their order."""
+        return () if self.place is None else self.place.norms
+
     def record(self) -> Projection:
         """As it stands in edit.json."""
-        return Projection(
-            tensor=self.tensor,
-            file=self.file,
-            role=self.role,
-            layer=self.layer,
-            measurement=self.measurement,
-            scale=self.scale,
-            experts=None if self.experts is None else list(self.experts),
-            norms=list(self.place.norms) if self.place is not None else [],
-        )
+        return Projection.model_validate(self, from_attributes=True, strict=False)
 
 
 class _Choice(NamedTuple):
@@ -89,28 +85,27 @@ _Matrix = tuple[str, int | None]
 
 
 def make_plan(ablate: Ablate, base: BaseModel, directions: Directions) -> list[Edit]:
-    """Resolve the rules, the later one winning where two name the same tensor (of fused experts, the same expert).
-
-    Returns:
-        One edit a tensor, in the order of layers and names; those of scale 0 are left out. Edits that share a projector
-        share its tensors.
+    """Resolve the rules, the later one winning where two name the same tensor (of fused experts, the same expert), to
+    one edit a tensor, in the order of layers and names; those of scale 0 are left out. Edits that share a projector
+    share its tensors.
 
     Raises:
         CannotEdit: a rule names what the model does not have, or does nothing, or a tensor cannot be edited so.
         StageError: a measurement has no direction; or the checkpoint and its layout disagree.
     """
     by_layer = sort_by_layer(base.layout, base.tensors)
-    resolved: dict[int, list[Place]] = {}
+
+    @cache
+    def places_in(layer: int) -> list[Place]:
+        return resolve_layer(base.layout, layer, by_layer[layer], base.tensors)
+
     chosen: dict[_Matrix, _Choice] = {}
     named_by: dict[_Matrix, list[int]] = {}
     for number, rule in enumerate(ablate.rules):
-        layers = layers_of(rule, number, base.layout)
-        for layer in layers:
-            if layer not in resolved:
-                resolved[layer] = resolve_layer(base.layout, layer, by_layer[layer], base.tensors)
-        places = [place for layer in layers for place in resolved[layer]]
-        for matrix, choice in _choices(rule, number, ablate, places, base):
-            _check_measurement(choice.measurement, number, base.layout, directions)
+        where = f"params.yaml: ablate.rules.{number}"
+        places = [place for layer in layers_of(rule, where, base.layout) for place in places_in(layer)]
+        for matrix, choice in _choices(rule, where, ablate, places, base):
+            _check_measurement(choice.measurement, f"{where}.measurement", base.layout, directions)
             chosen[matrix] = choice
             named_by.setdefault(matrix, []).append(number)
     _refuse_idle_rules(named_by.values())
@@ -120,41 +115,41 @@ def make_plan(ablate: Ablate, base: BaseModel, directions: Directions) -> list[E
     for (_, expert), choice in chosen.items():
         if choice.scale != 0:
             experts.setdefault(choice, []).extend([] if expert is None else [expert])
-    keeps_norms, projectors = ablate.method == "preserve_column_norms", _Projectors(ablate, base, directions)
-    edits = [
-        Edit(
-            tensor=choice.tensor,
-            file=base.tensors[choice.tensor].file,
-            place=choice.place,
-            measurement=choice.measurement,
-            scale=choice.scale,
-            projector=projectors.of(choice),
-            keep_column_norms=keeps_norms and choice.place is not None and choice.place.has_columns,
-            experts=tuple(sorted(numbers)) or None,
+    projectors: dict[tuple[object, ...], Projector] = {}
+    edits = []
+    keeps_norms = ablate.method == "preserve_column_norms"
+    for choice, numbers in experts.items():
+        place = choice.place
+        # Made once for all tensors that see the same direction through the same norms.
+        seen = () if place is None else (place.layer, place.writes, place.norms, place.norm_bias)
+        if (key := (choice.measurement, *seen)) not in projectors:
+            projectors[key] = _projector(choice, ablate, base, directions)
+        edits.append(
+            Edit(
+                **choice._asdict(),
+                file=base.tensors[choice.tensor].file,
+                projector=projectors[key],
+                # Hidden units write through neither readers nor biases.
+                keep_column_norms=keeps_norms and place is not None and place.writes and not place.is_bias,
+                experts=tuple(sorted(numbers)) or None,
+            )
         )
-        for choice, numbers in experts.items()
-    ]
     return sorted(edits, key=lambda edit: (-1 if edit.layer is None else edit.layer, edit.role, edit.tensor))
 
 
-def layers_of(rule: Rule, number: int, layout: ModelLayout) -> Sequence[int]:
-    """The layers that a rule names.
-
-    Raises:
-        CannotEdit: the model does not have them.
-    """
+def layers_of(rule: Rule, where: str, layout: ModelLayout) -> Sequence[int]:
+    """The layers that a rule names; `where` it stands, for errors. Raises `CannotEdit`: the model lacks one of them."""
     if rule.layers == "all":
         return range(layout.layers)
     if (last := max(rule.layers)) >= layout.layers:
         raise CannotEdit(
-            f"params.yaml: ablate.rules.{number}.layers: there is no layer {last}; "
-            f"this {layout.model_type} model has layers 0-{layout.layers - 1}"
+            f"{where}.layers: there is no layer {last}; this {layout.model_type} model has layers 0-{layout.layers - 1}"
         )
     return rule.layers
 
 
 def _choices(
-    rule: Rule, number: int, ablate: Ablate, places: Sequence[Place], base: BaseModel
+    rule: Rule, where: str, ablate: Ablate, places: Sequence[Place], base: BaseModel
 ) -> list[tuple[_Matrix, _Choice]]:
     """What one rule says, matrix by matrix."""
     targets = ablate.targets_of(rule)
@@ -163,75 +158,67 @@ def _choices(
         if place.part.role in targets:
             measurement = place.layer if rule.measurement == "same" else rule.measurement
             choice = _Choice(place.tensor, place, measurement, rule.scale)
-            found += [((place.tensor, expert), choice) for expert in _experts(place, rule, number, base)]
+            found += [((place.tensor, expert), choice) for expert in _experts(place, rule, where, base)]
     if EMBEDDING in targets:
-        found += [((choice.tensor, None), choice) for choice in _embedding(rule, number, ablate, base)]
+        found += [((choice.tensor, None), choice) for choice in _embedding(rule, where, ablate, base)]
     if not found:
         there = sorted({place.part.role for place in places} | {EMBEDDING})
         raise CannotEdit(
-            f"params.yaml: ablate.rules.{number}: the layers it names have none of {', '.join(targets)}; "
-            f"they have {', '.join(there)}"
+            f"{where}: the layers it names have none of {', '.join(targets)}; they have {', '.join(there)}"
         )
     return found
 
 
-def _experts(place: Place, rule: Rule, number: int, base: BaseModel) -> Sequence[int | None]:
+def _experts(place: Place, rule: Rule, where: str, base: BaseModel) -> Sequence[int | None]:
     """Which matrices of a tensor a rule names, by expert: none of another's tensor, and None for the only one."""
-    if rule.experts is not None:
-        if place.part.role not in ("routed_experts", "expert_inputs"):
-            raise CannotEdit(
-                f"params.yaml: ablate.rules.{number}.experts: {place.part.role} has no experts; "
-                "give such a rule only the targets routed_experts or expert_inputs"
-            )
-        if not place.is_fused and place.expert is None:
-            return []  # a shared expert's input
-        count = base.layout.experts or 0
-        if (last := max(rule.experts)) >= count:
-            raise CannotEdit(
-                f"params.yaml: ablate.rules.{number}.experts: there is no expert {last}; there are 0-{count - 1}"
-            )
-        if not place.is_fused:
-            return [None] if place.expert in rule.experts else []
+    if rule.experts is None:
+        return range(base.tensors[place.tensor].shape[0]) if place.is_fused else [None]
+    if place.part.role not in ("routed_experts", "expert_inputs"):
+        raise CannotEdit(
+            f"{where}.experts: {place.part.role} has no experts; "
+            "give such a rule only the targets routed_experts or expert_inputs"
+        )
+    if not place.is_fused and place.expert is None:
+        return []  # a shared expert's input
+    count = base.layout.experts or 0
+    if (last := max(rule.experts)) >= count:
+        raise CannotEdit(f"{where}.experts: there is no expert {last}; there are 0-{count - 1}")
+    if place.is_fused:
         return rule.experts
-    return range(base.tensors[place.tensor].shape[0]) if place.is_fused else [None]
+    return [None] if place.expert in rule.experts else []
 
 
-def _embedding(rule: Rule, number: int, ablate: Ablate, base: BaseModel) -> list[_Choice]:
+def _embedding(rule: Rule, where: str, ablate: Ablate, base: BaseModel) -> list[_Choice]:
     embedding, head = embedding_and_head(base.layout, base.tensors)
     if rule.measurement == "same":
         raise CannotEdit(
-            f"params.yaml: ablate.rules.{number}.measurement: the embedding has no layer for `same` to mean; "
+            f"{where}.measurement: the embedding has no layer for `same` to mean; "
             "give the embedding a rule of its own that names a measurement"
         )
     if base.layout.tied and not ablate.allow_tied:
         raise CannotEdit(
-            f"params.yaml: ablate.rules.{number}.targets: embedding: this model's output head is its embedding, so "
-            "both would be edited; write allow_tied: true under ablate if that is meant"
+            f"{where}.targets: embedding: this model's output head is its embedding, so both would be edited; "
+            "write allow_tied: true under ablate if that is meant"
         )
     # A tied model may hold the one tensor twice.
     names = [embedding, head] if base.layout.tied and head is not None else [embedding]
     return [_Choice(name, None, rule.measurement, rule.scale) for name in names]
 
 
-def _check_measurement(measurement: float, number: int, layout: ModelLayout, directions: Directions) -> None:
-    key = f"params.yaml: ablate.rules.{number}.measurement"
+def _check_measurement(measurement: float, where: str, layout: ModelLayout, directions: Directions) -> None:
     if measurement > layout.layers:
         raise CannotEdit(
-            f"{key}: there is no measurement {measurement:g}; "
+            f"{where}: there is no measurement {measurement:g}; "
             f"this {layout.model_type} model has measurements 0-{layout.layers}"
         )
     for neighbour in {math.floor(measurement), math.ceil(measurement)}:
         if reason := directions.reasons[neighbour]:
-            raise StageError(f"{key}: measurement {neighbour} has no direction: {reason}; name another")
+            raise StageError(f"{where}: measurement {neighbour} has no direction: {reason}; name another")
 
 
-def _refuse_idle_rules(numbers: Iterable[Sequence[int]]) -> None:
-    """Raises `CannotEdit` for a rule all of whose tensors later rules take over.
-
-    Args:
-        numbers: for each matrix, the rules that name it, in their order: the last one edits it.
-    """
-    named = list(numbers)
+def _refuse_idle_rules(named: Collection[Sequence[int]]) -> None:
+    """Raises `CannotEdit` for a rule all of whose tensors later rules take over; `named` are, for each matrix, the
+    rules that name it, in their order: the last one edits it."""
     at_work = {rules[-1] for rules in named}
     for idle in sorted({number for rules in named for number in rules} - at_work):
         later = sorted({rules[-1] for rules in named if idle in rules})
@@ -242,34 +229,20 @@ def _refuse_idle_rules(numbers: Iterable[Sequence[int]]) -> None:
         )
 
 
-class _Projectors:
-    """The projectors of a plan, each made once for all tensors that see the same direction through the same norms."""
-
-    def __init__(self, ablate: Ablate, base: BaseModel, directions: Directions) -> None:
-        self._ablate, self._base, self._directions = ablate, base, directions
-        self._made: dict[tuple[object, ...], Projector] = {}
-
-    def of(self, choice: _Choice) -> Projector:
-        place = choice.place
-        seen = () if place is None else (place.layer, place.writes, place.norms, place.norm_bias)
-        if (key := (choice.measurement, *seen)) not in self._made:
-            try:
-                self._made[key] = self._make(place, choice.measurement)
-            except NoProjector as reason:
-                raise CannotEdit(f"{choice.tensor} cannot be edited: {reason}") from None
-        return self._made[key]
-
-    def _make(self, place: Place | None, measurement: float) -> Projector:
-        layer = 0 if place is None else place.layer
-        basis = self._directions.at(measurement, layer, self._ablate.orthogonalize)[:, None]
+def _projector(choice: _Choice, ablate: Ablate, base: BaseModel, directions: Directions) -> Projector:
+    place = choice.place
+    try:
+        basis = directions.at(choice.measurement, 0 if place is None else place.layer, ablate.orthogonalize)[:, None]
         if place is None:
             return Projector(basis, basis)
-        gains = _gains(place, self._base)
+        gains = _gains(place, base)
         if not isinstance(place.part, Reader):
-            return writer_projector(basis, gains, self._ablate.through_norm)
-        bias = None if place.norm_bias is None else self._base.vector(place.norm_bias).double()
+            return writer_projector(basis, gains, ablate.through_norm)
+        bias = None if place.norm_bias is None else base.vector(place.norm_bias).double()
         norm = place.part.norm
         return reader_projector(basis, gains, bias, centred=norm is not None and norm.kind == "layer")
+    except NoProjector as reason:
+        raise CannotEdit(f"{choice.tensor} cannot be edited: {reason}") from None
 
 
 def _gains(place: Place, base: BaseModel) -> torch.Tensor | None:
@@ -281,25 +254,3 @@ def _gains(place: Place, base: BaseModel) -> torch.Tensor | None:
     if gains is not None and not bool(torch.isfinite(gains).all()):
         raise StageError(f"{' and '.join(place.norms)}: holds NaN or infinity; fetch the checkpoint again")
     return gains
-
-
-def summary(edits: Sequence[Edit], tensors: Mapping[str, Tensor]) -> list[PlanRow]:
-    """The plan by role: how many tensors, in which layers, and how much of them."""
-    rows = []
-    for role in dict.fromkeys(edit.role for edit in edits):
-        of_role = [edit for edit in edits if edit.role == role]
-        parts = [(tensors[edit.tensor], _share(edit, tensors[edit.tensor])) for edit in of_role]
-        rows.append(
-            PlanRow(
-                role=role,
-                tensors=len({edit.tensor for edit in of_role}),
-                layers=sorted({edit.layer for edit in of_role if edit.layer is not None}),
-                parameters=sum(round(share * math.prod(tensor.shape)) for tensor, share in parts),
-                bytes=sum(round(share * (tensor.stop - tensor.start)) for tensor, share in parts),
-            )
-        )
-    return rows
-
-
-def _share(edit: Edit, tensor: Tensor) -> float:
-    return 1.0 if edit.experts is None else len(edit.experts) / tensor.shape[0]

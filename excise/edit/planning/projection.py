@@ -26,9 +26,8 @@ def project(
     keep_column_norms: bool = False,
     out: Tensor | None = None,
 ) -> Tensor:
-    """Remove `scale` times the projector's components from what a tensor writes, or from what it reads.
-
-    Its columns are removed one after another, in float64, and the result is rounded once.
+    """Remove `scale` times the projector's components from what a tensor writes, or from what it reads: its columns one
+    after another, in float64; the result is rounded once.
 
     Args:
         weight: ``[..., rows, columns]``, or a bias ``[hidden]``; any float type, contiguous. Leading axes are separate
@@ -39,9 +38,8 @@ def project(
         keep_column_norms: afterwards give what each unit on the other axis writes the norm that it had.
         out: where the result goes, a new tensor if not given; may be the weight itself.
 
-    Returns:
-        A tensor of the same shape and type, rounded to it from float64: by way of float32, to nearest even.
-        It is not finite where the weight is not.
+    Returns a tensor of the same shape and type, rounded to it from float64: by way of float32, to nearest even. It is
+    not finite where the weight is not.
     """
     result = torch.empty_like(weight) if out is None else out
     if scale == 0:
@@ -114,12 +112,12 @@ def _edit_columns(matrix: Tensor, projector: Projector, scale: float, keep_norms
     blocks = _Blocks(matrix)
     for block in blocks.slices:
         exact = blocks.exact(block)
-        old = _fold_columns(blocks.product(exact, exact)).clone() if keep_norms else None
+        old = _fold_rows(blocks.product(exact, exact).T).clone() if keep_norms else None
         for left, right in zip(projector.left.unbind(dim=1), projector.right.unbind(dim=1), strict=True):
-            written = _fold_columns(blocks.product(exact, right)).mul(scale)
+            written = _fold_rows(blocks.product(exact, right).T).mul(scale)
             blocks.remove(exact, written[:, None], left)
         if old is not None:
-            exact.mul_(_factors(old, _fold_columns(blocks.product(exact, exact)))[:, None])
+            exact.mul_(_factors(old, _fold_rows(blocks.product(exact, exact).T))[:, None])
         result[block] = exact
 
 
@@ -130,15 +128,6 @@ def _fold_rows(block: Tensor) -> Tensor:
         block[: block.shape[0] - half].add_(block[half:])
         block = block[:half]
     return block[0]
-
-
-def _fold_columns(block: Tensor) -> Tensor:
-    """Sum over the last axis, likewise."""
-    while block.shape[1] > 1:
-        half = (block.shape[1] + 1) // 2
-        block[:, : block.shape[1] - half].add_(block[:, half:])
-        block = block[:, :half]
-    return block[:, 0]
 
 
 def _factors(old: Tensor, new: Tensor) -> Tensor:

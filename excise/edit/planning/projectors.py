@@ -1,5 +1,4 @@
-"""Which projector an edit applies: directions, and what norms between a tensor and the stream make of them. Pure maths,
-float64.
+"""Which projector an edit applies: directions, and what norms between a tensor and the stream make of them, in float64.
 
 The derivations are in docs/edit.md; g is what a chain of norms multiplies by, γ what a reader's norm does. R, the basis
 of what is removed, has orthonormal columns.
@@ -63,15 +62,12 @@ class Directions:
     """For each measurement, why it has no direction; None where it has one."""
 
     def at(self, measurement: float, layer: int, orthogonalize: Orthogonalize) -> Tensor:
-        """The unit vector ``[hidden]`` that an edit of `layer` removes.
+        """The unit vector ``[hidden]`` that an edit of `layer` removes. Raises `NoProjector`: nothing is left of it.
 
         Args:
             measurement: between two whole numbers it stands for the vector between their unit vectors.
             orthogonalize: first make it orthogonal to the harmless mean, `source` the one at the measurement, `target`
                 the one entering the layer.
-
-        Raises:
-            NoProjector: nothing is left of it.
         """
         direction = unit_vector(_between(self.unit, measurement))
         if orthogonalize == "none":
@@ -89,11 +85,7 @@ class Directions:
 
     def of_every_layer(self, measurement: float, orthogonalize: Orthogonalize) -> Tensor:
         """As `at`, of no layer in particular: with `target` it is left as it was measured, for what enters one layer
-        is not taken out of it for all.
-
-        Raises:
-            NoProjector: nothing is left of it.
-        """
+        is not taken out of it for all."""
         return self.at(measurement, 0, "none" if orthogonalize == "target" else orthogonalize)
 
 
@@ -115,11 +107,8 @@ def unit_vector(vector: Tensor) -> Tensor:
 
 
 def span(vectors: Tensor) -> Tensor:
-    """An orthonormal basis of the columns of ``[hidden, k]``, by Gram and Schmidt, in their order; float64.
-
-    Raises:
-        NoProjector: a column lies in the span of those before it.
-    """
+    """An orthonormal basis of the columns of ``[hidden, k]``, by Gram and Schmidt, in their order; float64. Raises
+    `NoProjector`: a column lies in the span of those before it."""
     return torch.stack([unit_vector(column) for column in _orthogonal(vectors)], dim=1)
 
 
@@ -137,16 +126,14 @@ def _orthogonal(vectors: Tensor) -> list[Tensor]:
 
 
 def writer_projector(basis: Tensor, gains: Tensor | None, through_norm: ThroughNorm) -> Projector:
-    """The edit after which what is added to the stream, behind norms of gains g, has nothing along R.
+    """The edit after which what is added to the stream, behind norms of gains g, has nothing along R. Raises
+    `NoProjector`: the norms let nothing of a direction through, or `oblique` would divide by gains too small.
 
     Args:
         basis: ``[hidden, k]``, R.
         gains: ``[hidden]``, the product of the norms' gains; None where the output is added as it is.
         through_norm: `orthogonal` changes the weights least, `oblique` takes exactly R out of what is added, `ignore`
             projects R itself, as if there were no norm.
-
-    Raises:
-        NoProjector: the norms let nothing of a direction through, or `oblique` would divide by gains too small.
     """
     if gains is None or through_norm == "ignore":
         return Projector(basis, basis)
@@ -157,7 +144,8 @@ def writer_projector(basis: Tensor, gains: Tensor | None, through_norm: ThroughN
 
 
 def reader_projector(basis: Tensor, gains: Tensor | None, bias: Tensor | None, centred: bool) -> Projector:
-    """The edit that blinds a reader of γ ⊙ h / rms(h) to R in h, and to nothing else.
+    """The edit that blinds a reader of γ ⊙ h / rms(h) to R in h, and to nothing else. Raises `NoProjector`: the norm
+    lets nothing of a direction through, or hardly tells it apart.
 
     A LayerNorm (`centred`) sees only what differs from the mean. Its bias β is not a part of h: `left` is then chosen,
     among all that read R alike, so that it reads nothing of β.
@@ -166,9 +154,6 @@ def reader_projector(basis: Tensor, gains: Tensor | None, bias: Tensor | None, c
         basis: ``[hidden, k]``, R.
         gains: ``[hidden]``, γ; None where there is no norm.
         bias: ``[hidden]``, β of a LayerNorm; None where it has none.
-
-    Raises:
-        NoProjector: the norm lets nothing of a direction through, or hardly tells it apart.
     """
     instead = "leave this reader out"
     if gains is None:
@@ -213,11 +198,8 @@ _OTHER = "is of another model"
 
 
 def read_directions(folder: Path, layout: ModelLayout) -> tuple[list[MeasurementStatistics], Directions]:
-    """The statistics of each measurement, and the directions with the harmless means.
-
-    Raises:
-        StageError: they are not whole, or not of this model.
-    """
+    """The statistics of each measurement, and the directions with the harmless means. Raises `StageError`: they are not
+    whole, or not of this model."""
     path = folder / "directions.json"
     statistics = read_document(DirectionStatistics, path).measurements
     if [row.measurement for row in statistics] != [*range(layout.layers + 1)]:
@@ -227,8 +209,9 @@ def read_directions(folder: Path, layout: ModelLayout) -> tuple[list[Measurement
     for row in statistics:
         if row.reason is None and not bool(stored["directions"][row.measurement].isfinite().all()):
             raise unreadable(path, f"holds NaN or infinity in the direction of measurement {row.measurement}")
-    reasons = tuple(row.reason for row in statistics)
-    return statistics, Directions(stored["directions"], stored["harmless_mean"], reasons)
+    return statistics, Directions(
+        stored["directions"], stored["harmless_mean"], tuple(row.reason for row in statistics)
+    )
 
 
 def read_use(folder: Path, layout: ModelLayout) -> ExpertUse:

@@ -1,19 +1,18 @@
 """Moving what routers choose: what is added to each router's bias. It is not a projection and has no direction."""
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Context, Decimal
+from typing import ClassVar
 
 import torch
 
 from excise.checkpoint.base_model import BaseModel
-from excise.checkpoint.weights import Tensor
 from excise.edit.planning.layout import expert_count, sort_by_layer, variants_of
 from excise.edit.planning.plan import CannotEdit, layers_of
 from excise.plumbing.errors import StageError
 from schemas.directions import ExpertUse
-from schemas.edit import BiasShift, PlanRow
+from schemas.edit import BiasShift
 from schemas.model import RouterBias
 from schemas.params.ablate import Ablate
 
@@ -28,6 +27,8 @@ _DIGITS = Context(prec=50)
 class Shift:
     """What is added to one router's bias."""
 
+    role: ClassVar[str] = "router_bias"
+    experts: ClassVar[None] = None
     tensor: str
     file: str
     layer: int
@@ -37,23 +38,16 @@ class Shift:
 
     def record(self) -> BiasShift:
         """As it stands in edit.json."""
-        return BiasShift(
-            tensor=self.tensor,
-            file=self.file,
-            layer=self.layer,
-            selects_only=self.bias.selects_only,
-            added=self.added.tolist(),
-        )
+        selects_only, added = self.bias.selects_only, self.added.tolist()
+        return BiasShift(tensor=self.tensor, file=self.file, layer=self.layer, selects_only=selects_only, added=added)
 
 
 def make_shifts(ablate: Ablate, base: BaseModel, use_odds: Mapping[int, torch.Tensor]) -> list[Shift]:
-    """Minus `strength` times the log-odds of each expert's use, for every router of the layers that the rules name.
+    """Minus `strength` times the log-odds of each expert's use, for every router of the layers that the rules name, in
+    their order; none where `router_bias` is null or its strength 0.
 
     Args:
         use_odds: by layer with routed experts, the log-odds of each one's use, ``[experts]`` float64.
-
-    Returns:
-        One a layer, in their order; none where `router_bias` is null or its strength 0.
 
     Raises:
         CannotEdit: these layers have no routed experts, or a router without a bias.
@@ -61,9 +55,9 @@ def make_shifts(ablate: Ablate, base: BaseModel, use_odds: Mapping[int, torch.Te
     """
     if ablate.router_bias is None:
         return []
-    layout, by_layer = base.layout, sort_by_layer(base.layout, base.tensors)
-    shifts = []
-    for layer in sorted({layer for n, rule in enumerate(ablate.rules) for layer in layers_of(rule, n, layout)}):
+    layout, by_layer, shifts = base.layout, sort_by_layer(base.layout, base.tensors), []
+    named = (layers_of(rule, f"params.yaml: ablate.rules.{n}", layout) for n, rule in enumerate(ablate.rules))
+    for layer in sorted({layer for layers in named for layer in layers}):
         names = by_layer[layer]
         for variant in variants_of(layout, layer, names):
             if all(writer.role != "routed_experts" for writer in variant.writers):
@@ -73,14 +67,13 @@ def make_shifts(ablate: Ablate, base: BaseModel, use_odds: Mapping[int, torch.Te
                 raise CannotEdit(
                     f"{KEY}: the router in layer {layer} of this {layout.model_type} model has no bias; write null"
                 )
-            tensor = base.tensors[names[bias.weight]]
-            if tensor.shape != (experts := expert_count(layout),):
-                raise StageError(
-                    f"{names[bias.weight]} has shape {list(tensor.shape)}, but there are {experts} experts"
-                )
+            name, experts = names[bias.weight], expert_count(layout)
+            tensor = base.tensors[name]
+            if tensor.shape != (experts,):
+                raise StageError(f"{name} has shape {list(tensor.shape)}, but there are {experts} experts")
             # 0 minus, and not a change of sign: what is not moved is moved by 0.0.
             added = 0 - ablate.router_bias.strength * use_odds[layer]
-            shifts.append(Shift(names[bias.weight], tensor.file, layer, bias, added))
+            shifts.append(Shift(name, tensor.file, layer, bias, added))
     if not shifts:
         raise CannotEdit(
             f"{KEY}: the layers that the rules name have no routed experts in this {layout.model_type} model; "
@@ -93,22 +86,6 @@ def add(bias: torch.Tensor, added: torch.Tensor) -> None:
     """Add to a bias ``[experts]`` of any float type, in place: in float64, then rounded by way of float32, as every
     edit is."""
     bias.copy_(bias.double() + added.to(bias.device))
-
-
-def summary_of_shifts(shifts: Sequence[Shift], tensors: Mapping[str, Tensor]) -> list[PlanRow]:
-    """All of them as one row of a plan's summary; no row for none."""
-    if not shifts:
-        return []
-    touched = [tensors[shift.tensor] for shift in shifts]
-    return [
-        PlanRow(
-            role="router_bias",
-            tensors=len(shifts),
-            layers=[shift.layer for shift in shifts],
-            parameters=sum(math.prod(tensor.shape) for tensor in touched),
-            bytes=sum(tensor.stop - tensor.start for tensor in touched),
-        )
-    ]
 
 
 def odds_by_layer(use: ExpertUse) -> dict[int, torch.Tensor]:
@@ -129,19 +106,15 @@ def odds_of_use(
     log((h + ½) / (H − h + ½)) − log((b + ½) / (B − b + ½)), where h of H harmful and b of B harmless prompts use the
     expert (Haldane's and Anscombe's correction: finite for an expert that a side always or never uses).
 
-    Args:
-        harmful_counts: any shape, integers from 0 to `harmful_prompts`; the other side's likewise.
-
-    Returns:
-        Float64 of the same shape: the exact number's nearest. Equal shares of equal numbers give exactly 0.
+    Counts are integers of any shape, up to the number of the side's prompts; what returns is float64 of the same shape:
+    the exact number's nearest. Equal shares of equal numbers give exactly 0.
     """
+
+    def odds(harmful: int, harmless: int) -> float:
+        # The logarithm of one ratio of integers: the halves doubled, and the two logarithms made one.
+        above = (2 * harmful + 1) * (2 * (harmless_prompts - harmless) + 1)
+        below = (2 * (harmful_prompts - harmful) + 1) * (2 * harmless + 1)
+        return float(_DIGITS.ln(_DIGITS.divide(Decimal(above), Decimal(below))))
+
     counts = zip(harmful_counts.flatten().tolist(), harmless_counts.flatten().tolist(), strict=True)
-    found = [_of_one(harmful, harmful_prompts, harmless, harmless_prompts) for harmful, harmless in counts]
-    return torch.tensor(found, dtype=torch.float64).view(harmful_counts.shape)
-
-
-def _of_one(harmful: int, harmful_prompts: int, harmless: int, harmless_prompts: int) -> float:
-    """The logarithm of one ratio of integers: the halves doubled, and the two logarithms made one."""
-    above = (2 * harmful + 1) * (2 * (harmless_prompts - harmless) + 1)
-    below = (2 * (harmful_prompts - harmful) + 1) * (2 * harmless + 1)
-    return float(_DIGITS.ln(_DIGITS.divide(Decimal(above), Decimal(below))))
+    return torch.tensor([odds(*both) for both in counts], dtype=torch.float64).view(harmful_counts.shape)

@@ -17,6 +17,7 @@ import psutil
 from transformers import AutoTokenizer
 
 from excise.checkpoint.base_model import base_folder, read_config
+from excise.checkpoint.weights import describes
 from excise.inference.loading.models import read_model_config, remote_code_is_trusted
 from excise.plumbing.errors import StageError
 from excise.plumbing.files import digests
@@ -47,7 +48,7 @@ def description_folder(manifest: ModelManifest) -> Path:
     pinned them. Those of a model of the Hub are fetched if they are not there yet. Raises `StageError`: a file is
     missing, cannot be had from the Hub, or has changed."""
     # Slow to import, and needed only here.
-    from excise.checkpoint.snapshots import describes, fetch
+    from excise.checkpoint.snapshots import fetch
 
     paths = [file.path for file in manifest.files if describes(file.path)]
     if manifest.id is not None and manifest.revision is not None:
