@@ -7,7 +7,7 @@ from pathlib import Path
 from excise.organism import world
 from schemas.params.organism import RECIPE
 
-CODE = {1: "f79c25c83d438dd1849224b8128789dbe466fcd8ad512fed5966acf45ec221c6"}
+CODE = {1: "e7bdaaac126a5669a182ef33ce56170fc4dee476bae4328cb6b57b6388168a89"}
 """By version of the recipe, the digest of the code that belongs to it: without imports and docstrings, which give no
 other weights."""
 
