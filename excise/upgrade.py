@@ -93,7 +93,7 @@ def take_activations(old: Path) -> bool:
     if not alike or not _same_files(old / FOLDER, FOLDER):
         return _runs_again("measure")
     for name in ("activations.safetensors", "expert_use.json"):
-        shutil.copyfile(old / "artifacts" / name, Path("artifacts") / name)
+        _put(old / "artifacts" / name, Path("artifacts") / name)
     dvc("commit", "--force", "measure")
     return True
 
@@ -124,7 +124,7 @@ def take_answers(old: Path, side: Side) -> bool:
     asked = Answers(responses=counts, dtype=read_manifest().dtype, batch_size=results["batch_size"])
     write_json(ANSWERS / side / "answers.json", asked)
     source = "samples/drift.jsonl" if side == "ablated" else "predictions.safetensors"
-    shutil.copyfile(old / "results" / side / source, ANSWERS / side / Path(source).name)
+    _put(old / "results" / side / source, ANSWERS / side / Path(source).name)
     dvc("commit", "--force", f"answer@{side}")
     return True
 
@@ -148,6 +148,12 @@ def dvc(*arguments: str) -> None:
     if done.returncode:
         lines = [*(done.stderr or done.stdout).strip().splitlines(), "it says nothing"]
         raise StageError(f"`dvc {' '.join(arguments[:2])}` failed: {shorten(lines[0], 200)}")
+
+
+def _put(source: Path, target: Path) -> None:
+    """Copy a file. What is there may be a link into DVC's cache, which must not be written through."""
+    target.unlink(missing_ok=True)
+    shutil.copyfile(source, target)
 
 
 def _same_files(one: Path, other: Path) -> bool:

@@ -16,6 +16,13 @@ from tests.hub import Hub, serve
 from tests.projects import FirstRun, Project, copy_project, first_run, quicken
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """One file that needs the finished project comes first and the others last: while one worker makes it, the other
+    does not wait for it."""
+    needing = list(dict.fromkeys(item.path for item in items if "finished" in getattr(item, "fixturenames", ())))
+    items.sort(key=lambda item: 0 if item.path in needing[:1] else 1 + (item.path in needing))
+
+
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Project:
     """A quick project after its first `dvc repro`. Not to be changed: take a `project`.
