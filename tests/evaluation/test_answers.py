@@ -51,6 +51,7 @@ def replay(name: str, count: int) -> Replay:
     return Replay("base", name, count, Templated(), CHAT)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", KINDS)
 def test_what_was_kept_is_scored_as_what_is_said(name: str) -> None:
     (task,) = listed(name)

@@ -64,6 +64,7 @@ def test_published_prompts_are_loaded_by_pinned_revision(
     assert task.config.generation_kwargs["max_gen_toks"] == 256
 
 
+@pytest.mark.slow
 def test_an_answer_takes_no_more_than_half_of_what_the_model_can_read(hub: list[dict[str, Any]]) -> None:
     listed = evaluate(refusal=["refusal_jbb"], capability=["gsm8k", "arc_easy"])
     for longest, expected in ((128, [64, 64]), (100_000, [256, None])):

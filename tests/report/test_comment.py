@@ -451,7 +451,14 @@ def monstrous(number: int, letter: str) -> tuple[Difference, list[TaskChanges]]:
 
 @pytest.mark.parametrize(
     ("number", "letter"),
-    [(40, "x"), (40, "\U0001f600"), (40, "\U000e0001"), (40, "`"), (40, "|"), (3_000, "\U000e0001")],
+    [
+        (40, "x"),
+        (40, "\U0001f600"),
+        (40, "\U000e0001"),
+        (40, "`"),
+        (40, "|"),
+        pytest.param(3_000, "\U000e0001", marks=pytest.mark.slow),
+    ],
 )
 def test_it_fits_whatever_the_run(number: int, letter: str) -> None:
     comment = render_comment(*monstrous(number, letter), "https://x.example/" + "y" * 3_000)

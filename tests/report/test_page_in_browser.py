@@ -26,9 +26,10 @@ from tests.evidence_documents import (
 )
 
 CHROMIUM = shutil.which("chromium")
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None, reason="there is no chromium here; Debian's is `apt install chromium`"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium here; Debian's is `apt install chromium`"),
+]
 
 ARGUMENTS = [
     "--no-sandbox",

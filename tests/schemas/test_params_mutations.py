@@ -21,6 +21,8 @@ SHIPPED = (Path(__file__).resolve().parents[2] / "params.yaml").read_text(encodi
 TREE = parse_mapping(SHIPPED, "params.yaml")
 SCHEMA = json.loads(json_schema())
 
+pytestmark = pytest.mark.slow
+
 two_hundred = settings(max_examples=200, deadline=None, derandomize=True)
 
 
