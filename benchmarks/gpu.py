@@ -98,6 +98,7 @@ def main() -> None:
         for device, stream in ((chosen.device, "off"), (chosen.device, "on"), ("cpu", "off")):
             bench.place(device, stream)
             lines.append((f"measure, {device}, stream {stream}", bench.seconds("measure")))
+            bench.seconds("directions")
             found[device, stream] = bench.directions()
         measured, edited = bench.artifacts(), {}
         for number, device in enumerate((chosen.device, "cpu")):

@@ -8,5 +8,5 @@ export PATH="$PWD/.venv/bin:$PATH"
 if command -v nvidia-smi > /dev/null; then
     nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv
 fi
-python -m pytest -q -k "cuda or gpu" tests/edit tests/base tests/residual
+python -m pytest -q -k "cuda or gpu" tests/edit tests/inference tests/plumbing tests/residual
 python -m benchmarks.gpu "$@"

@@ -142,6 +142,7 @@ def main() -> None:
                 ("params", [*python, "stages.params"]),
                 ("prepare (digests)", [*python, "stages.prepare"]),
                 ("measure", [*python, "stages.measure"]),
+                ("directions", [*python, "stages.directions"]),
                 ("plan", [*python, "excise", "plan"]),
                 ("ablate", [*python, "stages.ablate"]),
                 ("load base and edited", again),

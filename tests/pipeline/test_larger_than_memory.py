@@ -45,6 +45,7 @@ def limited(project: Project, *command: str) -> subprocess.CompletedProcess[str]
 
 
 def measured(project: Project) -> list[str]:
+    assert project.stage("directions").returncode == 0
     return [hashlib.sha256((project.folder / "artifacts" / name).read_bytes()).hexdigest() for name in MEASURED]
 
 

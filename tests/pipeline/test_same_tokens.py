@@ -44,18 +44,18 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Ours, and one of each other kind that lm-eval has, with examples and with the beginning of an answer."""
-    folders = {"tasks": catalogue.TASKS_FOLDER, "scores": SCORES_FOLDER}
+    folders = {"asking/tasks": catalogue.TASKS_FOLDER, "scoring/scores": SCORES_FOLDER}
     for name, folder in folders.items():
         shutil.copytree(folder, tmp_path / name)
     Path("rows.jsonl").write_text("".join(json.dumps({"question": f"what is {n} \n"}) + "\n" for n in range(5)))
     for name, text in TASKS.items():
-        (tmp_path / f"scores/{name}.yaml").write_text(f"include: ../tasks/{name}.yaml\n")
-        (tmp_path / f"tasks/{name}.yaml").write_text(
+        (tmp_path / f"scoring/scores/{name}.yaml").write_text(f"include: ../../asking/tasks/{name}.yaml\n")
+        (tmp_path / f"asking/tasks/{name}.yaml").write_text(
             f"task: {name}\ndataset_path: json\ndataset_kwargs: {{data_files: {{test: {tmp_path}/rows.jsonl}}}}\n"
             f"test_split: test\nfewshot_split: test\ndoc_to_text: '{{{{question}}}}'\n{text}"
         )
-    monkeypatch.setattr("stages.answer.load_tasks", partial(catalogue.load_tasks, folder=tmp_path / "tasks"))
-    monkeypatch.setattr("stages.evaluate.SCORES_FOLDER", tmp_path / "scores")
+    monkeypatch.setattr("stages.answer.load_tasks", partial(catalogue.load_tasks, folder=tmp_path / "asking/tasks"))
+    monkeypatch.setattr("stages.evaluate.SCORES_FOLDER", tmp_path / "scoring/scores")
     monkeypatch.setattr("excise.evaluation.asking.catalogue.TASKS", (*PARAMS_TASKS, *TASKS))
     return list(TASKS)
 
@@ -148,7 +148,7 @@ def test_a_system_message_that_a_template_does_not_take_is_the_same_line_everywh
 def test_a_task_whose_description_would_be_dropped_is_named(tasks: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     folder = chat_model(Path("model").resolve(), chat_tokenizer(template(system=False)))
     stages = Stages(folder, monkeypatch)
-    with open("tasks/choices.yaml", "a") as file:
+    with open("asking/tasks/choices.yaml", "a") as file:
         file.write("description: 'choose one'\n")
     stages.set(capability=tasks)
     stages.prepare()
