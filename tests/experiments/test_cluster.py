@@ -13,6 +13,9 @@ from schemas.experiments import load
 from tests.experiments.clusters import FILE, clone, engines, pushed, results_of, with_origin
 from tests.projects import ROOT, Project, environment, one_line, stages_run
 
+MADE = {"params", "answer@base", "answer@ablated", "evaluate@ablated"}
+"""What runs for a table's row, whatever DVC's cache of runs has."""
+
 
 def line(project: Project, commit: str, name: str) -> str:
     """The row that an experiment's own metrics make."""
@@ -37,9 +40,7 @@ def test_the_script_for_slurm_runs_every_experiment_on_nodes_that_share_a_cache(
     first, strict, broken = (
         (project.folder / f".excise/cluster/{task}.log").read_text() for task in ("1-1", "2-2", "2-3")
     )
-    assert stages_run(first) == [*("params", "prepare", "measure", "ablate", "evaluate@base", "evaluate@ablated")], (
-        first
-    )
+    assert {*stages_run(first)} == {*MADE, "organism", "prepare", "measure", "directions", "ablate"}, first
     # DVC's cache of runs has all but a trained model: that it is not trained again is the first one's doing.
     assert stages_run(strict) == ["params"], strict
     assert broken.splitlines()[-1].startswith("ERROR: mine-other-broken: params.yaml: ablate.rules.0.layers: "), broken
@@ -81,7 +82,7 @@ def test_the_task_for_skypilot_runs_every_experiment_on_machines_that_share_noth
     laptop.check("dvc", "exp", "branch", "mine-other-first", "kept")
     laptop.check("git", "switch", "--quiet", "--discard-changes", "kept")
     laptop.check("dvc", "pull", "--allow-missing")
-    assert laptop.repro() == ["ablate", "diagnose", "report"]
+    assert laptop.repro() == ["ablate", "diagnose", "simulate", "evaluate@base", "report"]
     assert laptop.check("git", "diff", "HEAD", "--", "params.yaml") == ""
 
 
@@ -96,15 +97,14 @@ def test_a_machine_that_dies_leaves_nothing_at_the_origin_and_its_run_can_be_rep
         running = subprocess.Popen(
             command, cwd=project.folder, env=environment(), stdout=output, stderr=output, start_new_session=True
         )
-    while "Running stage 'evaluate@base'" not in log.read_text() and running.poll() is None:
+    while "Running stage 'answer@base'" not in log.read_text() and running.poll() is None:
         time.sleep(0.1)
     os.killpg(running.pid, signal.SIGKILL)
     assert running.wait() == -signal.SIGKILL, log.read_text()
     assert pushed(tmp_path) == []
     again = project.check(*command)
     # What was done before it died is in DVC's cache of runs, but for a trained model.
-    evaluated = ["answer@base", "answer@ablated", "evaluate@base", "evaluate@ablated"]
-    assert stages_run(again) == ["params", "organism", "prepare", *evaluated], again
+    assert {*stages_run(again)} == {*MADE, "organism"}, again
     assert pushed(tmp_path) == ["mine-other-first"]
     assert project.check("git", "status", "--porcelain") == ""
 

@@ -129,7 +129,7 @@ def test_with_nothing_but_git_everything_is_rebuilt(clone: Project, tmp_path: Pa
         shutil.rmtree(clone.folder / made)
     done = clone.excise("model", "HEAD", str(tmp_path / "out"))
     assert REBUILT in done.stdout.splitlines()[-1], done.stderr
-    assert stages_run(done.stdout) == ["params", "prepare", "measure", "ablate"]
+    assert stages_run(done.stdout) == ["params", "organism", "prepare", "measure", "directions", "ablate"]
     assert files(tmp_path / "out") == expected
 
 
@@ -302,7 +302,7 @@ def test_an_interrupted_run_leaves_nothing(clone: Project, tmp_path: Path, numbe
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     ) as running:
         assert running.stdout is not None and running.stderr is not None
-        while "Running stage 'prepare'" not in running.stdout.readline():
+        while "Running stage 'organism'" not in running.stdout.readline():
             assert running.poll() is None
         running.send_signal(number)
         running.send_signal(number)  # of the impatient, which must not stop the tidying up

@@ -20,13 +20,13 @@ def hub_model(local_hub: Hub, local_model: tuple[Project, Path]) -> tuple[Projec
     project, folder = local_model
     local_hub.add_folder(NAME, folder)
     home = project.folder.parent / "home"
-    assert run(project, local_hub, home, "pin", NAME).returncode == 0
+    assert project.excise("pin", NAME, **local_hub.environment(home, TOKEN)).returncode == 0
     assert run(project, local_hub, home, "params").returncode == 0
     return project, home
 
 
-def run(project: Project, hub: Hub, home: Path, stage: str, *arguments: str) -> CompletedProcess[str]:
-    done = project.run("python", "-m", f"stages.{stage}", *arguments, **hub.environment(home, TOKEN))
+def run(project: Project, hub: Hub, home: Path, stage: str) -> CompletedProcess[str]:
+    done = project.run("python", "-m", f"stages.{stage}", **hub.environment(home, TOKEN))
     assert TOKEN not in done.stdout + done.stderr
     return done
 
@@ -46,6 +46,7 @@ def test_it_is_edited_as_the_same_model_elsewhere_is(
     (project.folder / "artifacts/model.json").unlink()
     for made in ("models/ablated", "models/base"):
         shutil.rmtree(project.folder / made)
+    assert run(project, local_hub, home, "organism").returncode == 0
     for stage in ("prepare", "measure", "directions", "ablate"):
         done = run(project, local_hub, home, stage)
         assert (done.returncode, done.stderr) == (0, ""), stage

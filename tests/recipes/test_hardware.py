@@ -90,13 +90,14 @@ def test_measuring_and_editing_take_at_most_what_is_said_and_at_least_half(bench
     for stream, most in said.items():
         bench.place(stream)
         assert most / 2 <= bench.peak("measure") <= most, stream
+    bench.peak("directions")
     assert bench.counted.ablate() / 2 <= bench.peak("ablate") <= bench.counted.ablate()
 
 
 @pytest.mark.slow
 def test_diagnosis_and_answering_take_what_is_said_within_a_factor_of_two(bench: Bench) -> None:
     bench.place("off")
-    for stage in ("measure", "ablate"):
+    for stage in ("measure", "directions", "ablate"):
         bench.peak(stage)
     diagnose = bench.counted.diagnose(bench.work)
     assert diagnose / 2 <= bench.peak("diagnose") <= 2 * diagnose
