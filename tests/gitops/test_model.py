@@ -200,10 +200,10 @@ def test_another_model_than_the_recorded_one_is_not_given_back(clone: Project, t
     """As where it is measured with another number of threads; here the commit records what never was."""
     empty_cache(clone, tmp_path)
     lock = clone.folder / "dvc.lock"
-    lock.write_text(lock.read_text().replace(clone.hashes()["artifacts/directions.safetensors"], "f" * 32))
-    commit = clone.commit("other directions")
+    lock.write_text(lock.read_text().replace(clone.hashes()["artifacts/activations.safetensors"], "f" * 32))
+    commit = clone.commit("other activations")
     line = refused(clone, commit, tmp_path / "out")
-    assert "artifacts/directions.safetensors (measured bytes depend on the number of CPU threads" in line
+    assert "artifacts/activations.safetensors (measured bytes depend on the number of CPU threads" in line
     assert not list((tmp_path / "cache").rglob("*"))
 
 
@@ -217,7 +217,7 @@ def test_a_commit_whose_results_are_of_other_parameters_is_refused(clone: Projec
 @pytest.mark.slow
 def test_a_commit_at_which_the_model_did_not_follow_its_directions_is_refused(clone: Project, tmp_path: Path) -> None:
     clone.replace("estimator: mean", "estimator: median")
-    clone.repro("measure")
+    clone.repro("directions")
     line = refused(clone, clone.commit("measured, not ablated"), tmp_path / "out")
     assert "ablate had not run on the artifacts/directions.json that was recorded" in line
 

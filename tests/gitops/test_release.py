@@ -86,10 +86,10 @@ def test_a_report_that_cannot_be_had_is_said_to_be_missing(project: Project, tmp
 @pytest.mark.slow
 def test_metrics_of_another_model_are_not_released_with_it(project: Project, tmp_path: Path) -> None:
     project.replace("scale: 1.0", "scale: 0.5")
-    project.repro("ablate", "diagnose")
+    project.repro("ablate", "simulate")
     project.commit("not evaluated")
     line = one_line(project.excise("release", "HEAD", str(tmp_path / "out"), "--model", str(tmp_path / "model")))
-    assert "evaluate@ablated had not run on the models/ablated that was recorded" in line
+    assert "answer@ablated had not run on the models/ablated that was recorded" in line
     assert not (tmp_path / "out").exists()
 
 
