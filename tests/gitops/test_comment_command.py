@@ -36,9 +36,9 @@ def test_a_change_is_told_with_the_parameters_stages_and_verdict_that_it_brings(
     assert rows(text, "Parameters") == [["`gates.0.at_most`", "`0.15`", "`0.999`"]]
     assert [(stage, why) for stage, why, _ in rows(text, "Stages that ran")] == [
         ("`params`", "`params.yaml`"),
-        ("`report`", "`artifacts/params/gates.json`"),
+        ("`report`", "`artifacts/params/report.json`"),
     ]
-    assert "6 stages have the same entry in dvc.lock." in text and "No metric moved beyond noise." in text
+    assert "11 stages have the same entry in dvc.lock." in text and "No metric moved beyond noise." in text
     assert "**Not committed yet**: `params.yaml`, `dvc.lock`, `gates.json`." in text
     base = project.check("git", "rev-parse", "HEAD").strip()
     head = project.commit("another limit")

@@ -103,7 +103,7 @@ def test_a_weight_that_is_no_number_stops_the_edit(local_model: tuple[Project, P
 def test_a_direction_from_such_a_weight_is_refused(local_model: tuple[Project, Path]) -> None:
     project, folder = local_model
     spoil(folder / "model.safetensors", "model.layers.2.self_attn.o_proj.weight")
-    for stage in ("prepare", "measure"):
+    for stage in ("prepare", "measure", "directions"):
         assert project.stage(stage).returncode == 0
     error = one_line(project.stage("ablate"))
     assert "ablate.rules.0.measurement: measurement 4 has no direction: the activations are not finite" in error

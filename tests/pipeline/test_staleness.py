@@ -117,7 +117,7 @@ CHANGES: dict[str, tuple[Callable[[Project], None], set[str]]] = {
     "a tool's version": (comment("requirements.lock"), set()),
     "a library that computes": (
         text("requirements-compute.lock", "transformers==", "transformers==5."),
-        ALL - {"params"},
+        ALL,
     ),
     "what chooses a device, and how memory is used": (
         comment("excise/plumbing/machine.py"),
