@@ -140,7 +140,8 @@ def stale(project: Project) -> set[str]:
 def test_a_change_makes_exactly_these_stages_stale(project: Project, change: str) -> None:
     apply, expected = CHANGES[change]
     apply(project)
-    if "params" in expected or not expected:
+    # With other libraries than those that are pinned no stage runs at all.
+    if expected != ALL and ("params" in expected or not expected):
         assert project.stage("params").returncode == 0
     assert stale(project) == expected
 
