@@ -25,7 +25,16 @@ from excise.evaluation.scoring.harness import Recording
 from excise.gitops.git import file_of, git
 from excise.inference.loading.tokenizer import description_folder, load_tokenizer
 from excise.plumbing.errors import StageError
-from excise.plumbing.files import MAPPING, read_document, read_lines, whole_folder, write_json, write_lines, write_text
+from excise.plumbing.files import (
+    MAPPING,
+    read_document,
+    read_lines,
+    whole_folder,
+    write_bytes,
+    write_json,
+    write_lines,
+    write_text,
+)
 from excise.prompts.chats import FOLDER, read_format
 from excise.prompts.reasoning import opens_reasoning
 from schemas.basis.document import read_settings
@@ -93,7 +102,7 @@ def take_activations(old: Path) -> bool:
     if not alike or not _same_files(old / FOLDER, FOLDER):
         return _runs_again("measure")
     for name in ("activations.safetensors", "expert_use.json"):
-        _put(old / "artifacts" / name, Path("artifacts") / name)
+        write_bytes(Path("artifacts") / name, (old / "artifacts" / name).read_bytes())
     dvc("commit", "--force", "measure")
     return True
 
@@ -124,7 +133,7 @@ def take_answers(old: Path, side: Side) -> bool:
     asked = Answers(responses=counts, dtype=read_manifest().dtype, batch_size=results["batch_size"])
     write_json(ANSWERS / side / "answers.json", asked)
     source = "samples/drift.jsonl" if side == "ablated" else "predictions.safetensors"
-    _put(old / "results" / side / source, ANSWERS / side / Path(source).name)
+    write_bytes(ANSWERS / side / Path(source).name, (old / "results" / side / source).read_bytes())
     dvc("commit", "--force", f"answer@{side}")
     return True
 
@@ -148,12 +157,6 @@ def dvc(*arguments: str) -> None:
     if done.returncode:
         lines = [*(done.stderr or done.stdout).strip().splitlines(), "it says nothing"]
         raise StageError(f"`dvc {' '.join(arguments[:2])}` failed: {shorten(lines[0], 200)}")
-
-
-def _put(source: Path, target: Path) -> None:
-    """Copy a file. What is there may be a link into DVC's cache, which must not be written through."""
-    target.unlink(missing_ok=True)
-    shutil.copyfile(source, target)
 
 
 def _same_files(one: Path, other: Path) -> bool:
