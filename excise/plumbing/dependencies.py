@@ -78,7 +78,7 @@ def of_module(name: str) -> list[str]:
     libraries: set[str] = set()
     while waiting:
         path = waiting.pop()
-        if path in seen or path.as_posix() in LEFT_OUT or _says_nothing(path):
+        if path in seen or path.as_posix() in LEFT_OUT or says_nothing(path):
             continue
         seen.add(path)
         modules, paths = _read(path)
@@ -104,12 +104,12 @@ def _whole_folders(paths: set[Path]) -> set[Path]:
     for folder in sorted({folder for path in found for folder in path.parents if folder.parts}, reverse=True):
         there = {path for path in folder.rglob("*") if path.is_file() and path.suffix not in (".pyc", ".swp")}
         kept = {path for path in found if folder in path.parents}
-        if all(_says_nothing(path) or any(one in (path, *path.parents) for one in kept) for path in there):
+        if all(says_nothing(path) or any(one in (path, *path.parents) for one in kept) for path in there):
             found = found - kept | {folder}
     return found
 
 
-def _says_nothing(path: Path) -> bool:
+def says_nothing(path: Path) -> bool:
     """Whether it is a package's file with nothing but a docstring."""
     return path.name == "__init__.py" and len(ast.parse(path.read_bytes()).body) <= 1
 

@@ -22,7 +22,8 @@ SAME = (
 
 @pytest.fixture
 def recorded(tmp_path: Path) -> Project:
-    """A quick project that the earlier version made and recorded."""
+    """A quick project that the earlier version made and recorded. A shallow clone, as GitHub's machines have, lacks its
+    code, and so has nothing to upgrade from."""
     if subprocess.run(["git", "cat-file", "-e", f"{EARLIER}^{{commit}}"], cwd=ROOT, capture_output=True).returncode:
         pytest.skip("this clone's history does not reach back to the earlier version")
     project = Project(tmp_path / "project")
