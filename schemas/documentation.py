@@ -1,4 +1,4 @@
-"""What people and editors read about params.yaml, made from `schemas/params.py`: `python -m excise schema` writes
+"""What people and editors read about params.yaml, made from `schemas/params/`: `python -m excise schema` writes
 `schemas/params.schema.json` and the table between the two marks in README.md."""
 
 import json

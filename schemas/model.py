@@ -1,4 +1,4 @@
-"""`artifacts/model.json`: the base model, pinned."""
+"""`artifacts/model.json` and `artifacts/layout.json`: the base model, pinned, and which of its tensors do what."""
 
 import re
 from typing import Literal, Self

@@ -6,8 +6,9 @@ import torch
 from safetensors.torch import save
 
 from excise.checkpoint.base_model import read_layout
+from excise.checkpoint.weights import read_tensors
 from excise.plumbing.errors import run_stage
-from excise.plumbing.files import read_tensors, write_bytes, write_json
+from excise.plumbing.files import write_bytes, write_json
 from excise.residual.directions import describe, estimate, winsorize
 from schemas.basis.document import read_settings
 from schemas.params.directions import Directions

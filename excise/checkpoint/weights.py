@@ -1,14 +1,19 @@
-"""The safetensors files of a model folder, read without loading them: names, shapes and places of every tensor."""
+"""Safetensors files: those of a model folder, read without loading them (names, shapes and places of every tensor), and
+our own, whose tensors are held against what is expected."""
 
 import json
 import os
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from excise.plumbing.errors import StageError
+from excise.plumbing.files import open_plain, unreadable
 from schemas.basis.text import printable, shorten
+
+if TYPE_CHECKING:
+    import torch
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -32,6 +37,9 @@ _DEEPEST = 16
 _NOT_THE_MODEL = (".git", ".cache")  # a clone's history, a download's bookkeeping
 OF_THE_EDIT = EDIT_RECORD, EDIT_DIGEST, CARD = "edit.json", "edit.json.sha256", "README.md"
 """What an edited model says of itself, for programs and for people. A base's own are replaced by them."""
+
+Shape = tuple[int | None, ...]
+"""None where any length will do."""
 
 
 @dataclass(frozen=True)
@@ -272,3 +280,30 @@ def no_weights(where: Path | str, files: Iterable[str]) -> str:
             "save the model as safetensors and name that folder"
         )
     return f"{where} holds neither {SINGLE} nor {INDEX}; name the folder of a model in Hugging Face format"
+
+
+def read_tensors(path: Path, expected: Mapping[str, tuple[str, Shape]]) -> "dict[str, torch.Tensor]":
+    """Tensors of a safetensors file by name: those that are expected, each of its dtype, as torch names it, and shape;
+    others are not read. Raises `Unreadable`: it is missing or not whole, or lacks one of them."""
+    # Slow to import, and needed only here.
+    from safetensors import SafetensorError, safe_open
+
+    open_plain(path).close()
+    try:
+        with safe_open(path, framework="pt") as file:
+            if missing := sorted(expected.keys() - set(file.keys())):
+                raise unreadable(path, f"holds no tensor {missing[0]}")
+            found = {name: file.get_tensor(name) for name in expected}
+    except (SafetensorError, OSError, ValueError, RuntimeError, TypeError) as error:
+        what = shorten(printable(" ".join(str(error).split())), 100) or type(error).__name__
+        raise unreadable(path, f"is not a whole safetensors file ({what})") from None
+    for name, (dtype, shape) in expected.items():
+        there = found[name]
+        fits = len(there.shape) == len(shape) and all(
+            length in (None, size) for length, size in zip(shape, there.shape, strict=True)
+        )
+        if str(there.dtype) != f"torch.{dtype}" or not fits:
+            wanted = ", ".join("any" if length is None else str(length) for length in shape)
+            holds = f"{name} as {there.dtype} {list(there.shape)}"
+            raise unreadable(path, f"holds {holds}, where torch.{dtype} [{wanted}] is expected")
+    return found

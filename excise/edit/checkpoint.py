@@ -1,4 +1,5 @@
-"""Writing an edited checkpoint: unchanged bytes are copied by the kernel, edited matrices pass through memory singly.
+"""The edit that the rules describe, written as a checkpoint with its card: unchanged bytes are copied by the kernel,
+edited matrices pass through memory singly.
 
 Peak memory is a matrix or two for each worker, whatever the model's size. Each tensor's bytes depend on nothing but the
 tensor and its edit: not on workers, on shards, or on the order in which they finish.
@@ -34,6 +35,9 @@ from schemas.basis.text import ranges
 from schemas.edit import PlanRow
 from schemas.model import ModelManifest
 from schemas.params.ablate import Ablate
+
+ARTIFACTS = Path("artifacts")
+TEMPLATES = Path(__file__).parent / "templates"
 
 _COPIED_AT_ONCE = 1 << 26
 _BUFFER = 1 << 22
@@ -230,10 +234,6 @@ def _write_all(file: int, buffer: memoryview, start: int) -> None:
     done = 0
     while done < len(buffer):
         done += os.pwrite(file, buffer[done:], start + done)
-
-
-ARTIFACTS = Path("artifacts")
-TEMPLATES = Path(__file__).parent / "templates"
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,15 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from excise.gitops.git import file_of
 from excise.plumbing.errors import StageError
+from excise.plumbing.files import hashed
+from excise.plumbing.progress import Advance
 from schemas.basis import plain_yaml
 from schemas.basis.text import dotted
 from schemas.gitops import LockChanges, StageChange
@@ -18,7 +20,6 @@ from schemas.wording import ParamsError
 LOCK = "dvc.lock"
 MODEL = "models/ablated"
 
-_CHUNK = 1 << 20
 _WHY = {
     "params": "another version of the code resolves params.yaml otherwise",
     "organism": "it was trained on hardware whose arithmetic differs",
@@ -147,14 +148,9 @@ def md5_of(data: bytes) -> str:
     return hashlib.md5(data, usedforsecurity=False).hexdigest()
 
 
-def md5_of_file(path: Path, advance: Callable[[int], object] = lambda _: None) -> str:
+def md5_of_file(path: Path, advance: Advance = lambda _: None) -> str:
     """The same of a file, read in pieces; `advance` receives the number of bytes read since."""
-    md5 = hashlib.md5(usedforsecurity=False)
-    with open(path, "rb") as file:
-        while chunk := file.read(_CHUNK):
-            md5.update(chunk)
-            advance(len(chunk))
-    return md5.hexdigest()
+    return hashed(path, hashlib.md5(usedforsecurity=False), advance)
 
 
 def md5_of_folder(files: Mapping[str, str]) -> str:

@@ -1,4 +1,4 @@
-"""Files and folders that are either whole or not there."""
+"""Files and folders that are either whole or not there: written, digested, and read again by the next stage."""
 
 import contextlib
 import ctypes
@@ -11,21 +11,48 @@ import shutil
 import stat
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from excise.plumbing.errors import StageError
 from excise.plumbing.progress import Advance, progress
 from schemas.basis.document import Document, FileDigest
-from schemas.basis.text import dotted, printable, shorten
+from schemas.basis.text import dotted, shorten
 
-if TYPE_CHECKING:
-    from torch import Tensor
+LARGEST = 32 * 2**20
+"""Bytes of a document, and of one line of a file that has a document a line. The record of an edit of every expert of a
+large model takes half of it."""
 
+_MAKES = {
+    "params": ["artifacts/params"],
+    "organism": ["models/base"],
+    "prepare": ["artifacts/layout.json", "artifacts/model.json", "artifacts/prompts"],
+    "measure": ["artifacts/activations.safetensors", "artifacts/expert_use.json"],
+    "directions": ["artifacts/directions.safetensors", "artifacts/directions.json"],
+    "diagnose": ["artifacts/diagnosis.json", "artifacts/plots"],
+    "simulate": ["artifacts/simulation", "artifacts/simulation.json"],
+    "ablate": ["models/ablated"],
+    **{f"answer@{side}": [f"answers/{side}"] for side in ("base", "ablated")},
+    **{f"evaluate@{side}": [f"results/{side}"] for side in ("base", "ablated")},
+    "report": ["gates.json", "metrics.json", "report"],
+}
+MADE_BY = {path: stage for stage, paths in _MAKES.items() for path in paths}
+"""The stage that writes a file, by its path or that of a folder above it."""
+
+T = TypeVar("T")
+MAPPING = TypeAdapter(dict[str, Any])
+"""A document of which no more is known than that it is a mapping, as metrics.json is."""
+
+_CONFLICT = re.compile(rb"^(<<<<<<<|>>>>>>>) ", re.MULTILINE)
+
+_CHUNK = 1 << 20
+MEMORY = Path(".excise/digests.json")
+SETTLED_NS = 2_000_000_000
+"""The coarsest clock of a file system in use, FAT's, counts two seconds."""
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
@@ -112,20 +139,18 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-_CHUNK = 1 << 20
-MEMORY = Path(".excise/digests.json")
-SETTLED_NS = 2_000_000_000
-"""The coarsest clock of a file system in use, FAT's, counts two seconds."""
-
-
 def sha256_of(path: Path, advance: Advance = lambda _: None) -> str:
     """SHA-256 of a file, read in pieces; `advance` is told the number of bytes read since."""
-    sha256 = hashlib.sha256()
+    return hashed(path, hashlib.sha256(), advance)
+
+
+def hashed(path: Path, digest: Any, advance: Advance) -> str:
+    """What a new digest of `hashlib` makes of a file; see `sha256_of`."""
     with open(path, "rb") as file:
         while chunk := file.read(_CHUNK):
-            sha256.update(chunk)
+            digest.update(chunk)
             advance(len(chunk))
-    return sha256.hexdigest()
+    return str(digest.hexdigest())
 
 
 def sha256_line(path: Path) -> str:
@@ -205,35 +230,6 @@ def _recalled(path: Path) -> dict[str, Read]:
         return {}
 
 
-LARGEST = 32 * 2**20
-"""Bytes of a document, and of one line of a file that has a document a line. The record of an edit of every expert of a
-large model takes half of it."""
-
-_MAKES = {
-    "params": ["artifacts/params"],
-    "organism": ["models/base"],
-    "prepare": ["artifacts/layout.json", "artifacts/model.json", "artifacts/prompts"],
-    "measure": ["artifacts/activations.safetensors", "artifacts/expert_use.json"],
-    "directions": ["artifacts/directions.safetensors", "artifacts/directions.json"],
-    "diagnose": ["artifacts/diagnosis.json", "artifacts/plots"],
-    "simulate": ["artifacts/simulation", "artifacts/simulation.json"],
-    "ablate": ["models/ablated"],
-    **{f"answer@{side}": [f"answers/{side}"] for side in ("base", "ablated")},
-    **{f"evaluate@{side}": [f"results/{side}"] for side in ("base", "ablated")},
-    "report": ["gates.json", "metrics.json", "report"],
-}
-MADE_BY = {path: stage for stage, paths in _MAKES.items() for path in paths}
-"""The stage that writes a file, by its path or that of a folder above it."""
-
-T = TypeVar("T")
-Shape = tuple[int | None, ...]
-"""None where any length will do."""
-MAPPING = TypeAdapter(dict[str, Any])
-"""A document of which no more is known than that it is a mapping, as metrics.json is."""
-
-_CONFLICT = re.compile(rb"^(<<<<<<<|>>>>>>>) ", re.MULTILINE)
-
-
 class Unreadable(StageError):
     """A file of ours that is missing, or does not hold what is written to it."""
 
@@ -272,33 +268,6 @@ def parse_document(
         return adapter.validate_json(data)
     except ValidationError as error:
         raise unreadable(Path(name), _mistake(error, data), remedy, where) from None
-
-
-def read_tensors(path: Path, expected: Mapping[str, tuple[str, Shape]]) -> "dict[str, Tensor]":
-    """Tensors of a safetensors file by name: those that are expected, each of its dtype, as torch names it, and shape;
-    others are not read. Raises `Unreadable`: it is missing or not whole, or lacks one of them."""
-    # Slow to import, and needed only here.
-    from safetensors import SafetensorError, safe_open
-
-    open_plain(path).close()
-    try:
-        with safe_open(path, framework="pt") as file:
-            if missing := sorted(expected.keys() - set(file.keys())):
-                raise unreadable(path, f"holds no tensor {missing[0]}")
-            found = {name: file.get_tensor(name) for name in expected}
-    except (SafetensorError, OSError, ValueError, RuntimeError, TypeError) as error:
-        what = shorten(printable(" ".join(str(error).split())), 100) or type(error).__name__
-        raise unreadable(path, f"is not a whole safetensors file ({what})") from None
-    for name, (dtype, shape) in expected.items():
-        there = found[name]
-        fits = len(there.shape) == len(shape) and all(
-            length in (None, size) for length, size in zip(shape, there.shape, strict=True)
-        )
-        if str(there.dtype) != f"torch.{dtype}" or not fits:
-            wanted = ", ".join("any" if length is None else str(length) for length in shape)
-            holds = f"{name} as {there.dtype} {list(there.shape)}"
-            raise unreadable(path, f"holds {holds}, where torch.{dtype} [{wanted}] is expected")
-    return found
 
 
 def open_plain(path: Path, remedy: str | None = None) -> Any:

@@ -1,4 +1,5 @@
-"""How much memory there is, how much a measurement takes, and what is given back. Numbers are pure but for limits."""
+"""What the machine gives: how much memory there is, how much a measurement takes of it and gives back, what others'
+files may cost of time and memory, and the device where models run."""
 
 import contextlib
 import ctypes

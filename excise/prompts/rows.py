@@ -1,4 +1,5 @@
-"""The rows of a file under `data/`, whatever kind of file it is. What a row says is read in `gathering.py`."""
+"""The rows of a file under `data/`, whatever kind of file it is, or of a data set of the Hub. What a row says is read
+in `gathering.py`."""
 
 import contextlib
 import csv
@@ -36,6 +37,8 @@ def unpacked(name: str) -> Iterator[None]:
 
 
 DATA = Path("data")
+CARD = "README.md"
+"""Of a data set."""
 MOST_ROWS = 1_000_000
 """Of a file: millions of empty ones take little room, but their time."""
 
@@ -181,7 +184,7 @@ def _plain(value: Any) -> Any:
         return value.as_py()
     except MemoryError:
         raise
-    except Exception:
+    except Exception:  # each type of a cell raises another
         return b""
 
 
@@ -192,9 +195,6 @@ _READERS: dict[str, Callable[[Path, Sequence[str]], list[Row]]] = {
     ".csv": _csv_rows,
     ".parquet": _parquet_rows,
 }
-
-
-CARD = "README.md"
 
 
 def dataset_rows(source: RowsSource, columns: Sequence[str]) -> list[Row]:
@@ -244,6 +244,6 @@ def _told(error: Exception, source: RowsSource) -> StageError:
             raise error
     except StageError as told:
         return told
-    except Exception:
+    except Exception:  # what was raised here: an error that the Hub has no words for
         what = shorten(printable(" ".join(str(error).split())), 200)
         return StageError(f"params.yaml: {source.source} could not be loaded: {what or type(error).__name__}")

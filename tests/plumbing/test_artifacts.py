@@ -8,8 +8,9 @@ import torch
 from ruamel.yaml import YAML
 from safetensors.torch import save_file
 
+from excise.checkpoint.weights import read_tensors
 from excise.plumbing import files
-from excise.plumbing.files import MADE_BY, Unreadable, parse_document, read_document, read_lines, read_tensors
+from excise.plumbing.files import MADE_BY, Unreadable, parse_document, read_document, read_lines
 from schemas.basis.document import FileDigest
 from schemas.directions import ExpertUse
 from schemas.prompts import PromptList

@@ -11,7 +11,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from excise.plumbing.files import read_document, read_tensors, unreadable
+from excise.checkpoint.weights import read_tensors
+from excise.plumbing.files import read_document, unreadable
 from schemas.directions import DirectionStatistics, ExpertUse, MeasurementStatistics
 from schemas.model import ModelLayout
 from schemas.params.ablate import Orthogonalize, ThroughNorm

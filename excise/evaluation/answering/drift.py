@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from excise.checkpoint.weights import read_tensors
 from excise.inference.forward import Batch, BatchSize, Tokens, in_batches, logits_at
 from excise.inference.loading.tokenizer import end_ids, padding_id
-from excise.plumbing.files import read_tensors, unreadable
+from excise.plumbing.files import unreadable
 from excise.plumbing.progress import Advance
 from schemas.prompts import Prompt
 from schemas.results import Sample

@@ -1,5 +1,5 @@
-"""Whether transformers makes a whole model of a checkpoint, and of these very tensors: told from headers. What a
-checkpoint lacks it makes up at random, and of two tensors for one parameter it reads one, in silence."""
+"""Loading models, and whether transformers makes a whole one of a checkpoint, and of these very tensors: told from
+headers. What a checkpoint lacks it makes up, and of two tensors for one parameter it reads one, in silence."""
 
 import contextlib
 import os
@@ -38,6 +38,8 @@ from excise.plumbing.machine import GIB, Need, Placement, UsedUp, bounded, impos
 from schemas.basis.text import listed, shorten
 
 _MEND = "name a whole copy of the model"
+_BUILDING = 15, 1 << 30
+"""Seconds and bytes that a model without weights may take; one of 100 layers takes a second."""
 
 
 @contextlib.contextmanager
@@ -66,7 +68,7 @@ def in_one_line(folder: Path, read: Path, what: str = "could not be loaded") -> 
         raise StageError(
             f"{folder}: to build what its config.json describes {much}; look for a number in it that is too large"
         ) from None
-    except Exception as error:
+    except Exception as error:  # see above: which ones config.json decides
         told = " ".join(str(error).replace(str(read), str(folder)).split()) or type(error).__name__
         raise StageError(f"{folder} {what}: {shorten(told, 250)}") from None
 
@@ -156,10 +158,6 @@ def _refuse_twins(becomes: Mapping[str, tuple[str, str | None]], where: str) -> 
             twin = plain.get(target, twin)
         if twin != name:
             raise StageError(f"{where}: {twin} and {name} are two names of one tensor; keep one set of names")
-
-
-_BUILDING = 15, 1 << 30
-"""Seconds and bytes that a model without weights may take; one of 100 layers takes a second."""
 
 
 def load_model(checkpoint: Checkpoint, dtype: str, placement: Placement) -> PreTrainedModel:
