@@ -124,7 +124,7 @@ def _obtain(clone: Path, tree: Tree, recorded: Lock, locked: bool) -> Origin:
 def _rebuild(tree: Tree, recorded: Lock, pull: list[str], variables: dict[str, str]) -> None:
     """Make the model with what cache and remote hold of what it is made from, and keep it in the cache once it proved
     to be the one that was recorded: nothing else gets there, nor into DVC's memory of earlier runs."""
-    # Whatever is there already: without it DVC would train again what is in the cache, as it keeps no run of `prepare`.
+    # Whatever is there already: without it DVC would train again what is in the cache, as no run of `organism` is kept.
     tree.dvc("checkout", "--with-deps", STAGE)
     if pull:
         tree.use_remote()
