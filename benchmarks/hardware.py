@@ -166,10 +166,10 @@ class Counted:
         return PROGRAM + self.weights + batch_bytes(self.sizes, work) + BATCH * tokens * self.cache + predicted
 
 
-def count(config: PretrainedConfig) -> Counted:
-    """Count a model in bfloat16."""
+def count(config: PretrainedConfig, dtype: torch.dtype = torch.bfloat16) -> Counted:
+    """Count a model in a dtype."""
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
     text = config.get_text_config().to_dict()
     experts = text.get("num_local_experts") or text.get("n_routed_experts") or text.get("num_experts") or 0
     routed = sum(
@@ -182,7 +182,7 @@ def count(config: PretrainedConfig) -> Counted:
     layers = [sum(tensor.nbytes for tensor in layer.parameters()) for layer in decoder_layers(model)]
     frame = sum(tensor.nbytes for tensor in decoder(model).parameters()) - sum(layers)
     head = text.get("head_dim") or text["hidden_size"] // text["num_attention_heads"]
-    sizes = Sizes.of(text, 2)
+    sizes = Sizes.of(text, dtype.itemsize)
     return Counted(
         parameters=parameters,
         active=parameters - unused,

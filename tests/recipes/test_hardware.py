@@ -1,5 +1,6 @@
 """What docs/hardware.md says a stage needs is about what it takes, and the comparison with a GPU runs to its end."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -22,19 +23,19 @@ MODEL: dict[str, Any] = {
     "vocab_size": 32_000,
     "hidden_size": 1024,
     "intermediate_size": 2816,
-    "num_hidden_layers": 8,
+    "num_hidden_layers": 3,
     "num_attention_heads": 16,
     "num_key_value_heads": 4,
     "max_position_embeddings": 512,
 }
-"""About 0.3 GiB in bfloat16."""
+"""About 0.4 GiB in float32, in which most CPUs compute faster."""
 
 PARAMS = """
 model: {{source: {folder}, device: cpu}}
 prompts: {{limit: 60}}
 measure: {{stream: "{stream}"}}
-ablate: {{rules: [{{layers: all, measurement: 4}}]}}
-evaluate: {{limit: 70}}
+ablate: {{rules: [{{layers: all, measurement: 2}}]}}
+evaluate: {{limit: 70, over_refusal: [], capability: [organism_facts]}}
 """
 NO_LIMIT = 1 << 40
 TOKENS = 64
@@ -47,14 +48,17 @@ class Bench:
     def __init__(self, folder: Path, tokenizer: Any) -> None:
         self.model, self.project = folder / "model", Project(folder / "project")
         self.project.folder.mkdir()
+        shutil.copy(ROOT / "dvc.yaml", self.project.folder)
         special = {f"{kind}_token_id": getattr(tokenizer, f"{kind}_token_id") for kind in ("pad", "eos", "bos")}
         config = AutoConfig.for_model(**MODEL, **special)
         torch.manual_seed(0)
-        AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(self.model)
+        AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(self.model)
         tokenizer.save_pretrained(self.model)
-        self.counted: Counted = count(config)
+        self.counted: Counted = count(config, torch.float32)
         self.place("off")
         self.peak("prepare")
+        followed = self.project.folder / "artifacts/prompts/drift.jsonl"
+        followed.write_text("".join(followed.read_text().splitlines(keepends=True)[:70]))  # a batch, and the next one
         prompts = [prompt for side in ("harmful", "harmless") for prompt in self.prompts(side)]
         tokens = tokenize(tokenizer, prompts, ChatFormat(system=None, chat_template_kwargs={}, date="2025-01-01"))
         self.work = Work.of((len(batch.rows), batch.ids.shape[1]) for batch in all_batches(tokens, 64))
