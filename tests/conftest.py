@@ -16,6 +16,7 @@ from tests.hub import Hub, serve
 from tests.projects import FirstRun, Project, copy_project, first_run, quicken
 
 
+@pytest.hookimpl(trylast=True)  # of those only that will run
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """One file that needs the finished project comes first and the others last: while one worker makes it, the other
     does not wait for it."""

@@ -1,7 +1,5 @@
 """What dvc.lock says: which stages ran and why, what they read and wrote, and of which bytes."""
 
-from pathlib import Path
-
 import pytest
 
 from excise.gitops.lock import LockError, lock_changes, read_lock
@@ -9,7 +7,7 @@ from excise.gitops.models import folder_md5
 from excise.plumbing.errors import StageError
 from schemas.basis import plain_yaml
 from schemas.gitops import LockChanges, StageChange
-from tests.projects import Project
+from tests.projects import ROOT, Project
 
 
 def stage(name: str, deps: dict[str, str], outs: dict[str, str], cmd: str = "exec python") -> str:
@@ -149,7 +147,7 @@ def test_a_stage_that_did_not_follow_its_input_is_named() -> None:
 
 def read_on_the_way_to(path: str) -> list[tuple[str, str, str]]:
     """In dvc.yaml: which stage, on the way to a file, reads which file that which stage writes."""
-    stages = plain_yaml.parse_mapping(Path("dvc.yaml").read_text(), "dvc.yaml")["stages"]
+    stages = plain_yaml.parse_mapping((ROOT / "dvc.yaml").read_text(), "dvc.yaml")["stages"]
     writes = {file: name for name, stage in stages.items() for out in stage.get("outs", ()) for file in as_names(out)}
     read = [(writes[path], file, writes[file]) for file in stages[writes[path]]["deps"] if file in writes]
     return read + [one for _, file, _ in read for one in read_on_the_way_to(file)]

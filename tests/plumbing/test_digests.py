@@ -90,10 +90,9 @@ def test_a_file_that_changes_while_it_is_read_is_read_again(file: Path, monkeypa
         path.write_bytes(b"other")
         return "0" * 64
 
-    monkeypatch.setattr(files, "sha256_of", change)
-    digest(file)
-    monkeypatch.undo()
-    os.chdir(file.parent.parent)
+    with monkeypatch.context() as during:
+        during.setattr(files, "sha256_of", change)
+        digest(file)
     assert digest(file) == sha256_of(file)
 
 
