@@ -100,7 +100,7 @@ test-slow: environment ## What takes longer
 	@$(SIDE_BY_SIDE) -m "slow and not alone and not nightly"
 	@python -m pytest -m "slow and alone and not nightly"
 
-test-nightly: environment ## Whole sets of damaged input and of kills, of which the others run a tenth
+test-nightly: environment ## Whole sets of damaged input, of kills and of cases, of which the others run a part
 	@$(SIDE_BY_SIDE) -m "nightly and not alone"
 	@python -m pytest -m "nightly and alone"
 

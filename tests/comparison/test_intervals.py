@@ -162,8 +162,9 @@ def test_intervals_of_clustered_samples_hold_the_truth_often_enough(items: int, 
         assert of_clustered_difference(items, correlation, rate, 1.0) >= COVERAGE
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("items", [10, *ITEMS])
+@pytest.mark.parametrize(
+    "items", [pytest.param(10, marks=pytest.mark.slow), *(pytest.param(n, marks=pytest.mark.nightly) for n in ITEMS)]
+)
 @pytest.mark.parametrize("correlation", CORRELATIONS)
 @pytest.mark.parametrize("split", SPLITS)
 def test_intervals_of_clustered_samples_do_so_for_every_split(items: int, correlation: float, split: float) -> None:
@@ -185,7 +186,7 @@ def test_the_bootstrap_holds_the_truth_often_enough(monkeypatch: pytest.MonkeyPa
     assert of_bootstrap(50, 0.5, 100, clustered=False) < 0.85
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize(("items", "least"), [(5, 0.88), (20, 0.9), (50, COVERAGE)])
 def test_the_bootstrap_of_few_items_holds_it_less_often(items: int, least: float) -> None:
     assert of_bootstrap(items, 0.5, 500) >= least

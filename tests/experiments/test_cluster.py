@@ -61,7 +61,7 @@ def test_the_script_for_slurm_runs_every_experiment_on_nodes_that_share_a_cache(
     assert again == "mine-other-strict: already at origin\n"
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_task_for_skypilot_runs_every_experiment_on_machines_that_share_nothing(
     project: Project, tmp_path: Path
 ) -> None:
@@ -87,7 +87,7 @@ def test_the_task_for_skypilot_runs_every_experiment_on_machines_that_share_noth
     assert laptop.check("git", "diff", "HEAD", "--", "params.yaml") == ""
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_machine_that_dies_leaves_nothing_at_the_origin_and_its_run_can_be_repeated(
     project: Project, tmp_path: Path
 ) -> None:

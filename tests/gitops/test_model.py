@@ -271,7 +271,7 @@ def test_an_environment_that_cannot_be_installed_is_one_line(clone: Project, tmp
     assert f"requirements.lock of {commit[:12]} cannot be installed here: " in line and "not-there" in line
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_environment_of_the_commit_makes_its_model(clone: Project, tmp_path: Path) -> None:
     first = clone.check("git", "rev-parse", "HEAD").strip()
     with open(clone.folder / "requirements.lock", "a") as lock:

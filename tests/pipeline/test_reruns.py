@@ -51,14 +51,12 @@ def contents(folder: Path) -> dict[str, tuple[int, int]]:
     return {str(path): (path.stat().st_ino, path.stat().st_mtime_ns) for path in paths}
 
 
-LONG = (
-    *("organism.seed", "prompts.limit", "model.dtype", "measure.position"),
-    *("ablate.rules", "ablate.router_bias", "evaluate.limit", "gates"),
-)
-"""After these many stages run."""
+LONG = dict.fromkeys(("model.dtype", "ablate.rules", "evaluate.limit", "gates"), pytest.mark.slow)
+LONG |= dict.fromkeys(("organism.seed", "prompts.limit", "measure.position", "ablate.router_bias"), pytest.mark.nightly)
+"""After these many stages run; of the longest the first stages are held by `test_staleness.py`, too."""
 
 
-@pytest.mark.parametrize("key", [pytest.param(key, marks=pytest.mark.slow) if key in LONG else key for key in CHANGES])
+@pytest.mark.parametrize("key", [pytest.param(key, marks=LONG.get(key, ())) for key in CHANGES])
 def test_a_changed_key_runs_exactly_the_stages_that_it_touches(project: Project, key: str) -> None:
     old, new, expected = CHANGES[key]
     project.replace(old, new)

@@ -255,7 +255,7 @@ def test_a_layer_that_can_never_fit_is_refused_in_one_line(model: Path, monkeypa
         open_model(read_checkpoint(model), "float32", CPU, "auto", PROMPTS, "auto")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("stream", ["on", "off"])
 def test_what_is_reckoned_is_what_is_taken(tmp_path: Path, stream: str) -> None:
     """Within 40 % above and 10 % below, beside a quarter of a GiB that libraries keep; more is better than less."""
