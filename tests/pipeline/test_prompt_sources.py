@@ -131,7 +131,7 @@ def test_judging_measured_prompts_is_refused_before_a_model_is_loaded(project: P
     assert (project.folder / "results/base/results.json").read_bytes() == results
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_measured_prompts_are_left_out_of_both_models_tasks_and_counted(project: Project) -> None:
     judged(project, "drop")
     project.repro()

@@ -48,7 +48,7 @@ def test_an_older_commit_gives_its_model_back_without_the_cache(project: Project
     assert (project.folder / "dvc.lock").read_text() == lock
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_change_of_prompts_keeps_a_model_that_was_trained_elsewhere(project: Project) -> None:
     before = (project.folder / "models/base/model.safetensors").read_bytes()
     project.check("dvc", "unprotect", "models/base")

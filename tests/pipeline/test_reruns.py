@@ -89,7 +89,7 @@ def test_a_changed_comment_runs_the_params_stage_alone(project: Project) -> None
     assert project.repro() == ["params"]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_value_changed_while_a_stage_runs_is_seen_by_the_next_run(project: Project) -> None:
     project.replace("scale: 1.0", "scale: 0.75")
     with subprocess.Popen(
