@@ -24,7 +24,7 @@ def line(project: Project, commit: str, name: str) -> str:
     return f"| {name} | {' | '.join(f'{value:.4f}' for value in values)} | `dvc exp run -S organism.seed=79 "
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_script_for_slurm_runs_every_experiment_on_nodes_that_share_a_cache(
     project: Project, tmp_path: Path
 ) -> None:

@@ -84,7 +84,7 @@ def test_a_killed_stage_leaves_no_model_and_runs_again(project: Project) -> None
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("shell", ["/bin/sh", "/bin/bash"])
+@pytest.mark.parametrize("shell", ["/bin/sh", pytest.param("/bin/bash", marks=pytest.mark.nightly)])
 def test_a_killed_dvc_takes_its_stage_along_and_runs_again(project: Project, shell: str) -> None:
     if not Path(shell).exists():
         pytest.skip(f"there is no {shell} here")
