@@ -153,7 +153,7 @@ def test_a_worktree_runs_its_own_code(shipped: Project, tmp_path: Path) -> None:
     assert code_that_ran(done.stdout) == [tree.folder], done.stderr
 
 
-@pytest.mark.nightly
+@pytest.mark.slow
 def test_an_experiment_runs_the_code_of_its_own_tree(shipped: Project) -> None:
     """In DVC's queue and in a temporary folder, with PYTHONPATH leading to the workspace, whose code is another one."""
     options = ("--set-param", "prompts.seed=7", "params")

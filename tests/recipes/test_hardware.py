@@ -35,8 +35,10 @@ model: {{source: {folder}, device: cpu}}
 prompts: {{limit: 60}}
 measure: {{stream: "{stream}"}}
 ablate: {{rules: [{{layers: all, measurement: 2}}]}}
-evaluate: {{limit: 70, over_refusal: [], capability: [organism_facts]}}
+evaluate: {{limit: {asked}, over_refusal: [], capability: [organism_facts]}}
 """
+ASKED = 70
+"""Prompts of a task, and of those that are followed: a batch, and the beginning of the next."""
 NO_LIMIT = 1 << 40
 TOKENS = 64
 """Of a question and its answer in the organism's tasks, at most."""
@@ -58,7 +60,7 @@ class Bench:
         self.place("off")
         self.peak("prepare")
         followed = self.project.folder / "artifacts/prompts/drift.jsonl"
-        followed.write_text("".join(followed.read_text().splitlines(keepends=True)[:70]))  # a batch, and the next one
+        followed.write_text("".join(followed.read_text().splitlines(keepends=True)[:ASKED]))
         prompts = [prompt for side in ("harmful", "harmless") for prompt in self.prompts(side)]
         tokens = tokenize(tokenizer, prompts, ChatFormat(system=None, chat_template_kwargs={}, date="2025-01-01"))
         self.work = Work.of((len(batch.rows), batch.ids.shape[1]) for batch in all_batches(tokens, 64))
@@ -70,7 +72,7 @@ class Bench:
 
     def place(self, stream: str) -> None:
         """Whether the model is measured layer by layer from now on."""
-        (self.project.folder / "params.yaml").write_text(PARAMS.format(folder=self.model, stream=stream))
+        (self.project.folder / "params.yaml").write_text(PARAMS.format(folder=self.model, stream=stream, asked=ASKED))
         self.peak("params")
 
     def peak(self, stage: str, *arguments: str) -> int:
