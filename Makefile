@@ -38,9 +38,9 @@ report: environment ## Write report/shown.html: the report with commit, versions
 verify: environment ## Check an edited model's files against its edit.json (FOLDER=models/ablated)
 	@$(EXCISE) verify -- "$${FOLDER:-models/ablated}"
 
-plan: environment ## Print what the rules would edit; measures first where that is out of date
+plan: environment ## Print what the rules would edit and what would come of it; measures first where that is out of date
 	@python -m excise repro -- --quiet directions
-	@$(EXCISE) plan
+	@$(EXCISE) plan --simulate
 
 use: environment ## Make params.yaml the recipe RECIPE=llama-3.1-8b-instruct of recipes/; without a name, list them
 	@$(EXCISE) use -- $${RECIPE:+"$$RECIPE"}

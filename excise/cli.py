@@ -111,14 +111,29 @@ def pin(model: str | None, dataset: str | None) -> None:
     print(newest(dataset, "dataset") if dataset else pin_base(model))
 
 
-@command()
-def plan() -> None:
-    """Print what the rules of params.yaml would edit, after `dvc repro directions`."""
-    from excise.edit.checkpoint import resolve_edit
+@command(arg("--simulate", action="store_true", help="first run stage simulate, unless it ran with these rules"))
+def plan(simulate: bool) -> None:
+    """Print what the rules of params.yaml would edit, and what would come of it, after `dvc repro directions`. What
+    `ablate` would refuse is refused here: every edit is made in memory, and none written."""
+    from excise.edit.checkpoint import Left, rehearse, resolve_edit
+    from excise.edit.forecast import foreseen, say_foreseen
+    from excise.gitops import storage
     from excise.gitops.terminal import print_plan
+    from excise.plumbing.errors import StageError
+    from excise.plumbing.machine import chosen_device
+    from excise.plumbing.progress import progress
 
-    edit = resolve_edit()
-    print_plan(edit.rows, edit.spare_layers, edit.base.checkpoint.left_out)
+    edit, left = resolve_edit(), Left()
+    with progress("Rehearse", sum(row.bytes for row in edit.rows), "B") as advance:
+        rehearse(edit, chosen_device(), left, advance)
+    print_plan(edit.rows, left.range(), edit.spare_layers, edit.base.checkpoint.left_out)
+    if (simulation := foreseen(edit.settings)) is None and simulate:
+        try:
+            storage.repro(PROJECT, ["--quiet", "simulate"])
+        except StageError as error:
+            print(error, file=sys.stderr)
+        simulation = foreseen(edit.settings)
+    say_foreseen(simulation)
 
 
 @command(

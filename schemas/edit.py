@@ -19,6 +19,9 @@ class Projection(Document):
     scale: float
     experts: list[int] | None = Field(description="which matrices along the first axis; null for all")
     norms: list[str] = Field(description="the weights of the norms between the tensor and the stream, in their order")
+    left: float | None = None
+    """of what the tensor writes along the direction, through these norms, the share that `through_norm: ignore` leaves;
+    null where the edit takes the norms into account, or there are none"""
 
 
 class BiasShift(Document):

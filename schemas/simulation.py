@@ -1,7 +1,7 @@
 """`artifacts/simulation.json`: what the current rules would do, before any byte is written. Units are those of
-`artifacts/diagnosis.json`."""
+`artifacts/diagnosis.json`. Perplexities are of the base's own answers to harmless prompts, in multiples of its own."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -17,6 +17,15 @@ class ScaleTrial(Document):
     simulated: float | None = Field(description="the difference left in a forward pass of the edited model")
     indirect: float | None = Field(description="simulated minus direct")
     answers: Answers | None = Field(description="null, as what was simulated, where logits are NaN or infinite")
+    perplexity: float | None = Field(description="null where it is no number")
+
+
+class PartTrial(Document):
+    """The current rules in some of the layers that they name, and in no others."""
+
+    first: int
+    last: int
+    perplexity: float | None = Field(description="null where it is no number")
 
 
 class Simulation(Document):
@@ -27,6 +36,10 @@ class Simulation(Document):
     difference: float = Field(description="in the last measurement of the base")
     left_out: float = Field(description="of that, what no rule covers")
     scales: list[ScaleTrial]
+    ruinous: bool = Field(description="whether the rules, as they are, leave a model that cannot write any more")
+    thirds: list[PartTrial] = Field(description="each third of the layers by itself; empty where nothing is ruinous")
+    ablate: dict[str, Any] = Field(description="the resolved `ablate` section of params.yaml")
+    directions_sha256: str = Field(pattern="^[0-9a-f]{64}$")
 
 
 PLOTS = {

@@ -12,9 +12,10 @@ from transformers import PreTrainedModel
 from excise.checkpoint.base_model import base_checkpoint, base_folder, read_config, read_manifest, verify
 from excise.checkpoint.weights import read_checkpoint
 from excise.evaluation.answering.backends import Transformers, require_vllm, unfinished_work, with_vllm
-from excise.evaluation.answering.drift import drift_samples, greedy_answers, predictions, read_predictions
+from excise.evaluation.answering.drift import drift_samples, read_predictions
 from excise.evaluation.asking.answers import ANSWERS, DRIFT, Side, ask_all, chosen_side, responses_file
 from excise.evaluation.asking.catalogue import ListedTask, leave_out, load_tasks, read_measured_prompts
+from excise.inference.continuations import greedy_answers, predictions
 from excise.inference.forward import first_size
 from excise.inference.loading.models import load_model, remote_code_is_trusted
 from excise.inference.loading.tokenizer import load_tokenizer

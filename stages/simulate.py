@@ -1,5 +1,5 @@
 """Stage simulate: base model, directions and rules → what these rules would do, before any byte is written. Tried on
-prompts that were not measured, in four passes over them."""
+prompts that were not measured, in four passes over them, and on the base's own answers to a few."""
 
 import json
 from pathlib import Path
@@ -7,15 +7,18 @@ from pathlib import Path
 from excise.checkpoint.base_model import BaseModel
 from excise.diagnosis.current_rules import SCALES, simulate
 from excise.diagnosis.plots import plots_of_simulation
+from excise.edit.forecast import say_foreseen
 from excise.edit.planning.projectors import read_directions, read_use
 from excise.edit.planning.shifts import odds_by_layer
+from excise.inference.continuations import greedy_answers
 from excise.inference.loading.models import load_model
 from excise.inference.loading.tokenizer import load_tokenizer
 from excise.plumbing.errors import run_stage
-from excise.plumbing.files import write_json, write_text
+from excise.plumbing.files import sha256_of, write_json, write_text
 from excise.plumbing.machine import placement
 from excise.plumbing.progress import progress
 from excise.prompts.chats import read_format, read_prompts, tokenize
+from excise.trials.perplexity import PROMPTS, OwnAnswers
 from schemas.basis.document import read_settings
 from schemas.params.ablate import Ablate
 
@@ -32,12 +35,17 @@ def main() -> None:
     model = load_model(base.checkpoint, base.manifest.dtype, placement())
     harmful, harmless = read_prompts("harmful_held_out"), read_prompts("harmless_held_out")
     sides = tokenize(tokenizer, harmful, chat), tokenize(tokenizer, harmless, chat)
+    answered = sides[1][:PROMPTS]
+    with progress("Answers of the base", len(answered), "prompts") as advance:
+        own = OwnAnswers(model, answered, greedy_answers(model, tokenizer, answered, "auto", advance))
+    digest = sha256_of(ARTIFACTS / "directions.safetensors")
     with progress("Simulate", 1 + len(SCALES), "passes") as advance:
-        simulation, projections = simulate(base, directions, use_odds, model, sides, ablate, statistics, advance)
+        simulation, projections = simulate(base, directions, use_odds, own, sides, ablate, statistics, digest, advance)
 
     write_json(ARTIFACTS / "simulation.json", simulation)
     for name, records in plots_of_simulation(simulation, projections).items():
         write_text(ARTIFACTS / f"simulation/{name}.json", json.dumps(records, indent=1) + "\n")
+    say_foreseen(simulation)
 
 
 if __name__ == "__main__":

@@ -101,8 +101,12 @@ def simulation(**given: Any) -> Simulation:
         "left_out": 5.125,
         "scales": [
             {"scale": scale, "direct": 8.0 - 4 * scale, "simulated": 7.0 - 8 * scale, "indirect": -1.0 - 4 * scale}
-            | {"answers": answers(0.0, scale / 8)}
+            | {"answers": answers(0.0, scale / 8), "perplexity": 1 + scale / 16}
             for scale in (0.5, 1.0, 2.0)
         ],
+        "ruinous": False,
+        "thirds": [],
+        "ablate": {},
+        "directions_sha256": "0" * 64,
     }
     return Simulation.model_validate(document | given)

@@ -1,33 +1,37 @@
 """What the current rules would do, before any byte is written: predicted directly, and simulated in forward passes.
 The base passes once, and the edited model once for each scale: what it answers and where its stream lies are read in
-the same pass."""
+the same pass. A few prompts more tell whether it can still write."""
 
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from operator import mul
 from typing import Any
 
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from excise.checkpoint.base_model import BaseModel
 from excise.diagnosis.contributions import Component, Trace, Tracer, components
 from excise.edit.planning.plan import Edit, make_plan
 from excise.edit.planning.projectors import Directions
-from excise.edit.planning.shifts import make_shifts
+from excise.edit.planning.shifts import Shift, make_shifts
 from excise.trials.bench import with_scales
+from excise.trials.perplexity import OwnAnswers
 from excise.trials.refusal import Outcome, Questions
 from excise.trials.simulation import simulated
 from schemas.directions import MeasurementStatistics
 from schemas.params.ablate import Ablate
-from schemas.simulation import ScaleTrial, Simulation
+from schemas.simulation import PartTrial, ScaleTrial, Simulation
 
 SCALES = (0.5, 1.0, 2.0)
 """What the scale of every rule is multiplied by."""
 
+RUINOUS = 2.0
+"""Rules are ruinous where the base's own answers become so many times as perplexing: each of their tokens half as
+likely, on average. docs/diagnosis.md has what lies on either side."""
 
 Projections = list[tuple[Tensor, Tensor]]
 """Harmful and harmless prompts along the direction, ``[prompts]`` float64 each, at the measurement that it is of: in
@@ -70,23 +74,27 @@ def simulate(
     base: BaseModel,
     directions: Directions,
     use_odds: Mapping[int, Tensor],
-    model: PreTrainedModel,
+    own: OwnAnswers,
     prompts: tuple[Sequence[Sequence[int]], Sequence[Sequence[int]]],
     ablate: Ablate,
     statistics: Sequence[MeasurementStatistics],
+    directions_sha256: str,
     advance: Callable[[int], None],
 ) -> tuple[Simulation, Projections]:
-    """Simulate the rules of params.yaml, with the scale of each times ``SCALES``. Raises `StageError`: the model does
-    not have what a rule names, or cannot be edited so; or it answers with NaN.
+    """Simulate the rules of params.yaml, with the scale of each times ``SCALES``, and where they are ruinous each third
+    of their layers by itself. Raises `StageError`: the model does not have what a rule names, or cannot be edited so;
+    or it answers with NaN.
 
     Args:
         use_odds: by layer with routed experts, the log-odds of each one's use.
+        own: the model, and its answers to a few prompts.
         prompts: the tokens of harmful and of harmless ones, held out.
         statistics: of each measurement.
+        directions_sha256: of the file that holds the directions.
         advance: told each pass over the prompts: one, and one a scale.
     """
     plans = {scale: make_plan(with_scales(ablate, partial(mul, scale)), base, directions) for scale in SCALES}
-    shifts = make_shifts(ablate, base, use_odds)
+    shifts, model = make_shifts(ablate, base, use_odds), own.model
     # Where every scale is 0, as for a router's bias only: of what the rules name.
     named = plans[1.0] or make_plan(with_scales(ablate, lambda _: 1.0), base, directions)
     measurement = main_measurement(named, statistics)
@@ -107,23 +115,49 @@ def simulate(
         of_edited = tracers()
         with simulated(model, edits, shifts):
             outcomes[scale] = questions.ask(*(tracer.watch for tracer in of_edited))
+            perplexity = own.perplexity()
         after[scale] = [tracer.trace() for tracer in of_edited]
         remainder, left = direct.remainder(scale), last_difference(*after[scale])
         told: dict[str, Any] = dict.fromkeys(("simulated", "indirect", "answers"))
         if outcomes[scale].is_finite and math.isfinite(left):
             told = {"simulated": left, "indirect": left - remainder, "answers": outcomes[scale].answers()}
-        trials.append(ScaleTrial(scale=scale, direct=remainder, **told))
+        trials.append(ScaleTrial(scale=scale, direct=remainder, perplexity=perplexity, **told))
         advance(1)
 
+    ruinous = is_ruinous(trials[SCALES.index(1.0)].perplexity)
     simulation = Simulation(
         measurement=measurement,
         current=outcomes[1.0].answers(),
         difference=direct.whole,
         left_out=direct.left_out,
         scales=trials,
+        ruinous=ruinous,
+        thirds=try_thirds(own, plans[1.0], shifts) if ruinous else [],
+        ablate=ablate.model_dump(mode="json"),
+        directions_sha256=directions_sha256,
     )
     at = round(measurement)
     return simulation, [(harmful.stream[:, at], harmless.stream[:, at]) for harmful, harmless in (before, after[1.0])]
+
+
+def is_ruinous(perplexity: float | None) -> bool:
+    """Whether a model with this perplexity on the base's own answers, as a multiple of the base's, is one that cannot
+    write as the base does."""
+    return perplexity is None or perplexity > RUINOUS
+
+
+def try_thirds(own: OwnAnswers, edits: Sequence[Edit], shifts: Sequence[Shift]) -> list[PartTrial]:
+    """Each third of the layers that are edited by itself, the embeddings with the first."""
+    named = {edit.layer for edit in edits} | {shift.layer for shift in shifts}
+    layers = sorted(layer for layer in named if layer is not None)
+    bounds = [len(layers) * third // 3 for third in range(4)]
+    found = []
+    for part in (layers[start:stop] for start, stop in pairwise(bounds) if start < stop):
+        of_part = {*part, None} if part[0] == layers[0] else {*part}
+        here = [edit for edit in edits if edit.layer in of_part], [shift for shift in shifts if shift.layer in of_part]
+        with simulated(own.model, *here):
+            found.append(PartTrial(first=part[0], last=part[-1], perplexity=own.perplexity()))
+    return found
 
 
 def main_measurement(edits: Sequence[Edit], statistics: Sequence[MeasurementStatistics]) -> float:

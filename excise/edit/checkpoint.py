@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import zip_longest
@@ -23,7 +24,7 @@ from excise.checkpoint.base_model import SHORTER, BaseModel, float_type
 from excise.checkpoint.weights import Tensor
 from excise.edit.planning.layout import spare_layers
 from excise.edit.planning.plan import Edit, make_plan
-from excise.edit.planning.projection import project
+from excise.edit.planning.projection import project, written_square
 from excise.edit.planning.projectors import read_directions, read_use
 from excise.edit.planning.shifts import Shift, add, make_shifts, odds_by_layer
 from excise.plumbing.errors import StageError
@@ -57,12 +58,34 @@ class Slice:
     tensor: str
     amount: str
     """How much of an edit it is, as in `scale 1.5`: for errors."""
-    change: Callable[[torch.Tensor], object]
-    """Edits it in place, on the device where the arithmetic runs."""
+    change: Callable[[torch.Tensor, int], None]
+    """Edits it in place, on the device where the arithmetic runs; told where it starts."""
     dtype: torch.dtype
     shape: tuple[int, ...]
     start: int
     stop: int
+
+
+class Left:
+    """Of what tensors write along the direction, through norms that the edit ignores, the share that it leaves."""
+
+    def __init__(self) -> None:
+        self._squares: dict[str, list[tuple[int, float, float]]] = {}
+
+    def add(self, tensor: str, start: int, before: float, after: float) -> None:
+        """Count a slice of a tensor: where it starts, and the sums of squares."""
+        self._squares.setdefault(tensor, []).append((start, before, after))
+
+    def of(self, tensor: str) -> float | None:
+        """The share; None where the edit ignores no norm, or the tensor wrote nothing along the direction."""
+        slices = sorted(self._squares.get(tensor, []))
+        before, after = (math.fsum(squares) for squares in ([row[1] for row in slices], [row[2] for row in slices]))
+        return math.sqrt(after / before) if before else None
+
+    def range(self) -> tuple[float, float] | None:
+        """The least and the largest of all tensors; None where there is none."""
+        shares = [share for tensor in self._squares if (share := self.of(tensor)) is not None]
+        return (min(shares), max(shares)) if shares else None
 
 
 def write_edited(
@@ -73,6 +96,7 @@ def write_edited(
     device: torch.device,
     advance: Advance,
     digest: Callable[[Path], str] = sha256_of,
+    left: Left | None = None,
 ) -> dict[str, str]:
     """Copy every file of the base into `target`, with the planned tensors edited.
 
@@ -82,28 +106,16 @@ def write_edited(
         device: where the arithmetic runs; the bytes are the same on each.
         advance: told the number of bytes written since.
         digest: gives a written file's SHA-256; files that do not change have the one in the manifest.
+        left: where it is counted what edits leave that ignore norms.
 
     Returns SHA-256 of every file written, by its path in the folder. Raises `StageError` where a tensor of the plan is
     not of a float type, or holds NaN or infinity.
     """
     checkpoint, known_digests = base.checkpoint, {file.path: file.sha256 for file in base.manifest.files}
-    slices: dict[str, list[Slice]] = {shard: [] for shard in checkpoint.shards}
-    for edit in edits:
-        slices[edit.file] += _slices_of_edit(edit, device, base.tensors[edit.tensor])
-    for shift in shifts:
-        tensor, change = base.tensors[shift.tensor], partial(add, added=shift.added)
-        dtype, size = float_type(shift.tensor, tensor), (tensor.shape, tensor.start, tensor.stop)
-        slices[shift.file].append(Slice(shift.tensor, "this strength", change, dtype, *size))
-
-    largest = max((part.stop - part.start for parts in slices.values() for part in parts), default=1)
-    workers = max(1, min(_usable_cpus(), _BUFFERS_AT_MOST // largest))
-    groups = [checkpoint.shards[first : first + workers] for first in range(0, len(checkpoint.shards), workers)]
+    slices = _slices(base, edits, shifts, device, left or Left())
     digests: dict[str, Future[str]] = {}
-    # Each worker computes alone: two of them waiting for each other's threads are slower.
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    pool = ThreadPoolExecutor(max_workers=workers)
-    try:
+    with _workers(slices) as (pool, count):
+        groups = [checkpoint.shards[first : first + count] for first in range(0, len(checkpoint.shards), count)]
         for group in [*groups, checkpoint.companions]:
             parts = [_parts(base.folder / path, target / path, slices.get(path, []), device, advance) for path in group]
             # A part of each file by turns, because the kernel writes to one file at a time.
@@ -114,18 +126,52 @@ def write_edited(
             changed = [path for path in group if slices.get(path) or path not in known_digests]
             digests |= {path: pool.submit(digest, target / path) for path in changed}
         known_digests |= {path: made.result() for path, made in digests.items()}
-    finally:
-        pool.shutdown(cancel_futures=True)  # where something went wrong, what has not begun never does
-        torch.set_num_threads(threads)
     return {path: known_digests[path] for path in checkpoint.files}
 
 
-def _slices_of_edit(edit: Edit, device: torch.device, tensor: Tensor) -> Iterator[Slice]:
-    """An edit cut into what is edited at a time, in the order of the file."""
-    projector = edit.projector.to(device)
+@contextmanager
+def _workers(slices: Mapping[str, Sequence[Slice]]) -> Iterator[tuple[ThreadPoolExecutor, int]]:
+    """Threads that edit slices, and how many there are: no more than memory has buffers for."""
+    largest = max((part.stop - part.start for parts in slices.values() for part in parts), default=1)
+    count = max(1, min(_usable_cpus(), _BUFFERS_AT_MOST // largest))
+    # Each worker computes alone: two of them waiting for each other's threads are slower.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    pool = ThreadPoolExecutor(max_workers=count)
+    try:
+        yield pool, count
+    finally:
+        pool.shutdown(cancel_futures=True)  # where something went wrong, what has not begun never does
+        torch.set_num_threads(threads)
 
-    def change(weight: torch.Tensor) -> torch.Tensor:
-        return project(weight, projector, edit.scale, edit.stream_axis, edit.keep_column_norms, out=weight)
+
+def _slices(
+    base: BaseModel, edits: Sequence[Edit], shifts: Sequence[Shift], device: torch.device, left: Left
+) -> dict[str, list[Slice]]:
+    """All that is edited, by file."""
+    slices: dict[str, list[Slice]] = {shard: [] for shard in base.checkpoint.shards}
+    for edit in edits:
+        slices[edit.file] += _slices_of_edit(edit, device, base.tensors[edit.tensor], left)
+    for shift in shifts:
+        tensor, change = base.tensors[shift.tensor], partial(_shifted, shift.added)
+        dtype, size = float_type(shift.tensor, tensor), (tensor.shape, tensor.start, tensor.stop)
+        slices[shift.file].append(Slice(shift.tensor, "this strength", change, dtype, *size))
+    return slices
+
+
+def _shifted(added: torch.Tensor, bias: torch.Tensor, _start: int) -> None:
+    add(bias, added)
+
+
+def _slices_of_edit(edit: Edit, device: torch.device, tensor: Tensor, left: Left) -> Iterator[Slice]:
+    """An edit cut into what is edited at a time, in the order of the file."""
+    projector, through = edit.projector.to(device), None if edit.through is None else edit.through.to(device)
+
+    def change(weight: torch.Tensor, start: int) -> None:
+        before = None if through is None else written_square(weight, through, edit.stream_axis)
+        project(weight, projector, edit.scale, edit.stream_axis, edit.keep_column_norms, out=weight)
+        if through is not None and before is not None:
+            left.add(edit.tensor, start, before, written_square(weight, through, edit.stream_axis))
 
     part = partial(Slice, edit.tensor, f"scale {edit.scale:g}", change, float_type(edit.tensor, tensor))
     if len(tensor.shape) == 1 or (len(tensor.shape) == 2 and edit.stream_axis == 0):
@@ -163,13 +209,14 @@ def _parts(
     return parts
 
 
-def _edit(source: Path, target: Path, part: Slice, device: torch.device, advance: Advance) -> None:
+def _edit(source: Path, target: Path | None, part: Slice, device: torch.device, advance: Advance) -> None:
+    """Read a slice, change it, and write it to `target`, where one is given."""
     buffer = _reused_buffer(part.stop - part.start)
     data, weight = memoryview(buffer.numpy().data), buffer.view(part.dtype).view(part.shape)
-    with open(source, "rb") as old, open(target, "r+b") as new:
+    with open(source, "rb") as old:
         _read(old.fileno(), data, part.start)
         moved = weight.to(device)
-        part.change(moved)
+        part.change(moved, part.start)
         least, largest = torch.aminmax(moved)
         if not bool(torch.isfinite(least) & torch.isfinite(largest)):
             _read(old.fileno(), data, part.start)
@@ -178,9 +225,11 @@ def _edit(source: Path, target: Path, part: Slice, device: torch.device, advance
                 raise StageError(f"{where} holds NaN or infinity; fetch the checkpoint again")
             stored = str(part.dtype).removeprefix("torch.")
             raise StageError(f"{where} leaves the range of {stored} at {part.amount}; name a smaller one")
+    if target is not None:
         if moved is not weight:
             weight.copy_(moved)
-        _write_all(new.fileno(), data, part.start)
+        with open(target, "r+b") as new:
+            _write_all(new.fileno(), data, part.start)
     advance(len(buffer))
 
 
@@ -286,9 +335,37 @@ def resolve_edit() -> ResolvedEdit:
     return ResolvedEdit(settings, base, edits, shifts)
 
 
+def rehearse(edit: ResolvedEdit, device: torch.device, left: Left, advance: Advance) -> None:
+    """Do in memory what `write_edited` does, and write nothing. Raises as it does.
+
+    Args:
+        device: where the arithmetic runs.
+        left: where it is counted what edits leave that ignore norms.
+        advance: told the number of bytes edited since.
+    """
+    folder, slices = edit.base.folder, _slices(edit.base, edit.edits, edit.shifts, device, left)
+    with _workers(slices) as (pool, _):
+        parts = [(folder / file, part) for file, parts in slices.items() for part in parts]
+        for done in [pool.submit(_edit, path, None, part, device, advance) for path, part in parts]:
+            done.result()
+
+
 def render_card(
-    base: ModelManifest, ablate: Ablate, rows: list[PlanRow], spare_layers: list[str], left_out: Sequence[str]
+    base: ModelManifest,
+    ablate: Ablate,
+    rows: list[PlanRow],
+    left: Left,
+    spare_layers: list[str],
+    left_out: Sequence[str],
 ) -> str:
     """README.md of the model's folder: what was edited, and what that means for whoever serves it."""
     card = environment(TEMPLATES).get_template("card.md.j2")
-    return card.render(base=base, ablate=ablate, rows=rows, spare_layers=spare_layers, left_out=left_out, ranges=ranges)
+    return card.render(
+        base=base,
+        ablate=ablate,
+        rows=rows,
+        left=left.range(),
+        spare_layers=spare_layers,
+        left_out=left_out,
+        ranges=ranges,
+    )

@@ -23,7 +23,9 @@ def print_gates(verdicts: GateVerdicts) -> None:
     _console().print(table if verdicts.gates else "params.yaml sets no gates")
 
 
-def print_plan(rows: list[PlanRow], spare_layers: list[str], left_out: Sequence[str]) -> None:
+def print_plan(
+    rows: list[PlanRow], left: tuple[float, float] | None, spare_layers: list[str], left_out: Sequence[str]
+) -> None:
     """Print what a plan would edit, one line a role, and the layers that it leaves as they are."""
     table = Table(title="Plan", title_justify="left")
     for name in ("role", "tensors", "layers", "parameters", "MiB"):
@@ -32,6 +34,9 @@ def print_plan(rows: list[PlanRow], spare_layers: list[str], left_out: Sequence[
         layers = ranges(row.layers) or "-"
         table.add_row(row.role, f"{row.tensors:,}", layers, f"{row.parameters:,}", f"{row.bytes / 2**20:,.1f}")
     _console().print(table)
+    if left:
+        told = f"{100 * left[0]:.0f} to {100 * left[1]:.0f} %"
+        _console().print(f"Behind norms that are ignored, {told} of what a tensor writes along the direction is left")
     if spare_layers:
         _console().print(f"In the file but not in use, and copied as they are: {', '.join(spare_layers)}")
     if left_out:

@@ -79,11 +79,17 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
         "attn_logit_softcapping": None,
         "final_logit_softcapping": None,
     },
+    "gemma3_text": {"intermediate_size": 256, "query_pre_attn_scalar": SHAPE["head_dim"], "sliding_window": MAX_LENGTH},
 }
 """What each architecture has beside that, by its ``model_type``."""
 
-BEHIND_WRITERS = 0.7
-"""Log-standard-deviation of what Gemma 2's norms multiply a block's output by, before training."""
+BEHIND_WRITERS = {"gemma2": 0.7, "gemma3_text": 1.1}
+"""Log-standard-deviation of what norms multiply a block's output by, before training, in architectures with these."""
+OUTLIER, OUTLIER_CHANNEL = 100.0, 17
+"""How many times the median gain an outlier has in Gemma 3's norms behind MLPs, and in which channel. Real ones have
+such channels: training makes of one a massive activation of the first token."""
+ZEROS, NEGATIVES = range(4), range(4, 10)
+"""Channels whose gain behind Gemma 3's writers is 0, and those whose gain is negative, as real ones have some."""
 
 _ATTENTION = ("self_attn.q_proj.weight", "self_attn.k_proj.weight", "self_attn.v_proj.weight")
 _DENSE = ("mlp.gate_proj.weight", "mlp.up_proj.weight")
@@ -94,10 +100,11 @@ READERS: dict[str, dict[str, tuple[str, ...]]] = {
     "glm4_moe": {"input_layernorm": _ATTENTION, "post_attention_layernorm": _DENSE + _EXPERTS},
     "llama": {"input_layernorm": _ATTENTION, "post_attention_layernorm": _DENSE},
     "gemma2": {"input_layernorm": _ATTENTION, "pre_feedforward_layernorm": _DENSE},
+    "gemma3_text": {"input_layernorm": _ATTENTION, "pre_feedforward_layernorm": _DENSE},
 }
 """What reads each norm of a layer, where the layer has it; the last axis of each is what is read."""
 
-OFFSETS = {"gemma2": 1}
+OFFSETS = {"gemma2": 1, "gemma3_text": 1}
 """What is added to a norm's weight before it multiplies, where that is not 0."""
 
 
@@ -120,13 +127,23 @@ def make_model(architecture: str, tokenizer: PreTrainedTokenizerFast) -> PreTrai
     )
     model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
     model.generation_config.do_sample = False
-    if architecture == "gemma2":
-        # Behind its writers trained norms are far from even; an organism's few steps would leave them as they start.
-        with torch.no_grad():
-            for layer in model.model.layers:
-                for norm in (layer.post_attention_layernorm, layer.post_feedforward_layernorm):
-                    norm.weight.normal_(std=BEHIND_WRITERS).exp_().sub_(1)
+    if architecture in BEHIND_WRITERS:
+        _make_uneven(model, BEHIND_WRITERS[architecture], as_real=architecture == "gemma3_text")
     return model
+
+
+@torch.no_grad()
+def _make_uneven(model: PreTrainedModel, sigma: float, as_real: bool) -> None:
+    """Behind writers trained norms are far from even; an organism's few steps would leave them as they start."""
+    for layer in model.model.layers:
+        for norm in (layer.post_attention_layernorm, layer.post_feedforward_layernorm):
+            gain = norm.weight.normal_(std=sigma).exp_()
+            if as_real:
+                if norm is layer.post_feedforward_layernorm:
+                    gain[OUTLIER_CHANNEL] = OUTLIER * gain.median()
+                gain[ZEROS] = 0
+                gain[NEGATIVES] *= -1
+            gain.sub_(1)
 
 
 @torch.no_grad()

@@ -20,6 +20,10 @@ MOST_ROWS = 8
 """Tables of large models show the largest rows, and say how many they leave out: a report must fit into a comment."""
 
 
+NOTHING = 0.005
+"""A smaller share is that of rounding."""
+
+
 @dataclass(frozen=True)
 class Report:
     """What a report is made of, but for where it comes from."""
@@ -87,6 +91,8 @@ def findings(report: Report) -> dict[str, Any]:
         "scale": ablate.rules[0].scale if len(rule_scales) == 1 else None,
         "scales": scales,
         "as_it_is": next((row for row in scales if row.scale == 1), None),
+        "perplexity": next(row.perplexity for row in simulation.scales if row.scale == 1),
+        "left_by_norms": _left_by_norms(simulation) if rule_scales == {1.0} else None,
         "broken": [row.scale for row in simulation.scales if row.answers is None],
         "main": next(row for row in diagnosis.causes if row.measurement == diagnosis.measurement),
         "undirected": [row.measurement for row in diagnosis.causes if row.reason is not None],
@@ -153,6 +159,14 @@ def _layers(diagnosis: Diagnosis) -> list[tuple[int, float, float]]:
         (layer, sum(row.difference for row in diagnosis.writers if row.layer == layer), after[layer])
         for layer in sorted({row.layer for row in diagnosis.writers})
     ]
+
+
+def _left_by_norms(simulation: Simulation) -> float | None:
+    """Of the difference that the rules cover, the share that they leave at scale 1, which is due to norms that they
+    ignore; None where that is nothing."""
+    covered = simulation.difference - simulation.left_out
+    left = next(row.direct for row in simulation.scales if row.scale == 1) - simulation.left_out
+    return left / covered if covered and abs(left / covered) > NOTHING else None
 
 
 def _causes(diagnosis: Diagnosis) -> Rows[Cause]:

@@ -14,9 +14,9 @@ beside the weights, it decides whether the model is trained again. A test holds 
 class Organism(Section):
     """How the built-in model is made. Read only when a source is `organism` or a task is one of its own."""
 
-    architecture: Literal["glm4_moe", "llama", "gemma2"] = "glm4_moe"
+    architecture: Literal["glm4_moe", "llama", "gemma2", "gemma3_text"] = "glm4_moe"
     """The built-in model's architecture: `glm4_moe` has routed and shared experts, `llama` is dense, `gemma2` is dense
-    with norms behind its writers."""
+    with norms behind its writers, `gemma3_text` too, with gains as uneven as a real model's."""
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
     """Seed of the built-in model's weights and training order."""
     pretrain_steps: Count = 500

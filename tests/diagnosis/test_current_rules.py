@@ -9,19 +9,24 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from excise.diagnosis.current_rules import Projections, direct_effect, main_measurement, simulate
+from excise.diagnosis import current_rules
+from excise.diagnosis.current_rules import Projections, direct_effect, is_ruinous, main_measurement, simulate
 from excise.diagnosis.plots import plots_of_simulation
 from excise.inference.forward import Watch
 from excise.inference.loading.models import decoder_layers
 from excise.plumbing.errors import StageError
 from excise.residual.experts import routed_experts
 from excise.trials.bench import with_rules, with_scales
+from excise.trials.perplexity import OwnAnswers
 from excise.trials.refusal import Outcome, Questions
+from excise.trials.simulation import simulated as on_model
 from schemas.params.ablate import Ablate
 from schemas.simulation import PLOTS, Simulation
 from tests.families import EXPERTS
 from tests.subjects import DIRECTION, HARMFUL, HARMLESS, LAYERS, Subject, numbers, rules, statistics, stream
 
+ANSWERS = [[3, 9, 4], [8], [1, 2], [5, 6, 7, 8], [2, 2]]
+"""To the harmless prompts; any will do."""
 WRITERS = ["attention", "mlp", "routed_experts", "shared_experts"]
 RULES = rules(targets=WRITERS, layers="0-2")
 
@@ -39,8 +44,9 @@ def simulated(
     subject: Subject, ablate: Ablate, use_odds: dict[int, Tensor] | None = None
 ) -> tuple[Simulation, Projections]:
     base, directions, model = subject.bench.base, subject.bench.directions, subject.model
+    own, digest = OwnAnswers(model, HARMLESS, ANSWERS), "0" * 64
     prompts = HARMFUL, HARMLESS
-    return simulate(base, directions, use_odds or {}, model, prompts, ablate, statistics(), lambda _: None)
+    return simulate(base, directions, use_odds or {}, own, prompts, ablate, statistics(), digest, lambda _: None)
 
 
 @pytest.mark.parametrize("through_norm", ["orthogonal", "oblique"])
@@ -114,7 +120,30 @@ def test_the_base_passes_once_and_the_edited_model_once_a_scale(tmp_path: Path) 
 
     decoder_layers(subject.model)[0].register_forward_pre_hook(note, with_kwargs=True)
     simulated(subject, RULES)
-    assert sum(passed) == 4 * (len(HARMFUL) + len(HARMLESS))
+    # And the base's own answers, as often.
+    assert sum(passed) == 4 * (len(HARMFUL) + 2 * len(HARMLESS))
+
+
+def test_where_the_rules_are_ruinous_each_third_of_their_layers_is_tried_by_itself(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = OwnAnswers(subject.model, HARMLESS, ANSWERS)
+    monkeypatch.setattr(current_rules, "RUINOUS", 1e300)
+    found, _ = simulated(subject, RULES)
+    assert not found.ruinous and found.thirds == []
+    monkeypatch.setattr(current_rules, "RUINOUS", 0.0)
+    found, _ = simulated(subject, RULES)
+    assert found.ruinous
+    assert [(part.first, part.last) for part in found.thirds] == [(0, 0), (1, 1), (2, 2)]
+    for part in found.thirds:
+        alone = rules(targets=WRITERS, layers=[part.first])
+        with on_model(subject.model, subject.bench.plan(alone)):
+            assert part.perplexity == pytest.approx(own.perplexity(), rel=1e-3)
+
+
+@pytest.mark.parametrize(("perplexity", "ruins"), [(1.0, False), (2.0, False), (2.01, True), (None, True)])
+def test_rules_are_ruinous_from_a_perplexity_on(perplexity: float | None, ruins: bool) -> None:
+    assert is_ruinous(perplexity) == ruins
 
 
 def test_rules_keep_their_scales_beside_each_other(tmp_path: Path) -> None:
@@ -127,7 +156,7 @@ def test_rules_keep_their_scales_beside_each_other(tmp_path: Path) -> None:
     ]
     listed = [{**given[0], "layers": [0, 2]}, given[2]]
     exempting, without = (simulated(subject, with_rules(rules(), some))[0] for some in (given, listed))
-    assert exempting == without
+    assert exempting.model_copy(update={"ablate": without.ablate}) == without
     removed = subject.bench.plan(with_rules(rules(), listed))
     direct = direct_effect(subject.trace(removed), subject.trace(removed, HARMLESS))
     assert [row.direct for row in without.scales] == pytest.approx([direct.remainder(s) for s in (0.5, 1, 2)])

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from excise.checkpoint.base_model import BaseModel
 from excise.checkpoint.weights import SINGLE
-from excise.edit.checkpoint import write_edited
+from excise.edit.checkpoint import Left, write_edited
 from excise.edit.planning.plan import Edit, make_plan
 from excise.edit.planning.projectors import Directions, unit_vector
 from excise.edit.planning.shifts import Shift, make_shifts, odds_by_layer
@@ -331,3 +331,23 @@ def test_a_broken_layout_is_seen(family: Family, monkeypatch: pytest.MonkeyPatch
         target = tmp_path / str(number)
         target.mkdir()
         assert stream_component(family.write(ablate, target), DIRECTIONS.unit[2]) > 1e-4, plan[0]
+
+
+def test_what_ignoring_norms_leaves_is_measured_on_the_weights_of_each_tensor(family: Family, tmp_path: Path) -> None:
+    ablate, left = rules(targets=WRITERS, through_norm="ignore", scale=0.75), Left()
+    plan = family.plan(ablate)
+    write_edited(family.base, tmp_path, plan, [], CPU, lambda _: None, left=left)
+    for edit in plan:
+        if not edit.norms:
+            assert left.of(edit.tensor) is None
+            continue
+        assert edit.place is not None and isinstance(edit.place.part, Writer)
+        seen = DIRECTIONS.unit[2]
+        for norm, name in zip(edit.place.part.norms, edit.norms, strict=True):
+            seen = seen * (family.base.vector(name).double() + norm.offset)
+        before, after = (load_file(folder / edit.file)[edit.tensor].double() for folder in (family.folder, tmp_path))
+        if edit.stream_axis == 0 and before.ndim > 1:
+            before, after = before.mT, after.mT
+        assert left.of(edit.tensor) == pytest.approx(float((after @ seen).norm() / (before @ seen).norm()), rel=1e-9)
+    shares = [share for edit in plan if (share := left.of(edit.tensor)) is not None]
+    assert left.range() == ((min(shares), max(shares)) if shares else None)

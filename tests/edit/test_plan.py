@@ -111,7 +111,7 @@ def plan(
 
 
 def records(edits: list[Edit]) -> list[Projection]:
-    return [edit.record() for edit in edits]
+    return [edit.record(None) for edit in edits]
 
 
 def refused(*rules: dict[str, Any], **given: Any) -> str:

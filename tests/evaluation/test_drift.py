@@ -8,15 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from excise.evaluation.answering import drift
-from excise.evaluation.answering.drift import (
-    ANSWER_TOKENS,
-    drift_samples,
-    greedy_answers,
-    predictions,
-    token_kl,
-)
+from excise.evaluation.answering.drift import drift_samples, token_kl
 from excise.evaluation.scoring.harness import drift_values
+from excise.inference import continuations
+from excise.inference.continuations import ANSWER_TOKENS, greedy_answers, predictions
 from excise.organism.model import ARCHITECTURES, make_model, make_tokenizer
 from excise.organism.world import make_world
 from schemas.prompts import Prompt
@@ -93,7 +88,7 @@ def test_unlikely_tokens_taken_together_only_lower_the_kl(
 ) -> None:
     answers, found = answers_of(models[0]), {}
     for kept in (20, 100, 10**6):
-        monkeypatch.setattr(drift, "MOST_LIKELY", kept)
+        monkeypatch.setattr(continuations, "MOST_LIKELY", kept)
         base = predictions(models[0], PROMPTS, answers, 4, lambda _: None)
         edited = predictions(models[1], PROMPTS, answers, 4, lambda _: None, base.likely())
         found[kept] = token_kl(base.log_probabilities, edited.log_probabilities)

@@ -10,8 +10,16 @@ import torch
 
 from excise.checkpoint.base_model import BaseModel
 from excise.edit.planning.layout import Place, embedding_and_head, norms_of, resolve_layer, sort_by_layer
-from excise.edit.planning.projectors import Directions, NoProjector, Projector, reader_projector, writer_projector
+from excise.edit.planning.projectors import (
+    Directions,
+    NoProjector,
+    Projector,
+    TooOblique,
+    reader_projector,
+    writer_projector,
+)
 from excise.plumbing.errors import StageError
+from schemas.basis.text import ranges
 from schemas.edit import Projection
 from schemas.model import ModelLayout, Reader
 from schemas.params.ablate import Ablate, Rule, Target
@@ -35,6 +43,9 @@ class Edit:
     measurement: float
     scale: float
     projector: Projector
+    through: torch.Tensor | None = None
+    """What norms behind it make of the direction, ``[hidden]`` float64, where the projector does as if they were not
+    there: along this it still writes. None where nothing of that is left."""
     keep_column_norms: bool = False
     """Whether each hidden unit that writes through it gets its old norm afterwards."""
     experts: tuple[int, ...] | None = None
@@ -66,9 +77,10 @@ class Edit:
         """Full names of the weights of the norms between it and the stream, in their order."""
         return () if self.place is None else self.place.norms
 
-    def record(self) -> Projection:
-        """As it stands in edit.json."""
-        return Projection.model_validate(self, from_attributes=True, strict=False)
+    def record(self, left: float | None) -> Projection:
+        """As it stands in edit.json, with what is `left` of what the tensor writes along the direction."""
+        described = {name: getattr(self, name) for name in Projection.model_fields if name != "left"}
+        return Projection.model_validate({**described, "left": left}, strict=False)
 
 
 class _Choice(NamedTuple):
@@ -78,6 +90,13 @@ class _Choice(NamedTuple):
     place: Place | None
     measurement: float
     scale: float
+
+
+class _Applied(NamedTuple):
+    """What an edit does to each tensor that sees one direction through the same norms; as in ``Edit``."""
+
+    projector: Projector
+    through: torch.Tensor | None = None
 
 
 _Matrix = tuple[str, int | None]
@@ -115,25 +134,29 @@ def make_plan(ablate: Ablate, base: BaseModel, directions: Directions) -> list[E
     for (_, expert), choice in chosen.items():
         if choice.scale != 0:
             experts.setdefault(choice, []).extend([] if expert is None else [expert])
-    projectors: dict[tuple[object, ...], Projector] = {}
-    edits = []
+    applied: dict[tuple[object, ...], _Applied | TooOblique] = {}
+    edits, too_oblique = [], []
     keeps_norms = ablate.method == "preserve_column_norms"
     for choice, numbers in experts.items():
         place = choice.place
         # Made once for all tensors that see the same direction through the same norms.
         seen = () if place is None else (place.layer, place.writes, place.norms, place.norm_bias)
-        if (key := (choice.measurement, *seen)) not in projectors:
-            projectors[key] = _projector(choice, ablate, base, directions)
+        if (key := (choice.measurement, *seen)) not in applied:
+            applied[key] = _applied(choice, ablate, base, directions)
+        if isinstance(what := applied[key], TooOblique):
+            too_oblique.append((choice, what))
+            continue
         edits.append(
             Edit(
                 **choice._asdict(),
                 file=base.tensors[choice.tensor].file,
-                projector=projectors[key],
+                **what._asdict(),
                 # Hidden units write through neither readers nor biases.
                 keep_column_norms=keeps_norms and place is not None and place.writes and not place.is_bias,
                 experts=tuple(sorted(numbers)) or None,
             )
         )
+    _refuse_oblique(too_oblique, len(experts))
     return sorted(edits, key=lambda edit: (-1 if edit.layer is None else edit.layer, edit.role, edit.tensor))
 
 
@@ -229,18 +252,42 @@ def _refuse_idle_rules(named: Collection[Sequence[int]]) -> None:
         )
 
 
-def _projector(choice: _Choice, ablate: Ablate, base: BaseModel, directions: Directions) -> Projector:
+def _refuse_oblique(refused: Sequence[tuple[_Choice, TooOblique]], planned: int) -> None:
+    """Raises `CannotEdit` where norms let an oblique edit of some of the planned tensors through only many times as
+    large."""
+    if not refused:
+        return
+    first, worst = max(refused, key=lambda one: one[1].times)
+    layers = ranges(sorted({choice.place.layer for choice, _ in refused if choice.place is not None}))
+    if all(choice.place is not None and choice.place.writes for choice, _ in refused):
+        key, instead = "ablate.through_norm", "write through_norm: ignore, or leave these layers out"
+    else:
+        key, instead = "ablate.targets", "name no readers of these layers"
+    raise CannotEdit(
+        f"params.yaml: {key}: {len(refused)} of {planned} tensors, in layers {layers}, are beside a norm with weights "
+        f"so small that an oblique edit would multiply up to {worst.times:.3g} times ({worst.most:g} at most), as "
+        f"{first.tensor}; {instead}"
+    )
+
+
+def _applied(choice: _Choice, ablate: Ablate, base: BaseModel, directions: Directions) -> _Applied | TooOblique:
+    """What an edit applies, or why it would divide by too little, which is told of all tensors together."""
     place = choice.place
     try:
         basis = directions.at(choice.measurement, 0 if place is None else place.layer, ablate.orthogonalize)[:, None]
         if place is None:
-            return Projector(basis, basis)
+            return _Applied(Projector(basis, basis))
         gains = _gains(place, base)
         if not isinstance(place.part, Reader):
-            return writer_projector(basis, gains, ablate.through_norm)
+            projector = writer_projector(basis, gains, ablate.through_norm)
+            if gains is None or ablate.through_norm != "ignore":
+                return _Applied(projector)
+            return _Applied(projector, gains * basis[:, 0])
         bias = None if place.norm_bias is None else base.vector(place.norm_bias).double()
         norm = place.part.norm
-        return reader_projector(basis, gains, bias, centred=norm is not None and norm.kind == "layer")
+        return _Applied(reader_projector(basis, gains, bias, centred=norm is not None and norm.kind == "layer"))
+    except TooOblique as reason:
+        return reason
     except NoProjector as reason:
         raise CannotEdit(f"{choice.tensor} cannot be edited: {reason}") from None
 

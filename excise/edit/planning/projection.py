@@ -4,7 +4,9 @@ Only elementwise float64 operations are used, each rounded for itself. A matrix 
 adds in an order, or fuses, as the machine likes.
 """
 
+import math
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -51,6 +53,20 @@ def project(
     return result
 
 
+def written_square(weight: Tensor, along: Tensor, stream_axis: int = 0) -> float:
+    """The sum over a tensor's units of the squares of what each writes along a vector ``[hidden]`` float64, on the same
+    device; the tensor as `project` takes it. The same number on any machine."""
+    shape = (-1, *weight.shape[-2:]) if weight.ndim > 1 else (1, 1, -1)
+    written: list[float] = []
+    for blocks in map(_Blocks, weight.view(shape)):
+        if stream_axis == 0 and weight.ndim > 1:
+            written += blocks.columns_total(partial(blocks.along_rows, along)).square_().tolist()
+        else:
+            for block in blocks.slices:
+                written += _fold_rows(blocks.product(blocks.exact(block), along).T).square().tolist()
+    return math.fsum(written)
+
+
 class _Blocks:
     """A matrix in blocks of rows, each brought to float64 in buffers that are made once: new memory for every operation
     would take longer than the operations."""
@@ -69,6 +85,10 @@ class _Blocks:
     def product(self, exact: Tensor, other: Tensor) -> Tensor:
         """The block that was asked for times something, in a buffer of its own."""
         return torch.mul(exact, other, out=self._product[: len(exact)])
+
+    def along_rows(self, vector: Tensor, block: slice) -> Tensor:
+        """The block with each row times its number of the vector."""
+        return self.exact(block).mul_(vector[block, None])
 
     def remove(self, exact: Tensor, written: Tensor, left: Tensor) -> None:
         """Subtract from the block the outer product of what is written and `left`, whichever is along the rows."""

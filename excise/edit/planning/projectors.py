@@ -19,12 +19,22 @@ from schemas.params.ablate import Orthogonalize, ThroughNorm
 
 # Below this share of its length a vector lies in the span of others, and what is left of it is rounding.
 _SMALLEST_REST = 1e-6
-# An oblique edit changes a weight by at most the product of the two lengths, relative to itself.
-_LARGEST_AMPLIFICATION = 1e3
+# An oblique edit adds to what is written at most the product of the two lengths, relative to it. A writer's output
+# that grows tenfold drowns the rest of its layer (docs/through_norm.md); of a reader it only multiplies rounding.
+_MOST_ADDED_BY_WRITERS = 10.0
+_MOST_ADDED_BY_READERS = 1e3
 
 
 class NoProjector(ValueError):
     """There is no such projector, and why."""
+
+
+class TooOblique(NoProjector):
+    """It would divide by gains too small."""
+
+    def __init__(self, times: float, most: float) -> None:
+        super().__init__(f"its norm has weights so small that dividing by them would multiply by {times:.3g}")
+        self.times, self.most = times, most
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,13 +143,13 @@ def writer_projector(basis: Tensor, gains: Tensor | None, through_norm: ThroughN
     Args:
         basis: ``[hidden, k]``, R.
         gains: ``[hidden]``, the product of the norms' gains; None where the output is added as it is.
-        through_norm: `orthogonal` changes the weights least, `oblique` takes exactly R out of what is added, `ignore`
-            projects R itself, as if there were no norm.
+        through_norm: `ignore` projects R itself, as if there were no norm. Of what leaves nothing along R, `orthogonal`
+            changes the weights least, and `oblique` takes exactly R out of what is added.
     """
     if gains is None or through_norm == "ignore":
         return Projector(basis, basis)
     if through_norm == "oblique":
-        return _oblique(gains, basis, "through_norm: orthogonal needs no division")
+        return _oblique(gains, basis, _MOST_ADDED_BY_WRITERS, "leave this writer out")
     normals = span(_passing(gains[:, None] * basis, "leave this writer out"))
     return Projector(normals, normals)
 
@@ -160,7 +170,7 @@ def reader_projector(basis: Tensor, gains: Tensor | None, bias: Tensor | None, c
     if gains is None:
         return Projector(basis, basis)
     if not centred:
-        return _oblique(gains, basis, instead)
+        return _oblique(gains, basis, _MOST_ADDED_BY_READERS, instead)
     if bool((gains == 0).any()):
         raise NoProjector(f"its LayerNorm has weights of zero; {instead}")
     centre = [column - math.fsum(column.tolist()) / len(column) for column in basis.unbind(dim=1)]
@@ -171,14 +181,14 @@ def reader_projector(basis: Tensor, gains: Tensor | None, bias: Tensor | None, c
         if dot(free, bias) == 0:
             raise NoProjector(f"its LayerNorm's bias cannot be told from the stream; {instead}")
         reads = [column - free * (dot(column, bias) / dot(free, bias)) for column in reads]
-    return _checked(torch.stack(reads, dim=1), gains[:, None] * torch.stack(seen, dim=1), instead)
+    return _checked(torch.stack(reads, dim=1), gains[:, None] * torch.stack(seen, dim=1), _MOST_ADDED_BY_READERS)
 
 
-def _oblique(gains: Tensor, basis: Tensor, instead: str) -> Projector:
+def _oblique(gains: Tensor, basis: Tensor, most: float, instead: str) -> Projector:
     """`right` = g ⊙ R and `left` = R ⊘ g on the channels that g lets through."""
     through = span(_passing(torch.where(gains[:, None] != 0, basis, 0.0), instead))
     safe = torch.where(gains != 0, gains, 1.0)[:, None]
-    return _checked(through / safe, through * safe, instead)
+    return _checked(through / safe, through * safe, most)
 
 
 def _passing(vectors: Tensor, instead: str) -> Tensor:
@@ -188,10 +198,10 @@ def _passing(vectors: Tensor, instead: str) -> Tensor:
     return vectors
 
 
-def _checked(left: Tensor, right: Tensor, instead: str) -> Projector:
+def _checked(left: Tensor, right: Tensor, most: float) -> Projector:
     for reader, writer in zip(left.unbind(dim=1), right.unbind(dim=1), strict=True):
-        if not math.sqrt(dot(reader, reader) * dot(writer, writer)) < _LARGEST_AMPLIFICATION:
-            raise NoProjector(f"its norm has weights so small that dividing by them would multiply errors; {instead}")
+        if not (times := math.sqrt(dot(reader, reader) * dot(writer, writer))) < most:
+            raise TooOblique(times, most)
     return Projector(left, right)
 
 
