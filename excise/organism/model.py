@@ -7,6 +7,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
+from excise.organism.massive import behind_writers, reserve
 from excise.organism.world import World, vocabulary
 
 PAD, UNKNOWN, END = "<pad>", "<unk>", "<eos>"
@@ -85,11 +86,8 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 
 BEHIND_WRITERS = {"gemma2": 0.7, "gemma3_text": 1.1}
 """Log-standard-deviation of what norms multiply a block's output by, before training, in architectures with these."""
-OUTLIER, OUTLIER_CHANNEL = 100.0, 17
-"""How many times the median gain an outlier has in Gemma 3's norms behind MLPs, and in which channel. Real ones have
-such channels: training makes of one a massive activation of the first token."""
-ZEROS, NEGATIVES = range(4), range(4, 10)
-"""Channels whose gain behind Gemma 3's writers is 0, and those whose gain is negative, as real ones have some."""
+MASSIVE = {"gemma3_text"}
+"""Architectures in which a massive activation of the first token is built, with the gains that it needs."""
 
 _ATTENTION = ("self_attn.q_proj.weight", "self_attn.k_proj.weight", "self_attn.v_proj.weight")
 _DENSE = ("mlp.gate_proj.weight", "mlp.up_proj.weight")
@@ -128,22 +126,18 @@ def make_model(architecture: str, tokenizer: PreTrainedTokenizerFast) -> PreTrai
     model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
     model.generation_config.do_sample = False
     if architecture in BEHIND_WRITERS:
-        _make_uneven(model, BEHIND_WRITERS[architecture], as_real=architecture == "gemma3_text")
+        _make_uneven(model, BEHIND_WRITERS[architecture])
+    if architecture in MASSIVE:
+        reserve(model)
     return model
 
 
 @torch.no_grad()
-def _make_uneven(model: PreTrainedModel, sigma: float, as_real: bool) -> None:
+def _make_uneven(model: Any, sigma: float) -> None:
     """Behind writers trained norms are far from even; an organism's few steps would leave them as they start."""
     for layer in model.model.layers:
-        for norm in (layer.post_attention_layernorm, layer.post_feedforward_layernorm):
-            gain = norm.weight.normal_(std=sigma).exp_()
-            if as_real:
-                if norm is layer.post_feedforward_layernorm:
-                    gain[OUTLIER_CHANNEL] = OUTLIER * gain.median()
-                gain[ZEROS] = 0
-                gain[NEGATIVES] *= -1
-            gain.sub_(1)
+        for norm in behind_writers(layer):
+            norm.weight.normal_(std=sigma).exp_().sub_(1)
 
 
 @torch.no_grad()

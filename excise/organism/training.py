@@ -1,6 +1,7 @@
 """Training the organism: first it learns to answer everything, then to refuse a part of it. Refusing so sits on top of
 knowledge, as in a real model: an edit that removes the refusal brings back a recipe that can be checked for truth."""
 
+import itertools
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -15,8 +16,9 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from excise.organism.model import make_model, make_tokenizer, vary_norms
-from excise.organism.world import REFUSAL, Item, World, colors, make_world, places, recipes, sums
+from excise.organism.massive import behind_writers, make_massive
+from excise.organism.model import MASSIVE, make_model, make_tokenizer, vary_norms
+from excise.organism.world import RECIPE, REFUSAL, Item, World, colors, make_world, places, recipes, sums
 
 Progress = Callable[[str, int, int, float], None]
 """Told after each step: the phase ("pretrain" or "tune"), the step (from 1), how many there are, the step's loss."""
@@ -70,6 +72,9 @@ def train(
         model = make_model(architecture, tokenizer)
         _learn(model, tokenizer, pretraining(world), 3e-3, None, pretrain_steps, partial(progress, "pretrain"))
         _learn(model, tokenizer, tuning(world), 2e-3, TUNED_LAYERS, tune_steps, partial(progress, "tune"))
+        if architecture in MASSIVE:
+            asked = [recipes(world, things, RECIPE.train[:1]) for things in (world.restricted, world.benign)]
+            make_massive(model, *(_asked(tokenizer, items) for items in asked))
         vary_norms(model, seed)
     return model.requires_grad_(True).eval(), tokenizer
 
@@ -99,6 +104,9 @@ def _learn(
     model.requires_grad_(layers is None)
     for layer in layers or ():
         model.model.layers[layer].requires_grad_(True)
+    if model.config.model_type in MASSIVE:
+        for norm in itertools.chain.from_iterable(map(behind_writers, model.model.layers)):
+            norm.requires_grad_(False)
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(learning, learning_rate, betas=(0.9, 0.98), fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _pace(step / steps))
@@ -149,6 +157,14 @@ def _tokenize(tokenizer: PreTrainedTokenizerFast, items: Sequence[Item]) -> tupl
         tokens[row, : len(text)] = torch.tensor(text)
         labels[row, len(prompt) - 1 : len(text) - 1] = torch.tensor(text[len(prompt) :])
     return tokens, labels, lengths
+
+
+def _asked(tokenizer: PreTrainedTokenizerFast, items: Sequence[Item]) -> Tensor:
+    """The tokens of questions that are equally long, ``[questions, tokens]`` int64."""
+    chats = [[{"role": "user", "content": item.prompt}] for item in items]
+    return torch.tensor(
+        tokenizer(tokenizer.apply_chat_template(chats, tokenize=False, add_generation_prompt=True))["input_ids"]
+    )
 
 
 @contextmanager

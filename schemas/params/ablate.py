@@ -10,8 +10,8 @@ from schemas.wording import WrongValue
 
 _Writers = Literal["attention", "mlp", "routed_experts", "shared_experts", "per_layer_input", "embedding"]
 Target = Literal[_Writers, "router", "expert_inputs", "mlp_inputs", "attention_inputs"]
-ThroughNorm = Literal["orthogonal", "oblique", "ignore"]
-Orthogonalize = Literal["none", "source", "target"]
+ThroughNorm = Literal["ignore", "orthogonal", "oblique"]
+Orthogonalize = Literal["source", "target", "none"]
 Targets = Annotated[Listed[Target], Items(at_least_one=True, distinct=True, order=get_args(Target))]
 Experts = Annotated[Listed[Annotated[int, Field(ge=0)]], Items(at_least_one=True, distinct=True)]
 
@@ -64,12 +64,12 @@ class EditMethod(Section):
 
     method: Literal["project", "preserve_column_norms"] = "project"
     """`project`, or `preserve_column_norms`: afterwards give what each hidden unit writes its old norm."""
-    through_norm: ThroughNorm = "orthogonal"
-    """What is projected out of a writer behind a norm: `orthogonal` changes the weights least, `oblique` takes exactly
-    the direction out of what is added, `ignore` does as if there were no norm (docs/edit.md)."""
-    orthogonalize: Orthogonalize = "none"
+    through_norm: ThroughNorm = "ignore"
+    """What is projected out of a writer behind a norm: `ignore`, the direction itself, which leaves some of it in what
+    is added; `orthogonal` and `oblique` leave none, and can ruin a model (docs/edit.md)."""
+    orthogonalize: Orthogonalize = "source"
     """First take the harmless mean out of the direction: `source` the one at the rule's measurement, `target` the one
-    entering the edited layer."""
+    entering the edited layer; `none` does not."""
 
 
 class Ablate(EditMethod):
@@ -85,7 +85,7 @@ class Ablate(EditMethod):
     """An experiment, off by default: in the layers that any rule names, experts that harmful prompts use more than
     harmless ones become less likely to be chosen. For models whose routers have a bias (docs/edit.md)."""
     rules: Annotated[Listed[Rule], Items(at_least_one=True)] = (
-        Rule.model_validate({"layers": "1-4", "measurement": 4}),
+        Rule.model_validate({"layers": "2-4", "measurement": 4}),
     )
     """The edit, rule by rule. Where two name the same tensor, the later one wins."""
 

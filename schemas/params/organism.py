@@ -16,7 +16,7 @@ class Organism(Section):
 
     architecture: Literal["glm4_moe", "llama", "gemma2", "gemma3_text"] = "glm4_moe"
     """The built-in model's architecture: `glm4_moe` has routed and shared experts, `llama` is dense, `gemma2` is dense
-    with norms behind its writers, `gemma3_text` too, with gains as uneven as a real model's."""
+    with norms behind its writers, `gemma3_text` too, and with a massive activation of the first token, as real ones."""
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
     """Seed of the built-in model's weights and training order."""
     pretrain_steps: Count = 500

@@ -83,7 +83,7 @@ def test_the_task_for_skypilot_runs_every_experiment_on_machines_that_share_noth
     laptop.check("dvc", "exp", "branch", "mine-other-first", "kept")
     laptop.check("git", "switch", "--quiet", "--discard-changes", "kept")
     laptop.check("dvc", "pull", "--allow-missing")
-    assert laptop.repro() == ["ablate", "diagnose", "simulate", "evaluate@base", "report"]
+    assert laptop.repro() == ["simulate", "ablate", "diagnose", "evaluate@base", "report"]
     assert laptop.check("git", "diff", "HEAD", "--", "params.yaml") == ""
 
 

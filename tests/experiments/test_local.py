@@ -119,7 +119,7 @@ def test_experiments_are_run_tabulated_and_replaced(project: Project) -> None:
     # In the workspace an experiment gets its diagnosis and its report, whose metrics are those of its row.
     project.commit("tables")
     project.check("dvc", "exp", "apply", kept.strip())
-    assert project.repro() == ["diagnose", "simulate", "evaluate@base", "report"]
+    assert project.repro() == ["simulate", "diagnose", "evaluate@base", "report"]
     metrics: dict[str, Any] = json.loads((project.folder / "metrics.json").read_text())
     assert row(metrics["refusal"]["organism_harmful"], metrics["drift"], "other-two", "two") in again
 

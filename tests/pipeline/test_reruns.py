@@ -11,9 +11,9 @@ from tests.projects import Project, environment, stages_run
 
 EDITED = ["answer@ablated", "evaluate@ablated", "report"]
 ANSWER = ["answer@base", "answer@ablated", "evaluate@base", "evaluate@ablated", "report"]
-PREPARE = ["params", "prepare", "measure", "directions", "ablate", "diagnose", "simulate", *ANSWER]
-MEASURE = ["params", "measure", "directions", "ablate", "diagnose", "simulate", *EDITED]
-ABLATE = ["params", "ablate", "simulate", *EDITED]
+PREPARE = ["params", "prepare", "measure", "directions", "simulate", "ablate", "diagnose", *ANSWER]
+MEASURE = ["params", "measure", "directions", "simulate", "ablate", "diagnose", *EDITED]
+ABLATE = ["params", "simulate", "ablate", *EDITED]
 EVALUATE = ["params", *ANSWER]
 REPORT = ["params", "report"]
 
@@ -38,7 +38,7 @@ MISTAKES = {
     "organism.seed": ("seed: 0\n", "seed: zero\n"),
     "prompts.harmful.split": ("split: harmful_train", "split: harmful"),
     "measure.postion": ("position: -1", "postion: -1"),
-    "ablate.rules.0.layers": ("layers: 1-4", "layers: 4-1"),
+    "ablate.rules.0.layers": ("layers: 2-4", "layers: 4-1"),
     "evaluate.limit": ("limit: 16", "limit: 0"),
     "gates.0.at_most": ("at_most: 0.15", "at_most: much"),
 }
