@@ -2,7 +2,8 @@
 
 Trains an organism of each architecture and seed and tries every rule of a grid on it by simulation, on unseen prompts.
 Prints two tables in Markdown: of each way, the rule of the lowest KL among those that bring refusal to at most 5 %; and
-the rules that do so on every organism, those first whose highest KL is the lowest.
+the rules that do so on every organism, those first whose highest KL is the lowest. With `--paired` it compares today's
+defaults with those before instead, on all unseen prompts.
 """
 
 import argparse
@@ -13,6 +14,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
+
+import numpy as np
+from scipy.stats import bootstrap
+from torch import Tensor
 
 from benchmarks.organisms import Organism, make_organism, measure
 from excise.edit.planning.plan import make_plan
@@ -43,17 +48,24 @@ class Tried:
     """What an organism does under a rule, on held-out prompts."""
 
     refusal: float
-    kl: float
+    kls: Tensor
+    """By harmless prompt."""
     perplexity: float
+
+    @property
+    def kl(self) -> float:
+        """Their mean, nats."""
+        return float(self.kls.mean())
 
 
 class Bed:
     """An organism, its directions, and what it is asked."""
 
-    def __init__(self, organism: Organism) -> None:
+    def __init__(self, organism: Organism, prompts: int | None) -> None:
+        """`prompts`: at most how many of each kind."""
         self.organism, self.directions = organism, measure(organism)
         harmful, harmless = (
-            organism.tokens(organism.asked[kind])[:PROMPTS] for kind in ("organism_harmful", "harmless_test")
+            organism.tokens(organism.asked[kind])[:prompts] for kind in ("organism_harmful", "harmless_test")
         )
         self.questions = Questions(organism.model, harmful, harmless)
         answers = greedy_answers(organism.model, organism.tokenizer, harmless[:ANSWERS], "auto", lambda _: None)
@@ -70,7 +82,7 @@ class Bed:
             return None
         with simulated(self.organism.model, plan):
             said, perplexity = self.questions.ask(), self.own.perplexity()
-        return Tried(said.remaining, float(said.kl.mean()), math.inf if perplexity is None else perplexity)
+        return Tried(said.remaining, said.kl, math.inf if perplexity is None else perplexity)
 
 
 def rules() -> Iterator[Rule]:
@@ -78,57 +90,79 @@ def rules() -> Iterator[Rule]:
     yield from itertools.product(get_args(ThroughNorm), ORTHOGONALIZE, LAYERS, MEASUREMENTS, SCALES)
 
 
-def show(name: str, rule: Rule, tried: Tried) -> None:
+def show(name: str, rule: Rule, refusal: float, kl: float, perplexity: float) -> None:
     """Print a line of a table."""
-    print(
-        f"| {name} | {' | '.join(map(str, rule))} | {tried.refusal:.3f} | {tried.kl:.4f} | {tried.perplexity:.3g} |",
-        flush=True,
-    )
+    cells = [name, *map(str, rule), f"{refusal:.3f}", f"{kl:.4f}", f"{perplexity:.3g}"]
+    print(f"| {' | '.join(cells)} |", flush=True)
 
 
-def worst(rule: Rule, results: list[dict[Rule, Tried]]) -> Tried:
-    """The worst that a rule does anywhere; a rule that is refused anywhere is no rule."""
-    each = [found.get(rule, Tried(math.inf, math.inf, math.inf)) for found in results]
-    return Tried(
-        *(max(values) for values in zip(*((one.refusal, one.kl, one.perplexity) for one in each), strict=True))
+def search(name: str, bed: Bed) -> dict[Rule, tuple[float, float, float]]:
+    """Try every rule, and print those before and the best of each way: refusal, KL and perplexity by rule."""
+    tried = {rule: found for rule in rules() if (found := bed.under(rule))}
+    numbers = {rule: (found.refusal, found.kl, found.perplexity) for rule, found in tried.items()}
+    show(f"{name}, before", BEFORE, *numbers[BEFORE])
+    for way, orthogonalize in itertools.product(get_args(ThroughNorm), ORTHOGONALIZE):
+        of_way = {rule: found for rule, found in numbers.items() if rule[:2] == (way, orthogonalize)}
+        enough = {rule: found for rule, found in of_way.items() if found[0] <= MOST_REFUSALS}
+        if enough:
+            best = min(enough, key=lambda rule: enough[rule][1])
+            show(name, best, *enough[best])
+        else:
+            print(f"| {name} | {way} | {orthogonalize} | none that refuses so little | | | | | |", flush=True)
+    return numbers
+
+
+def compare(name: str, bed: Bed) -> None:
+    """Print how far the defaults drift beside those before, paired by prompt."""
+    settings = Ablate()
+    (rule,) = settings.rules
+    layers = f"{min(rule.layers)}-{max(rule.layers)}"
+    before, now = (
+        bed.under(BEFORE),
+        bed.under((settings.through_norm, settings.orthogonalize, layers, int(rule.measurement), rule.scale)),
     )
+    assert before is not None and now is not None
+    difference = (now.kls - before.kls).double().numpy()
+    interval = bootstrap((difference,), np.mean, rng=0).confidence_interval
+    cells = [name, f"{before.refusal:.3f}", f"{now.refusal:.3f}", f"{before.kl:.4f}", f"{now.kl:.4f}"]
+    cells += [f"{difference.mean():+.4f} ({interval.low:+.4f} to {interval.high:+.4f})"]
+    cells += [f"{before.perplexity:.3g}", f"{now.perplexity:.3g}"]
+    print(f"| {' | '.join(cells)} |", flush=True)
 
 
 def main() -> None:
-    """Train, try, and print both tables."""
+    """Train, try, and print."""
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--seeds", type=int, nargs="+", default=[0])
     arguments.add_argument("--architectures", nargs="+", default=list(ARCHITECTURES))
+    arguments.add_argument("--paired", action="store_true")
     given = arguments.parse_args()
     head = "through_norm | orthogonalize | layers | measurement | scale | refusal | KL | perplexity × |"
-    print(f"| organism | {head}\n| --- | --- | --- | --- | ---: | ---: | ---: | ---: | ---: |")
-    results: list[dict[Rule, Tried]] = []
+    line = "| --- | --- | --- | --- | ---: | ---: | ---: | ---: | ---: |"
+    if given.paired:
+        print("| organism | refusal before | now | KL before | now | difference (95 %) | perplexity × before | now |")
+        print("| --- | ---: | ---: | ---: | ---: | --- | ---: | ---: |")
+    else:
+        print(f"| organism | {head}\n{line}")
+    results: list[dict[Rule, tuple[float, float, float]]] = []
     for architecture, seed in itertools.product(given.architectures, given.seeds):
         with tempfile.TemporaryDirectory() as folder:
-            bed = Bed(make_organism(architecture, seed, Path(folder)))
-            found = {rule: tried for rule in rules() if (tried := bed.under(rule))}
-        results.append(found)
+            bed = Bed(make_organism(architecture, seed, Path(folder)), None if given.paired else PROMPTS)
         name = f"{architecture}, seed {seed}"
-        show(f"{name}, before", BEFORE, found[BEFORE])
-        for way, orthogonalize in itertools.product(get_args(ThroughNorm), ORTHOGONALIZE):
-            enough = [
-                rule
-                for rule, tried in found.items()
-                if rule[:2] == (way, orthogonalize) and tried.refusal <= MOST_REFUSALS
-            ]
-            if enough:
-                best = min(enough, key=lambda rule: found[rule].kl)
-                show(name, best, found[best])
-            else:
-                print(
-                    f"| {name} | {way} | {orthogonalize} | none brings refusal to {MOST_REFUSALS} | | | | | |",
-                    flush=True,
-                )
-    print(f"\n| worst of {len(results)} | {head}\n| --- | --- | --- | --- | ---: | ---: | ---: | ---: | ---: |")
-    everywhere = {rule: worst(rule, results) for rule in rules()}
-    hold = [rule for rule, tried in everywhere.items() if tried.refusal <= MOST_REFUSALS]
-    for rule in [BEFORE, *sorted(hold, key=lambda rule: everywhere[rule].kl)[:SHOWN]]:
-        show("", rule, everywhere[rule])
+        if given.paired:
+            compare(name, bed)
+        else:
+            results.append(search(name, bed))
+    if not given.paired:
+        print(f"\n| worst of {len(results)} | {head}\n{line}")
+        # A rule that is refused anywhere is no rule.
+        everywhere = {
+            rule: [found[rule] for found in results] for rule in rules() if all(rule in one for one in results)
+        }
+        worst = {rule: tuple(map(max, zip(*found, strict=True))) for rule, found in everywhere.items()}
+        hold = [rule for rule, (refusal, _, _) in worst.items() if refusal <= MOST_REFUSALS]
+        for rule in [BEFORE, *sorted(hold, key=lambda rule: worst[rule][1])[:SHOWN]]:
+            show("", rule, *worst[rule])
 
 
 if __name__ == "__main__":
