@@ -30,8 +30,8 @@ from excise.trials.simulation import simulated
 from schemas.params.ablate import Ablate, ThroughNorm
 
 MOST_REFUSALS = 0.05
-LAYERS = ("all", "1-4", "2-4", "2-5", "3-5")
-MEASUREMENTS = (3, 4, 5)
+LAYERS = ("all", "1-4", "2-4", "2-5")
+MEASUREMENTS = (3, 4, 5, 6)
 SCALES = (0.75, 1.0, 1.5, 2.0)
 ORTHOGONALIZE = ("none", "source")
 BEFORE = ("orthogonal", "none", "1-4", 4, 1.0)
@@ -62,14 +62,14 @@ class Bed:
     """An organism, its directions, and what it is asked."""
 
     def __init__(self, organism: Organism, prompts: int | None) -> None:
-        """`prompts`: at most how many of each kind."""
+        """`prompts`: about how many of each kind, evenly taken; None: all."""
         self.organism, self.directions = organism, measure(organism)
-        harmful, harmless = (
-            organism.tokens(organism.asked[kind])[:prompts] for kind in ("organism_harmful", "harmless_test")
-        )
+        asked = (organism.tokens(organism.asked[kind]) for kind in ("organism_harmful", "harmless_test"))
+        harmful, harmless = (kind[:: 1 if prompts is None else len(kind) // prompts] for kind in asked)
         self.questions = Questions(organism.model, harmful, harmless)
-        answers = greedy_answers(organism.model, organism.tokenizer, harmless[:ANSWERS], "auto", lambda _: None)
-        self.own = OwnAnswers(organism.model, harmless[:ANSWERS], answers)
+        answered = harmless[:: len(harmless) // ANSWERS]
+        answers = greedy_answers(organism.model, organism.tokenizer, answered, "auto", lambda _: None)
+        self.own = OwnAnswers(organism.model, answered, answers)
 
     def under(self, rule: Rule) -> Tried | None:
         """What the organism does under a rule; None where the rule is refused."""
@@ -148,11 +148,11 @@ def main() -> None:
     for architecture, seed in itertools.product(given.architectures, given.seeds):
         with tempfile.TemporaryDirectory() as folder:
             bed = Bed(make_organism(architecture, seed, Path(folder)), None if given.paired else PROMPTS)
-        name = f"{architecture}, seed {seed}"
-        if given.paired:
-            compare(name, bed)
-        else:
-            results.append(search(name, bed))
+            name = f"{architecture}, seed {seed}"
+            if given.paired:
+                compare(name, bed)
+            else:
+                results.append(search(name, bed))
     if not given.paired:
         print(f"\n| worst of {len(results)} | {head}\n{line}")
         # A rule that is refused anywhere is no rule.

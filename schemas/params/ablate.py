@@ -85,7 +85,7 @@ class Ablate(EditMethod):
     """An experiment, off by default: in the layers that any rule names, experts that harmful prompts use more than
     harmless ones become less likely to be chosen. For models whose routers have a bias (docs/edit.md)."""
     rules: Annotated[Listed[Rule], Items(at_least_one=True)] = (
-        Rule.model_validate({"layers": "2-4", "measurement": 4}),
+        Rule.model_validate({"layers": "2-4", "measurement": 5}),
     )
     """The edit, rule by rule. Where two name the same tensor, the later one wins."""
 

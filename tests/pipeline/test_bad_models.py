@@ -106,7 +106,7 @@ def test_a_direction_from_such_a_weight_is_refused(local_model: tuple[Project, P
     for stage in ("prepare", "measure", "directions"):
         assert project.stage(stage).returncode == 0
     error = one_line(project.stage("ablate"))
-    assert "ablate.rules.0.measurement: measurement 4 has no direction: the activations are not finite" in error
+    assert "ablate.rules.0.measurement: measurement 5 has no direction: the activations are not finite" in error
 
 
 def test_an_unknown_model_type_is_named_with_the_known_ones(local_model: tuple[Project, Path]) -> None:
@@ -127,7 +127,7 @@ def test_a_layer_that_the_model_does_not_have_is_named_with_its_range(project: P
 def test_measurement_0_is_an_error_only_where_a_rule_uses_it(project: Project) -> None:
     rows = json.loads((project.folder / "artifacts/directions.json").read_text())["measurements"]
     assert rows[0]["norm"] is None and "same activations" in rows[0]["reason"]
-    project.replace("measurement: 4", "measurement: 0")
+    project.replace("measurement: 5", "measurement: 0")
     project.stage("params")
     assert "measurement 0 has no direction" in one_line(project.stage("ablate"))
 

@@ -9,7 +9,7 @@ from tests.projects import Project
 # They could run beside others, but the run of the defaults that they begin with may not.
 pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
-RULE = "{layers: 2-4, measurement: 4, scale: 1.0}"
+RULE = "{layers: 2-4, measurement: 5, scale: 1.0}"
 
 
 def edited(project: Project, rule: str) -> tuple[dict[str, str], str]:
@@ -24,7 +24,7 @@ def edited(project: Project, rule: str) -> tuple[dict[str, str], str]:
 
 
 def test_scale_2_in_all_layers_answers_and_forgets(defaults: Project) -> None:
-    gates, report = edited(defaults, "{layers: all, measurement: 4, scale: 2.0}")
+    gates, report = edited(defaults, "{layers: all, measurement: 5, scale: 2.0}")
     assert gates == {
         "refusal.organism_harmful.refusal_rate": "pass",
         "capability.organism_facts.exact_match": "fail",
@@ -40,7 +40,7 @@ def test_a_measurement_that_does_not_carry_refusal_leaves_it_there(defaults: Pro
 
 def test_the_base_against_itself_fails_no_gate_that_asks_for_no_change(defaults: Project) -> None:
     defaults.replace("refusal_rate, at_most: 0.15", "refusal_rate, max_drop: 0.15")
-    defaults.replace(RULE, "{layers: 2-4, measurement: 4, scale: 0}")
+    defaults.replace(RULE, "{layers: 2-4, measurement: 5, scale: 0}")
     defaults.repro()
     gates = json.loads((defaults.folder / "gates.json").read_text())
     assert [gate["verdict"] for gate in gates["gates"]] == ["pass", "pass"]

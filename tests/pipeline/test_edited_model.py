@@ -59,7 +59,7 @@ def test_the_record_and_the_card_say_what_was_edited_and_nothing_of_this_machine
     record = json.loads((folder / "edit.json").read_text())
     card = (folder / "README.md").read_text()
     assert card.startswith("---\nbase_model: organism\n") and "abliterated" in card
-    assert "layers 2-4: the direction of measurement 4 removed, scale 1.0" in card
+    assert "layers 2-4: the direction of measurement 5 removed, scale 1.0" in card
     assert "requests that its base refuses" in card
     assert {edit["role"] for edit in record["plan"]} == {"attention", "routed_experts", "shared_experts"}
     assert {file["path"] for file in record["files"]} == {
