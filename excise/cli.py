@@ -113,8 +113,7 @@ def pin(model: str | None, dataset: str | None) -> None:
 
 @command(arg("--simulate", action="store_true", help="first run stage simulate, unless it ran with these rules"))
 def plan(simulate: bool) -> None:
-    """Print what the rules of params.yaml would edit, and what would come of it, after `dvc repro directions`. What
-    `ablate` would refuse is refused here: every edit is made in memory, and none written."""
+    """Print what the rules of params.yaml would edit, after `dvc repro directions`, and refuse what `ablate` would."""
     from excise.edit.checkpoint import Left, rehearse, resolve_edit
     from excise.edit.forecast import foreseen, say_foreseen
     from excise.gitops import storage

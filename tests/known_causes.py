@@ -223,9 +223,10 @@ class KnownCause:
     base: BaseModel
 
     def ablate(self, *rules: dict[str, Any]) -> Ablate:
-        """The parameters of an edit with these rules, by default of all layers and with the cause's measurement."""
+        """The parameters of an edit with these rules, by default of all layers and with the cause's measurement, along
+        the difference of means itself."""
         default = {"layers": "all", "measurement": self.cause.measurement, "scale": 1.0}
-        return Ablate.model_validate({"rules": [{**default, **rule} for rule in rules]})
+        return Ablate.model_validate({"orthogonalize": "none", "rules": [{**default, **rule} for rule in rules]})
 
     def plan(self, *rules: dict[str, Any]) -> list[Edit]:
         """What these rules do to this organism, with its own directions."""

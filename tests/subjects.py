@@ -113,9 +113,10 @@ def mean_kl(base: Tensor, edited: Tensor) -> float:
 
 
 def rules(method: str = "project", through_norm: str = "orthogonal", **rule: object) -> Ablate:
-    """An edit of all layers by one rule."""
+    """An edit of all layers by one rule, along the difference of means itself."""
     given = [{"layers": "all", "measurement": 2, **rule}]
-    return Ablate.model_validate({"method": method, "through_norm": through_norm, "allow_tied": True, "rules": given})
+    settings = {"method": method, "through_norm": through_norm, "orthogonalize": "none", "allow_tied": True}
+    return Ablate.model_validate({**settings, "rules": given})
 
 
 def run(model: PreTrainedModel, watch: Callable[[Batch, ExitStack], None], prompts: list[list[int]] = HARMFUL) -> None:

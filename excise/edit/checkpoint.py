@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import zip_longest
+from operator import attrgetter, itemgetter
 from pathlib import Path
 
 import torch
@@ -119,8 +120,10 @@ def write_edited(
         for group in [*groups, checkpoint.companions]:
             parts = [_parts(base.folder / path, target / path, slices.get(path, []), device, advance) for path in group]
             # A part of each file by turns, because the kernel writes to one file at a time.
-            begun = [pool.submit(part) for turn in zip_longest(*parts) for part in turn if part is not None]
-            for done in begun:
+            turns = (enumerate(turn) for turn in zip_longest(*parts))
+            begun = [(file, pool.submit(part)) for turn in turns for file, part in turn if part is not None]
+            # Of several that fail, the first in the files' order is told of, as `rehearse` does.
+            for _, done in sorted(begun, key=itemgetter(0)):
                 done.result()
             # While the next group is written, this one still lies in memory.
             changed = [path for path in group if slices.get(path) or path not in known_digests]
@@ -196,7 +199,7 @@ def _parts(
         file.truncate(size)
     parts: list[Callable[[], None]] = []
     done = 0
-    for part in [*sorted(slices, key=lambda part: part.start), None]:
+    for part in [*sorted(slices, key=attrgetter("start")), None]:
         stop = size if part is None else part.start
         while done < stop:
             # Pieces end where blocks of the disk do: a file system that can then shares them instead of copying.
@@ -345,7 +348,11 @@ def rehearse(edit: ResolvedEdit, device: torch.device, left: Left, advance: Adva
     """
     folder, slices = edit.base.folder, _slices(edit.base, edit.edits, edit.shifts, device, left)
     with _workers(slices) as (pool, _):
-        parts = [(folder / file, part) for file, parts in slices.items() for part in parts]
+        parts = [
+            (folder / file, part)
+            for file, of_file in slices.items()
+            for part in sorted(of_file, key=attrgetter("start"))
+        ]
         for done in [pool.submit(_edit, path, None, part, device, advance) for path, part in parts]:
             done.result()
 

@@ -64,7 +64,7 @@ def random_model(architecture: str) -> PreTrainedModel:
 
 def planned(folder: Path) -> Base:
     rules = [{"layers": "1-3", "measurement": 4}]
-    ablate = Ablate.model_validate({"through_norm": "ignore", "rules": rules})
+    ablate = Ablate.model_validate({"orthogonalize": "none", "rules": rules})
     model = base_of(folder)
     return Base(model, make_plan(ablate, model, DIRECTIONS))
 

@@ -19,7 +19,7 @@ from tests.projects import Project
 TARGETS = ["attention", "mlp", "routed_experts", "shared_experts", "embedding", "router", "attention_inputs"]
 RULES = st.fixed_dictionaries(
     {
-        "layers": st.sampled_from(["all", "0", "1-4", "5", "5-6", [0, 3]]),
+        "layers": st.sampled_from(["all", 0, "1-4", 5, "5-6", [0, 3]]),
         "measurement": st.sampled_from([0, 1, 2.5, 4, 6, 7, "same"]),
         "scale": st.sampled_from([0.0, 1.0, -2.0, 3.0, 1e30, 1e39, 1e300]),
     },

@@ -75,7 +75,10 @@ def test_a_checkout_is_told_of_from_outside_of_it(project: Project, tmp_path: Pa
     assert (tmp_path / "x.md").read_text() == comment(project, "--base", "HEAD")
 
 
+@pytest.mark.slow
 def test_answers_are_shown_only_when_asked_for(project: Project) -> None:
+    project.replace("{layers: 2-4, measurement: 5, scale: 1.0}", "{layers: all, measurement: 5, scale: 3.0}")
+    project.repro()
     silent, asked = comment(project, "--base", "HEAD"), comment(project, "--base", "HEAD", "--samples", "2")
     assert "```text" not in silent and "changed most" not in silent
     assert "```text" in asked and 0 < asked.count("**Prompt**") <= 2 * 4

@@ -35,7 +35,7 @@ model: {{source: {folder}}}
 prompts:
   harmful: {{source: data/one.jsonl, column: prompt}}
   harmless: {{source: data/two.jsonl, column: prompt}}
-ablate: {{through_norm: ignore, rules: [{{layers: 1-2, measurement: 2}}]}}
+ablate: {{orthogonalize: none, rules: [{{layers: 1-2, measurement: 2}}]}}
 """
 WRITER = re.compile(
     r"(?:^|\.)layers\.([12])\.(?:self_attn\.o_proj|linear_attn\.out_proj|mlp\.down_proj|mlp\.experts\.\d+\.down_proj)"

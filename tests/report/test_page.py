@@ -292,7 +292,7 @@ def test_an_answer_that_begins_with_a_line_end_keeps_it_and_an_empty_one_says_so
 
 def test_the_base_the_edit_and_the_directions_are_pinned() -> None:
     said = Reader(page()).said("provenance")
-    for part in ("organism, glm4_moe, float32, 6 layers", "efefefefefefefef", "through_norm: orthogonal", "scale: 1.0"):
+    for part in ("organism, glm4_moe, float32, 6 layers", "efefefefefefefef", "through_norm: ignore", "scale: 1.0"):
         assert part in said
     assert "model.safetensors, 7,340,032 bytes, cdcdcdcdcdcdcdcd" in said
 
