@@ -35,12 +35,13 @@ def test_rules_that_ruin_are_warned_of_before_a_byte_is_written(gemma: Project) 
 
     for old, new in EXACT.items():
         gemma.replace(old, new)
+    gemma.repro("directions")  # as `make plan` does
     planned = gemma.excise("plan", "--simulate")
-    assert planned.returncode == 0 and planned.stderr.count(WARNING) == 1
+    assert planned.returncode == 0 and WARNING in planned.stderr
     assert "leave out layer 1, write through_norm: ignore or write orthogonalize: source" in planned.stderr
     assert record.read_bytes() == before
 
-    (gemma.folder / "artifacts/simulation.json").unlink()
+    gemma.replace("scale: 1.0", "scale: 0.99")
     done = gemma.run("dvc", "repro", "simulate", "ablate")
     assert done.returncode == 0
     said = done.stdout.index("Running stage 'simulate'"), done.stdout.index("Running stage 'ablate'")
