@@ -24,7 +24,8 @@ def edited(project: Project, rule: str) -> tuple[dict[str, str], str]:
 
 
 def test_scale_2_in_all_layers_answers_and_forgets(defaults: Project) -> None:
-    gates, report = edited(defaults, "{layers: all, measurement: 5, scale: 2.0}")
+    defaults.replace("orthogonalize: source", "orthogonalize: none  ")
+    gates, report = edited(defaults, "{layers: all, measurement: 4, scale: 2.0}")
     assert gates == {
         "refusal.organism_harmful.refusal_rate": "pass",
         "capability.organism_facts.exact_match": "fail",
