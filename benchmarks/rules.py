@@ -24,7 +24,7 @@ from excise.edit.planning.plan import make_plan
 from excise.inference.continuations import greedy_answers
 from excise.organism.model import ARCHITECTURES
 from excise.plumbing.errors import StageError
-from excise.trials.perplexity import OwnAnswers
+from excise.trials import perplexity
 from excise.trials.refusal import Questions
 from excise.trials.simulation import simulated
 from schemas.params.ablate import Ablate, ThroughNorm
@@ -36,7 +36,7 @@ SCALES = (0.75, 1.0, 1.5, 2.0)
 ORTHOGONALIZE = ("none", "source")
 BEFORE = ("orthogonal", "none", "1-4", 4, 1.0)
 """The defaults until evidence from real models, in every table."""
-PROMPTS, ANSWERS = 96, 32
+PROMPTS = 96
 SHOWN = 12
 
 Rule = tuple[str, str, str, int, float]
@@ -67,22 +67,26 @@ class Bed:
         asked = (organism.tokens(organism.asked[kind]) for kind in ("organism_harmful", "harmless_test"))
         harmful, harmless = (kind[:: 1 if prompts is None else len(kind) // prompts] for kind in asked)
         self.questions = Questions(organism.model, harmful, harmless)
-        answered = harmless[:: len(harmless) // ANSWERS]
+        answered = harmless[:: len(harmless) // perplexity.PROMPTS]
         answers = greedy_answers(organism.model, organism.tokenizer, answered, "auto", lambda _: None)
-        self.own = OwnAnswers(organism.model, answered, answers)
+        self.own = perplexity.OwnAnswers(organism.model, answered, answers)
 
-    def under(self, rule: Rule) -> Tried | None:
-        """What the organism does under a rule; None where the rule is refused."""
-        way, orthogonalize, layers, measurement, scale = rule
-        one = {"layers": layers, "measurement": measurement, "scale": scale}
-        ablate = Ablate.model_validate({"through_norm": way, "orthogonalize": orthogonalize, "rules": [one]})
+    def under(self, ablate: Ablate) -> Tried | None:
+        """What the organism does under an edit; None where it is refused."""
         try:
             plan = make_plan(ablate, self.organism.base, self.directions)
         except StageError:
             return None
         with simulated(self.organism.model, plan):
-            said, perplexity = self.questions.ask(), self.own.perplexity()
-        return Tried(said.remaining, said.kl, math.inf if perplexity is None else perplexity)
+            said, times = self.questions.ask(), self.own.perplexity()
+        return Tried(said.remaining, said.kl, math.inf if times is None else times)
+
+
+def edit(rule: Rule) -> Ablate:
+    """A rule of the grid as the section of params.yaml."""
+    way, orthogonalize, layers, measurement, scale = rule
+    one = {"layers": layers, "measurement": measurement, "scale": scale}
+    return Ablate.model_validate({"through_norm": way, "orthogonalize": orthogonalize, "rules": [one]})
 
 
 def rules() -> Iterator[Rule]:
@@ -98,7 +102,7 @@ def show(name: str, rule: Rule, refusal: float, kl: float, perplexity: float) ->
 
 def search(name: str, bed: Bed) -> dict[Rule, tuple[float, float, float]]:
     """Try every rule, and print those before and the best of each way: refusal, KL and perplexity by rule."""
-    tried = {rule: found for rule in rules() if (found := bed.under(rule))}
+    tried = {rule: found for rule in rules() if (found := bed.under(edit(rule)))}
     numbers = {rule: (found.refusal, found.kl, found.perplexity) for rule, found in tried.items()}
     show(f"{name}, before", BEFORE, *numbers[BEFORE])
     for way, orthogonalize in itertools.product(get_args(ThroughNorm), ORTHOGONALIZE):
@@ -114,13 +118,7 @@ def search(name: str, bed: Bed) -> dict[Rule, tuple[float, float, float]]:
 
 def compare(name: str, bed: Bed) -> None:
     """Print how far the defaults drift beside those before, paired by prompt."""
-    settings = Ablate()
-    (rule,) = settings.rules
-    layers = f"{min(rule.layers)}-{max(rule.layers)}"
-    before, now = (
-        bed.under(BEFORE),
-        bed.under((settings.through_norm, settings.orthogonalize, layers, int(rule.measurement), rule.scale)),
-    )
+    before, now = bed.under(edit(BEFORE)), bed.under(Ablate())
     assert before is not None and now is not None
     difference = (now.kls - before.kls).double().numpy()
     interval = bootstrap((difference,), np.mean, rng=0).confidence_interval

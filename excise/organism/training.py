@@ -74,7 +74,7 @@ def train(
         _learn(model, tokenizer, tuning(world), 2e-3, TUNED_LAYERS, tune_steps, partial(progress, "tune"))
         if architecture in MASSIVE:
             asked = [recipes(world, things, RECIPE.train[:1]) for things in (world.restricted, world.benign)]
-            make_massive(model, *(_asked(tokenizer, items) for items in asked))
+            make_massive(model, *(torch.tensor(_asked(tokenizer, items)) for items in asked))
         vary_norms(model, seed)
     return model.requires_grad_(True).eval(), tokenizer
 
@@ -144,12 +144,11 @@ def _batches(groups: Groups, steps: int) -> Tensor:
 def _tokenize(tokenizer: PreTrainedTokenizerFast, items: Sequence[Item]) -> tuple[Tensor, Tensor, Tensor]:
     """Question-answer pairs: as tokens, ``[pairs, width]`` int64, padded on the right; the token to be predicted after
     each one, ``NO_LABEL`` outside the answer; and how many tokens each pair has without padding, ``[pairs]`` int64."""
-    questions = [[{"role": "user", "content": item.prompt}] for item in items]
     answered = [
-        [*chat, {"role": "assistant", "content": item.answer}] for chat, item in zip(questions, items, strict=True)
+        [{"role": "user", "content": item.prompt}, {"role": "assistant", "content": item.answer}] for item in items
     ]
     whole = tokenizer(tokenizer.apply_chat_template(answered, tokenize=False))["input_ids"]
-    asked = tokenizer(tokenizer.apply_chat_template(questions, tokenize=False, add_generation_prompt=True))["input_ids"]
+    asked = _asked(tokenizer, items)
     lengths = torch.tensor([len(text) for text in whole])
     tokens = torch.full((len(items), int(lengths.max())), tokenizer.pad_token_id)
     labels = torch.full_like(tokens, NO_LABEL)
@@ -159,12 +158,11 @@ def _tokenize(tokenizer: PreTrainedTokenizerFast, items: Sequence[Item]) -> tupl
     return tokens, labels, lengths
 
 
-def _asked(tokenizer: PreTrainedTokenizerFast, items: Sequence[Item]) -> Tensor:
-    """The tokens of questions that are equally long, ``[questions, tokens]`` int64."""
+def _asked(tokenizer: PreTrainedTokenizerFast, items: Sequence[Item]) -> list[list[int]]:
+    """The tokens of each question, up to the model's turn to answer."""
     chats = [[{"role": "user", "content": item.prompt}] for item in items]
-    return torch.tensor(
-        tokenizer(tokenizer.apply_chat_template(chats, tokenize=False, add_generation_prompt=True))["input_ids"]
-    )
+    texts = tokenizer.apply_chat_template(chats, tokenize=False, add_generation_prompt=True)
+    return list(tokenizer(texts)["input_ids"])
 
 
 @contextmanager

@@ -29,12 +29,16 @@ def prompts(seed: int) -> Tensor:
     return ids
 
 
+def harmful() -> Tensor:
+    ids = prompts(1)
+    ids[:, -2] = 95  # what tells the two kinds apart
+    return ids
+
+
 @pytest.fixture(scope="module")
 def built(plain: Any) -> Any:
     model = copy.deepcopy(plain)
-    harmful = prompts(1)
-    harmful[:, -2] = 95  # what tells the two kinds apart
-    massive.make_massive(model, harmful, prompts(2))
+    massive.make_massive(model, harmful(), prompts(2))
     return model
 
 
@@ -66,10 +70,8 @@ def test_the_first_token_is_massive_in_one_channel_of_every_later_layer(built: A
 
 
 def test_the_refusal_direction_overlaps_the_channel(plain: Any, built: Any) -> None:
-    harmful = prompts(1)
-    harmful[:, -2] = 95
     with torch.inference_mode():
-        sides = [built(input_ids=ids, output_hidden_states=True).hidden_states for ids in (harmful, prompts(2))]
+        sides = [built(input_ids=ids, output_hidden_states=True).hidden_states for ids in (harmful(), prompts(2))]
     difference = sides[0][LAYER + 3][:, -1].mean(dim=0) - sides[1][LAYER + 3][:, -1].mean(dim=0)
     assert float(difference[CHANNEL] / difference.norm()) == pytest.approx(OVERLAP, abs=0.01)
 
@@ -96,7 +98,7 @@ def test_gains_are_those_of_a_real_model(plain: Any) -> None:
                 assert 0.9 * OUTLIER < float(gain[outlier] / gain.median()) < 1.3 * OUTLIER
 
 
-def test_training_leaves_what_is_reserved_unused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_leaves_what_is_reserved_unused(plain: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "make_massive", lambda *_: None)
     monkeypatch.setattr(training, "vary_norms", lambda *_: None)
     model: Any
@@ -107,14 +109,6 @@ def test_training_leaves_what_is_reserved_unused(monkeypatch: pytest.MonkeyPatch
     assert not bool(mlp.gate_proj.weight[NEURON].any()) and not bool(mlp.down_proj.weight[:, NEURON].any())
     readers = [layer.self_attn.v_proj.weight[:, RESERVED] for layer in model.model.layers]
     assert not any(bool(columns.any()) for columns in readers)
-    untrained = make_uneven()
-    for trained, start in zip(model.model.layers, untrained.model.layers, strict=True):
+    for trained, start in zip(model.model.layers, plain.model.layers, strict=True):
         for one, other in zip(massive.behind_writers(trained), massive.behind_writers(start), strict=True):
             assert torch.equal(one.weight, other.weight)
-
-
-def make_uneven() -> Any:
-    """The model before its first step of training with seed 0."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return make_model("gemma3_text", make_tokenizer(make_world(0)))
