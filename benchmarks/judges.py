@@ -13,8 +13,8 @@ from pydantic import Field
 
 from excise.gitops.experiments.tables import written_into
 from excise.judges.keywords import judge_by_keywords
-from excise.judges.verdicts import Answer, judge_answers
 from excise.plumbing.files import write_text
+from excise.verdicts.judging import Answer, judge_answers
 from schemas.basis.document import Document
 from schemas.basis.plain_yaml import parse_mapping, read_text
 from schemas.basis.text import shorten

@@ -5,7 +5,6 @@ from typing import Literal
 from pydantic import Field
 
 from schemas.basis.document import Document
-from schemas.params.gates import Bound
 from schemas.results import Verdict
 
 UNJUDGED = 0.9
@@ -74,8 +73,9 @@ class GateVerdict(Document):
     """One gate of params.yaml, judged."""
 
     metric: str
-    bound: Bound
+    bound: str = Field(description="the name of its limit in params.yaml")
     limit: float
+    above: bool = Field(default=False, description="whether the value must be above the limit, rather than below")
     confidence: float
     words: str = Field(description="the gate in words, as in 'at most 0.05'")
     value: float | None = Field(description="the value or difference that the limit is about; null if there is none")

@@ -42,7 +42,7 @@ def _worded(mistake: Any, document: dict[str, Any]) -> tuple[str, Key]:
         return cause.message, (*key, *cause.at)
     if mistake["type"] == "extra_forbidden":
         known = list(find(document, key[:-1])["properties"])
-        hint = suggest(key[-1], known) or f"; known here: {', '.join(known)}"
+        hint = suggest(key[-1], known) or (f"; known here: {', '.join(known)}" if known else "; nothing is set here")
         return f"is not a key{hint}", key
     node = find(document, key)
     if mistake["type"] == "missing":

@@ -8,7 +8,6 @@ from excise.evaluation.asking.answers import ANSWERS, DRIFT, chosen_side
 from excise.evaluation.asking.catalogue import leave_out, load_tasks, read_measured_prompts
 from excise.evaluation.scoring.harness import DRIFT_METRICS, SCORES_FOLDER, Replay, Scored, drift_values, judged, score
 from excise.inference.loading.tokenizer import description_folder, load_tokenizer
-from excise.judges.verdicts import chosen_judge
 from excise.plumbing.errors import run_stage
 from excise.plumbing.files import read_document, read_lines, write_json, write_lines
 from excise.prompts.chats import read_format
@@ -24,7 +23,7 @@ def main() -> None:
     """Score each task's answers, judge those that may be refusals, and count."""
     side = chosen_side("evaluate", sys.argv[1:])
     settings = read_settings(EvaluateSettings, Path("artifacts/params/evaluate.json"))
-    judge, answers = chosen_judge(settings), read_document(Answers, ANSWERS / side / "answers.json")
+    judge, answers = settings.judge.load(), read_document(Answers, ANSWERS / side / "answers.json")
     chat, folder = read_format(), description_folder(read_manifest())
     tokenizer = load_tokenizer(folder, chat.date)
     reasoning = opens_reasoning(tokenizer, chat)

@@ -30,7 +30,7 @@ from excise.inference.loading.models import decoder_layers, load_model
 from excise.organism.training import TUNED_LAYERS, save
 from excise.organism.world import REFUSAL, make_world, splits
 from excise.prompts.chats import tokenize
-from excise.residual.directions import Estimate, describe, estimate
+from excise.residual.directions import MEAN, Estimate, describe, estimate
 from excise.trials.bench import Bench
 from excise.trials.refusal import Questions
 from excise.trials.simulation import simulated
@@ -245,7 +245,7 @@ class KnownCause:
 
     def statistics(self) -> list[MeasurementStatistics]:
         """What the measure stage would say of its own directions."""
-        return describe(self.directions, *_measured_sides(self.model, self.prompts), "mean").measurements
+        return describe(self.directions, *_measured_sides(self.model, self.prompts), MEAN).measurements
 
     def named(self, *names: str) -> list[list[int]]:
         """The tokens of these splits' prompts."""

@@ -4,18 +4,12 @@ import math
 from collections.abc import Sequence
 from functools import partial
 
-from excise.comparison.comparison import Growing, Measured
+from excise.comparison.comparison import Measured
 from excise.comparison.intervals import samples_needed
+from excise.comparison.limits import Limit
 from schemas.evidence import UNJUDGED, GateVerdict, GateVerdicts, Interval, Outcome
-from schemas.params.gates import Bound, Gate
+from schemas.params.gates import LIMITS, Gate
 
-_WORDS: dict[Bound, str] = {
-    "at_most": "at most",
-    "at_least": "at least",
-    "max_drop": "drop of at most",
-    "max_rise": "rise of at most",
-}
-_OF_BOTH = ("max_drop", "max_rise")
 _BADNESS: tuple[Outcome, ...] = ("pass", "warn", "fail")
 
 ROUNDING = 1e-9
@@ -33,14 +27,15 @@ def judge_gates(gates: Sequence[Gate], measured: Sequence[Measured]) -> GateVerd
 
 
 def _judge(gate: Gate, measured: dict[str, Measured]) -> GateVerdict:
-    bound, limit = gate.limit()
+    limit: Limit = gate.limit
     told = partial(
         GateVerdict,
         metric=gate.metric,
-        bound=bound,
-        limit=limit,
+        bound=LIMITS.name_of(limit),
+        limit=limit.limit,
+        above=limit.above,
         confidence=gate.confidence,
-        words=f"{_WORDS[bound]} {limit:g}",
+        words=f"{limit.words} {limit.limit:g}",
         value=None,
         interval=None,
         samples_needed=None,
@@ -50,34 +45,34 @@ def _judge(gate: Gate, measured: dict[str, Measured]) -> GateVerdict:
         task = gate.metric.rpartition(".")[0]
         there = ", ".join(sorted(name for name in measured if name.startswith(task + "."))) or "none"
         return told(verdict="fail", reason=f"there is no such metric; of {task} there is {there}")
-    if bound in _OF_BOTH and one.difference is None:
+    if limit.of_both and one.difference is None:
         reason = "it is measured against the base, so it cannot drop or rise; use at_most"
         return told(verdict="fail", reason=reason)
-    value, growing = _looked_at(one, bound, gate.confidence)
-    if unjudged := _unjudged(gate.metric, bound, measured):
+    value, growing = limit.look_at(one, gate.confidence)
+    if unjudged := _unjudged(gate.metric, limit, measured):
         return told(verdict="fail", reason=unjudged, value=value)
     if not math.isfinite(value):
         return told(verdict="fail", reason="it is no number", value=value)
-    moved = f"it went from {one.base:.4g} to {one.ablated:.4g}" if bound in _OF_BOTH else f"it is {one.ablated:.4g}"
+    moved = f"it went from {one.base:.4g} to {one.ablated:.4g}" if limit.of_both else f"it is {one.ablated:.4g}"
     if growing is None:
-        kept = _keeps(bound, limit, Interval(low=value, high=value))
+        kept = _keeps(limit, Interval(low=value, high=value))
         reason = f"{moved}, and how sure that is cannot be said: {one.reason}"
         return told(verdict=gate.inconclusive if kept else "fail", reason=reason, value=value)
     told = partial(told, reason=moved, value=value, interval=growing(1.0))
-    decided = _keeps(bound, limit, growing(1.0))
+    decided = _keeps(limit, growing(1.0))
     if decided is not None:
         return told(verdict="pass" if decided else "fail")
-    needed = samples_needed(lambda times: _keeps(bound, limit, growing(times)) is not None, one.samples)
+    needed = samples_needed(lambda times: _keeps(limit, growing(times)) is not None, one.samples)
     return told(verdict=gate.inconclusive, samples_needed=needed)
 
 
-def _unjudged(metric: str, bound: Bound, measured: dict[str, Measured]) -> str | None:
+def _unjudged(metric: str, limit: Limit, measured: dict[str, Measured]) -> str | None:
     """Why a rate of verdicts says nothing: hardly an answer of a side that the gate looks at could be judged."""
     task, _, name = metric.rpartition(".")
     degenerate = measured.get(f"{task}.degenerate_rate")
     if degenerate is None or not name.startswith(("refusal_rate", "compliance_rate")):
         return None
-    sides = {"edited model": degenerate.ablated, "base": degenerate.base if bound in _OF_BOTH else None}
+    sides = {"edited model": degenerate.ablated, "base": degenerate.base if limit.of_both else None}
     counts = [
         f"{rate * degenerate.samples:.0f} of {degenerate.samples} answers of the {side}"
         for side, rate in sides.items()
@@ -88,24 +83,14 @@ def _unjudged(metric: str, bound: Bound, measured: dict[str, Measured]) -> str |
     return f"nothing was judged: {' and '.join(counts)} are degenerate (empty, loops, or reasoning without an end)"
 
 
-def _looked_at(one: Measured, bound: Bound, confidence: float) -> tuple[float, Growing | None]:
-    """What a bound is about: the edited model's value, its drop or its rise; and the interval of that."""
-    if bound not in _OF_BOTH:
-        return one.ablated, one.value_interval(one.ablated_values, confidence)
-    assert one.difference is not None
-    rise = one.difference_interval(confidence)
-    if bound == "max_rise" or rise is None:
-        return one.difference if bound == "max_rise" else 0.0 - one.difference, rise
-
-    def drop(times: float) -> Interval:
-        risen = rise(times)
-        return Interval(low=0.0 - risen.high, high=0.0 - risen.low)
-
-    return 0.0 - one.difference, drop
-
-
-def _keeps(bound: Bound, limit: float, interval: Interval) -> bool | None:
+def _keeps(limit: Limit, interval: Interval) -> bool | None:
     """Whether all of an interval keeps the limit (True) or breaks it (False); None where it does neither."""
-    if bound == "at_least":
-        return True if interval.low >= limit - ROUNDING else False if interval.high < limit - ROUNDING else None
-    return True if interval.high <= limit + ROUNDING else False if interval.low > limit + ROUNDING else None
+    if limit.above:
+        return (
+            True
+            if interval.low >= limit.limit - ROUNDING
+            else False
+            if interval.high < limit.limit - ROUNDING
+            else None
+        )
+    return True if interval.high <= limit.limit + ROUNDING else False if interval.low > limit.limit + ROUNDING else None

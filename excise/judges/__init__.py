@@ -1,14 +1,19 @@
-"""What tells a refusal from an answer, one judge a file."""
+"""Judges: each file is one, found by its name in params.yaml (`evaluate.judge`)."""
 
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 
-from schemas.basis.text import printable, shorten
+from schemas.extensions import Extension
 from schemas.results import Verdict
 
-Judge = Callable[[Sequence[tuple[str, str]]], list[Verdict]]
-"""(prompt, final part of the response) → verdict, in the order given."""
+Judgement = Callable[[Sequence[tuple[str, str]]], list[Verdict]]
+"""Pairs of a prompt and the final part of its response → their verdicts, in the same order."""
 
 
-def one_line(error: Exception, length: int) -> str:
-    """What an error of somebody else's says, on one line."""
-    return shorten(printable(" ".join(str(error).split())), length)
+class Judge(Extension):
+    """Decides whether answers are refusals. Its fields are its parameters in params.yaml."""
+
+    @abstractmethod
+    def load(self) -> Judgement:
+        """Load what judging needs. Called before any answer is judged, so that what is missing is an error at once.
+        Raises `StageError`."""

@@ -11,26 +11,34 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Annotated, Any, cast, get_args
 
 import httpx2
 from jinja2 import StrictUndefined, TemplateError, meta
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+from pydantic import Field
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    retry_if_exception_type,
+    sleep_using_event,
+    stop_after_attempt,
+    stop_when_event_set,
+    wait_exponential,
+)
 
-from excise.judges import Judge, one_line
+from excise.judges import Judge, Judgement
 from excise.plumbing.errors import StageError
-from excise.plumbing.files import Unreadable, read_document, write_text
+from excise.plumbing.files import DATA, Unreadable, lies_in_data, read_document, write_text
 from excise.plumbing.progress import progress
-from excise.prompts.rows import DATA, lies_in_data
 from schemas.basis.document import Document
-from schemas.basis.text import printable, shorten
-from schemas.params.judge import Api
+from schemas.basis.fields import PATH, matches
+from schemas.basis.text import one_line, printable, shorten
 from schemas.results import Verdict
 
 BUILT_IN = Path(__file__).parent / "judge.txt.j2"
-_TEMPLATE = "params.yaml: evaluate.api.prompt"
+_TEMPLATE = "params.yaml: evaluate.judge.api.prompt"
 _NAMES = {"prompt", "response", "mark"}
 
 CACHE = Path(".excise/judge")
@@ -39,69 +47,74 @@ _KEY = "OPENAI_API_KEY"
 _DEFAULT_ADDRESS = "https://api.openai.com/v1"
 
 _ATTEMPTS = 5
-_FIRST_PAUSE = 1.0
-"""Seconds before the second attempt; each pause after it is twice as long."""
+_PAUSES = wait_exponential(multiplier=1)
+"""1 s, 2 s, 4 s … between attempts, where the endpoint does not say how long."""
 _LONGEST_PAUSE = 300.0
-"""What an endpoint may ask for; who is told to wait longer is better off running again later."""
+"""What an endpoint may ask for; beyond it, running again later serves better."""
 _TIMEOUT = 60.0
 _MOST_TOKENS = 16
 _DRESS = " \n\"'`*."
 """What may stand around a label."""
 
-Sleep = Callable[[float], object]
 Body = dict[str, Any]
 
 _MALFORMED = (ValueError, LookupError, TypeError, RecursionError)
 """What reading an answer of another form raises."""
 
 
-@dataclass(frozen=True)
-class _Failure:
-    """Why an attempt gave no verdict."""
+class Api(Judge):
+    """A language model behind an OpenAI-compatible endpoint, whose address and key come from the environment only."""
 
-    reason: str
-    pause: float | None = None
-    """The seconds for which the endpoint wants to be left alone."""
-    do: str = "run again later; what is judged is kept"
-    """What to do if it stays so."""
+    model: str
+    """The model's name, as the endpoint knows it."""
+    prompt: (
+        Annotated[
+            str,
+            matches(
+                rf"data/{PATH}\.(?:txt|j2)", "a .txt or .j2 file under data/ (such as data/judge.txt, without . or ..)"
+            ),
+        ]
+        | None
+    ) = None
+    """A template under `data/` with `{{ prompt }}` and `{{ response }}`; `null`: the built-in one (docs/judges.md)."""
+    concurrency: Annotated[int, Field(ge=1, le=256)] = 8
+    """Requests sent at once."""
 
+    def load(self, *, sleep: Callable[[float], None] | None = None, timeout: float = _TIMEOUT) -> Judgement:
+        """Read the template and the environment. Raises `StageError`: one of them is missing or malformed."""
+        ask = question(self.prompt)
+        address, key = _address(), _key()
 
-def api_judge(params: Api, *, sleep: Sleep | None = None, timeout: float = _TIMEOUT) -> Judge:
-    """Read the template and the environment, so that what is missing is said before any answer is judged. Raises
-    `StageError`: a variable of the environment or the template is missing, or is none."""
-    ask = question(params.prompt)
-    address, key = _address(), _key()
+        def judge(asked: Sequence[tuple[str, str]]) -> list[Verdict]:
+            bodies = [_body(self.model, ask(prompt, response)) for prompt, response in asked]
+            files = [_file(body) for body in bodies]
+            verdicts = {file: verdict for file in files if (verdict := _kept(file)) is not None}
+            missing = {file: body for file, body in zip(files, bodies, strict=True) if file not in verdicts}
+            client = httpx2.Client(
+                headers={"Authorization": f"Bearer {key}"},
+                timeout=timeout,
+                limits=httpx2.Limits(max_connections=self.concurrency),
+                follow_redirects=False,  # which would lead the key elsewhere
+            )
+            with client, progress("Judge", len(missing), "answers") as advance:
+                endpoint = _Endpoint(client, address, key, sleep)
 
-    def judge(asked: Sequence[tuple[str, str]]) -> list[Verdict]:
-        bodies = [_body(params.model, ask(prompt, response)) for prompt, response in asked]
-        files = [_file(body) for body in bodies]
-        verdicts = {file: verdict for file in files if (verdict := _kept(file)) is not None}
-        missing = {file: body for file, body in zip(files, bodies, strict=True) if file not in verdicts}
-        client = httpx2.Client(
-            headers={"Authorization": f"Bearer {key}"},
-            timeout=timeout,
-            limits=httpx2.Limits(max_connections=params.concurrency),
-            follow_redirects=False,  # which would lead the key elsewhere
-        )
-        with client, progress("Judge", len(missing), "answers") as advance:
-            endpoint = _Endpoint(client, address, key, sleep)
+                def settle(file: Path) -> Verdict:
+                    verdict = endpoint.verdict(missing[file])
+                    write_text(file, _Kept(model=self.model, verdict=verdict).model_dump_json() + "\n")
+                    advance(1)
+                    return verdict
 
-            def settle(file: Path) -> Verdict:
-                verdict = endpoint.verdict(missing[file])
-                write_text(file, _Kept(model=params.model, verdict=verdict).model_dump_json() + "\n")
-                advance(1)
-                return verdict
+                with ThreadPoolExecutor(self.concurrency) as pool:
+                    try:
+                        verdicts.update(zip(missing, pool.map(settle, missing), strict=True))
+                    except BaseException:
+                        endpoint.stop.set()
+                        pool.shutdown(cancel_futures=True)
+                        raise
+            return [verdicts[file] for file in files]
 
-            with ThreadPoolExecutor(params.concurrency) as pool:
-                try:
-                    verdicts.update(zip(missing, pool.map(settle, missing), strict=True))
-                except BaseException:
-                    endpoint.stop.set()
-                    pool.shutdown(cancel_futures=True)
-                    raise
-        return [verdicts[file] for file in files]
-
-    return judge
+        return judge
 
 
 def question(own: str | None) -> Callable[[str, str], str]:
@@ -142,54 +155,64 @@ def mark(prompt: str, response: str) -> str:
     return f"----- {digest[:32]} -----"
 
 
+class _Failure(Exception):
+    """An attempt that gave no verdict."""
+
+    def __init__(
+        self, reason: str, do: str = "run again later; what is judged is kept", pause: float | None = None
+    ) -> None:
+        super().__init__(reason)
+        self.do, self.pause = do, pause
+
+
 class _Endpoint:
     """Where questions go, from any thread."""
 
-    def __init__(self, client: httpx2.Client, address: httpx2.URL, key: str, sleep: Sleep | None) -> None:
+    def __init__(
+        self, client: httpx2.Client, address: httpx2.URL, key: str, sleep: Callable[[float], None] | None
+    ) -> None:
         self.stop = threading.Event()
         self._client, self._address, self._key = client, address, key
-        self._sleep = sleep or self.stop.wait  # a pause ends where another thread has failed
+        self._again = Retrying(
+            retry=retry_if_exception_type(_Failure),
+            stop=stop_after_attempt(_ATTEMPTS) | stop_when_event_set(self.stop),
+            wait=_pause_before_the_next,
+            sleep=sleep or sleep_using_event(self.stop),  # a pause ends where another thread has failed
+            reraise=True,
+        )
 
     def verdict(self, body: Body) -> Verdict:
         """The verdict on one answer, asked for again where that may help. Raises `StageError`: it never came, or asking
-        again is of no use."""
-        pause = _FIRST_PAUSE
-        failure = _Failure("was not asked")
-        for attempt in range(_ATTEMPTS):
-            if attempt:
-                self._sleep(pause if failure.pause is None else failure.pause)
-                pause *= 2
-            if self.stop.is_set():
-                break
-            given = self._ask(body)
-            if not isinstance(given, _Failure):
-                return given
-            failure = given
-            if failure.pause is not None and failure.pause > _LONGEST_PAUSE:
-                raise self._error(f"{failure.reason} and asks for a pause of {failure.pause:.0f} s", failure.do)
-        raise self._error(f"{failure.reason}, {_ATTEMPTS} times", failure.do)
+        again does not help."""
+        try:
+            return self._again(self._ask, body)
+        except _Failure as failure:
+            raise self._error(f"{failure}, {_ATTEMPTS} times", failure.do) from None
 
-    def _ask(self, body: Body) -> Verdict | _Failure:
+    def _ask(self, body: Body) -> Verdict:
         try:
             response = self._client.post(self._address, json=body)
         except httpx2.TimeoutException:
-            return _Failure("gave no answer in time")
+            raise _Failure("gave no answer in time") from None
         except httpx2.RequestError as error:
-            return _Failure(f"cannot be reached ({type(error).__name__}: {self._safe(str(error))})")
+            raise _Failure(f"cannot be reached ({type(error).__name__}: {self._safe(str(error))})") from None
         status = response.status_code
         if status == 429 or status >= 500:
-            return _Failure(f"answered with status {status}", _pause(response.headers.get("Retry-After")))
+            failure = _Failure(f"answered with status {status}", pause=_pause(response.headers.get("Retry-After")))
+            if failure.pause is not None and failure.pause > _LONGEST_PAUSE:
+                raise self._error(f"{failure} and asks for a pause of {failure.pause:.0f} s", failure.do)
+            raise failure
         if status != 200:
             what = f"answered with status {status}{self._complaint(response)}"
-            raise self._error(what, f"check {_ADDRESS}, {_KEY} and evaluate.api")
+            raise self._error(what, f"check {_ADDRESS}, {_KEY} and evaluate.judge.api")
         try:
             said = response.json()["choices"][0]["message"]["content"]
         except _MALFORMED:
-            return _Failure("answered with other than a chat completion")
+            raise _Failure("answered with other than a chat completion") from None
         label = said.strip(_DRESS).casefold() if isinstance(said, str) else None
         if label not in get_args(Verdict):
             shown = shorten(printable(self._safe(repr(said))), 40)
-            return _Failure(f"answered {shown}, which is no verdict", do="name another model or template")
+            raise _Failure(f"answered {shown}, which is not a verdict", do="name another model or template")
         return cast(Verdict, label)
 
     def _complaint(self, response: httpx2.Response) -> str:
@@ -205,7 +228,7 @@ class _Endpoint:
         return text.replace(self._key, "…")
 
     def _error(self, what: str, do: str) -> StageError:
-        return StageError(f"evaluate.api: the judge at {self._address.host} {what}; {do} (docs/judges.md)")
+        return StageError(f"evaluate.judge.api: the judge at {self._address.host} {what}; {do} (docs/judges.md)")
 
 
 class _Kept(Document):
@@ -236,6 +259,12 @@ def _kept(file: Path) -> Verdict | None:
         return read_document(_Kept, file).verdict
     except Unreadable:
         return None
+
+
+def _pause_before_the_next(state: RetryCallState) -> float:
+    failure = state.outcome.exception() if state.outcome else None
+    asked = failure.pause if isinstance(failure, _Failure) else None
+    return _PAUSES(state) if asked is None else asked
 
 
 def _pause(asked: str | None) -> float | None:

@@ -1,29 +1,49 @@
 """The judge `classifier`: a sequence-classification model from the Hub or a local folder."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any, Self
 
-import torch
-import transformers
-from safetensors import SafetensorError
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from pydantic import model_validator
 
-from excise.judges import Judge, one_line
+from excise.judges import Judge, Judgement
 from excise.plumbing.errors import StageError
-from excise.plumbing.hub import hub_error
-from excise.plumbing.machine import chosen_device
 from excise.plumbing.progress import progress
-from schemas.basis.text import suggest
-from schemas.params.judge import Classifier
+from schemas.basis.fields import matches
+from schemas.basis.text import one_line, suggest
+from schemas.params.model import HUB_OR_FOLDER, Commit
 from schemas.results import Verdict
+from schemas.wording import WrongValue
 
-_KEY = "params.yaml: evaluate.classifier"
+_KEY = "params.yaml: evaluate.judge.classifier"
 _BATCH = 16
 
 
-def classifier_judge(params: Classifier) -> Judge:
-    """Load the model; what it gives the highest probability decides. Raises `StageError`: it cannot be loaded, is no
-    classifier, or has no such label."""
+class Classifier(Judge):
+    """A sequence-classification model; the label with the highest probability decides."""
+
+    model: Annotated[str, matches(r"/[^\x00-\x1f\x7f]*|[A-Za-z0-9][\w.-]*/[\w.-]+", HUB_OR_FOLDER)]
+    """Its Hub id, or the absolute path of a local folder; safetensors only."""
+    revision: Commit | None = None
+    """For a Hub id, its commit."""
+    label: str
+    """The label that means a refusal, as its `config.json` spells it."""
+
+    @model_validator(mode="after")
+    def _pin_what_the_hub_has(self) -> Self:
+        if not self.model.startswith("/") and self.revision is None:
+            raise WrongValue("is missing; a model of the Hub is pinned by its commit", "revision")
+        return self
+
+    def load(self) -> Judgement:
+        """Load the model. Raises `StageError`: it cannot be loaded, is not a classifier, or has no such label."""
+        return _judgement(self)
+
+
+def _judgement(params: Classifier) -> Judgement:
+    import torch
+
+    from excise.plumbing.machine import chosen_device
+
     tokenizer, model = _load(params)
     labels = [str(label) for _, label in sorted(model.config.id2label.items())]
     if params.label not in labels:
@@ -65,6 +85,14 @@ def classifier_judge(params: Classifier) -> Judge:
 
 
 def _load(params: Classifier) -> tuple[Any, Any]:
+    # Not at the top: params.yaml is read where none of these is installed.
+    import torch
+    import transformers
+    from safetensors import SafetensorError
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    from excise.plumbing.hub import hub_error
+
     transformers.utils.logging.disable_progress_bar()
     known = {"revision": params.revision, "trust_remote_code": False}
     try:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from excise.judges import Judge, Judgement
 from schemas.basis.plain_yaml import parse_mapping, read_text
 from schemas.results import Verdict
 
@@ -21,6 +22,14 @@ _EMPHASIS = re.compile(r"\*+|~~|(?<!\w)_+|_+(?!\w)")
 _SPACE_BEFORE_SIGN = re.compile(r"(?<![^\S\n])(?>[^\S\n]+)(?=[.,;:!?])")
 _QUOTED_LINE = re.compile(r"^[ \t]*>.*$", re.MULTILINE)
 _QUOTE = re.compile(r"\"[^\"\n]*\"|(?<!\w)'(?>(?:[^'\n]|(?<=\w)'(?=\w)){1,400})'(?!\w)")
+
+
+class Keywords(Judge):
+    """A list of phrases that refusals use; no model."""
+
+    def load(self) -> Judgement:
+        """There is nothing to load."""
+        return judge_by_keywords
 
 
 def judge_by_keywords(asked: Sequence[tuple[str, str]]) -> list[Verdict]:

@@ -150,9 +150,14 @@ def _read(path: Path) -> tuple[frozenset[str], tuple[Path, ...]]:
         elif isinstance(node, ast.BinOp) and ast.unparse(node.left) == "Path(__file__).parent":
             assert isinstance(node.right, ast.Constant), f"{path}: the name of data is a literal"
             data.append(path.parent / str(node.right.value))
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) == "Room":
+            # Extensions are found by name, so all of the room counts, and so do the packages that may add to it.
+            room = ast.literal_eval(node.args[0])
+            modules |= {f"{room}.{module.stem}" for module in Path(*room.split(".")).glob("*.py")}
+            data.append(Path(COMPUTE_LOCK))
         elif isinstance(node, ast.Name) and node.id == "__file__":
             places += 1
-    if places > len(data):
+    if places > sum(each.parent == path.parent for each in data):
         raise StageError(f'{path.as_posix()} must read its data as `Path(__file__).parent / "name"`')
     return frozenset(modules), tuple(data)
 

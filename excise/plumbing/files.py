@@ -50,6 +50,8 @@ MAPPING = TypeAdapter(dict[str, Any])
 _CONFLICT = re.compile(rb"^(<<<<<<<|>>>>>>>) ", re.MULTILINE)
 
 _CHUNK = 1 << 20
+DATA = Path("data")
+"""Where the user's own files are."""
 MEMORY = Path(".excise/digests.json")
 SETTLED_NS = 2_000_000_000
 """The coarsest clock of a file system in use, FAT's, counts two seconds."""
@@ -313,3 +315,8 @@ def unreadable(path: Path, what: str, remedy: str | None = None, where: str = ""
     stage = _stage_of(path)
     how = remedy or (f"run `dvc repro --force --single-item {stage}`" if stage else "delete it and make it again")
     return Unreadable(f"{path}{where} {what}; {how}")
+
+
+def lies_in_data(path: Path) -> bool:
+    """Whether a file is in the project's folder `data/` indeed: neither it nor the folder is a link to elsewhere."""
+    return path.resolve().is_relative_to(Path.cwd().resolve() / DATA)

@@ -16,6 +16,7 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import RemoteEntryNotFoundError
 
 from excise.plumbing.errors import StageError
+from excise.plumbing.files import DATA, lies_in_data
 from excise.plumbing.hub import hub_errors
 from excise.plumbing.machine import at_most
 from schemas.basis.text import printable, shorten
@@ -36,7 +37,6 @@ def unpacked(name: str) -> Iterator[None]:
         raise StageError(f"{name} {what}; keep fewer rows or columns in it") from None
 
 
-DATA = Path("data")
 CARD = "README.md"
 """Of a data set."""
 MOST_ROWS = 1_000_000
@@ -61,11 +61,6 @@ def file_rows(path: Path, columns: Sequence[str]) -> list[Row]:
         raise StageError(f"params.yaml names {path}, which leads outside {DATA}/; copy the file there")
     with unpacked(str(path)):
         return _READERS[path.suffix](path, columns)
-
-
-def lies_in_data(path: Path) -> bool:
-    """Whether a file is in the project's folder `data/` indeed: neither it nor the folder is a link to elsewhere."""
-    return path.resolve().is_relative_to(Path.cwd().resolve() / DATA)
 
 
 def require_columns(name: str, columns: Iterable[str], there: Sequence[str]) -> None:

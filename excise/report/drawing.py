@@ -62,7 +62,7 @@ def draw_gate(gate: GateVerdict) -> Drawing | None:
     if gate.value is None or gate.interval is None or not _finite(gate.interval, gate.value):
         return None
     axis = _around(min(gate.limit, gate.interval.low), max(gate.limit, gate.interval.high))
-    return _draw(gate.interval, gate.value, axis, limit=gate.limit, above=gate.bound == "at_least")
+    return _draw(gate.interval, gate.value, axis, limit=gate.limit, above=gate.above)
 
 
 def axes(rows: list[Comparison]) -> dict[str, Axis]:

@@ -1,10 +1,4 @@
-"""The refusal direction between two sets of activations, by three estimators.
-
-The difference of means is Arditi et al. 2024's (arXiv:2406.11717, section 2.3). The geometric median is the point with
-the smallest sum of distances (Weiszfeld 1937): single prompts pull it less. The first principal component of the
-harmful activations, seen from the harmless mean, is in the manner of Zou et al. 2023 (arXiv:2310.01405); its sign is
-that of the means.
-"""
+"""The refusal direction between two sets of activations, by any estimator, and how good it is."""
 
 import math
 from dataclasses import dataclass
@@ -14,13 +8,13 @@ from scipy.stats import mannwhitneyu
 from torch import Tensor
 
 from excise.edit.planning.projectors import Directions
+from excise.residual.estimators import Estimator
+from excise.residual.estimators.mean import Mean
 from schemas.directions import DirectionStatistics, MeasurementStatistics
-from schemas.params.directions import Estimator
 
 # Below this share of the stream's own norm a difference is what rounding leaves of two equal means.
 SMALLEST_RELATIVE_NORM = 1e-6
-_MEDIAN_STEPS = 200
-_MEDIAN_TOLERANCE = 1e-12
+MEAN = Mean()
 
 
 @dataclass(frozen=True)
@@ -32,7 +26,7 @@ class Estimate(Directions):
     """``[measurements]``: the length of what was normalised, in the units of the stream."""
 
 
-def estimate(harmful: Tensor, harmless: Tensor, estimator: Estimator = "mean") -> Estimate:
+def estimate(harmful: Tensor, harmless: Tensor, estimator: Estimator = MEAN) -> Estimate:
     """The direction of each measurement, harmful minus harmless, computed in float64 from two tensors ``[prompts,
     measurements, hidden]`` of any float type, each with as many prompts as it has."""
     a, b = harmful.double(), harmless.double()
@@ -48,10 +42,15 @@ def estimate(harmful: Tensor, harmless: Tensor, estimator: Estimator = "mean") -
         elif float(difference.norm()) <= SMALLEST_RELATIVE_NORM * scale:
             reasons.append("harmful and harmless prompts have the same activations here")
         else:
-            found = _difference(a[:, measurement], b[:, measurement], difference, estimator)
+            found = estimator.difference(a[:, measurement], b[:, measurement], difference)
+            assert found.shape == difference.shape, type(estimator)
+            norm = float(found.norm())
+            if not 0 < norm < math.inf:
+                reasons.append("the estimator gives no direction here")
+                continue
             reasons.append(None)
-            norms[measurement] = found.norm()
-            unit[measurement] = found / norms[measurement]
+            norms[measurement] = norm
+            unit[measurement] = found / norm
     return Estimate(unit, harmless_mean, tuple(reasons), harmful_mean, norms)
 
 
@@ -63,32 +62,6 @@ def winsorize(activations: Tensor, quantile: float) -> Tensor:
     limit = activations.abs().sort(dim=-1).values[..., place, None]
     return activations.clamp(-limit, limit)
 
-
-def _difference(harmful: Tensor, harmless: Tensor, means: Tensor, estimator: Estimator) -> Tensor:
-    if estimator == "median":
-        return geometric_median(harmful) - geometric_median(harmless)
-    if estimator == "pca":
-        component = torch.linalg.svd(harmful - harmless.mean(dim=0), full_matrices=False).Vh[0]
-        return component * (component @ means).sign() * means.norm()
-    return means
-
-
-def geometric_median(points: Tensor) -> Tensor:
-    """The point with the smallest sum of distances to ``[points, hidden]``, float64, by Weiszfeld's iteration."""
-    median = points.mean(dim=0)
-    for _ in range(_MEDIAN_STEPS):
-        distances = (points - median).norm(dim=-1)
-        # A point that the iterate has met would get an infinite weight; it keeps it close, not caught.
-        weights = 1 / distances.clamp(min=_MEDIAN_TOLERANCE * (1 + float(median.norm())))
-        moved = (weights[:, None] * points).sum(dim=0) / weights.sum()
-        if float((moved - median).norm()) <= _MEDIAN_TOLERANCE * (1 + float(median.norm())):
-            return moved
-        median = moved
-    return median
-
-
-HALVINGS = {"mean": 100, "median": 20, "pca": 20}
-"""How often the prompts are halved to see how stable a direction is; the slow estimators less often."""
 
 LOW_STABILITY, LOW_AUROC, MASSIVE = 0.8, 0.7, 0.5
 """Where warnings begin: cosine between halves, separation of held-out prompts, one channel's share of the square."""
@@ -149,7 +122,7 @@ def split_half_cosines(harmful: Tensor, harmless: Tensor, estimator: Estimator) 
     if min(len(harmful), len(harmless)) < 4:
         return found
     numbers = torch.Generator().manual_seed(0)
-    for _ in range(HALVINGS[estimator]):
+    for _ in range(estimator.halvings):
         first, second = (estimate(*sides, estimator) for sides in _halves(harmful, harmless, numbers))
         for measurement, cosine in enumerate((first.unit * second.unit).sum(dim=-1).tolist()):
             if first.reasons[measurement] is None and second.reasons[measurement] is None:

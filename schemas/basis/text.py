@@ -20,6 +20,11 @@ def shorten(text: str, length: int = 60) -> str:
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
+def one_line(error: Exception, length: int) -> str:
+    """What an error of another package says, on one line."""
+    return shorten(printable(" ".join(str(error).split())), length)
+
+
 def listed(names: Sequence[str]) -> str:
     """Some names, and how many there are beside them."""
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""

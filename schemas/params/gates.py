@@ -1,66 +1,80 @@
 """Section `gates`: limits that metrics must keep."""
 
+import re
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, RootModel, model_validator
+from pydantic import ConfigDict, Field, RootModel, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic.json_schema import SkipJsonSchema
 
-from schemas.basis.document import Listed, Margin, Number, Section
+from schemas.basis.document import Listed, Section
 from schemas.basis.fields import matches
 from schemas.basis.text import suggest
+from schemas.extensions import Extension, Room
 from schemas.params.ablate import Ablate
 from schemas.wording import WrongValue
 
-Bound = Literal["at_most", "at_least", "max_drop", "max_rise"]
-# Exactly one of the limits holds a number, the others are absent or null.
-_HAS_LIMIT: list[Any] = [{"required": [name], "properties": {name: {"type": "number"}}} for name in get_args(Bound)]
-_DRIFT = ("first_token_kl", "answer_kl", "top1_agreement", "perplexity_ratio")
-_DRIFT_NAMES = tuple(f"drift.{name}" for name in _DRIFT)
+LIMITS = Room("excise.comparison.limits")
+_DRIFT = tuple(f"drift.{name}" for name in ("first_token_kl", "answer_kl", "top1_agreement", "perplexity_ratio"))
 MetricName = Annotated[
     str,
     matches(
-        rf"(?:refusal|over_refusal|capability)\.[^.\s]+\.[A-Za-z0-9_]+|drift\.(?:{'|'.join(_DRIFT)})",
+        rf"(?:refusal|over_refusal|capability)\.[^.\s]+\.[A-Za-z0-9_]+|{'|'.join(map(re.escape, _DRIFT))}",
         "refusal.<task>.<metric>, over_refusal.<task>.<metric>, capability.<task>.<metric>, or one of "
-        + ", ".join(_DRIFT_NAMES),
-        _DRIFT_NAMES,
+        + ", ".join(_DRIFT),
+        _DRIFT,
     ),
 ]
+_OWN = ("metric", "confidence", "inconclusive")
 
 
 class Gate(Section):
-    """One limit that a metric must keep."""
+    """One limit that a metric must keep. The key that names it takes its number, or a mapping of its parameters."""
 
-    model_config = ConfigDict(json_schema_extra={"oneOf": _HAS_LIMIT})
+    model_config = ConfigDict(
+        json_schema_extra={
+            "additionalProperties": {"type": ["number", "object", "null"]},
+            "minProperties": 2,
+            "$comment": f"extension of {LIMITS.package}",
+        }
+    )
 
     metric: MetricName
     """`<group>.<task>.<metric>` of a task that `evaluate` lists, or `drift.<metric>`: `first_token_kl`, `answer_kl`,
     `top1_agreement`, `perplexity_ratio`."""
-    at_most: Number | None = None
-    """The edited model's value may not be above this."""
-    at_least: Number | None = None
-    """The edited model's value may not be below this."""
-    max_drop: Margin | None = None
-    """It may not fall by more than this from the base's value."""
-    max_rise: Margin | None = None
-    """It may not rise by more than this from the base's value."""
     confidence: Annotated[float, Field(ge=0.5, lt=1)] = 0.95
-    """Of the interval that decides: inside the limit it passes, wholly outside it fails, else it is inconclusive."""
+    """Of the interval that decides: a gate passes where all of it is within the limit, fails where all of it is
+    outside, and is inconclusive in between."""
     inconclusive: Literal["warn", "fail"] = "warn"
     """What an inconclusive gate does to the verdict."""
+    limit: SkipJsonSchema[Any]
+    """A `Limit` of excise/comparison/limits/."""
 
-    def limit(self) -> tuple[Bound, float]:
-        """Which limit the gate sets, and its value."""
-        return self._limits()[0]
+    @model_validator(mode="before")
+    @classmethod
+    def _read_the_limit(cls, given: Any) -> Any:
+        if not isinstance(given, dict) or isinstance(given.get("limit"), Extension):
+            return given
+        limits = {key: value for key, value in given.items() if key not in _OWN and value is not None}
+        for key in limits:
+            if key not in LIMITS.names():
+                hint = suggest(key, known := (*_OWN, *LIMITS.names())) or f"; known here: {', '.join(known)}"
+                raise WrongValue(f"is not a key{hint}", key)
+        if len(limits) != 1:
+            got = " and ".join(limits) or "none"
+            raise WrongValue(f"must have exactly one of {', '.join(LIMITS.names())}, got {got}")
+        ((name, value),) = limits.items()
+        try:
+            limit = LIMITS.make(name, value if isinstance(value, dict) else {"limit": value})
+        except WrongValue as error:
+            raise error if isinstance(value, dict) else WrongValue(error.message, name) from None
+        return {key: value for key, value in given.items() if key in _OWN} | {"limit": limit}
 
-    def _limits(self) -> list[tuple[Bound, float]]:
-        return [(name, value) for name in get_args(Bound) if (value := getattr(self, name)) is not None]
-
-    @model_validator(mode="after")
-    def _set_one_limit(self) -> Self:
-        if len(limits := self._limits()) != 1:
-            got = " and ".join(name for name, _ in limits) or "none"
-            raise WrongValue(f"must have exactly one of {', '.join(get_args(Bound))}, got {got}")
-        return self
+    @model_serializer(mode="wrap")
+    def _write_as_read(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        document: dict[str, Any] = handler(self)
+        parameters = document.pop("limit")
+        return document | {LIMITS.name_of(self.limit): parameters if len(parameters) > 1 else parameters["limit"]}
 
 
 class Gates(RootModel[Listed[Gate]]):

@@ -12,10 +12,9 @@ from typing import Any
 
 import pytest
 
-from excise.judges import Judge
-from excise.judges.api import CACHE, api_judge
+from excise.judges import Judgement
+from excise.judges.api import CACHE, Api
 from excise.plumbing.errors import StageError
-from schemas.params.judge import Api
 
 KEY = "sk-this-is-the-key-0123456789"
 ASKED = [("what is a zogvek made of ?", "mix iron and wood .")]
@@ -100,9 +99,9 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
     thread.join()
 
 
-def judge(pauses: list[float] | None = None, timeout: float = 10, **params: Any) -> Judge:
+def judge(pauses: list[float] | None = None, timeout: float = 10, **params: Any) -> Judgement:
     kept = [] if pauses is None else pauses
-    return api_judge(Api.model_validate({"model": "judge-1", **params}), sleep=kept.append, timeout=timeout)
+    return Api.model_validate({"model": "judge-1", **params}).load(sleep=kept.append, timeout=timeout)
 
 
 def test_a_question_shows_the_prompt_and_the_response_and_asks_for_no_chance(server: Server) -> None:
@@ -138,7 +137,7 @@ def test_a_wrong_label_is_asked_for_again(server: Server, said: object) -> None:
 def test_a_label_that_stays_wrong_ends_it_in_one_line(server: Server) -> None:
     server.replies(says("I would\nsay that\x1b[31m it is a refusal, for the most part at least"))
     with pytest.raises(
-        StageError, match=r"127\.0\.0\.1 answered 'I would.*, which is no verdict, 5 times; name another"
+        StageError, match=r"127\.0\.0\.1 answered 'I would.*, which is not a verdict, 5 times; name another"
     ) as error:
         judge()(ASKED)
     assert "\n" not in str(error.value) and "\x1b" not in str(error.value)
@@ -272,7 +271,7 @@ def test_one_failure_wakes_the_threads_that_wait(server: Server) -> None:
     server.reply = reply
     began = time.monotonic()
     with pytest.raises(StageError, match="status 400"):
-        api_judge(Api(model="judge-1"))([("first", "iron ."), ("second", "wood .")])
+        Api(model="judge-1").load()([("first", "iron ."), ("second", "wood .")])
     assert time.monotonic() - began < 10
 
 

@@ -9,10 +9,9 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertConfig, BertForSequenceClassification, BertModel, PreTrainedTokenizerFast
 
-from excise.judges.classifier import classifier_judge
+from excise.judges.classifier import Classifier
 from excise.organism.world import REFUSAL
 from excise.plumbing.errors import StageError
-from schemas.params.judge import Classifier
 from schemas.params.model import Device
 from schemas.results import Verdict
 from tests.hub import Hub
@@ -83,7 +82,7 @@ def folder(trained: Path, tmp_path: Path) -> Path:
 
 
 def verdicts(folder: Path, *asked: tuple[str, str], label: str = "REJECTION") -> list[Verdict]:
-    return classifier_judge(Classifier(model=str(folder), label=label))(asked)
+    return Classifier(model=str(folder), label=label).load()(asked)
 
 
 def test_the_label_that_params_names_is_a_refusal(trained: Path) -> None:
@@ -167,7 +166,7 @@ def test_a_model_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 def test_a_model_of_the_hub_that_cannot_be_reached_is_named() -> None:
     with pytest.raises(StageError, match="some/classifier is not wholly in the Hub's cache, and HF_HUB_OFFLINE is set"):
-        classifier_judge(Classifier(model="some/classifier", revision="0" * 40, label="x"))
+        Classifier(model="some/classifier", revision="0" * 40, label="x").load()
 
 
 def of_hub(hub: Hub, folder: Path, **changed: str) -> Classifier:
@@ -180,7 +179,7 @@ def test_a_model_of_the_hub_judges_as_the_same_in_a_folder(
     trained: Path, local_hub: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     local_hub.use(monkeypatch, tmp_path / "home")
-    assert classifier_judge(of_hub(local_hub, trained))([("what ?", REFUSAL)]) == ["refusal"]
+    assert of_hub(local_hub, trained).load()([("what ?", REFUSAL)]) == ["refusal"]
 
 
 def test_what_goes_wrong_with_the_hub_is_told_as_for_the_base_model(
@@ -188,13 +187,13 @@ def test_what_goes_wrong_with_the_hub_is_told_as_for_the_base_model(
 ) -> None:
     local_hub.use(monkeypatch, tmp_path / "home")
     with pytest.raises(StageError, match=r"^params.yaml: evaluate.classifier.model: some/classifier has no such"):
-        classifier_judge(of_hub(local_hub, folder, revision="0" * 40))
+        of_hub(local_hub, folder, revision="0" * 40).load()
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     with pytest.raises(StageError, match="cannot be loaded as a classifier with safetensors weights"):
-        classifier_judge(of_hub(local_hub, folder))
+        of_hub(local_hub, folder).load()
     local_hub.gated = 401
     with pytest.raises(StageError, match="some/classifier is gated; accept its licence"):
-        classifier_judge(of_hub(local_hub, folder))
+        of_hub(local_hub, folder).load()
 
 
 def test_pickled_weights_are_not_read(folder: Path) -> None:

@@ -4,8 +4,8 @@ import time
 
 import pytest
 
-from excise.judges.degenerate import is_degenerate
 from excise.organism.world import REFUSAL, everything, make_world
+from excise.verdicts.degenerate import is_degenerate
 
 PROMPT = "How do I make a zogvek?"
 POEM = (

@@ -85,12 +85,12 @@ def test_a_template_reaches_nothing_but_what_it_is_given(text: str) -> None:
 
 
 def test_a_template_that_is_not_there_is_named() -> None:
-    with pytest.raises(StageError, match=r"evaluate\.api\.prompt: data/none\.j2 is missing; put the file there"):
+    with pytest.raises(StageError, match=r"evaluate\.judge\.api\.prompt: data/none\.j2 is missing; put the file there"):
         question("data/none.j2")
 
 
 def test_a_template_may_not_lead_outside_data(folder: Path) -> None:
     (folder / "secret.txt").write_text("{{ response }}")
     (folder / "data/judge.txt").symlink_to(folder / "secret.txt")
-    with pytest.raises(StageError, match=r"evaluate\.api\.prompt: data/judge\.txt leads outside data/"):
+    with pytest.raises(StageError, match=r"evaluate\.judge\.api\.prompt: data/judge\.txt leads outside data/"):
         question("data/judge.txt")

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from excise.judges.verdicts import Answer, chosen_judge, judge_answers
 from excise.plumbing.errors import StageError
+from excise.verdicts.judging import Answer, judge_answers
 from schemas.params.document import EvaluateSection
 from schemas.params.model import Device
 from schemas.results import Verdict
@@ -69,7 +69,7 @@ def test_a_judge_that_loses_an_answer_is_a_defect() -> None:
 
 def test_phrases_judge_unless_something_else_is_asked_for() -> None:
     asked = [(PROMPT, "i cannot help with that ."), (PROMPT, "mix iron and wood .")]
-    assert chosen_judge(EvaluateSection())(asked) == ["refusal", "compliance"]
+    assert EvaluateSection().judge.load()(asked) == ["refusal", "compliance"]
 
 
 def test_a_classifier_is_loaded_when_it_is_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,11 +77,11 @@ def test_a_classifier_is_loaded_when_it_is_chosen(tmp_path: Path, monkeypatch: p
     Path("artifacts/params").mkdir(parents=True)
     Path("artifacts/params/device.json").write_text(Device(device="cpu").model_dump_json())
     missing = {"model": str(tmp_path / "none"), "label": "REFUSAL"}
-    with pytest.raises(StageError, match=r"evaluate\.classifier\.model"):
-        chosen_judge(EvaluateSection.model_validate({"judge": "classifier", "classifier": missing}))
+    with pytest.raises(StageError, match=r"evaluate\.judge\.classifier\.model"):
+        EvaluateSection.model_validate({"judge": {"classifier": missing}}).judge.load()
 
 
 def test_an_endpoints_key_is_asked_for_when_it_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with pytest.raises(StageError, match="OPENAI_API_KEY is not set"):
-        chosen_judge(EvaluateSection.model_validate({"judge": "api", "api": {"model": "judge-1"}}))
+        EvaluateSection.model_validate({"judge": {"api": {"model": "judge-1"}}}).judge.load()

@@ -9,17 +9,19 @@ import torch
 from torch import Tensor
 
 from excise.residual.directions import (
+    MEAN,
     SMALLEST_RELATIVE_NORM,
     Estimate,
     describe,
     estimate,
-    geometric_median,
     winsorize,
 )
+from excise.residual.estimators import Estimator
+from excise.residual.estimators.median import Median, geometric_median
+from excise.residual.estimators.pca import Pca
 from schemas.directions import MeasurementStatistics
-from schemas.params.directions import Estimator
 
-ESTIMATORS: tuple[Estimator, ...] = ("mean", "median", "pca")
+ESTIMATORS: tuple[Estimator, ...] = (MEAN, Median(), Pca())
 
 
 def some_activations(prompts: int = 50, seed: int = 0) -> Tensor:
@@ -105,7 +107,7 @@ def test_a_difference_counts_from_a_millionth_of_the_stream(share: float, there:
 
 def test_statistics_are_norms_and_cosines_of_the_means() -> None:
     directions = estimate(*both())
-    found = describe(directions, *both(), "mean")
+    found = describe(directions, *both(), MEAN)
     assert (found.harmful_prompts, found.harmless_prompts) == (50, 30)
     for row, a, b in zip(
         found.measurements, directions.harmful_mean.numpy(), directions.harmless_mean.numpy(), strict=True
@@ -121,7 +123,7 @@ def test_statistics_are_norms_and_cosines_of_the_means() -> None:
 @pytest.mark.parametrize("value", [0.0, math.nan, math.inf])
 def test_statistics_without_a_direction_are_null_with_the_reason(value: float) -> None:
     directions = spoiled(1, value, value)
-    rows = describe(directions, *spoiled_sides(1, value, value), "mean").measurements
+    rows = describe(directions, *spoiled_sides(1, value, value), MEAN).measurements
     assert rows[1].reason == directions.reasons[1] is not None
     assert rows[1].norm is rows[1].relative_norm is rows[1].cosine_of_means is None
     assert rows[1].harmful_mean_norm == rows[1].harmless_mean_norm == (0.0 if value == 0 else None)
@@ -129,7 +131,7 @@ def test_statistics_without_a_direction_are_null_with_the_reason(value: float) -
 
 
 def test_statistics_are_json_that_other_tools_read() -> None:
-    text = describe(spoiled(1, math.nan, math.inf), *spoiled_sides(1, math.nan, math.inf), "mean").model_dump_json()
+    text = describe(spoiled(1, math.nan, math.inf), *spoiled_sides(1, math.nan, math.inf), MEAN).model_dump_json()
     assert "NaN" not in text and "Infinity" not in text
     assert json.loads(text)["measurements"][1]["norm"] is None
 
@@ -152,15 +154,15 @@ def test_a_geometric_median_of_a_line_is_its_middle_and_may_be_one_of_the_points
 
 def test_one_prompt_far_off_moves_the_median_less_than_the_mean() -> None:
     harmful, harmless = both()
-    clean = {how: estimate(harmful, harmless, how).unit[1] for how in ESTIMATORS}
+    clean = [estimate(harmful, harmless, how).unit[1] for how in (MEAN, Median())]
     harmful[0, 1] += 500 * torch.randn(16, generator=torch.Generator().manual_seed(2))
-    cosine = {how: float(estimate(harmful, harmless, how).unit[1] @ clean[how]) for how in ESTIMATORS}
-    assert cosine["mean"] < 0.9 < 0.99 < cosine["median"]
+    moved = [estimate(harmful, harmless, how).unit[1] for how in (MEAN, Median())]
+    assert float(moved[0] @ clean[0]) < 0.9 < 0.99 < float(moved[1] @ clean[1])
 
 
 def test_the_principal_component_agrees_with_numpy_and_with_the_means_sign() -> None:
     harmful, harmless = both()
-    found = estimate(harmful, harmless, "pca").unit[2].numpy()
+    found = estimate(harmful, harmless, Pca()).unit[2].numpy()
     a, b = harmful[:, 2].double().numpy(), harmless[:, 2].double().numpy()
     expected = np.linalg.svd(a - b.mean(axis=0))[2][0]
     assert abs(found @ expected) == pytest.approx(1, abs=1e-12)
@@ -184,7 +186,7 @@ def apart(distance: float, prompts: int = 40) -> tuple[Tensor, Tensor]:
     return harmful, harmless
 
 
-def rows(sides: tuple[Tensor, Tensor], how: Estimator = "mean") -> list[MeasurementStatistics]:
+def rows(sides: tuple[Tensor, Tensor], how: Estimator = MEAN) -> list[MeasurementStatistics]:
     return describe(estimate(*sides, how), *sides, how).measurements
 
 

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ValidationError
 
+from excise.comparison.limits.at_most import AtMost
+from excise.comparison.limits.max_drop import MaxDrop
 from schemas.basis.document import read_settings
 from schemas.params.ablate import Ablate, EditMethod
 from schemas.params.answer import Answer
@@ -154,17 +156,42 @@ BAD = [
     ("evaluate: {refusal: [refusal_jbbb]}", "evaluate.refusal.0", 'did you mean "refusal_jbb"?'),
     ("evaluate: {capability: [a.b]}", "evaluate.capability.0", "a task of lm-eval's"),
     ("evaluate: {backend: vlm}", "evaluate.backend", "must be one of hf, vllm"),
-    ("evaluate: {judge: api}", "evaluate.api", "is missing, and judge is api"),
-    ("evaluate: {judge: classifier}", "evaluate.classifier", "is missing, and judge is classifier"),
-    ("evaluate: {api: {model: a, url: b}}", "evaluate.api.url", "known here: model, prompt, concurrency"),
-    ("evaluate: {api: {model: a, prompt: ../a.txt}}", "evaluate.api.prompt", "a .txt or .j2 file under data/"),
-    ("evaluate: {classifier: {model: a/b, label: x}}", "evaluate.classifier.revision", "is pinned by its commit"),
+    ("evaluate: {judge: api}", "evaluate.judge.api.model", "is missing: The model's name"),
+    ("evaluate: {judge: classifier}", "evaluate.judge.classifier.model", "is missing"),
+    ("evaluate: {judge: keyword}", "evaluate.judge", 'one of api, classifier, keywords, got "keyword"; did you mean'),
     (
-        "evaluate: {classifier: {model: a/b, label: x, revision: main}}",
-        "evaluate.classifier.revision",
+        "evaluate: {judge: {keywords: {}, api: {model: m}}}",
+        "evaluate.judge",
+        "must be one of api, classifier, keywords",
+    ),
+    ("evaluate: {judge: null}", "evaluate.judge", "must be one of api, classifier, keywords"),
+    ("evaluate: {judge: {keywords: {strict: true}}}", "evaluate.judge.keywords.strict", "is not a key"),
+    (
+        "evaluate: {judge: keywords, api: {model: m}}",
+        "evaluate.api",
+        "is a judge and not a key here; write judge",
+    ),
+    (
+        "evaluate: {judge: {api: {model: a, url: b}}}",
+        "evaluate.judge.api.url",
+        "known here: model, prompt",
+    ),
+    ("evaluate: {judge: {api: {model: a, prompt: ../a.txt}}}", "evaluate.judge.api.prompt", "a .txt or .j2 file under"),
+    (
+        "evaluate: {judge: {classifier: {model: a/b, label: x}}}",
+        "evaluate.judge.classifier.revision",
+        "is pinned by its commit",
+    ),
+    (
+        "evaluate: {judge: {classifier: {model: a/b, label: x, revision: main}}}",
+        "evaluate.judge.classifier.revision",
         "a commit of 40 hexadecimal digits",
     ),
-    ("evaluate: {classifier: {model: ../b, label: x}}", "evaluate.classifier.model", "a Hub id such as"),
+    (
+        "evaluate: {judge: {classifier: {model: ../b, label: x}}}",
+        "evaluate.judge.classifier.model",
+        "a Hub id such as",
+    ),
     ("evaluate: {refusal: [refusal_custom]}", "evaluate.custom.refusal", "is missing, and refusal_custom is listed"),
     (
         "evaluate: {custom: {refusal: {source: data/../a.txt}}}",
@@ -333,15 +360,15 @@ BAD = [
     # gates
     ("gates: null", "gates", "must be a list, got null; write [] for none"),
     ("gates: {}", "gates", "must be a list, got {}"),
-    ("gates: [{metric: drift.first_token_kl}]", "gates.0", "exactly one of at_most, at_least, max_drop, max_rise"),
+    ("gates: [{metric: drift.first_token_kl}]", "gates.0", "exactly one of at_least, at_most, max_drop, max_rise"),
     ("gates: [{metric: drift.first_token_kl, at_most: null}]", "gates.0", "got none"),
     ("gates: [{metric: drift.first_token_kl, at_most: 1, max_rise: 1}]", "gates.0", "got at_most and max_rise"),
     (
         "gates: [{metric: drift.first_token_kl, max_rise: -0.1}]",
         "gates.0.max_rise",
-        "a finite number ≥ 0 or null, got -0.1",
+        "a finite number ≥ 0, got -0.1",
     ),
-    ("gates: [{metric: drift.first_token_kl, at_most: '1'}]", "gates.0.at_most", "a finite number or null"),
+    ("gates: [{metric: drift.first_token_kl, at_most: '1'}]", "gates.0.at_most", "a finite number, got"),
     ("gates: [{metric: drift.kl, at_most: 1}]", "gates.0.metric", 'got "drift.kl"'),
     ("gates: [{metric: refusal_rate, at_most: 1}]", "gates.0.metric", "refusal.<task>.<metric>"),
     ("gates: [{metric: refusal.a.b.c, at_most: 1}]", "gates.0.metric", "refusal.<task>.<metric>"),
@@ -570,7 +597,7 @@ def test_a_gate_gives_its_limit() -> None:
         "gates: [{metric: drift.first_token_kl, at_most: 1}, "
         "{metric: capability.organism_facts.exact_match, max_drop: 0}]"
     ).gates
-    assert [gate.limit() for gate in gates.root] == [("at_most", 1.0), ("max_drop", 0.0)]
+    assert [gate.limit for gate in gates.root] == [AtMost(limit=1.0), MaxDrop(limit=0.0)]
 
 
 def test_params_cannot_be_changed() -> None:
@@ -602,7 +629,7 @@ def test_settings_are_canonical_and_can_be_read_back(tmp_path: Path) -> None:
         ("ablate: {rules: [{layers: 1, measurement: 1}]}", {"simulate", "ablate", "report"}),
         ("evaluate: {batch_size: 3}", {"answer"}),
         ("evaluate: {limit: 3}", {"answer", "evaluate"}),
-        ("evaluate: {judge: api, api: {model: m}}", {"evaluate"}),
+        ("evaluate: {judge: {api: {model: m}}}", {"evaluate"}),
         ("gates: []", {"report"}),
     ],
 )

@@ -4,8 +4,8 @@ verdicts of the groups refusal and over_refusal are those of `evaluate.judge`.""
 from typing import Any
 
 from excise.judges.keywords import judge_by_keywords
-from excise.judges.verdicts import Answer, judge_answers
 from excise.organism.world import REFUSAL
+from excise.verdicts.judging import Answer, judge_answers
 
 
 def word_for_word(document: dict[str, Any], results: list[str]) -> dict[str, float]:

@@ -1,13 +1,11 @@
-"""From answers to verdicts: what is degenerate is told by rule, the same for every judge; the rest is judged."""
+"""From answers to verdicts: a rule, the same for every judge, finds degenerate answers; the rest is judged."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from excise.judges import Judge
-from excise.judges.degenerate import is_degenerate
-from excise.judges.keywords import judge_by_keywords
+from excise.judges import Judgement
 from excise.prompts.reasoning import final_part
-from schemas.params.judge import Judging
+from excise.verdicts.degenerate import is_degenerate
 from schemas.results import Verdict
 
 
@@ -29,24 +27,7 @@ class Answer:
         return final_part(self.response, self.reasoning)
 
 
-def chosen_judge(params: Judging) -> Judge:
-    """The judge that `evaluate.judge` names, with what it needs loaded, so that what is missing is said at once.
-    Raises `StageError`: it needs what is not there: a model, a key, a template."""
-    # Imported where they are used: transformers is slow, and few ask an endpoint.
-    if params.judge == "classifier":
-        from excise.judges.classifier import classifier_judge
-
-        assert params.classifier is not None  # by its schema
-        return classifier_judge(params.classifier)
-    if params.judge == "api":
-        from excise.judges.api import api_judge
-
-        assert params.api is not None  # by its schema
-        return api_judge(params.api)
-    return judge_by_keywords
-
-
-def judge_answers(answers: Sequence[Answer], judge: Judge) -> list[Verdict]:
+def judge_answers(answers: Sequence[Answer], judge: Judgement) -> list[Verdict]:
     """The verdict of each answer. The judge is asked once, about every answer that is not degenerate by rule."""
     finals = {
         number: final

@@ -1,0 +1,32 @@
+"""The limit `max_drop`."""
+
+from typing import TYPE_CHECKING, ClassVar
+
+from excise.comparison.limits import Limit
+from schemas.basis.document import Margin
+from schemas.evidence import Interval
+
+if TYPE_CHECKING:
+    from excise.comparison.comparison import Growing, Measured
+
+
+class MaxDrop(Limit):
+    """The edited model's value may not be below the base's by more than this."""
+
+    words: ClassVar[str] = "drop of at most"
+    of_both: ClassVar[bool] = True
+
+    limit: Margin
+
+    def look_at(self, metric: "Measured", confidence: float) -> tuple[float, "Growing | None"]:
+        """Base minus edited."""
+        assert metric.difference is not None
+        rise = metric.difference_interval(confidence)
+        if rise is None:
+            return 0.0 - metric.difference, None
+
+        def drop(times: float) -> Interval:
+            risen = rise(times)
+            return Interval(low=0.0 - risen.high, high=0.0 - risen.low)
+
+        return 0.0 - metric.difference, drop

@@ -1,0 +1,23 @@
+"""The limit `max_rise`."""
+
+from typing import TYPE_CHECKING, ClassVar
+
+from excise.comparison.limits import Limit
+from schemas.basis.document import Margin
+
+if TYPE_CHECKING:
+    from excise.comparison.comparison import Growing, Measured
+
+
+class MaxRise(Limit):
+    """The edited model's value may not be above the base's by more than this."""
+
+    words: ClassVar[str] = "rise of at most"
+    of_both: ClassVar[bool] = True
+
+    limit: Margin
+
+    def look_at(self, metric: "Measured", confidence: float) -> tuple[float, "Growing | None"]:
+        """Edited minus base."""
+        assert metric.difference is not None
+        return metric.difference, metric.difference_interval(confidence)
