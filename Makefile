@@ -120,7 +120,7 @@ format: environment ## Mend style and formatting
 	@ruff check --fix .
 	@ruff format .
 
-schema: environment ## Write params.schema.json and the README's table again from schemas/params/
+schema: environment ## Write schemas/params.schema.json and docs/params.md again from schemas/params/
 	@$(EXCISE) schema
 
 # CUDA's own packages stay out of the lock, so that the CPU and the CUDA build of torch both satisfy it.
