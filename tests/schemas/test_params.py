@@ -623,7 +623,7 @@ def test_a_file_of_settings_that_cannot_be_used_is_one_line(tmp_path: Path) -> N
     with pytest.raises(ParamsError, match=r"measure.json: there is no such file"):
         read_settings(Measure, path)
     path.write_text('{"batch_size": 8', encoding="utf-8")
-    with pytest.raises(ParamsError, match=r"measure.json: is not JSON; `python -m stages.params` writes it anew"):
+    with pytest.raises(ParamsError, match=r"measure.json: is not JSON; `python -m stages.params` writes it again"):
         read_settings(Measure, path)
     path.write_text('{"batch_size": 0}', encoding="utf-8")
     with pytest.raises(ParamsError, match=r'measure.json: batch_size must be an integer ≥ 1 or "auto", got 0'):
