@@ -12,7 +12,7 @@ from schemas.wording import WrongValue
 SourceKind = Literal["organism", "file", "dataset"]
 _MEASURED_LISTS = ("harmful_train", "harmless_train")
 _DATA_FILE = rf"data/{PATH}\.(?:txt|jsonl|json|csv|parquet)"
-# What is named like a file is taken for one that lies in the wrong place.
+# A name that looks like a file is a file in the wrong place, not a dataset.
 _DATASET = r"(?!data/|.*\.(?:txt|jsonl|json|csv|parquet)$)[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9_][A-Za-z0-9_.-]*"
 _ROWS_WORDS = (
     "a .txt, .jsonl, .json, .csv or .parquet file under data/ (such as data/harmful.jsonl, without . or ..) or the id "
