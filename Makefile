@@ -45,7 +45,7 @@ plan: environment ## Print what the rules would edit and what would come of it; 
 use: environment ## Make params.yaml the recipe RECIPE=llama-3.1-8b-instruct of recipes/; without a name, list them
 	@$(EXCISE) use -- $${RECIPE:+"$$RECIPE"}
 
-pin: environment ## Pin the base to the newest commit of MODEL=organisation/name; DATASET=id prints that of a dataset
+pin: environment ## Pin the base to the newest commit of MODEL=organization/name; DATASET=id prints that of a dataset
 	@$(EXCISE) pin $${DATASET:+--dataset="$$DATASET"} -- $${MODEL:+"$$MODEL"}
 
 experiments: environment ## Run FILE=experiments/moe.yaml, JOBS=1 at a time; write the tables of docs/moe.md
@@ -67,7 +67,7 @@ model: environment ## Make the edited model of any commit: COMMIT=abc123 OUT=fol
 release: environment ## Make the model of TAG again in MODEL=folder; write its card, record and report to RELEASE=folder
 	@$(EXCISE) release --model="$$MODEL" -- "$$TAG" "$$RELEASE"
 
-upload: environment ## Upload MODEL=folder to the Hub as HUB=organisation/name, private; HF_TOKEN holds the token
+upload: environment ## Upload MODEL=folder to the Hub as HUB=organization/name, private; HF_TOKEN holds the token
 	@$(EXCISE) upload -- "$$MODEL" "$$HUB"
 
 restore: environment ## On a runner: use the cache CACHE=/folder, take what the remote has
@@ -116,11 +116,11 @@ audit: environment ## Security and form of the workflows
 	@zizmor --offline --persona=pedantic --quiet .github
 	@check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 
-format: environment ## Mend style and formatting
+format: environment ## Fix style and formatting
 	@ruff check --fix .
 	@ruff format .
 
-schema: environment ## Write params.schema.json and the README's table again from schemas/params/
+schema: environment ## Write schemas/params.schema.json and docs/params.md again from schemas/params/
 	@$(EXCISE) schema
 
 # CUDA's own packages stay out of the lock, so that the CPU and the CUDA build of torch both satisfy it.

@@ -205,7 +205,7 @@ def independent() -> None:
 
 def clustered() -> None:
     """The table of clustered samples: the worst of all rates, discordances and splits."""
-    print("| items | correlation | a difference | not told of items | a rate | not told of items |")
+    print("| items | correlation | a difference | ignoring items | a rate | ignoring items |")
     print("| ---: | ---: | ---: | ---: | ---: | ---: |")
     for items, correlation in itertools.product(ITEMS, CORRELATIONS):
         cells = [

@@ -110,7 +110,7 @@ BATCHES_ASKED = (100 + 250 + 1319) / BATCH
 HELD_OUT = 100
 
 PROMPTS = Work.of([(BATCH, 64)] * 10 + [(26, 64)])
-"""What the recipes measure: 333 prompts a side of about 64 tokens, chat template included."""
+"""What the recipes measure: 333 prompts of each kind, of about 64 tokens, chat template included."""
 
 FLOPS = {"16 CPU cores": 1e12, "one H100": 2e14}
 READ = 1.5e9

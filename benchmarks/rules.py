@@ -112,7 +112,7 @@ def search(name: str, bed: Bed) -> dict[Rule, tuple[float, float, float]]:
             best = min(enough, key=lambda rule: enough[rule][1])
             show(name, best, *enough[best])
         else:
-            print(f"| {name} | {way} | {orthogonalize} | none that refuses so little | | | | | |", flush=True)
+            print(f"| {name} | {way} | {orthogonalize} | no rule leaves so little | | | | | |", flush=True)
     return numbers
 
 

@@ -17,7 +17,7 @@ class ModelManifest(Document):
     """`artifacts/model.json`: the base model, pinned. Where the folder lies is no part of what it is."""
 
     source: Literal["organism", "folder", "hub"]
-    id: str | None = Field(default=None, description="organisation/name on the Hub; null for other sources")
+    id: str | None = Field(default=None, description="organization/name on the Hub; null for other sources")
     revision: str | None = Field(default=None, description="its commit there; null for other sources")
     model_type: str = Field(description="of config.json; of its text part where the model has several")
     dtype: Dtype = Field(description="what measuring and evaluation load it in")

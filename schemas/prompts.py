@@ -40,7 +40,7 @@ class PromptOrigin(Document):
     """Where one side's prompts come from, and what became of its rows."""
 
     kind: SourceKind
-    source: str = Field(description="organism, a file's path in the project, or a data set's id")
+    source: str = Field(description="organism, a file's path in the project, or a dataset's id")
     revision: str | None
     config: str | None
     split: str | None
@@ -64,5 +64,5 @@ class PromptsManifest(Document):
 
     harmful: PromptOrigin
     harmless: PromptOrigin
-    seed: int = Field(description="of the order of what files and data sets hold; the organism's lists keep their own")
+    seed: int = Field(description="shuffle seed for files and datasets; the organism's lists keep their own order")
     lists: dict[str, PromptList]

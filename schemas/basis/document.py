@@ -63,7 +63,7 @@ def read_settings(section: type[S], path: Path) -> S:
         return validated(section, json.loads(plain_yaml.read_text(path, name)), name)
     except (ValueError, RecursionError) as error:
         wrong = str(error).removeprefix(f"{name}: ") if isinstance(error, ParamsError) else "is not JSON"
-        raise ParamsError(name, f"{wrong}; `python -m stages.params` writes it anew") from None
+        raise ParamsError(name, f"{wrong}; `python -m stages.params` writes it again") from None
 
 
 def validated(section: type[S], document: Any, name: str) -> S:

@@ -29,19 +29,20 @@ class Rule(Section):
     model_config = ConfigDict(json_schema_extra=_layer_or_layers)
 
     layers: Layers = Field(validation_alias=AliasChoices("layers", "layer"))
-    """Which layers are edited, counted from 0: `18`, `10-35` (both included), `all`, or a list of these; `layer` is
-    read the same way."""
+    """Layers to edit, counted from 0: `18`, `10-35` (inclusive), `all`, or a list of these. The key may also be written
+    `layer`."""
     measurement: Measurement
-    """Whose direction is removed: *m* is the residual stream entering layer *m*, 0 the embeddings, the number of layers
-    the last layer's output. 18.5 lies between the unit vectors of 18 and 19; `same` is each edited layer's own."""
+    """Measurement whose direction is removed: *m* is the residual stream entering layer *m*, 0 the embeddings, the
+    number of layers the last layer's output. 18.5 interpolates between the unit vectors of 18 and 19; `same` takes each
+    edited layer's own."""
     scale: Number = 1.0
-    """How much is removed: 1 all of it, 0 nothing; 2 writes the opposite, below 0 adds the direction."""
+    """How much of the direction is removed: 1 all, 0 nothing; 2 writes the opposite; negative values add it."""
     targets: Targets | None = None
-    """This rule's own targets; `null`: those of `ablate.targets`."""
+    """Targets of this rule; `null`: those of `ablate.targets`."""
     experts: Experts | None = None
-    """Of routed experts and their inputs, only these, counted from 0; `null`: all."""
+    """Edit only these routed experts and their inputs, counted from 0; `null`: all."""
     sparsity: NoSparsity = Field(default=0.0, exclude=True)
-    """Only 0, so that rule lists of other tools can be read; then dropped."""
+    """Must be 0. It is accepted so that rule lists of other tools can be read, and ignored."""
 
     @model_validator(mode="before")
     @classmethod
@@ -52,42 +53,42 @@ class Rule(Section):
 
 
 class RouterBias(Section):
-    """An experiment: moving what routers choose, beside what experts write."""
+    """An experiment: changes which experts the routers choose."""
 
     strength: Number
-    """How much: minus this times the log-odds of an expert's use is added to its bias, in the units of the router's
-    scores. 0 adds nothing; below 0 the experts that harmful prompts use are used more."""
+    """Minus this times the log-odds of an expert's use (harmful against harmless) is added to its bias, in units of the
+    router's scores. 0 adds nothing; negative values make the experts of harmful prompts more likely."""
 
 
 class EditMethod(Section):
-    """How a direction is taken out, whatever the rules: `artifacts/params/diagnose.json`."""
+    """How a direction is removed, whatever the rules: `artifacts/params/diagnose.json`."""
 
     method: Literal["project", "preserve_column_norms"] = "project"
-    """`project`, or `preserve_column_norms`: afterwards give what each hidden unit writes its old norm."""
+    """`project`, or `preserve_column_norms`, which then restores the norm of what each hidden unit writes."""
     through_norm: ThroughNorm = "ignore"
-    """What is projected out of a writer behind a norm: `ignore`, the direction itself, which leaves some of it in what
-    is added; `orthogonal` and `oblique` leave none, and can ruin a model (docs/edit.md)."""
+    """How to edit a writer behind a norm. `ignore` projects out the direction itself, which leaves a part of it in what
+    is added to the stream; `orthogonal` and `oblique` leave none, and can ruin a model (docs/edit.md)."""
     orthogonalize: Orthogonalize = "source"
-    """First take the harmless mean out of the direction: `source` the one at the rule's measurement, `target` the one
-    entering the edited layer; `none` does not."""
+    """Remove the harmless mean from the direction first: `source`, the mean at the rule's measurement; `target`, the
+    mean entering the edited layer; `none`, neither."""
 
 
 class Ablate(EditMethod):
     """The edit."""
 
     allow_tied: bool = False
-    """Whether the target `embedding` may edit an embedding that is the output head too."""
+    """Whether the target `embedding` may edit an embedding that is also the output head."""
     targets: Targets = ("attention", "mlp", "routed_experts", "shared_experts")
-    """What is edited. Writers to the residual stream: `attention`, `mlp`, `routed_experts`, `shared_experts`,
-    `per_layer_input`, `embedding`; readers of it: `router`, `expert_inputs` (shared experts' too), `mlp_inputs`,
-    `attention_inputs`. A model that has none of a kind is no error."""
+    """What to edit. Writers to the residual stream: `attention`, `mlp`, `routed_experts`, `shared_experts`,
+    `per_layer_input`, `embedding`. Readers of it: `router`, `expert_inputs` (also of shared experts), `mlp_inputs`,
+    `attention_inputs`. A target that the model does not have is not an error."""
     router_bias: RouterBias | None = None
-    """An experiment, off by default: in the layers that any rule names, experts that harmful prompts use more than
+    """An experiment, off by default: in the layers that the rules name, experts that harmful prompts use more than
     harmless ones become less likely to be chosen. For models whose routers have a bias (docs/edit.md)."""
     rules: Annotated[Listed[Rule], Items(at_least_one=True)] = (
         Rule.model_validate({"layers": "2-4", "measurement": 5}),
     )
-    """The edit, rule by rule. Where two name the same tensor, the later one wins."""
+    """The edit, rule by rule. If two rules name the same tensor, the later one wins."""
 
     def targets_of(self, rule: Rule) -> tuple[Target, ...]:
         """The rule's own targets, or else those of the section."""

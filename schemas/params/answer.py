@@ -10,27 +10,27 @@ from schemas.params.tasks import Questions
 
 
 class Vllm(Section):
-    """What vLLM is told, as far as it is asked for."""
+    """Options of vLLM."""
 
     tensor_parallel_size: Count = 1
-    """GPUs over which each layer is spread."""
+    """Number of GPUs that each layer is spread over."""
     data_parallel_size: Count = 1
-    """Copies of the model, over Ray."""
+    """Number of copies of the model, run through Ray."""
     distributed_executor_backend: Literal["mp", "ray"] | None = None
-    """What spreads a layer: processes of one machine, or a Ray cluster; `null`: vLLM decides."""
+    """How layers are spread: over processes of one machine, or over a Ray cluster; `null`: vLLM decides."""
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.9
-    """The share of each GPU's memory that vLLM may take."""
+    """Share of each GPU's memory that vLLM may use."""
     max_model_len: Count | None = None
-    """The longest text, in tokens; `null`: the model's."""
+    """Maximum length of prompt and answer together, in tokens; `null`: the model's."""
 
 
 class Answer(Questions):
     """What both models are asked, and what generates the answers: `artifacts/params/answer.json`."""
 
     backend: Literal["hf", "vllm"] = "hf"
-    """What generates the answers: `hf` (transformers), or `vllm`, which is installed apart."""
+    """What generates the answers: `hf` (transformers), or `vllm`, which is installed separately (docs/evidence.md)."""
     vllm: Vllm = Vllm()
-    """What vLLM is told, where it is the backend."""
+    """Options of vLLM, if it is the backend."""
     batch_size: BatchSize = "auto"
-    """Samples in one batch; `auto` begins with 64. Where memory runs out it is halved, and said. The edited model is
-    asked in the base's batches."""
+    """Samples per batch; `auto` starts at 64. Halved on out-of-memory, with a warning. The edited model is asked in the
+    base's batches."""

@@ -1,4 +1,4 @@
-"""Section `measure`, as far as forward passes go."""
+"""Section `measure`: the settings of the forward passes."""
 
 from typing import Annotated
 
@@ -9,9 +9,9 @@ from schemas.basis.fields import BatchSize
 
 
 class Measure(Section):
-    """How activations are taken."""
+    """How activations are collected."""
 
     batch_size: BatchSize = "auto"
-    """Prompts in one forward pass; `auto` begins with 64. Where memory runs out it is halved, and said."""
+    """Prompts per forward pass; `auto` starts at 64. Halved on out-of-memory, with a warning."""
     position: Annotated[int, Field(le=-1)] = -1
-    """Which token of the formatted prompt is measured, counted from its end: -1 is the last."""
+    """Token of the formatted prompt at which activations are collected, counted from the end: -1 is the last."""

@@ -14,7 +14,7 @@ HUB_ID = (
     r"(?!.*(?:--|\.\.|\.git(?:/|$)))[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?"
     r"/[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?"
 )
-HUB_OR_FOLDER = "a Hub id such as organisation/name, or the absolute path of a local folder"
+HUB_OR_FOLDER = "a Hub id such as organization/name, or the absolute path of a local folder"
 ModelSource = Annotated[
     str, matches(rf"organism|/[^\x00-\x1f\x7f]*|{HUB_ID}", f"organism, {HUB_OR_FOLDER}", ("organism",))
 ]
@@ -32,14 +32,14 @@ class Model(Section):
     """Which model is edited."""
 
     source: ModelSource = "organism"
-    """The base model: `organism`, the built-in model that is trained here, a Hub id such as `organisation/name`
-    (docs/hub.md), or the absolute path of a local folder in Hugging Face format."""
+    """Base model: `organism` (the built-in model, trained here), a Hub id such as `organization/name` (docs/hub.md), or
+    the absolute path of a local folder in Hugging Face format."""
     revision: Commit | None = None
-    """For a Hub id alone, its commit of 40 digits, so that the model stays the same; `make pin MODEL=organisation/name`
-    writes the newest."""
+    """Commit of the Hub model, 40 hexadecimal digits; only for Hub ids. `make pin MODEL=organization/name` writes the
+    newest."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """What the model is loaded in to be measured and evaluated; `auto` is what its `config.json` says. The edited model
-    keeps the types of the base."""
+    """Data type in which the model is loaded for measurement and evaluation; `auto`: that of its `config.json`. The
+    edited model keeps the base's data types."""
 
     @model_validator(mode="after")
     def _pin_what_is_of_the_hub(self) -> Self:
@@ -47,28 +47,28 @@ class Model(Section):
         if is_of_hub and self.revision is None:
             raise WrongValue(f"is missing; `make pin MODEL={self.source}` finds it", "revision")
         if not is_of_hub and self.revision is not None:
-            raise WrongValue(f"is for a Hub id alone, got {show(self.revision)} for {show(self.source)}", "revision")
+            raise WrongValue(f"is only for Hub ids, got {show(self.revision)} for {show(self.source)}", "revision")
         return self
 
 
 class Device(Section):
-    """Where it runs, which is no part of what it is: no stage depends on it."""
+    """Where the model runs. It is not a part of any result, so no stage depends on it."""
 
     device: DeviceName = "auto"
-    """`auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:N`, or `balanced`: spread over all GPUs, for models that are
-    too big for one. Where it runs is no part of the result: changing it reruns nothing."""
+    """`auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:N`, or `balanced`: spread over all GPUs, for models that do
+    not fit on one. Changing it reruns nothing."""
 
 
 class Stream(Section):
-    """How much of the model is in memory while it is measured, which is no part of the result either."""
+    """How much of the model is in memory during measurement. It is not a part of any result either."""
 
     stream: Literal["auto", "on", "off"] = "auto"
-    """Whether one decoder layer at a time is read from the files, for models larger than memory; `auto`: where the
-    model does not fit. The result is the same: changing it reruns nothing. Of several GPUs it takes the first."""
+    """Whether to read one decoder layer at a time from the files, for models larger than memory; `auto`: if the model
+    does not fit. The result is the same, so changing it reruns nothing. Uses only the first GPU."""
 
 
 class Place(Stream, Device):
-    """`artifacts/params/device.json`: where and how it runs, on which no stage depends."""
+    """`artifacts/params/device.json`: where and how the model runs. No stage depends on it."""
 
     folder: str | None = None
     """of a base model that is a local folder"""

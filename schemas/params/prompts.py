@@ -1,4 +1,4 @@
-"""Section `prompts`: what the refusal direction is measured on."""
+"""Section `prompts`: the prompts that the refusal direction is measured on."""
 
 from typing import Annotated, Self
 
@@ -12,23 +12,22 @@ from schemas.wording import WrongValue
 
 
 class Prompts(Section):
-    """What the direction is measured on."""
+    """The prompts that the direction is measured on."""
 
     harmful: PromptSource = PromptSource(source="organism", split="harmful_train")
-    """The prompts that are refused."""
+    """Prompts that the base model refuses."""
     harmless: PromptSource = PromptSource(source="organism", split="harmless_train")
-    """The prompts that are answered."""
+    """Prompts that the base model answers."""
     system: str | None = None
-    """A system prompt before every prompt, in measuring and in evaluation."""
+    """System prompt, put before every prompt in measurement and evaluation."""
     chat_template_kwargs: dict[str, JsonValue] = Field(default={})
-    """Passed on to the chat template, such as `enable_thinking: false`, in measuring and in evaluation."""
+    """Arguments for the chat template, such as `enable_thinking: false`, in measurement and evaluation."""
     limit: Count | None = None
-    """At most this many prompts a side, the first ones; `null`: all."""
+    """Measure only the first N prompts of each kind; `null`: all."""
     seed: Annotated[int, Field(ge=0)] = 0
-    """Of the order into which the prompts of files and data sets are put, before any are held out and the first ones
-    taken."""
+    """Shuffle seed for prompts from files and datasets, applied before the held-out split and `limit`."""
     date: Day = "2025-01-01"
-    """The day that a chat template is told which asks for today's, so that a prompt is the same text on every day."""
+    """Date passed to chat templates that insert today's date, so that prompts are reproducible."""
 
     @model_validator(mode="after")
     def _tell_the_sides_apart(self) -> Self:
@@ -43,4 +42,4 @@ class PrepareSettings(Section):
     model: Model
     prompts: Prompts
     world: int
-    """the seed of the organism's world, of which its tasks and prompts are made"""
+    """seed of the organism's world, from which its tasks and prompts are made"""

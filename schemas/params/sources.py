@@ -1,4 +1,4 @@
-"""Where prompts come from."""
+"""Sources of prompts."""
 
 from typing import Annotated, Any, Literal, Self
 
@@ -12,18 +12,18 @@ from schemas.wording import WrongValue
 SourceKind = Literal["organism", "file", "dataset"]
 _MEASURED_LISTS = ("harmful_train", "harmless_train")
 _DATA_FILE = rf"data/{PATH}\.(?:txt|jsonl|json|csv|parquet)"
-# What is named like a file is taken for one that lies in the wrong place.
+# A name that looks like a file is a file in the wrong place, not a dataset.
 _DATASET = r"(?!data/|.*\.(?:txt|jsonl|json|csv|parquet)$)[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9_][A-Za-z0-9_.-]*"
 _ROWS_WORDS = (
     "a .txt, .jsonl, .json, .csv or .parquet file under data/ (such as data/harmful.jsonl, without . or ..) or the id "
-    "of a Hub data set (such as organisation/name)"
+    "of a Hub dataset (such as organization/name)"
 )
 RowSource = Annotated[str, matches(rf"{_DATA_FILE}|{_DATASET}", _ROWS_WORDS)]
 MeasuredSource = Annotated[
     str, matches(rf"organism|{_DATA_FILE}|{_DATASET}", f"organism, {_ROWS_WORDS}", ("organism",))
 ]
 ColumnName = Annotated[str, matches(r"[^\x00-\x1f\x7f]+", "the name of a column")]
-ConfigName = Annotated[str, matches(r"[^<>:/\\|?*\x00-\x1f\x7f]+", "the name of one of the data set's configurations")]
+ConfigName = Annotated[str, matches(r"[^<>:/\\|?*\x00-\x1f\x7f]+", "the name of one of the dataset's configurations")]
 SplitName = Annotated[str, matches(r"\w+(?:\.\w+)*", "the name of a split, such as train; slice takes a part of it")]
 RowSlice = Annotated[
     str,
@@ -33,55 +33,55 @@ DatasetCommit = Annotated[
     str,
     matches(
         r"[0-9a-f]{40}",
-        "a commit of 40 hexadecimal digits (`make pin DATASET=organisation/name` prints the newest); a branch may move",
+        "a commit of 40 hexadecimal digits (`make pin DATASET=organization/name` prints the newest); a branch may move",
     ),
 ]
 
 
 def row_range(text: str | None) -> slice:
-    """What a `slice` of params.yaml takes; all where there is none."""
+    """The rows that a `slice` of params.yaml takes; all of them without one."""
     if text is None:
         return slice(None)
     return slice(*(int(end) if end else None for end in text.split(":")))
 
 
 _PLACES: dict[str, tuple[tuple[SourceKind, ...], str]] = {
-    "revision": (("dataset",), "Hub data sets"),
-    "config": (("dataset",), "Hub data sets"),
-    "split": (("organism", "dataset"), "the source organism and Hub data sets"),
-    "slice": (("file", "dataset"), "files and Hub data sets"),
+    "revision": (("dataset",), "Hub datasets"),
+    "config": (("dataset",), "Hub datasets"),
+    "split": (("organism", "dataset"), "the source organism and Hub datasets"),
+    "slice": (("file", "dataset"), "files and Hub datasets"),
 }
-"""The kinds of source that a key means something for, and what errors call them."""
+"""The kinds of source that a key applies to, and what errors call them."""
 
 
 class RowsSource(Section):
-    """Where prompts come from that are not the organism's: a file under `data/`, or a data set of the Hub."""
+    """A source of prompts other than the organism: a file under `data/`, or a dataset on the Hub."""
 
     source: RowSource
-    """A file under `data/` (`.txt`, `.jsonl`, `.json`, `.csv`, `.parquet`), or the id of a Hub data set, such as
-    `organisation/name` (docs/prompts.md)."""
+    """A file under `data/` (`.txt`, `.jsonl`, `.json`, `.csv`, `.parquet`), or the id of a Hub dataset, such as
+    `organization/name` (docs/prompts.md)."""
     revision: DatasetCommit | None = None
-    """For a Hub data set alone, its commit; `make pin DATASET=id` prints the newest."""
+    """Commit of a Hub dataset; `make pin DATASET=organization/name` prints the newest."""
     config: ConfigName | None = None
-    """For a Hub data set alone, which of its configurations; `null`: its default one."""
+    """Configuration of a Hub dataset; `null`: its default."""
     split: SplitName | None = None
-    """For a Hub data set alone, which of its splits."""
+    """Split of a Hub dataset."""
     slice: RowSlice | None = None
-    """Only these rows of a file or data set, in its own order, as in Python: `"100:500"`, `":400"`."""
+    """Take only these rows of a file or dataset, in its own order, with Python's notation: `"100:500"`, `":400"`."""
     column: ColumnName | None = None
-    """For other sources than `organism` and `.txt` files, which column or key holds the prompt: a text, or a list of
-    messages; `prompt` where none is given."""
+    """Column or key that holds the prompt, a text or a list of messages; `prompt` if not given. Not for `organism` and
+    `.txt` files."""
 
     @property
     def kind(self) -> SourceKind:
-        """What `source` names."""
+        """Which kind of source it is."""
         if self.source == "organism":
             return "organism"
         return "file" if self.source.startswith("data/") else "dataset"
 
     @property
     def has_columns(self) -> bool:
-        """Whether its rows are more than a text."""
+        """Whether its rows have columns or keys."""
         return self.kind == "dataset" or (self.kind == "file" and not self.source.endswith(".txt"))
 
     @model_validator(mode="before")
@@ -97,7 +97,7 @@ class RowsSource(Section):
     def _fit_the_source(self) -> Self:
         if self.kind == "dataset" and self.revision is None:
             newest = f"`make pin DATASET={self.source}` prints the newest"
-            raise WrongValue(f"is missing; a data set of the Hub is pinned by its commit, and {newest}", "revision")
+            raise WrongValue(f"is missing; a Hub dataset is pinned by its commit, and {newest}", "revision")
         if self.kind == "dataset" and self.split is None:
             raise WrongValue(f"is missing; say which split of {self.source}, such as train", "split")
         for key, (kinds, place) in _PLACES.items():
@@ -111,18 +111,18 @@ class RowsSource(Section):
         return self
 
     def _misplaced(self, key: str, place: str) -> WrongValue:
-        return WrongValue(f"is for {place} alone, got {show(getattr(self, key))} for {show(self.source)}", key)
+        return WrongValue(f"is only for {place}, got {show(getattr(self, key))} for {show(self.source)}", key)
 
 
 class PromptSource(RowsSource):
-    """Where one side's prompts come from."""
+    """A source of prompts to measure on."""
 
     source: MeasuredSource
-    """`organism`, a file under `data/` (`.txt`, `.jsonl`, `.json`, `.csv`, `.parquet`), or the id of a Hub data set,
-    such as `organisation/name` (docs/prompts.md)."""
+    """`organism`, a file under `data/` (`.txt`, `.jsonl`, `.json`, `.csv`, `.parquet`), or the id of a Hub dataset,
+    such as `organization/name` (docs/prompts.md)."""
     split: SplitName | None = None
-    """For `organism`, `harmful_train` or `harmless_train`; its lists of evaluation and drift are not offered, as no
-    prompt is both measured and judged. For a Hub data set, which of its splits."""
+    """Split of a Hub dataset. For `organism`: `harmful_train` or `harmless_train`; its evaluation and drift prompts are
+    not available, because no prompt is both measured and judged."""
 
     @model_validator(mode="after")
     def _name_a_list_of_the_organism(self) -> Self:
@@ -135,11 +135,11 @@ class PromptSource(RowsSource):
 
 
 class CustomPrompts(RowsSource):
-    """The user's own prompts of one kind, for the tasks `refusal_custom` and `over_refusal_custom`."""
+    """A source of your own prompts, for the tasks `refusal_custom` and `over_refusal_custom`."""
 
     item: ColumnName | None = None
-    """For rows with columns or keys alone, which one says what several prompts are about: those that share it count as
-    one cluster, not as independent samples."""
+    """Column or key that says what a prompt is about. Prompts that share its value count as one cluster instead of as
+    independent samples."""
 
     @model_validator(mode="after")
     def _name_the_item_where_there_are_columns(self) -> Self:

@@ -13,13 +13,13 @@ TaskGroup = Literal["refusal", "over_refusal", "capability"]
 _ORGANISM = ("organism_harmful", "organism_borderline", "organism_facts", "organism_arithmetic")
 _OVER_REFUSAL = ("over_refusal_xstest", "over_refusal_orbench", "over_refusal_custom")
 TASKS = (*_ORGANISM, "refusal_jbb", "refusal_custom", *_OVER_REFUSAL)
-"""Our own tasks, in `excise/evaluation/asking/tasks/`. Any other name is one of lm-eval's, which knows its own."""
+"""Our own tasks, in `excise/evaluation/asking/tasks/`. Any other name is one of lm-eval's, which checks it."""
 
 Task = Annotated[
     str,
     matches(
         r"(?!organism_|refusal_|over_refusal_)[A-Za-z0-9][A-Za-z0-9_+-]*|" + "|".join(TASKS),
-        f"{', '.join(TASKS)} or a task of lm-eval's",
+        f"{', '.join(TASKS)} or an lm-eval task",
         TASKS,
     ),
 ]
@@ -27,30 +27,30 @@ Tasks = Annotated[Listed[Task], Items(distinct=True)]
 
 
 class Custom(Section):
-    """The user's own prompts to be judged."""
+    """The sources of your own prompts, by the task that asks them."""
 
     refusal: CustomPrompts | None = None
-    """Harmful prompts, for the task `refusal_custom`."""
+    """Harmful prompts for the task `refusal_custom`."""
     over_refusal: CustomPrompts | None = None
-    """Harmless prompts, for the task `over_refusal_custom`."""
+    """Harmless prompts for the task `over_refusal_custom`."""
 
 
 class Questions(Section):
     """What the base and the edited model are asked."""
 
     limit: Count | None = None
-    """At most this many samples a task; `null`: all."""
+    """Ask only the first N samples of each task; `null`: all."""
     custom: Custom = Custom()
-    """Your own prompts to be judged."""
+    """Your own prompts, whose answers are judged."""
     overlap: Literal["error", "drop"] = "error"
-    """What happens where a judged task holds prompts that the direction was measured on: nothing runs, or they are left
-    out of the task, and counted."""
+    """What to do if a judged task contains prompts that the direction was measured on: stop with an error, or drop them
+    from the task and count them."""
     refusal: Tasks = ("organism_harmful",)
-    """Tasks that count refusals of harmful prompts: ours, or any of lm-eval's that generate an answer."""
+    """Tasks that count refusals of harmful prompts: ours, or any lm-eval task that generates answers."""
     over_refusal: Tasks = ("organism_borderline",)
     """Tasks that count refusals of harmless prompts that sound harmful."""
     capability: Tasks = ("organism_facts", "organism_arithmetic")
-    """Tasks whose answers must stay as good as they were: any of lm-eval's, such as `mmlu`, `gsm8k`."""
+    """Tasks whose answers must stay as good as before: ours, or any lm-eval task, such as `mmlu` or `gsm8k`."""
 
     def tasks(self) -> dict[TaskGroup, tuple[str, ...]]:
         """The tasks of each group, in the order given."""

@@ -90,6 +90,18 @@ def test_who_reaches_the_machine_and_who_may_publish(event: str, repro: bool, pu
     assert filled(job("repro", "repro")["environment"], context) == environment
 
 
+def test_fast_tests_run_for_every_event_and_slow_ones_at_night_or_on_demand() -> None:
+    assert job("test", "test")["strategy"]["matrix"]["python"] == ["3.11", "3.13"]
+    for event in workflow("test")["on"]:
+        context = {"github.event_name": event}
+        assert allowed(job("test", "test"), context)
+        assert allowed(job("test", "slow"), context) is (event in ("schedule", "workflow_dispatch"))
+    kinds = job("test", "slow")["strategy"]["matrix"]["tests"]
+    commands = [step for step in job("test", "slow")["steps"] if "run" in step]
+    ran = [step["run"] for kind in kinds for step in commands if allowed(step, {"matrix.tests": kind})]
+    assert ran == ["make test-slow", "make test-nightly"]
+
+
 def test_a_fork_cannot_cancel_a_branch_of_the_same_name() -> None:
     group = job("repro", "repro")["concurrency"]["group"]
     own, fork = (filled(group, {**EVENTS[event], "github.head_ref": "topic"}) for event in ("own", "fork"))

@@ -1,23 +1,18 @@
-"""The JSON Schema and the README's table say what `schemas/params.py` says."""
+"""The JSON Schema and docs/params.md say what `schemas/params/` says."""
 
 import json
+import re
 from pathlib import Path
+from typing import Annotated, Literal
 
 import pytest
 from jsonschema import Draft202012Validator
+from pydantic import Field
 
 from schemas import documentation
+from schemas.basis.document import Listed, Section
 from schemas.basis.plain_yaml import parse_mapping
-from schemas.documentation import (
-    BEGIN,
-    END,
-    README,
-    SCHEMA,
-    json_schema,
-    readme_table,
-    replace_table,
-    write_documentation,
-)
+from schemas.documentation import REFERENCE, SCHEMA, json_schema, reference, write_documentation
 
 ROOT = Path(__file__).resolve().parents[2]
 MAKE = "stale: run `make schema`"
@@ -30,9 +25,8 @@ def test_the_schema_is_what_params_say() -> None:
     assert SCHEMA.read_text(encoding="utf-8") == json_schema(), MAKE
 
 
-def test_the_readme_table_is_what_params_say() -> None:
-    text = README.read_text(encoding="utf-8")
-    assert text.partition(BEGIN)[2].partition(END)[0] == f"\n{readme_table()}", MAKE
+def test_the_reference_is_what_params_say() -> None:
+    assert REFERENCE.read_text(encoding="utf-8") == reference(DOCUMENT), MAKE
 
 
 def test_the_schema_is_one_and_holds_for_the_shipped_file() -> None:
@@ -84,48 +78,95 @@ def test_an_editor_accepts_what_the_parser_accepts(text: str, valid: bool) -> No
     assert Draft202012Validator(DOCUMENT).is_valid(parse_mapping(text, "params.yaml")) is valid
 
 
-def test_the_table_has_a_row_for_every_key() -> None:
-    rows = [line.split(" | ") for line in readme_table().splitlines()[2:]]
-    cells = {row[0].removeprefix("| "): row[1] for row in rows}
-    assert all(len(row) == 3 for row in rows)
-    assert cells["`model.source`"] == "`organism`"
-    assert cells["`prompts.harmless.split`"] == "`harmless_train`"
-    assert cells["`prompts.limit`"] == "`null`"
-    assert cells["`ablate.router_bias`"] == "`null`"
-    assert cells["`ablate.router_bias.strength`"] == "required"
-    assert cells["`ablate.rules.N.layers`"] == "required"
-    assert cells["`ablate.rules.N.scale`"] == "`1.0`"
-    assert cells["`gates.N.metric`"] == "required"
+def rows(text: str) -> dict[str, list[str]]:
+    """The cells of every row, by key."""
+    found = [re.split(r" (?<!\\)\| ", line.strip("| ")) for line in text.splitlines() if line.startswith("| `")]
+    assert all(len(cells) == 3 for cells in found)
+    return {cells[0].strip("`"): cells[1:] for cells in found}
 
 
-def test_the_table_is_put_between_the_marks_and_nothing_else_changes(tmp_path: Path) -> None:
-    readme = tmp_path / "README.md"
-    readme.write_text(f"# Title\n\n{BEGIN}\nold\n{END}\nafter, without a line end", encoding="utf-8")
-    for _ in range(2):
-        replace_table(readme)
-        assert readme.read_text(encoding="utf-8") == (
-            f"# Title\n\n{BEGIN}\n{readme_table()}{END}\nafter, without a line end"
-        )
-    assert list(tmp_path.iterdir()) == [readme]
+def test_the_reference_has_a_row_for_every_key() -> None:
+    cells = {key: default for key, (default, _) in rows(reference(DOCUMENT)).items()}
+    assert cells["model.source"] == "`organism`"
+    assert cells["prompts.harmless"] == "`{source: organism, split: harmless_train}`"
+    assert cells["prompts.limit"] == "`null`"
+    assert cells["ablate.router_bias"] == "`null`"
+    assert cells["ablate.router_bias.strength"] == "required"
+    assert cells["ablate.rules.N.layers"] == "required"
+    assert cells["ablate.rules.N.scale"] == "`1.0`"
+    assert cells["gates.N.metric"] == "required"
+    text = reference(DOCUMENT)
+    names = {name for node in [DOCUMENT, *DOCUMENT["$defs"].values()] for name in node.get("properties", ())}
+    assert all(re.search(rf"[`.]{name}[`.]", text) for name in names - {"layer"})  # another name for layers
 
 
-@pytest.mark.parametrize("text", ["no marks", f"{END}\n{BEGIN}", f"{BEGIN}\n{BEGIN}\n{END}"])
-def test_a_readme_without_one_pair_of_marks_is_left_alone(tmp_path: Path, text: str) -> None:
-    readme = tmp_path / "README.md"
-    readme.write_text(text, encoding="utf-8")
-    with pytest.raises(ValueError, match="must have"):
-        replace_table(readme)
-    assert readme.read_text(encoding="utf-8") == text
+def test_what_several_keys_share_is_described_once() -> None:
+    text = reference(DOCUMENT)
+    assert text.count("Split of a Hub dataset. For") == 1
+    assert "prompts.harmful.split" not in text and "(#prompt-source)" in rows(text)["prompts.harmful"][1]
+    assert "\n## Prompt source\n" in text
 
 
-def test_the_generator_writes_both_and_says_when_the_readme_is_missing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_a_page_links_to_is_there() -> None:
+    text = reference(DOCUMENT)
+    headings = {line[3:].lower().replace(" ", "-") for line in text.splitlines() if line.startswith("## ")}
+    links = re.findall(r"\]\(([^)]+)\)", text)
+    assert links
+    for link in links:
+        assert link[1:] in headings if link.startswith("#") else (REFERENCE.parent / link).is_file(), link
+
+
+class AtMost(Section):
+    """Not above a value."""
+
+    kind: Literal["at_most"]
+    """Which limit it is."""
+    value: float
+    """The limit | itself."""
+
+
+class MaxDrop(Section):
+    """Not much below the base."""
+
+    kind: Literal["max_drop"]
+    """Which limit it is."""
+    value: float = 0.5
+    """The margin."""
+
+
+class Kinds(Section):
+    """Chosen by name."""
+
+    one: Annotated[AtMost | MaxDrop, Field(discriminator="kind")]
+    """One limit."""
+    many: Listed[AtMost | MaxDrop] = ()
+    """Any number of limits."""
+    plain: Literal["a", "b"] = "a"
+    """Either."""
+
+
+class Sections(Section):
+    """A file."""
+
+    limits: Kinds
+    """The limits."""
+
+
+def test_each_of_several_kinds_has_a_table_of_its_own() -> None:
+    text = reference(Sections.model_json_schema())
+    both = "Keys: [At most](#at-most) or [Max drop](#max-drop)."
+    assert rows(text)["limits.one"] == ["required", f"One limit. {both}"]
+    assert rows(text)["limits.many"] == ["`[]`", f"Any number of limits. {both}"]
+    assert rows(text)["limits.plain"] == ["`a`", "Either. One of `a`, `b`."]
+    first, second = text.split("\n## At most\n")[1].split("\n## Max drop\n")
+    assert first.startswith("\nNot above a value.\n") and second.startswith("\nNot much below the base.\n")
+    assert rows(first) == {"kind": ["`at_most`", "Which limit it is."], "value": ["required", "The limit \\| itself."]}
+    assert rows(second) == {"kind": ["`max_drop`", "Which limit it is."], "value": ["`0.5`", "The margin."]}
+
+
+def test_the_generator_writes_both_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(documentation, "SCHEMA", tmp_path / "params.schema.json")
-    monkeypatch.setattr(documentation, "README", tmp_path / "README.md")
-    with pytest.raises(ValueError, match=r"README\.md is missing"):
-        write_documentation()
-    (tmp_path / "README.md").write_text(f"{BEGIN}\n{END}\n", encoding="utf-8")
+    monkeypatch.setattr(documentation, "REFERENCE", tmp_path / "params.md")
     write_documentation()
     assert (tmp_path / "params.schema.json").read_text(encoding="utf-8") == json_schema()
-    assert readme_table() in (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert (tmp_path / "params.md").read_text(encoding="utf-8") == reference(DOCUMENT)

@@ -140,21 +140,21 @@ BAD = [
     ("model: {source: a/b, revision: main}", "model.revision", 'a branch may move, got "main"'),
     ("model: {source: a/b, revision: abc123}", "model.revision", "must be a commit of 40 hexadecimal digits"),
     (f"model: {{source: a/b, revision: {40 * 'A'}}}", "model.revision", "must be a commit of 40 hexadecimal digits"),
-    (f"model: {{revision: {40 * 'a'}}}", "model.revision", 'is for a Hub id alone, got "aaaa'),
+    (f"model: {{revision: {40 * 'a'}}}", "model.revision", 'is only for Hub ids, got "aaaa'),
     (f"model: {{source: /a/b, revision: {40 * 'a'}}}", "model.revision", 'for "/a/b"'),
-    ("model: {source: gpt2}", "model.source", "a Hub id such as organisation/name"),
+    ("model: {source: gpt2}", "model.source", "a Hub id such as organization/name"),
     ("model: {source: models/mine/glm}", "model.source", "the absolute path of a local folder"),
     ("model: {source: ../mine}", "model.source", "the absolute path of a local folder"),
-    ("model: {source: a..b/c}", "model.source", "a Hub id such as organisation/name"),
-    ("model: {source: a/b--c}", "model.source", "a Hub id such as organisation/name"),
-    ("model: {source: a/b.git}", "model.source", "a Hub id such as organisation/name"),
+    ("model: {source: a..b/c}", "model.source", "a Hub id such as organization/name"),
+    ("model: {source: a/b--c}", "model.source", "a Hub id such as organization/name"),
+    ("model: {source: a/b.git}", "model.source", "a Hub id such as organization/name"),
     ("model: {source: ~/mine}", "model.source", "the absolute path of a local folder"),
     ('model: {source: "/a\\0b"}', "model.source", 'got "/a\\u0000b"'),
     ("organism: {architecture: gemma9}", "organism.architecture", "must be one of glm4_moe, llama"),
     ("ablate: {targets: [mlp, routers]}", "ablate.targets.1", "must be one of attention, mlp, routed_experts"),
     ("evaluate: {capability: [organism_fact]}", "evaluate.capability.0", 'did you mean "organism_facts"?'),
     ("evaluate: {refusal: [refusal_jbbb]}", "evaluate.refusal.0", 'did you mean "refusal_jbb"?'),
-    ("evaluate: {capability: [a.b]}", "evaluate.capability.0", "a task of lm-eval's"),
+    ("evaluate: {capability: [a.b]}", "evaluate.capability.0", "an lm-eval task"),
     ("evaluate: {backend: vlm}", "evaluate.backend", "must be one of hf, vllm"),
     ("evaluate: {judge: api}", "evaluate.judge.api.model", "is missing: The model's name"),
     ("evaluate: {judge: classifier}", "evaluate.judge.classifier.model", "is missing"),
@@ -201,7 +201,7 @@ BAD = [
     (
         "evaluate: {custom: {refusal: {source: data/a.txt, item: b}}}",
         "evaluate.custom.refusal.item",
-        'is for rows with columns or keys alone, got "b" for "data/a.txt"',
+        'is only for rows with columns or keys, got "b" for "data/a.txt"',
     ),
     ("evaluate: {vllm: {gpu_memory_utilization: 1.5}}", "evaluate.vllm.gpu_memory_utilization", "must be"),
     ("gates: [{metric: drift.answer_kl, at_most: 1, confidence: 1}]", "gates.0.confidence", "must be"),
@@ -211,12 +211,12 @@ BAD = [
     (
         "prompts: {harmful: {source: a/b, split: train}}",
         "prompts.harmful.revision",
-        "is missing; a data set of the Hub is pinned by its commit, and `make pin DATASET=a/b` prints the newest",
+        "is missing; a Hub dataset is pinned by its commit, and `make pin DATASET=a/b` prints the newest",
     ),
     (
         "prompts: {harmful: {source: a/b, split: train, revision: main}}",
         "prompts.harmful.revision",
-        "must be a commit of 40 hexadecimal digits (`make pin DATASET=organisation/name` prints the newest)",
+        "must be a commit of 40 hexadecimal digits (`make pin DATASET=organization/name` prints the newest)",
     ),
     (
         f"prompts: {{harmful: {{source: a/b, revision: {'1' * 39}a}}}}",
@@ -234,13 +234,13 @@ BAD = [
     (
         f"prompts: {{harmful: {{source: a/b, revision: {'1' * 39}a, split: train, config: a/b}}}}",
         "prompts.harmful.config",
-        "must be the name of one of the data set's configurations, got",
+        "must be the name of one of the dataset's configurations, got",
     ),
     *(
         (
             f"prompts: {{harmful: {{source: {source}, {key}: {value}}}}}",
             f"prompts.harmful.{key}",
-            f"is for Hub data sets alone, got {shown} for",
+            f"is only for Hub datasets, got {shown} for",
         )
         for source in ("data/a.csv", "data/a.txt", "organism, split: harmful_train")
         for key, value, shown in (("revision", f"{'1' * 39}a", f'"{"1" * 39}a"'), ("config", "a", '"a"'))
@@ -248,7 +248,7 @@ BAD = [
     (
         "prompts: {harmful: {source: organism, split: harmful_train, slice: ':5'}}",
         "prompts.harmful.slice",
-        'is for files and Hub data sets alone, got ":5" for "organism"',
+        'is only for files and Hub datasets, got ":5" for "organism"',
     ),
     *(
         (f"prompts: {{harmful: {{source: data/a.txt, slice: {part}}}}}", "prompts.harmful.slice", says)
@@ -291,17 +291,17 @@ BAD = [
     (
         "prompts: {harmful: {source: data/a.txt, split: harmful_train}}",
         "prompts.harmful.split",
-        'is for the source organism and Hub data sets alone, got "harmful_train" for "data/a.txt"',
+        'is only for the source organism and Hub datasets, got "harmful_train" for "data/a.txt"',
     ),
     (
         "prompts: {harmful: {source: data/a.txt, column: text}}",
         "prompts.harmful.column",
-        "for rows with columns or keys alone",
+        "only for rows with columns or keys",
     ),
     (
         "prompts: {harmful: {source: organism, split: harmful_train, column: text}}",
         "prompts.harmful.column",
-        "for rows with columns or keys alone",
+        "only for rows with columns or keys",
     ),
     ("prompts: {harmful: {source: data/a.jsonl, column: ''}}", "prompts.harmful.column", "the name of a column"),
     *(
@@ -325,10 +325,10 @@ BAD = [
             "data\\\\a.txt",
             "data/b\\\\..\\\\a.txt",
             "database/a.txt",
-            "organisation/name.parquet",
+            "organization/name.parquet",
             "squad",
-            "organisation/name/more",
-            "organisation/..",
+            "organization/name/more",
+            "organization/..",
         )
     ),
     # layers
@@ -650,7 +650,7 @@ def test_a_file_of_settings_that_cannot_be_used_is_one_line(tmp_path: Path) -> N
     with pytest.raises(ParamsError, match=r"measure.json: there is no such file"):
         read_settings(Measure, path)
     path.write_text('{"batch_size": 8', encoding="utf-8")
-    with pytest.raises(ParamsError, match=r"measure.json: is not JSON; `python -m stages.params` writes it anew"):
+    with pytest.raises(ParamsError, match=r"measure.json: is not JSON; `python -m stages.params` writes it again"):
         read_settings(Measure, path)
     path.write_text('{"batch_size": 0}', encoding="utf-8")
     with pytest.raises(ParamsError, match=r'measure.json: batch_size must be an integer ≥ 1 or "auto", got 0'):
