@@ -18,7 +18,7 @@ from schemas.evidence import (
 from schemas.model import ModelManifest
 from schemas.params.ablate import Ablate
 from schemas.results import Verdict
-from tests.diagnoses import diagnosis, simulation
+from tests.diagnoses import diagnosis, directions, simulation
 
 Ends = tuple[float, float]
 
@@ -238,6 +238,7 @@ def report(**given: Any) -> Report:
         "left_out": {},
         "diagnosis": diagnosis(),
         "simulation": simulation(),
+        "directions": directions(),
         "ablate": Ablate(),
         "manifest": manifest(),
         "directions_sha256": "ef" * 32,

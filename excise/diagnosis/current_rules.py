@@ -24,7 +24,7 @@ from excise.trials.refusal import Outcome, Questions
 from excise.trials.simulation import simulated
 from schemas.directions import MeasurementStatistics
 from schemas.params.ablate import Ablate
-from schemas.simulation import PartTrial, ScaleTrial, Simulation
+from schemas.simulation import EditedTensors, PartTrial, Projections, ScaleTrial, Simulation
 
 SCALES = (0.5, 1.0, 2.0)
 """What the scale of every rule is multiplied by."""
@@ -32,10 +32,6 @@ SCALES = (0.5, 1.0, 2.0)
 RUINOUS = 2.0
 """Rules are ruinous where the base's own answers become so many times as perplexing: each of their tokens half as
 likely, on average. docs/diagnosis.md has what lies on either side."""
-
-Projections = list[tuple[Tensor, Tensor]]
-"""Harmful and harmless prompts along the direction, ``[prompts]`` float64 each, at the measurement that it is of: in
-the base, and with the rules of params.yaml."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +76,7 @@ def simulate(
     statistics: Sequence[MeasurementStatistics],
     directions_sha256: str,
     advance: Callable[[int], None],
-) -> tuple[Simulation, Projections]:
+) -> Simulation:
     """Simulate the rules of params.yaml, with the scale of each times ``SCALES``, and where they are ruinous each third
     of their layers by itself. Raises `StageError`: the model does not have what a rule names, or cannot be edited so;
     or it answers with NaN.
@@ -125,8 +121,12 @@ def simulate(
         advance(1)
 
     ruinous = is_ruinous(trials[SCALES.index(1.0)].perplexity)
-    simulation = Simulation(
+    return Simulation(
+        edited=edited_tensors([*plans[1.0], *shifts]),
+        measurements=sorted({edit.measurement for edit in plans[1.0]}),
         measurement=measurement,
+        base=_projections(before, round(measurement)),
+        projected=_projections(after[1.0], round(measurement)),
         current=outcomes[1.0].answers(),
         difference=direct.whole,
         left_out=direct.left_out,
@@ -136,8 +136,21 @@ def simulate(
         ablate=ablate.model_dump(mode="json"),
         directions_sha256=directions_sha256,
     )
-    at = round(measurement)
-    return simulation, [(harmful.stream[:, at], harmless.stream[:, at]) for harmful, harmless in (before, after[1.0])]
+
+
+def _projections(traces: Sequence[Trace], measurement: int) -> Projections:
+    harmful, harmless = (trace.stream[:, measurement].tolist() for trace in traces)
+    return Projections(harmful=harmful, harmless=harmless)
+
+
+def edited_tensors(changes: Sequence[Edit | Shift]) -> list[EditedTensors]:
+    """How many tensors of each kind are edited, and in which layers."""
+    found = []
+    for role in dict.fromkeys(change.role for change in changes):
+        of_role = [change for change in changes if change.role == role]
+        layers = sorted({change.layer for change in of_role if change.layer is not None})
+        found.append(EditedTensors(role=role, tensors=len({change.tensor for change in of_role}), layers=layers))
+    return found
 
 
 def is_ruinous(perplexity: float | None) -> bool:
