@@ -49,8 +49,8 @@ class Simulation(Document):
     edited: list[EditedTensors]
     measurements: list[float] = Field(description="whose directions the edits take, in order")
     measurement: float = Field(description="along whose direction: that of most of the edits")
-    base: Projections = Field(description="at that measurement")
-    projected: Projections = Field(description="the same with the rules of params.yaml")
+    projections_before: Projections = Field(description="at that measurement, in the base")
+    projections_after: Projections = Field(description="the same with the rules of params.yaml")
     current: Answers = Field(description="with the rules of params.yaml")
     difference: float = Field(description="in the last measurement of the base")
     left_out: float = Field(description="of that, what no rule covers")

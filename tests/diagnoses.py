@@ -99,8 +99,11 @@ def simulation(**given: Any) -> Simulation:
         "edited": [{"role": "attention", "tensors": 2, "layers": [0, 1]}],
         "measurements": [2.0],
         "measurement": 2.0,
-        "base": {"harmful": [number / 8 for number in range(16)], "harmless": [-number / 8 for number in range(16)]},
-        "projected": {"harmful": [number / 32 for number in range(16)], "harmless": [0.25] * 16},
+        "projections_before": {
+            "harmful": [number / 8 for number in range(16)],
+            "harmless": [-number / 8 for number in range(16)],
+        },
+        "projections_after": {"harmful": [number / 32 for number in range(16)], "harmless": [0.25] * 16},
         "current": answers(0.5, 0.375),
         "difference": 9.125,
         "left_out": 5.125,

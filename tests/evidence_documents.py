@@ -22,6 +22,8 @@ from tests.diagnoses import diagnosis, directions, simulation
 
 Ends = tuple[float, float]
 
+PICTURES = ("directions", "writers", "stream", "projections", "experts", "coverage", "scales")
+
 WORSE_IF_HIGHER = ("refusal_rate", "degenerate_rate", "perplexity")
 
 

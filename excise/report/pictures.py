@@ -179,7 +179,8 @@ def _projections(simulation: Simulation) -> Figure:
     """Prompts along the direction, before and after the edit."""
     figure, panels = _figure(1, 2, (8.0, 3.0), share=True)
     sides = [
-        [_finite(kind) for kind in (model.harmful, model.harmless)] for model in (simulation.base, simulation.projected)
+        [_finite(kind) for kind in (model.harmful, model.harmless)]
+        for model in (simulation.projections_before, simulation.projections_after)
     ]
     edges = np.histogram_bin_edges(np.concatenate([values for side in sides for values in side]), bins=24)
     for axes, side, title in zip(panels, sides, ("Base model", "With the current rules"), strict=True):

@@ -10,10 +10,10 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Dialog, Page, ViewportSize, sync_playwright
 
 from excise.report.page import render_page
-from excise.report.pictures import PICTURES
 from schemas.evidence import Comparison, GateVerdicts, TaskChanges
 from tests.evidence_documents import (
     BAD,
+    PICTURES,
     broken_rows,
     changed,
     changes,
