@@ -7,6 +7,7 @@ from pydantic import Field
 
 from schemas.basis.document import Document
 from schemas.diagnosis import Answers
+from schemas.edit import PlanRow
 
 
 class ScaleTrial(Document):
@@ -28,14 +29,6 @@ class PartTrial(Document):
     perplexity: float | None = Field(description="null where it is no number")
 
 
-class EditedTensors(Document):
-    """The tensors of one kind that the current rules edit."""
-
-    role: str
-    tensors: int
-    layers: list[int] = Field(description="empty for the embeddings")
-
-
 class Projections(Document):
     """Where one model's stream lies along the direction, a number for each prompt."""
 
@@ -46,7 +39,7 @@ class Projections(Document):
 class Simulation(Document):
     """`artifacts/simulation.json`."""
 
-    edited: list[EditedTensors]
+    edited: list[PlanRow] = Field(description="by the rules of params.yaml")
     measurements: list[float] = Field(description="whose directions the edits take, in order")
     measurement: float = Field(description="along whose direction: that of most of the edits")
     projections_before: Projections = Field(description="at that measurement, in the base")

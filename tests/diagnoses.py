@@ -96,7 +96,7 @@ def simulation(**given: Any) -> Simulation:
         given: parts of it that are to be otherwise.
     """
     document = {
-        "edited": [{"role": "attention", "tensors": 2, "layers": [0, 1]}],
+        "edited": [{"role": "attention", "tensors": 2, "layers": [0, 1], "parameters": 8192, "bytes": 32768}],
         "measurements": [2.0],
         "measurement": 2.0,
         "projections_before": {
@@ -115,7 +115,7 @@ def simulation(**given: Any) -> Simulation:
         "ruinous": False,
         "thirds": [],
         "ablate": {},
-        "directions_sha256": "0" * 64,
+        "directions_sha256": "ef" * 32,
     }
     return Simulation.model_validate(document | given)
 

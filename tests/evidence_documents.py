@@ -243,7 +243,6 @@ def report(**given: Any) -> Report:
         "directions": directions(),
         "ablate": Ablate(),
         "manifest": manifest(),
-        "directions_sha256": "ef" * 32,
         "pictures": {},
     }
     return Report(**{**usual, **given})

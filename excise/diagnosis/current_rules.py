@@ -17,14 +17,14 @@ from excise.checkpoint.base_model import BaseModel
 from excise.diagnosis.contributions import Component, Trace, Tracer, components
 from excise.edit.planning.plan import Edit, make_plan
 from excise.edit.planning.projectors import Directions
-from excise.edit.planning.shifts import Shift, make_shifts
+from excise.edit.planning.shifts import Shift, make_shifts, summary
 from excise.trials.bench import with_scales
 from excise.trials.perplexity import OwnAnswers
 from excise.trials.refusal import Outcome, Questions
 from excise.trials.simulation import simulated
 from schemas.directions import MeasurementStatistics
 from schemas.params.ablate import Ablate
-from schemas.simulation import EditedTensors, PartTrial, Projections, ScaleTrial, Simulation
+from schemas.simulation import PartTrial, Projections, ScaleTrial, Simulation
 
 SCALES = (0.5, 1.0, 2.0)
 """What the scale of every rule is multiplied by."""
@@ -122,7 +122,7 @@ def simulate(
 
     ruinous = is_ruinous(trials[SCALES.index(1.0)].perplexity)
     return Simulation(
-        edited=edited_tensors([*plans[1.0], *shifts]),
+        edited=summary([*plans[1.0], *shifts], base.tensors),
         measurements=sorted({edit.measurement for edit in plans[1.0]}),
         measurement=measurement,
         projections_before=_projections(before, round(measurement)),
@@ -141,16 +141,6 @@ def simulate(
 def _projections(traces: Sequence[Trace], measurement: int) -> Projections:
     harmful, harmless = (trace.stream[:, measurement].tolist() for trace in traces)
     return Projections(harmful=harmful, harmless=harmless)
-
-
-def edited_tensors(changes: Sequence[Edit | Shift]) -> list[EditedTensors]:
-    """How many tensors of each kind are edited, and in which layers."""
-    found = []
-    for role in dict.fromkeys(change.role for change in changes):
-        of_role = [change for change in changes if change.role == role]
-        layers = sorted({change.layer for change in of_role if change.layer is not None})
-        found.append(EditedTensors(role=role, tensors=len({change.tensor for change in of_role}), layers=layers))
-    return found
 
 
 def is_ruinous(perplexity: float | None) -> bool:

@@ -44,7 +44,6 @@ class Report:
     """The section of params.yaml that was simulated and run."""
     manifest: ModelManifest
     """The base model."""
-    directions_sha256: str
     pictures: dict[str, str]
     """The SVG of each picture, by its name."""
 
@@ -72,7 +71,6 @@ def findings(report: Report) -> dict[str, Any]:
     taken = {end for place in simulation.measurements for end in (math.floor(place), math.ceil(place))}
     used = [row for row in report.directions.measurements if row.measurement in taken]
     return {
-        "tensors": sum(row.tensors for row in simulation.edited),
         "failures": list(_failures(report.rows)),
         "unmeasured": [group for group in GROUPS if not any(row.metric.startswith(f"{group}.") for row in report.rows)],
         "warnings": [(row.measurement, warning) for row in used for warning in row.warnings],

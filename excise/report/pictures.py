@@ -92,11 +92,10 @@ def _directions(statistics: DirectionStatistics) -> Figure:
     rows = statistics.measurements
     places = [row.measurement for row in rows]
     figure, (quality, length) = _figure(1, 2, (8.0, 3.0))
-    _line(quality, places, [row.auroc for row in rows], GREEN, "AUROC")
-    _line(quality, places, [row.stability for row in rows], PINK, "stability", "s--")
-    _line(length, places, [row.relative_norm for row in rows], "#555555", "length")
+    qualities = {"AUROC": [row.auroc for row in rows], "stability": [row.stability for row in rows]}
+    _lines(quality, places, qualities, GREEN, PINK)
+    _lines(length, places, {"length": [row.relative_norm for row in rows]}, "#555555")
     quality.set(title="Separation of unseen prompts (AUROC); stability", xlabel=MEASUREMENT, ylim=(None, 1.05))
-    quality.legend()
     length.set(title="Length of the direction, over the stream's", xlabel=MEASUREMENT)
     return figure
 
@@ -152,26 +151,27 @@ def _coverage(diagnosis: Diagnosis) -> Figure | None:
 def _stream(diagnosis: Diagnosis) -> Figure:
     """The stream along the direction, measurement by measurement."""
     figure, (axes,) = _figure(1, 1, (6.4, 3.2))
-    places = [point.measurement for point in diagnosis.stream]
-    _line(axes, places, [point.harmful for point in diagnosis.stream], HARMFUL, "harmful")
-    _line(axes, places, [point.harmless for point in diagnosis.stream], HARMLESS, "harmless", "s--")
+    points = diagnosis.stream
+    lines = {"harmful": [point.harmful for point in points], "harmless": [point.harmless for point in points]}
+    _lines(axes, [point.measurement for point in points], lines, HARMFUL, HARMLESS)
     axes.axhline(0, color="#888888", linewidth=0.8)
     axes.set(title="The stream along the direction, mean over prompts", xlabel=MEASUREMENT, ylabel=PROJECTION)
-    axes.legend(title="prompts")
     return figure
 
 
 def _scales(simulation: Simulation) -> Figure:
     """What is left of the difference at each scale."""
     figure, (axes,) = _figure(1, 1, (6.4, 3.2))
-    scales = [trial.scale for trial in simulation.scales]
-    _line(axes, scales, [trial.direct for trial in simulation.scales], PINK, "direct")
-    _line(axes, scales, [trial.simulated for trial in simulation.scales], GREEN, "simulated", "s--")
+    trials = simulation.scales
+    lines: dict[str, Numbers] = {
+        "direct": [trial.direct for trial in trials],
+        "simulated": [trial.simulated for trial in trials],
+    }
+    _lines(axes, [trial.scale for trial in trials], lines, PINK, GREEN)
     axes.axhline(0, color="#888888", linewidth=0.8)
     axes.set(title="What the current rules leave of the difference, at other scales")
     axes.set(xlabel="times the scale of each rule (1: as it is)")
     axes.set(ylabel="difference left in the last\nmeasurement (units of the stream)")
-    axes.legend(title="prediction")
     return figure
 
 
@@ -191,11 +191,13 @@ def _projections(simulation: Simulation) -> Figure:
     return figure
 
 
-def _line(axes: Axes, x: Sequence[float], y: Numbers, color: str, name: str, marks: str = "o-") -> None:
-    """One series, broken where there is no number; marks and dashes differ, so that it can do without color."""
-    values = [np.nan if value is None or not np.isfinite(value) else value for value in y]
-    axes.plot(x, values, marks, color=color, markersize=4, label=name)
+def _lines(axes: Axes, x: Sequence[float], lines: Mapping[str, Numbers], *colors: str) -> None:
+    """Lines, broken where there is no number; marks and dashes differ, so that they can do without color."""
+    for (name, numbers), color, marks in zip(lines.items(), colors, ("o-", "s--"), strict=False):
+        values = [np.nan if value is None or not np.isfinite(value) else value for value in numbers]
+        axes.plot(x, values, marks, color=color, markersize=4, label=name)
     axes.xaxis.set_major_locator(MaxNLocator(integer=all(isinstance(place, int) for place in x)))
+    axes.legend()
 
 
 def _heat_map(

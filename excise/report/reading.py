@@ -4,7 +4,7 @@ from pathlib import Path
 
 from excise.comparison.comparison import changes, compare, measure_both, read_side
 from excise.comparison.gates import judge_gates
-from excise.plumbing.files import read_document, sha256_of
+from excise.plumbing.files import read_document
 from excise.report.findings import Report
 from excise.report.pictures import draw
 from schemas.basis.document import read_settings
@@ -37,6 +37,5 @@ def read_report() -> Report:
         directions=directions,
         ablate=settings.ablate,
         manifest=read_document(ModelManifest, ARTIFACTS / "model.json"),
-        directions_sha256=sha256_of(ARTIFACTS / "directions.safetensors"),
         pictures=draw(diagnosis, simulation, directions),
     )

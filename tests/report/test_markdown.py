@@ -140,7 +140,10 @@ def listed(report: str, heading: str) -> list[str]:
 def test_the_edit_is_told_by_its_base_its_rules_and_its_tensors() -> None:
     rules = [{"layers": "0-1", "measurement": 2.5, "scale": 0.5, "targets": ["attention"]}]
     rules += [{"layers": "all", "measurement": "same", "targets": ["routed_experts"], "experts": [0, 1, 3]}]
-    edited = [{"role": "attention", "tensors": 2, "layers": [0, 1]}, {"role": "embedding", "tensors": 1, "layers": []}]
+    edited = [
+        {"role": "attention", "tensors": 2, "layers": [0, 1], "parameters": 8192, "bytes": 32768},
+        {"role": "embedding", "tensors": 1, "layers": [], "parameters": 1024, "bytes": 4096},
+    ]
     base = manifest().model_copy(update={"source": "hub", "id": "some/model", "revision": "12" * 20})
     ablate = Ablate.model_validate({"rules": rules})
     shown = report(manifest=base, ablate=ablate, simulation=simulation(edited=edited))
@@ -150,7 +153,7 @@ def test_the_edit_is_told_by_its_base_its_rules_and_its_tensors() -> None:
         ["0-1", "2.5", "0.5", "attention"],
         ["all", "same", "1", "routed_experts; experts 0-1, 3"],
     ]
-    assert "3 tensors are edited: 2 of `attention` (layers 0-1), 1 of `embedding`." in text
+    assert "3 tensors with 9,216 parameters are edited: 2 of `attention` (layers 0-1), 1 of `embedding`." in text
     nothing = report(simulation=simulation(edited=[]))
     assert "No tensor is edited" in part(markdown.render_report(nothing), "What changed")
 
