@@ -27,11 +27,11 @@ from schemas.params.ablate import Ablate
 from schemas.simulation import PartTrial, Projections, ScaleTrial, Simulation
 
 SCALES = (0.5, 1.0, 2.0)
-"""What the scale of every rule is multiplied by."""
+"""Factors on the scale of every rule."""
 
 RUINOUS = 2.0
-"""Rules are ruinous where the base's own answers become so many times as perplexing: each of their tokens half as
-likely, on average. docs/diagnosis.md has what lies on either side."""
+"""Rules are ruinous where the base's own answers become more than this many times as perplexing: each of their tokens
+less than half as likely, on average. docs/diagnosis.md has examples on either side."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def simulate(
         prompts: the tokens of harmful and of harmless ones, held out.
         statistics: of each measurement.
         directions_sha256: of the file that holds the directions.
-        advance: told each pass over the prompts: one, and one a scale.
+        advance: called after each pass over the prompts: one of the base, and one per scale.
     """
     plans = {scale: make_plan(with_scales(ablate, partial(mul, scale)), base, directions) for scale in SCALES}
     shifts, model = make_shifts(ablate, base, use_odds), own.model
@@ -144,8 +144,8 @@ def _projections(traces: Sequence[Trace], measurement: int) -> Projections:
 
 
 def is_ruinous(perplexity: float | None) -> bool:
-    """Whether a model with this perplexity on the base's own answers, as a multiple of the base's, is one that cannot
-    write as the base does."""
+    """Whether a model can no longer write as the base does, given the perplexity of the base's own answers to it, as a
+    multiple of the base's."""
     return perplexity is None or perplexity > RUINOUS
 
 
