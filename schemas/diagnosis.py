@@ -1,11 +1,11 @@
 """`artifacts/diagnosis.json`: what explains a model, whatever the rules. Projections are in the units of the stream,
 log-odds and KL in nats, and every difference is harmful minus harmless. Null where a number does not exist."""
 
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field
 
-from schemas.basis.document import Document, records
+from schemas.basis.document import Document
 
 
 class Answers(Document):
@@ -149,13 +149,3 @@ class Diagnosis(Document):
     weights: list[WeightsSplit]
     ranges: list[RangeTrial]
     recommendation: Recommendation | None = Field(description="null where this model takes none of the edits tried")
-
-
-PromptKind = Literal["harmful", "harmless"]
-PLOTS = {
-    "writers": records(layer=int, writer=str, difference=float, effect=float),
-    "experts": records(layer=int, expert=int, prompts=PromptKind, share=float),
-    "coverage": records(first=int, last=int, refusal=float, kl=float),
-    "stream": records(measurement=int, prompts=PromptKind, projection=float),
-}
-"""What each `artifacts/plots/*.json` holds: the records that pictures are drawn from."""

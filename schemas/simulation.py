@@ -1,12 +1,13 @@
 """`artifacts/simulation.json`: what the current rules would do, before any byte is written. Units are those of
 `artifacts/diagnosis.json`. Perplexities are of the base's own answers to harmless prompts, in multiples of its own."""
 
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field
 
-from schemas.basis.document import Document, records
-from schemas.diagnosis import Answers, PromptKind
+from schemas.basis.document import Document
+from schemas.diagnosis import Answers
+from schemas.edit import PlanRow
 
 
 class ScaleTrial(Document):
@@ -28,10 +29,21 @@ class PartTrial(Document):
     perplexity: float | None = Field(description="null where it is no number")
 
 
+class Projections(Document):
+    """Where one model's stream lies along the direction, a number for each prompt."""
+
+    harmful: list[float]
+    harmless: list[float]
+
+
 class Simulation(Document):
     """`artifacts/simulation.json`."""
 
+    edited: list[PlanRow] = Field(description="by the rules of params.yaml")
+    measurements: list[float] = Field(description="whose directions the edits take, in order")
     measurement: float = Field(description="along whose direction: that of most of the edits")
+    projections_before: Projections = Field(description="at that measurement, in the base")
+    projections_after: Projections = Field(description="the same with the rules of params.yaml")
     current: Answers = Field(description="with the rules of params.yaml")
     difference: float = Field(description="in the last measurement of the base")
     left_out: float = Field(description="of that, what no rule covers")
@@ -40,10 +52,3 @@ class Simulation(Document):
     thirds: list[PartTrial] = Field(description="each third of the layers by itself; empty where nothing is ruinous")
     ablate: dict[str, Any] = Field(description="the resolved `ablate` section of params.yaml")
     directions_sha256: str = Field(pattern="^[0-9a-f]{64}$")
-
-
-PLOTS = {
-    "scales": records(scale=float, prediction=Literal["direct", "simulated"], remainder=float | None),
-    "projections": records(model=Literal["base", "edited"], prompts=PromptKind, projection=float),
-}
-"""What each `artifacts/simulation/*.json` holds: the records that pictures are drawn from."""

@@ -1,17 +1,15 @@
 """Stage diagnose: base model and directions → who writes refusal, who reads it, and which edit to try: all on prompts
 that were not measured, in forward passes of the base; no weight is written."""
 
-import json
 from pathlib import Path
 
 from excise.checkpoint.base_model import BaseModel
 from excise.diagnosis.explanation import STEPS, explain
-from excise.diagnosis.plots import plots_of_diagnosis
 from excise.edit.planning.projectors import read_directions
 from excise.inference.loading.models import load_model
 from excise.inference.loading.tokenizer import load_tokenizer
 from excise.plumbing.errors import run_stage
-from excise.plumbing.files import write_json, write_text
+from excise.plumbing.files import write_json
 from excise.plumbing.machine import placement
 from excise.plumbing.progress import progress
 from excise.prompts.chats import read_format, read_prompts, tokenize
@@ -37,8 +35,6 @@ def main() -> None:
         diagnosis = explain(bench, settings, statistics, tokenizer.decode, advance)
 
     write_json(ARTIFACTS / "diagnosis.json", diagnosis)
-    for name, records in plots_of_diagnosis(diagnosis).items():
-        write_text(ARTIFACTS / f"plots/{name}.json", json.dumps(records, indent=1) + "\n")
 
 
 if __name__ == "__main__":

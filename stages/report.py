@@ -1,4 +1,4 @@
-"""Stage report: both models' results, diagnosis and simulation → comparison, gates, report; also where a gate fails."""
+"""Stage report: both models' results and what explains them → comparison, gates, report; also where a gate fails."""
 
 import json
 from pathlib import Path

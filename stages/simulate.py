@@ -1,12 +1,10 @@
 """Stage simulate: base model, directions and rules → what these rules would do, before any byte is written. Tried on
 prompts that were not measured, in four passes over them, and on the base's own answers to a few."""
 
-import json
 from pathlib import Path
 
 from excise.checkpoint.base_model import BaseModel
 from excise.diagnosis.current_rules import SCALES, simulate
-from excise.diagnosis.plots import plots_of_simulation
 from excise.edit.forecast import say_foreseen
 from excise.edit.planning.projectors import read_directions, read_use
 from excise.edit.planning.shifts import odds_by_layer
@@ -14,7 +12,7 @@ from excise.inference.continuations import greedy_answers
 from excise.inference.loading.models import load_model
 from excise.inference.loading.tokenizer import load_tokenizer
 from excise.plumbing.errors import run_stage
-from excise.plumbing.files import sha256_of, write_json, write_text
+from excise.plumbing.files import sha256_of, write_json
 from excise.plumbing.machine import placement
 from excise.plumbing.progress import progress
 from excise.prompts.chats import read_format, read_prompts, tokenize
@@ -40,11 +38,9 @@ def main() -> None:
         own = OwnAnswers(model, answered, greedy_answers(model, tokenizer, answered, "auto", advance))
     digest = sha256_of(ARTIFACTS / "directions.safetensors")
     with progress("Simulate", 1 + len(SCALES), "passes") as advance:
-        simulation, projections = simulate(base, directions, use_odds, own, sides, ablate, statistics, digest, advance)
+        simulation = simulate(base, directions, use_odds, own, sides, ablate, statistics, digest, advance)
 
     write_json(ARTIFACTS / "simulation.json", simulation)
-    for name, records in plots_of_simulation(simulation, projections).items():
-        write_text(ARTIFACTS / f"simulation/{name}.json", json.dumps(records, indent=1) + "\n")
     say_foreseen(simulation)
 
 

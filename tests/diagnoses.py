@@ -5,6 +5,7 @@ from typing import Any
 
 from excise.trials.bench import layer_ranges
 from schemas.diagnosis import Diagnosis
+from schemas.directions import DirectionStatistics
 from schemas.simulation import Simulation
 
 KINDS = ("attention", "routed_experts", "shared_experts")
@@ -95,7 +96,14 @@ def simulation(**given: Any) -> Simulation:
         given: parts of it that are to be otherwise.
     """
     document = {
+        "edited": [{"role": "attention", "tensors": 2, "layers": [0, 1], "parameters": 8192, "bytes": 32768}],
+        "measurements": [2.0],
         "measurement": 2.0,
+        "projections_before": {
+            "harmful": [number / 8 for number in range(16)],
+            "harmless": [-number / 8 for number in range(16)],
+        },
+        "projections_after": {"harmful": [number / 32 for number in range(16)], "harmless": [0.25] * 16},
         "current": answers(0.5, 0.375),
         "difference": 9.125,
         "left_out": 5.125,
@@ -107,6 +115,23 @@ def simulation(**given: Any) -> Simulation:
         "ruinous": False,
         "thirds": [],
         "ablate": {},
-        "directions_sha256": "0" * 64,
+        "directions_sha256": "ef" * 32,
     }
     return Simulation.model_validate(document | given)
+
+
+def directions(measurements: int = 5, **given: Any) -> DirectionStatistics:
+    """Statistics of directions; the embeddings have none.
+
+    Args:
+        given: parts of each measurement that are to be otherwise.
+    """
+    names = ("norm", "harmful_mean_norm", "harmless_mean_norm", "relative_norm", "cosine_of_means", "cosine_with_next")
+    more = ("auroc", "stability", "stability_low", "stability_high", "largest_channel_share")
+    rows = [
+        {"measurement": place, "reason": None if place else "all prompts are the same here", "warnings": []}
+        | {name: (place + number) / 64 if place else None for number, name in enumerate(names + more)}
+        | (given if place else {})
+        for place in range(measurements)
+    ]
+    return DirectionStatistics.model_validate({"harmful_prompts": 128, "harmless_prompts": 64, "measurements": rows})

@@ -18,9 +18,11 @@ from schemas.evidence import (
 from schemas.model import ModelManifest
 from schemas.params.ablate import Ablate
 from schemas.results import Verdict
-from tests.diagnoses import diagnosis, simulation
+from tests.diagnoses import diagnosis, directions, simulation
 
 Ends = tuple[float, float]
+
+PICTURES = ("directions", "writers", "stream", "projections", "experts", "coverage", "scales")
 
 WORSE_IF_HIGHER = ("refusal_rate", "degenerate_rate", "perplexity")
 
@@ -238,9 +240,9 @@ def report(**given: Any) -> Report:
         "left_out": {},
         "diagnosis": diagnosis(),
         "simulation": simulation(),
+        "directions": directions(),
         "ablate": Ablate(),
         "manifest": manifest(),
-        "directions_sha256": "ef" * 32,
         "pictures": {},
     }
     return Report(**{**usual, **given})

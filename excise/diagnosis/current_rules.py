@@ -17,25 +17,21 @@ from excise.checkpoint.base_model import BaseModel
 from excise.diagnosis.contributions import Component, Trace, Tracer, components
 from excise.edit.planning.plan import Edit, make_plan
 from excise.edit.planning.projectors import Directions
-from excise.edit.planning.shifts import Shift, make_shifts
+from excise.edit.planning.shifts import Shift, make_shifts, summary
 from excise.trials.bench import with_scales
 from excise.trials.perplexity import OwnAnswers
 from excise.trials.refusal import Outcome, Questions
 from excise.trials.simulation import simulated
 from schemas.directions import MeasurementStatistics
 from schemas.params.ablate import Ablate
-from schemas.simulation import PartTrial, ScaleTrial, Simulation
+from schemas.simulation import PartTrial, Projections, ScaleTrial, Simulation
 
 SCALES = (0.5, 1.0, 2.0)
-"""What the scale of every rule is multiplied by."""
+"""Factors on the scale of every rule."""
 
 RUINOUS = 2.0
-"""Rules are ruinous where the base's own answers become so many times as perplexing: each of their tokens half as
-likely, on average. docs/diagnosis.md has what lies on either side."""
-
-Projections = list[tuple[Tensor, Tensor]]
-"""Harmful and harmless prompts along the direction, ``[prompts]`` float64 each, at the measurement that it is of: in
-the base, and with the rules of params.yaml."""
+"""Rules are ruinous where the base's own answers become more than this many times as perplexing: each of their tokens
+less than half as likely, on average. docs/diagnosis.md has examples on either side."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +76,7 @@ def simulate(
     statistics: Sequence[MeasurementStatistics],
     directions_sha256: str,
     advance: Callable[[int], None],
-) -> tuple[Simulation, Projections]:
+) -> Simulation:
     """Simulate the rules of params.yaml, with the scale of each times ``SCALES``, and where they are ruinous each third
     of their layers by itself. Raises `StageError`: the model does not have what a rule names, or cannot be edited so;
     or it answers with NaN.
@@ -91,7 +87,7 @@ def simulate(
         prompts: the tokens of harmful and of harmless ones, held out.
         statistics: of each measurement.
         directions_sha256: of the file that holds the directions.
-        advance: told each pass over the prompts: one, and one a scale.
+        advance: called after each pass over the prompts: one of the base, and one per scale.
     """
     plans = {scale: make_plan(with_scales(ablate, partial(mul, scale)), base, directions) for scale in SCALES}
     shifts, model = make_shifts(ablate, base, use_odds), own.model
@@ -125,8 +121,12 @@ def simulate(
         advance(1)
 
     ruinous = is_ruinous(trials[SCALES.index(1.0)].perplexity)
-    simulation = Simulation(
+    return Simulation(
+        edited=summary([*plans[1.0], *shifts], base.tensors),
+        measurements=sorted({edit.measurement for edit in plans[1.0]}),
         measurement=measurement,
+        projections_before=_projections(before, round(measurement)),
+        projections_after=_projections(after[1.0], round(measurement)),
         current=outcomes[1.0].answers(),
         difference=direct.whole,
         left_out=direct.left_out,
@@ -136,13 +136,16 @@ def simulate(
         ablate=ablate.model_dump(mode="json"),
         directions_sha256=directions_sha256,
     )
-    at = round(measurement)
-    return simulation, [(harmful.stream[:, at], harmless.stream[:, at]) for harmful, harmless in (before, after[1.0])]
+
+
+def _projections(traces: Sequence[Trace], measurement: int) -> Projections:
+    harmful, harmless = (trace.stream[:, measurement].tolist() for trace in traces)
+    return Projections(harmful=harmful, harmless=harmless)
 
 
 def is_ruinous(perplexity: float | None) -> bool:
-    """Whether a model with this perplexity on the base's own answers, as a multiple of the base's, is one that cannot
-    write as the base does."""
+    """Whether a model can no longer write as the base does, given the perplexity of the base's own answers to it, as a
+    multiple of the base's."""
     return perplexity is None or perplexity > RUINOUS
 
 

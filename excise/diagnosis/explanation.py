@@ -1,4 +1,4 @@
-"""The whole diagnosis of a model, whatever the rules: along the direction that is most the cause, over all writers."""
+"""The whole diagnosis of a model, independent of the rules: along its most causal direction, over all writers."""
 
 from collections.abc import Callable, Sequence
 
@@ -17,7 +17,7 @@ from schemas.directions import MeasurementStatistics
 from schemas.params.ablate import Ablate, EditMethod, Orthogonalize
 
 STEPS = 4
-"""How often `explain` tells how far it is."""
+"""Progress steps of `explain`."""
 
 
 def explain(
@@ -32,7 +32,7 @@ def explain(
     Args:
         statistics: of each measurement.
         decode: gives a token's text.
-        advance: told each step of ``STEPS``.
+        advance: called after each of the ``STEPS``.
     """
     questions, base, ablate = bench.questions, bench.base, Ablate(**settings.model_dump())
     model, layout, kinds = questions.model, base.layout.family, (questions.harmful, questions.harmless)
@@ -84,9 +84,8 @@ def explain(
 def explained_direction(
     directions: Directions, causal: Sequence[int], orthogonalize: Orthogonalize
 ) -> tuple[int, Tensor]:
-    """The first of the measurements whose direction is most the cause, and that direction ``[hidden]`` as edits take
-    it; one that lies along the harmless mean of its measurement is passed over where they take that mean out.
-    Raises `StageError`: none is left."""
+    """The first of the most causal measurements, and its direction ``[hidden]`` as edits use it. Where edits take the
+    harmless mean out, a direction that lies along that mean is skipped. Raises `StageError`: none is left."""
     for measurement in causal:
         try:
             return measurement, directions.of_every_layer(measurement, orthogonalize)

@@ -1,4 +1,4 @@
-"""The edit to try next: of many simulated ones, that which removes refusal at the lowest KL."""
+"""The edit to try next: of many simulated edits, the one that removes refusal at the lowest KL."""
 
 import math
 from collections.abc import Sequence
@@ -13,16 +13,16 @@ from schemas.diagnosis import NamedWriter, RangeTrial, Recommendation
 from schemas.params.ablate import Ablate
 
 LIMIT = 0.05
-"""Refusal counts as removed when no larger share of harmful prompts is refused, nor with a larger probability."""
+"""Refusal is removed where both the share of harmful prompts refused and the mean probability are at most this."""
 
 MEASUREMENTS = 3
-"""How many measurements are tried: those whose direction is most the cause."""
+"""How many of the most causal measurements are tried."""
 
 KEPT = 3
-"""How many of the best are tried further: with fewer writers, and at lower scales."""
+"""How many of the best edits are varied further: with fewer writers, and at lower scales."""
 
 SCALES = (0.5, 0.75)
-"""At which scales the best are tried too."""
+"""Lower scales at which the best edits are also tried."""
 
 Z = 1.96
 """Quantile of the normal distribution for an interval of 95 %."""
@@ -94,7 +94,7 @@ def try_edits(
 def explain_ranges(
     tried: Sequence[Tried], contrast: Contrast, layers: int, measurement: int, writers: Sequence[str]
 ) -> list[RangeTrial]:
-    """Layer coverage: of what was tried, the direction taken out in some layers only."""
+    """Layer coverage: the edits that take the direction out of one range of layers."""
     rows = []
     for first, last in layer_ranges(layers):
         rules = [range_rule(first, last, measurement, writers)]

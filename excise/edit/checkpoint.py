@@ -27,7 +27,7 @@ from excise.edit.planning.layout import spare_layers
 from excise.edit.planning.plan import Edit, make_plan
 from excise.edit.planning.projection import project, written_square
 from excise.edit.planning.projectors import read_directions, read_use
-from excise.edit.planning.shifts import Shift, add, make_shifts, odds_by_layer
+from excise.edit.planning.shifts import Shift, add, make_shifts, odds_by_layer, summary
 from excise.plumbing.errors import StageError
 from excise.plumbing.files import sha256_of
 from excise.plumbing.progress import Advance
@@ -306,25 +306,6 @@ class ResolvedEdit:
     def spare_layers(self) -> list[str]:
         """Prefixes of layers that the file holds and the model does not use."""
         return spare_layers(self.base.layout, self.base.tensors)
-
-
-def summary(changes: Sequence[Edit | Shift], tensors: Mapping[str, Tensor]) -> list[PlanRow]:
-    """A plan by role: how many tensors, in which layers, and how much of them."""
-    rows = []
-    for role in dict.fromkeys(change.role for change in changes):
-        of_role = [change for change in changes if change.role == role]
-        touched = [(tensors[each.tensor], each.experts) for each in of_role]
-        parts = [(tensor, 1.0 if some is None else len(some) / tensor.shape[0]) for tensor, some in touched]
-        rows.append(
-            PlanRow(
-                role=role,
-                tensors=len({change.tensor for change in of_role}),
-                layers=sorted({change.layer for change in of_role if change.layer is not None}),
-                parameters=sum(round(share * math.prod(tensor.shape)) for tensor, share in parts),
-                bytes=sum(round(share * (tensor.stop - tensor.start)) for tensor, share in parts),
-            )
-        )
-    return rows
 
 
 def resolve_edit() -> ResolvedEdit:

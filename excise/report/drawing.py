@@ -3,8 +3,13 @@
 import math
 from dataclasses import dataclass
 
+from matplotlib.ticker import MaxNLocator
+
 from excise.report.conclusions import DRIFT
 from schemas.evidence import Comparison, GateVerdict, Interval
+
+STEPS = [1, 2, 5, 10]
+"""Of round numbers."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +56,12 @@ def draw_drift(row: Comparison) -> Drawing | None:
         return None
     known = DRIFT.get(row.metric)
     neutral = known.neutral if known else 0.0
-    low, high = min(neutral, row.ablated_interval.low), max(neutral, row.ablated_interval.high)
-    falls = known is not None and known.large < neutral
-    axis = _around(low, high, most=neutral) if falls else _around(low, high, least=neutral)
+    low, high = row.ablated_interval.low, row.ablated_interval.high
+    axis = _around(min(neutral, low), max(neutral, high))
+    if known is not None and known.large < neutral and high <= neutral:
+        axis = Axis(axis.first, neutral)
+    elif low >= neutral:
+        axis = Axis(neutral, axis.last)
     return _draw(row.ablated_interval, row.ablated, axis, neutral)
 
 
@@ -79,23 +87,19 @@ def axes(rows: list[Comparison]) -> dict[str, Axis]:
 
 
 def _symmetric(reach: float) -> Axis:
-    """Up to the next of 1, 2 and 5 times a power of ten."""
-    power = _power(max(reach, 0.01))
-    end = next(step * power for step in (1, 2, 5, 10) if step * power >= reach * (1 - 1e-9))
-    return Axis(-end, end)
+    """Up to a round number on both sides of 0."""
+    return _ends(MaxNLocator(2, steps=STEPS, symmetric=True), -max(reach, 0.01), max(reach, 0.01))
 
 
-def _around(low: float, high: float, least: float = 0.0, most: float = math.inf) -> Axis:
-    """A little more than from low to high, in round numbers; not below the least and above the most that there is."""
+def _around(low: float, high: float) -> Axis:
+    """A little more than from low to high, in round numbers."""
     margin = 0.15 * (high - low) or 0.01 * max(1.0, abs(high))
-    step = _power(high - low + 2 * margin) / 10
-    first, last = step * math.floor((low - margin) / step), step * math.ceil((high + margin) / step)
-    return Axis(max(first, least) if low >= least else first, min(last, most) if high <= most else last)
+    return _ends(MaxNLocator(8, steps=STEPS), low - margin, high + margin)
 
 
-def _power(value: float) -> float:
-    """The power of ten of its first digit."""
-    return float(10.0 ** math.floor(math.log10(max(value, 1e-300))))
+def _ends(locator: MaxNLocator, low: float, high: float) -> Axis:
+    first, *_, last = locator.tick_values(low, high)
+    return Axis(float(first), float(last))
 
 
 def _draw(

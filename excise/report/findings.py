@@ -1,7 +1,7 @@
-"""What a report is made of, and what it says of the diagnosis and of the simulated rules: which rows, in which order.
-The words are the template's."""
+"""What a report is made of, and the facts that its templates put into words: which rows, in which order."""
 
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from io import StringIO
 from typing import Any, Generic, TypeVar
@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar
 from ruamel.yaml import YAML
 
 from schemas.diagnosis import Answers, Cause, Diagnosis, RangeTrial, WeightsSplit
+from schemas.directions import DirectionStatistics
 from schemas.evidence import Comparison, GateVerdicts, TaskChanges
 from schemas.model import ModelManifest
 from schemas.params.ablate import Ablate
@@ -19,6 +20,8 @@ T = TypeVar("T")
 MOST_ROWS = 8
 """Tables of large models show the largest rows, and say how many they leave out: a report must fit into a comment."""
 
+GROUPS = ("refusal", "over_refusal", "capability", "drift")
+"""What a report should measure."""
 
 NOTHING = 0.005
 """A smaller share is that of rounding."""
@@ -36,13 +39,13 @@ class Report:
     """Judged task → samples that were not asked, as their prompts were measured."""
     diagnosis: Diagnosis
     simulation: Simulation
+    directions: DirectionStatistics
     ablate: Ablate
     """The section of params.yaml that was simulated and run."""
     manifest: ModelManifest
     """The base model."""
-    directions_sha256: str
     pictures: dict[str, str]
-    """The SVG of each picture of the diagnosis, by its name."""
+    """The SVG of each picture, by its name."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ class Rows(Generic[T]):
 
 
 def findings(report: Report) -> dict[str, Any]:
-    """What to tell of a diagnosis and of the rules that were simulated, by the names that the template uses."""
+    """The facts that are not simply a field of a document, by the names that templates use."""
     diagnosis, simulation, ablate = report.diagnosis, report.simulation, report.ablate
     tried = [row for row in diagnosis.experts if row.effect is not None]
     shares = [row for row in diagnosis.routers if row.share is not None]
@@ -64,7 +67,14 @@ def findings(report: Report) -> dict[str, Any]:
     rule_scales = {rule.scale for rule in ablate.rules}
     scales = [row for row in simulation.scales if row.answers is not None]
     rules = diagnosis.recommendation.rules if diagnosis.recommendation is not None else None
+    # A fraction lies between two measurements.
+    taken = {end for place in simulation.measurements for end in (math.floor(place), math.ceil(place))}
+    used = [row for row in report.directions.measurements if row.measurement in taken]
     return {
+        "failures": list(_failures(report.rows)),
+        "unmeasured": [group for group in GROUPS if not any(row.metric.startswith(f"{group}.") for row in report.rows)],
+        "warnings": [(row.measurement, warning) for row in used for warning in row.warnings],
+        "used": _most(used, lambda row: row.relative_norm or 0.0, lambda row: row.measurement),
         "cause": next(row for row in diagnosis.roles if row.role == diagnosis.named.role),
         "adds_most": max(diagnosis.roles, key=lambda row: row.difference),
         "roles": sorted(diagnosis.roles, key=lambda row: row.effect),
@@ -101,6 +111,23 @@ def findings(report: Report) -> dict[str, Any]:
         "rules": None if rules is None else as_yaml({"ablate": {"rules": rules}}).removeprefix("ablate:\n"),
         "recommends_current": rules is not None and Ablate.model_validate({"rules": rules}).rules == ablate.rules,
     }
+
+
+def _failures(rows: Sequence[Comparison]) -> Iterator[dict[str, Any]]:
+    """Of each task whose answers were judged, how many answers failed in which way; `-` where nobody counted."""
+    degenerate = {row.metric: row for row in rows if row.metric.endswith(".degenerate_rate")}
+    for row in rows:
+        task, _, name = row.metric.rpartition(".")
+        if name == "refusal_rate" and row.rose is not None:
+            useless = degenerate.get(f"{task}.degenerate_rate")
+            yield {
+                "task": task,
+                "samples": row.samples,
+                "still_refused": round(row.ablated * row.samples) - row.rose,
+                "newly_refused": row.rose,
+                "degenerate": "-" if useless is None else round(useless.ablated * row.samples),
+                "degenerate_before": "-" if useless is None else round((useless.base or 0.0) * row.samples),
+            }
 
 
 def as_yaml(document: dict[str, Any]) -> str:

@@ -1,15 +1,15 @@
-"""`report.md`, from a template: what a pull request's comment shows. Nothing in it was written by a model."""
+"""`report.md`, from templates. Nothing in it was written by a model, so that it can be shown to anybody."""
 
 import re
 
-from excise.report.conclusions import DRIFT, REMOVED, Conclusion, conclude
+from excise.report.conclusions import DRIFT, PARTS, REMOVED, Conclusion, Part, Tone, conclude
 from excise.report.findings import Report, findings
 from excise.report.words import TEMPLATES, VERDICTS, code, headline, measured, number, signed
 from schemas.basis.text import ranges
 from schemas.evidence import GateVerdicts
 
 MOST_WORDS = 8
-"""So many words with which refusals begin, and so many named experts, are written out."""
+"""Words with which refusals begin, and named experts, that are written out."""
 
 WORDS = {
     **{called.__name__: called for called in (code, headline, measured, number, ranges)},
@@ -18,17 +18,28 @@ WORDS = {
     "signed": signed,
     "verdicts": VERDICTS,
 }
-"""What every template may call."""
+"""Available to every template."""
 
 
 def render_report(report: Report) -> str:
-    """The report in Markdown: verdict, gates, what happened, every metric of both models, and what explains them."""
-    return _render("report.md.j2", report, folds=True)
+    """The report in Markdown: verdict, what changed, what it cost, where it fails, then every detail."""
+    return render_part("report", report, folds=True)
 
 
-def render_explanation(report: Report) -> str:
-    """The part on the diagnosis and the simulated rules, with no HTML in it: the folds are left out."""
-    return _render("diagnosis.md.j2", report, folds=False)
+def statements(report: Report) -> dict[Part, list[tuple[Tone, str]]]:
+    """What can be said in each part of the report, as Markdown on one line, and how good that is."""
+    conclusions = conclude(report.rows, report.gates)
+    found = {part: [(said.tone, say(said)) for said in conclusions if said.part == part] for part in PARTS}
+    judged = any(row.metric.endswith(".refusal_rate") for row in report.rows)
+    return {part: some or [("plain", told("nothing", part, judged))] for part, some in found.items()}
+
+
+def render_part(name: str, report: Report, folds: bool = False) -> str:
+    """One template of the report. Only folds are HTML."""
+    facts = {"statements": statements(report), "found": findings(report), "most_words": MOST_WORDS}
+    text = TEMPLATES.get_template(f"{name}.md.j2").render(**WORDS, **vars(report), **facts, folds=folds)
+    # A part that is left out leaves the blank lines around it.
+    return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 
 
 def say(conclusion: Conclusion) -> str:
@@ -37,18 +48,11 @@ def say(conclusion: Conclusion) -> str:
 
 
 def why(gates: GateVerdicts) -> str:
-    """One sentence on why the verdict is what it is, as Markdown on one line."""
+    """One sentence on the reason for the verdict, as Markdown on one line."""
     return told("why", gates)
 
 
 def told(macro: str, *arguments: object) -> str:
-    """What a macro of `conclusions.md.j2` says, as Markdown."""
+    """A macro of `conclusions.md.j2` as Markdown."""
     module = TEMPLATES.get_template("conclusions.md.j2").make_module(WORDS)
     return str(getattr(module, macro)(*arguments)).strip()
-
-
-def _render(template: str, report: Report, folds: bool) -> str:
-    shown = {"conclusions": conclude(report.rows, report.gates), "found": findings(report), "most_words": MOST_WORDS}
-    text = TEMPLATES.get_template(template).render(**WORDS, **vars(report), **shown, folds=folds)
-    # A part that is left out leaves the blank lines around it.
-    return re.sub(r"\n{3,}", "\n\n", text).rstrip() + "\n"

@@ -1,6 +1,6 @@
-"""`report.html`: the whole evidence on one page that needs nothing but itself, from a template. Whatever a model wrote
-is on it as text alone: the template escapes it, `inert` writes out what would act on the text around it, and the page's
-own policy allows no script and no address."""
+"""`report.html`: all evidence on one page that loads nothing else, from a template. Whatever a model wrote is only text
+on it: the template escapes it, `inert` spells out characters that would act on the text around them, and the page's own
+policy allows no script and no address."""
 
 import hashlib
 import re
@@ -16,36 +16,38 @@ from markdown_it.token import Token
 from markdown_it.utils import EnvType, OptionsDict
 from markupsafe import Markup
 
-from excise.report.conclusions import change, conclude, movement
+from excise.report.conclusions import change, movement
 from excise.report.drawing import Drawing, axes, draw_difference, draw_drift, draw_gate
 from excise.report.findings import Report, as_yaml
-from excise.report.markdown import render_explanation, say, told, why
+from excise.report.markdown import render_part, statements, told, why
 from excise.report.words import MOST_CHARACTERS, PAGES, VERDICTS, headline, inert, measured
 from schemas.evidence import Comparison, GateVerdicts, Provenance
 from schemas.model import ModelManifest
 
 
 def breakable(name: str) -> Markup:
-    """A name that may be broken over lines behind its dots and underscores alone."""
+    """A name that may break over lines only after its dots and underscores."""
     return Markup("<wbr>").join(re.split(r"(?<=[._])(?=\w)", name))
 
 
 def render_page(report: Report, provenance: Provenance | None) -> str:
-    """The report as one file of HTML. Its provenance is None where it is a stage's output, which may not say."""
+    """The report as one file of HTML. Its provenance is None where it is a stage's output, which must not hold any."""
     reader = _markdown()
 
     def inline(text: str) -> Markup:
         return Markup(reader.renderInline(text))
 
+    def part(name: str) -> Markup:
+        return Markup(reader.render(render_part(name, report), {"pictures": report.pictures}))
+
     return PAGES.get_template("report.html.j2").render(
         **vars(report),
         why=inline(why(report.gates)),
-        conclusions=[(said.tone, inline(say(said))) for said in conclude(report.rows, report.gates)],
+        statements={part: [(tone, inline(words)) for tone, words in said] for part, said in statements(report).items()},
+        parts={name: part(name) for name in ("changed", "failures", "diagnosis")},
         groups=_groups([row for row in report.rows if row.base is not None], report.gates),
         drift=[row for row in report.rows if row.base is None],
         drift_note=inline(told("drift_note")),
-        left_out_note=inline(told("left_out_note", report.left_out)),
-        explanation=Markup(reader.render(render_explanation(report), {"pictures": report.pictures})),
         edit=as_yaml({"ablate": report.ablate.model_dump(mode="json")}),
         manifest_sha256=_digest(report.manifest),
         provenance=provenance,
@@ -56,13 +58,13 @@ def render_page(report: Report, provenance: Provenance | None) -> str:
 
 
 CALLED = (breakable, change, draw_drift, draw_gate, headline, inert, measured, movement)
-"""What the template may call."""
+"""Functions for the template."""
 
 Drawn = tuple[Comparison, Drawing | None]
 
 
 def _groups(rows: Sequence[Comparison], gates: GateVerdicts) -> list[tuple[str, list[tuple[str, list[Drawn]]]]]:
-    """By group and task, each metric and its drawing."""
+    """Each metric with its drawing, by group and task."""
     groups = []
     for group, of_group in groupby(rows, key=lambda row: row.metric.partition(".")[0]):
         members = list(of_group)
@@ -80,11 +82,13 @@ def _digest(manifest: ModelManifest) -> str:
 
 
 def _markdown() -> MarkdownIt:
-    """Markdown to HTML; HTML within Markdown stays text, and of pictures there are only ours."""
+    """Markdown to HTML: HTML within Markdown stays text, and the only pictures are ours."""
     reader = MarkdownIt("commonmark", {"html": False}).enable("table").disable(["link", "autolink"])
     reader.core.ruler.push("figures", _lift_figures)
     reader.add_render_rule("image", _figure)
     reader.add_render_rule("code_inline", _code)
+    reader.add_render_rule("table_open", lambda *_: '<div class="scroll" tabindex="0">\n<table>\n')
+    reader.add_render_rule("table_close", lambda *_: "</table>\n</div>\n")
     return reader
 
 

@@ -1,12 +1,12 @@
-"""Pictures as SVG: a function of the records in `artifacts/plots/` and `artifacts/simulation/`, always the same bytes.
-Colours are told apart by colour-blind readers too (Okabe and Ito's pair, purple to orange, viridis). The background is
-white, so that a picture can be read on a dark page."""
+"""The report's pictures as SVG: functions of documents only, always the same bytes. Color-blind readers can tell the
+colors apart too (Okabe and Ito's palette, purple to orange, viridis). The background is white, so that a picture can be
+read on a dark page."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from io import StringIO
 from itertools import groupby
 from pathlib import Path as FilePath
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 from matplotlib import colormaps, get_data_path, style
@@ -20,18 +20,20 @@ from matplotlib.path import Path
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-Records = Sequence[Mapping[str, Any]]
-"""One list of `artifacts/plots/` or `artifacts/simulation/`."""
+from schemas.diagnosis import Diagnosis
+from schemas.directions import DirectionStatistics
+from schemas.simulation import Simulation
 
+Numbers = Sequence[float | None]
 Grid = NDArray[np.float64]
+Name = TypeVar("Name", int, str)
 
-SIDES = {"harmful": "#D55E00", "harmless": "#0072B2"}
-PREDICTIONS = {"direct": "#CC79A7", "simulated": "#009E73"}
+HARMFUL, HARMLESS, GREEN, PINK = "#D55E00", "#0072B2", "#009E73", "#CC79A7"
 NOTHING = "#DDDDDD"
 """Where there is no number."""
 
 SHADES = 17
-"""How many colours a heat map has: neighbours of one colour are drawn as one, which keeps files small."""
+"""How many colors a heat map has: neighbors of one color are drawn as one, which keeps files small."""
 
 MOST_NUMBERS = 128
 """Heat maps with more cells have no numbers in them."""
@@ -46,153 +48,196 @@ _FILE = str(FilePath(get_data_path(), "fonts/ttf/DejaVuSans.ttf"))
 fontManager.ttflist.append(FontEntry(fname=_FILE, name=FONT, weight=400, size="scalable"))
 
 STYLE = {
+    "axes.spines.right": False,
+    "axes.spines.top": False,
     "axes.titlesize": 9.5,
     "figure.constrained_layout.use": True,
     "font.family": FONT,
     "font.size": 9.0,
+    "legend.frameon": False,
     "savefig.facecolor": "white",
     "svg.fonttype": "path",
     "svg.hashsalt": "excise",
     "text.parse_math": False,
 }
 
-
-def draw(plots: Mapping[str, Records]) -> dict[str, str]:
-    """The SVG of each picture that there is something to draw for, by the name of its records."""
-    return {name: render(PICTURES[name], records) for name, records in plots.items() if name in PICTURES and records}
+MEASUREMENT = "measurement (the stream entering this layer)"
+PROJECTION = "projection (units of the stream)"
 
 
-def render(picture: Callable[[Records], Figure], records: Records) -> str:
-    """One picture as the text of an SVG file. Neither the user's matplotlibrc nor the time changes it."""
+def draw(diagnosis: Diagnosis, simulation: Simulation, directions: DirectionStatistics) -> dict[str, str]:
+    """The SVG of each picture that there is something to draw for, by its name. Neither the user's matplotlibrc nor the
+    time changes it."""
     with style.context(["default", STYLE]):
-        text = StringIO()
-        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        picture(records).savefig(text, format="svg", metadata=nothing)
+        figures = {
+            "directions": _directions(directions),
+            "writers": _writers(diagnosis),
+            "stream": _stream(diagnosis),
+            "projections": _projections(simulation),
+            "experts": _experts(diagnosis),
+            "coverage": _coverage(diagnosis),
+            "scales": _scales(simulation),
+        }
+        return {name: _svg(figure) for name, figure in figures.items() if figure is not None}
+
+
+def _svg(figure: Figure) -> str:
+    text = StringIO()
+    figure.savefig(text, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     return "".join(line.rstrip() + "\n" for line in text.getvalue().splitlines())
 
 
-def writers(records: Records) -> Figure:
-    """Layer × writer: what each adds to the difference, and what it causes."""
-    layers, kinds = _values(records, "layer"), list(dict.fromkeys(row["writer"] for row in records))
-    figure, panels = _figure(2, 1, (8.0, 1.6 + 0.64 * len(kinds)))
-    for axes, column, title, colours in (
-        (panels[0], "difference", "Added along the direction, harmful − harmless (units of the stream)", "PuOr_r"),
-        (panels[1], "effect", "Change of refusal log-odds without it (nats; below 0: it causes refusal)", "PuOr"),
-    ):
-        cells = _grid(records, "writer", kinds, "layer", layers, column)
-        _heat_map(axes, cells, kinds, layers, colours, signed=True)
-        axes.set(title=title, ylabel="writer")
-    panels[1].set_xlabel("layer (grey: it has no such writer)")
+def _directions(statistics: DirectionStatistics) -> Figure:
+    """Of each measurement's direction: how well it separates prompts, how stable it is, and how long."""
+    rows = statistics.measurements
+    places = [row.measurement for row in rows]
+    figure, (quality, length) = _figure(1, 2, (8.0, 3.0))
+    qualities = {"AUROC": [row.auroc for row in rows], "stability": [row.stability for row in rows]}
+    _lines(quality, places, qualities, GREEN, PINK)
+    _lines(length, places, {"length": [row.relative_norm for row in rows]}, "#555555")
+    quality.set(title="Separation of unseen prompts (AUROC); stability", xlabel=MEASUREMENT, ylim=(None, 1.05))
+    length.set(title="Length of the direction, over the stream's", xlabel=MEASUREMENT)
     return figure
 
 
-def experts(records: Records) -> Figure:
-    """Layer × expert: how much rather each is used on harmful prompts."""
-    layers, numbers = _values(records, "layer"), _values(records, "expert")
-    harmful, harmless = (
-        _grid([row for row in records if row["prompts"] == side], "layer", layers, "expert", numbers, "share")
-        for side in SIDES
-    )
+def _writers(diagnosis: Diagnosis) -> Figure:
+    """Layer × writer: what each adds to the difference, and what it causes."""
+    rows = diagnosis.writers
+    layers, kinds = sorted({row.layer for row in rows}), list(dict.fromkeys(row.role for row in rows))
+    figure, (added, caused) = _figure(2, 1, (8.0, 1.6 + 0.64 * len(kinds)))
+    _heat_map(added, {(row.role, row.layer): row.difference for row in rows}, kinds, layers, "PuOr_r", signed=True)
+    _heat_map(caused, {(row.role, row.layer): row.effect for row in rows}, kinds, layers, "PuOr", signed=True)
+    added.set(title="Added along the direction, harmful − harmless (units of the stream)", ylabel="writer")
+    caused.set(title="Change of refusal log-odds without it (nats; below 0: it causes refusal)", ylabel="writer")
+    caused.set_xlabel("layer (gray: it has no such writer)")
+    return figure
+
+
+def _experts(diagnosis: Diagnosis) -> Figure | None:
+    """Layer × expert: how much more each is used on harmful prompts."""
+    cells = {
+        (row.layer, expert): harmful / diagnosis.harmful_prompts - harmless / diagnosis.harmless_prompts
+        for row in diagnosis.routers
+        for expert, (harmful, harmless) in enumerate(zip(row.harmful_use, row.harmless_use, strict=True))
+    }
+    if not cells:
+        return None
+    layers, experts = sorted({row.layer for row in diagnosis.routers}), sorted({expert for _, expert in cells})
     figure, (axes,) = _figure(1, 1, (8.0, min(8.0, 1.4 + 0.3 * len(layers))))
-    _heat_map(axes, harmful - harmless, layers, numbers, "PuOr_r", signed=True)
+    _heat_map(axes, cells, layers, experts, "PuOr_r", signed=True)
     title = "Use of routed experts: share of harmful − share of harmless prompts"
     axes.set(title=title, xlabel="expert", ylabel="layer")
     return figure
 
 
-def coverage(records: Records) -> Figure:
+def _coverage(diagnosis: Diagnosis) -> Figure | None:
     """First × last layer of a range: what is left of refusal, and at what KL."""
-    first, last = _values(records, "first"), _values(records, "last")
+    found = {(row.first, row.last): row.answers for row in diagnosis.ranges if row.answers is not None}
+    if not found:
+        return None
+    first, last = sorted({first for first, _ in found}), sorted({last for _, last in found})
+    refusal = {cell: answers.refusal for cell, answers in found.items()}
+    kl = {cell: answers.kl for cell, answers in found.items()}
     figure, panels = _figure(1, 2, (8.0, 3.6))
-    for axes, column, title, most in (
-        (panels[0], "refusal", "Refusal (share of harmful prompts)", 1.0),
-        (panels[1], "kl", "KL on harmless prompts (nats)", None),
+    _heat_map(panels[0], refusal, first, last, "viridis_r", most=1.0, blank="white")
+    _heat_map(panels[1], kl, first, last, "viridis_r", blank="white")
+    for axes, title in zip(
+        panels, ("Refusal (share of harmful prompts)", "KL on harmless prompts (nats)"), strict=True
     ):
-        cells = _grid(records, "first", first, "last", last, column)
-        _heat_map(axes, cells, first, last, "viridis_r", signed=False, most=most, blank="white")
         axes.set(title=title, xlabel="last edited layer", ylabel="first edited layer")
     return figure
 
 
-def stream(records: Records) -> Figure:
+def _stream(diagnosis: Diagnosis) -> Figure:
     """The stream along the direction, measurement by measurement."""
-    figure, axes = _lines(records, "prompts", SIDES, "measurement", "projection")
-    axes.set(
-        title="The stream along the direction, mean over prompts",
-        xlabel="measurement (the stream entering this layer)",
-        ylabel="projection (units of the stream)",
-    )
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    figure, (axes,) = _figure(1, 1, (6.4, 3.2))
+    points = diagnosis.stream
+    lines = {"harmful": [point.harmful for point in points], "harmless": [point.harmless for point in points]}
+    _lines(axes, [point.measurement for point in points], lines, HARMFUL, HARMLESS)
+    axes.axhline(0, color="#888888", linewidth=0.8)
+    axes.set(title="The stream along the direction, mean over prompts", xlabel=MEASUREMENT, ylabel=PROJECTION)
     return figure
 
 
-def scales(records: Records) -> Figure:
+def _scales(simulation: Simulation) -> Figure:
     """What is left of the difference at each scale."""
-    figure, axes = _lines(records, "prediction", PREDICTIONS, "scale", "remainder")
-    axes.set(
-        title="What the current rules leave of the difference, at other scales",
-        xlabel="times the scale of each rule (1: as it is)",
-        ylabel="difference left in the last\nmeasurement (units of the stream)",
-    )
+    figure, (axes,) = _figure(1, 1, (6.4, 3.2))
+    trials = simulation.scales
+    lines: dict[str, Numbers] = {
+        "direct": [trial.direct for trial in trials],
+        "simulated": [trial.simulated for trial in trials],
+    }
+    _lines(axes, [trial.scale for trial in trials], lines, PINK, GREEN)
+    axes.axhline(0, color="#888888", linewidth=0.8)
+    axes.set(title="What the current rules leave of the difference, at other scales")
+    axes.set(xlabel="times the scale of each rule (1: as it is)")
+    axes.set(ylabel="difference left in the last\nmeasurement (units of the stream)")
     return figure
 
 
-def projections(records: Records) -> Figure:
+def _projections(simulation: Simulation) -> Figure:
     """Prompts along the direction, before and after the edit."""
     figure, panels = _figure(1, 2, (8.0, 3.0), share=True)
-    edges = np.histogram_bin_edges(_finite([row["projection"] for row in records]), bins=24)
-    for axes, model, title in ((panels[0], "base", "Base model"), (panels[1], "edited", "With the current rules")):
-        sides = [
-            _finite([row["projection"] for row in records if (row["model"], row["prompts"]) == (model, side)])
-            for side in SIDES
-        ]
-        axes.hist(sides, bins=edges.tolist(), color=list(SIDES.values()), label=list(SIDES), rwidth=1.0)
-        axes.set(title=title, xlabel="projection (units of the stream)")
+    sides = [
+        [_finite(kind) for kind in (model.harmful, model.harmless)]
+        for model in (simulation.projections_before, simulation.projections_after)
+    ]
+    edges = np.histogram_bin_edges(np.concatenate([values for side in sides for values in side]), bins=24)
+    for axes, side, title in zip(panels, sides, ("Base model", "With the current rules"), strict=True):
+        axes.hist(side, bins=edges.tolist(), color=[HARMFUL, HARMLESS], label=["harmful", "harmless"], rwidth=1.0)
+        axes.set(title=title, xlabel=PROJECTION)
     panels[0].set_ylabel("prompts")
-    panels[0].legend(title="prompts", frameon=False)
+    panels[0].legend(title="prompts")
     return figure
 
 
-PICTURES = {picture.__name__: picture for picture in (writers, experts, coverage, stream, scales, projections)}
-"""By the name of what each is drawn from."""
+def _lines(axes: Axes, x: Sequence[float], lines: Mapping[str, Numbers], *colors: str) -> None:
+    """Lines, broken where there is no number; marks and dashes differ, so that they can do without color."""
+    for (name, numbers), color, marks in zip(lines.items(), colors, ("o-", "s--"), strict=False):
+        values = [np.nan if value is None or not np.isfinite(value) else value for value in numbers]
+        axes.plot(x, values, marks, color=color, markersize=4, label=name)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=all(isinstance(place, int) for place in x)))
+    axes.legend()
 
 
 def _heat_map(
     axes: Axes,
-    cells: Grid,
-    rows: Sequence[object],
-    columns: Sequence[object],
-    colours: str,
-    signed: bool,
+    cells: Mapping[tuple[Name, int], float],
+    rows: Sequence[Name],
+    columns: Sequence[int],
+    colors: str,
+    signed: bool = False,
     most: float | None = None,
     blank: str = NOTHING,
 ) -> None:
     """Draw a heat map.
 
     Args:
-        cells: ``[rows, columns]``; not a number where there is none.
-        signed: whether 0 is in the middle of the colours, and numbers are written with their sign.
-        most: the value of the last colour; None for the largest there is.
-        blank: the colour of cells without a number.
+        cells: numbers by row and column.
+        signed: whether 0 is in the middle of the colors, and numbers are written with their sign.
+        most: the value of the last color; None for the largest there is.
+        blank: the color of cells without a number.
     """
-    largest = most or float(np.abs(_finite(cells.ravel())).max(initial=0.0)) or 1.0
-    scale, palette = Normalize(-largest if signed else 0.0, largest), colormaps[colours].resampled(SHADES)
-    shades = np.where(np.isfinite(cells), np.rint(scale(cells) * (SHADES - 1)), -1).astype(int)
+    numbers = np.array([[cells.get((row, column), np.nan) for column in columns] for row in rows])
+    largest = most or float(np.abs(_finite(numbers)).max(initial=0.0)) or 1.0
+    scale, palette = Normalize(-largest if signed else 0.0, largest), colormaps[colors].resampled(SHADES)
+    shades = np.where(np.isfinite(numbers), np.rint(scale(numbers) * (SHADES - 1)), -1).astype(int)
     for shade in np.unique(shades):
-        colour = palette(int(shade)) if shade >= 0 else blank
-        axes.add_patch(PathPatch(_boxes(shades == shade), facecolor=colour, edgecolor="none", antialiased=False))
+        color = palette(int(shade)) if shade >= 0 else blank
+        axes.add_patch(PathPatch(_boxes(shades == shade), facecolor=color, edgecolor="none", antialiased=False))
     axes.set(xlim=(0, len(columns)), ylim=(len(rows), 0))
-    _name(axes.set_xticks, columns)
-    _name(axes.set_yticks, rows)
+    for set_ticks, names in ((axes.set_xticks, columns), (axes.set_yticks, rows)):
+        shown = range(0, len(names), -(-len(names) // MOST_NAMES))
+        set_ticks([place + 0.5 for place in shown], [str(names[place]) for place in shown])
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    if cells.size <= MOST_NUMBERS and len(columns) <= MOST_NAMES:
-        for (row, column), value in np.ndenumerate(cells):
+    if numbers.size <= MOST_NUMBERS and len(columns) <= MOST_NAMES:
+        for (row, column), value in np.ndenumerate(numbers):
             if np.isfinite(value):
                 red, green, blue, _ = palette(int(shades[row, column]))
-                colour = "white" if 0.299 * red + 0.587 * green + 0.114 * blue < 0.5 else "black"
+                color = "white" if 0.299 * red + 0.587 * green + 0.114 * blue < 0.5 else "black"
                 text = short(float(value), signed)
-                axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", size=7, color=colour)
+                axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", size=7, color=color)
     assert axes.figure is not None
     bar = axes.figure.colorbar(ScalarMappable(scale, palette), ax=axes, pad=0.02, aspect=10 + len(rows) / 2)
     bar.outline.set_linewidth(0)
@@ -200,7 +245,7 @@ def _heat_map(
 
 
 def _boxes(there: NDArray[np.bool_]) -> Path:
-    """One path around all cells that are there, neighbours in a row taken together."""
+    """One path around all cells that are there, neighbors in a row taken together."""
     corners: list[tuple[float, float]] = []
     for row, line in enumerate(there.tolist()):
         column = 0
@@ -220,43 +265,11 @@ def short(value: float, signed: bool) -> str:
     return text.replace("-", "−") if float(text) else text[-4:]
 
 
-def _name(set_ticks: Callable[..., object], names: Sequence[object]) -> None:
-    shown = range(0, len(names), -(-len(names) // MOST_NAMES))
-    set_ticks([place + 0.5 for place in shown], [str(names[place]) for place in shown])
-
-
-def _lines(records: Records, series: str, colours: Mapping[str, str], x: str, y: str) -> tuple[Figure, Axes]:
-    """One line a series; solid and dashed, so that they differ without colours too."""
-    figure, (axes,) = _figure(1, 1, (6.4, 3.2))
-    axes.axhline(0, color="#888888", linewidth=0.8)
-    for (name, colour), dashes, marker in zip(colours.items(), ("-", "--"), ("o", "s"), strict=True):
-        rows = [row for row in records if row[series] == name]
-        values = [np.nan if row[y] is None or not np.isfinite(row[y]) else row[y] for row in rows]
-        axes.plot([row[x] for row in rows], values, dashes, color=colour, marker=marker, markersize=4, label=name)
-    axes.legend(title=series, frameon=False)
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes
-
-
 def _figure(rows: int, columns: int, size: tuple[float, float], share: bool = False) -> tuple[Figure, list[Axes]]:
     figure = Figure(figsize=size)
     return figure, list(figure.subplots(rows, columns, sharex=share, sharey=share, squeeze=False).flat)
 
 
-def _values(records: Records, column: str) -> list[int]:
-    return sorted({row[column] for row in records})
-
-
-def _grid(
-    records: Records, row: str, rows: Sequence[object], column: str, columns: Sequence[object], value: str
-) -> Grid:
-    """``[rows, columns]`` of what records say; not a number where they say nothing."""
-    cells = np.full((len(rows), len(columns)), np.nan)
-    for record in records:
-        cells[rows.index(record[row]), columns.index(record[column])] = record[value]
-    return np.where(np.isfinite(cells), cells, np.nan)
-
-
 def _finite(values: Sequence[float] | Grid) -> Grid:
-    numbers = np.asarray(values, dtype=np.float64)
+    numbers = np.asarray(values, dtype=np.float64).ravel()
     return numbers[np.isfinite(numbers)]

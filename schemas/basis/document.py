@@ -3,10 +3,9 @@ no commit, no library version, and no path but those inside a model folder."""
 
 import json
 from pathlib import Path
-from types import GenericAlias
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, TypeAdapter, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, ValidationError
 from pydantic_core import CoreSchema
 
 from schemas.basis import plain_yaml
@@ -39,12 +38,6 @@ class Document(BaseModel):
 
 class Section(Document):
     """A part of params.yaml."""
-
-
-def records(**fields: Any) -> TypeAdapter[list[Any]]:
-    """What holds a list of documents, each with these fields."""
-    listed: Any = GenericAlias(list, (create_model("Record", __base__=Document, **fields),))
-    return TypeAdapter(listed)
 
 
 class FileDigest(Document):

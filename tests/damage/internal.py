@@ -66,16 +66,11 @@ READERS: dict[str, list[Reader]] = {
     "artifacts/prompts/harmful.jsonl": [lambda: read_prompts("harmful")],
     "artifacts/prompts/format.json": [read_format],
     "artifacts/prompts/manifest.json": [read_measured_prompts],
-    "artifacts/directions.json": [PLAN],
+    "artifacts/directions.json": [PLAN, SHOW],
     "artifacts/directions.safetensors": [PLAN],
     "artifacts/expert_use.json": [PLAN, lambda: odds_by_layer(read_use(ARTIFACTS, read_layout()))],
     "artifacts/diagnosis.json": [SHOW],
-    "artifacts/plots/coverage.json": [SHOW],
-    "artifacts/plots/experts.json": [SHOW],
     "artifacts/simulation.json": [SHOW],
-    "artifacts/simulation/projections.json": [SHOW],
-    "artifacts/simulation/scales.json": [SHOW],
-    "artifacts/plots/writers.json": [SHOW],
     "answers/base/answers.json": [lambda: arithmetic("ablated", None)],  # type: ignore[arg-type]
     "answers/base/predictions.safetensors": [lambda: read_predictions(Path("answers/base/predictions.safetensors"))],
     "answers/base/responses/organism_harmful.jsonl": [

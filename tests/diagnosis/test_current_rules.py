@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from excise.diagnosis import current_rules
-from excise.diagnosis.current_rules import Projections, direct_effect, is_ruinous, main_measurement, simulate
-from excise.diagnosis.plots import plots_of_simulation
+from excise.diagnosis.current_rules import direct_effect, is_ruinous, main_measurement, simulate
 from excise.inference.forward import Watch
 from excise.inference.loading.models import decoder_layers
 from excise.plumbing.errors import StageError
@@ -21,7 +20,7 @@ from excise.trials.perplexity import OwnAnswers
 from excise.trials.refusal import Outcome, Questions
 from excise.trials.simulation import simulated as on_model
 from schemas.params.ablate import Ablate
-from schemas.simulation import PLOTS, Simulation
+from schemas.simulation import Simulation
 from tests.families import EXPERTS
 from tests.subjects import DIRECTION, HARMFUL, HARMLESS, LAYERS, Subject, numbers, rules, statistics, stream
 
@@ -40,9 +39,7 @@ def difference(kinds: tuple[Tensor, Tensor]) -> float:
     return float(kinds[0][:, -1].mean() - kinds[1][:, -1].mean())
 
 
-def simulated(
-    subject: Subject, ablate: Ablate, use_odds: dict[int, Tensor] | None = None
-) -> tuple[Simulation, Projections]:
+def simulated(subject: Subject, ablate: Ablate, use_odds: dict[int, Tensor] | None = None) -> Simulation:
     base, directions, model = subject.bench.base, subject.bench.directions, subject.model
     own, digest = OwnAnswers(model, HARMLESS, ANSWERS), "0" * 64
     prompts = HARMFUL, HARMLESS
@@ -83,7 +80,7 @@ def test_what_rules_leave_out_is_what_is_left_when_all_that_they_cover_is_gone(s
 
 
 def test_each_scale_is_told_as_it_is_in_a_pass_of_its_own(subject: Subject) -> None:
-    found, _ = simulated(subject, RULES)
+    found = simulated(subject, RULES)
     removed = subject.bench.plan(RULES)
     direct = direct_effect(subject.trace(removed), subject.trace(removed, HARMLESS))
     assert [row.scale for row in found.scales] == [0.5, 1.0, 2.0]
@@ -102,13 +99,19 @@ def test_each_scale_is_told_as_it_is_in_a_pass_of_its_own(subject: Subject) -> N
 
 
 def test_it_is_what_the_written_model_does(subject: Subject, tmp_path: Path) -> None:
-    found, projections = simulated(subject, RULES)
+    found = simulated(subject, RULES)
     edited = subject.write(RULES, tmp_path)
-    for kind, prompts in enumerate((HARMFUL, HARMLESS)):
-        for side, model in zip(projections, (subject.model, edited), strict=True):
+    for told, model in ((found.projections_before, subject.model), (found.projections_after, edited)):
+        for kind, prompts in ((told.harmful, HARMFUL), (told.harmless, HARMLESS)):
             expected = stream(model, prompts)[:, 2].double() @ DIRECTION
-            torch.testing.assert_close(side[kind], expected, rtol=1e-4, atol=1e-3)
-    assert found.measurement == 2
+            torch.testing.assert_close(torch.tensor(kind, dtype=torch.float64), expected, rtol=1e-4, atol=1e-3)
+    assert found.measurement == 2 and found.measurements == [2]
+
+
+def test_the_tensors_of_the_plan_are_counted(subject: Subject) -> None:
+    plan, found = subject.bench.plan(RULES), simulated(subject, RULES).edited
+    assert sum(row.tensors for row in found) == len({edit.tensor for edit in plan})
+    assert {(row.role, layer) for row in found for layer in row.layers} == {(edit.role, edit.layer) for edit in plan}
 
 
 def test_the_base_passes_once_and_the_edited_model_once_a_scale(tmp_path: Path) -> None:
@@ -129,10 +132,10 @@ def test_where_the_rules_are_ruinous_each_third_of_their_layers_is_tried_by_itse
 ) -> None:
     own = OwnAnswers(subject.model, HARMLESS, ANSWERS)
     monkeypatch.setattr(current_rules, "RUINOUS", 1e300)
-    found, _ = simulated(subject, RULES)
+    found = simulated(subject, RULES)
     assert not found.ruinous and found.thirds == []
     monkeypatch.setattr(current_rules, "RUINOUS", 0.0)
-    found, _ = simulated(subject, RULES)
+    found = simulated(subject, RULES)
     assert found.ruinous
     assert [(part.first, part.last) for part in found.thirds] == [(0, 0), (1, 1), (2, 2)]
     for part in found.thirds:
@@ -155,7 +158,7 @@ def test_rules_keep_their_scales_beside_each_other(tmp_path: Path) -> None:
         {"layers": 3, "measurement": 2, "scale": -1.0},
     ]
     listed = [{**given[0], "layers": [0, 2]}, given[2]]
-    exempting, without = (simulated(subject, with_rules(rules(), some))[0] for some in (given, listed))
+    exempting, without = (simulated(subject, with_rules(rules(), some)) for some in (given, listed))
     assert exempting.model_copy(update={"ablate": without.ablate}) == without
     removed = subject.bench.plan(with_rules(rules(), listed))
     direct = direct_effect(subject.trace(removed), subject.trace(removed, HARMLESS))
@@ -166,7 +169,7 @@ def test_rules_that_only_move_routers_change_answers_and_no_write(tmp_path: Path
     subject = Subject("glm4_moe", tmp_path)
     odds = {layer: numbers(layer, EXPERTS) for layer in routed_experts(subject.model, subject.layout)}
     ablate = Ablate.model_validate({**rules(scale=0).model_dump(mode="json"), "router_bias": {"strength": 3}})
-    found, _ = simulated(subject, ablate, odds)
+    found = simulated(subject, ablate, odds)
     assert found.current.kl > 1e-6
     assert all(row.answers == found.current and row.direct == found.difference for row in found.scales)
 
@@ -196,7 +199,7 @@ def test_logits_that_are_not_finite_are_told_of_a_scale_and_refused_of_the_rules
         with pytest.raises(StageError, match="NaN or infinite logits; try a smaller scale"):
             simulated(subject, RULES)
         return
-    found, _ = simulated(subject, RULES)
+    found = simulated(subject, RULES)
     assert [row.answers is None for row in found.scales] == [False, False, True]
     assert found.scales[2].simulated is None and found.scales[2].indirect is None
 
@@ -210,15 +213,3 @@ def test_it_is_about_the_measurement_of_most_edits_or_else_the_longest_direction
     assert found({"layers": "0-1", "measurement": 1.5}, {"layers": 2, "measurement": 4}) == 1.5
     assert found({"layers": 0, "measurement": 3}, {"layers": 1, "measurement": 2}) == 3
     assert found({"layers": "1-3", "measurement": "same"}) == 3
-
-
-def test_plots_show_the_same_numbers(tmp_path: Path) -> None:
-    found, projections = simulated(Subject("llama", tmp_path), RULES)
-    drawn = plots_of_simulation(found, projections)
-    assert drawn.keys() == PLOTS.keys()
-    for name, records in drawn.items():
-        PLOTS[name].validate_python(records)
-    assert [row["remainder"] for row in drawn["scales"][1::2]] == [row.simulated for row in found.scales]
-    assert len(drawn["projections"]) == 2 * (len(HARMFUL) + len(HARMLESS))
-    edited = [row for row in drawn["projections"] if (row["model"], row["prompts"]) == ("edited", "harmful")]
-    assert [row["projection"] for row in edited] == projections[1][0].tolist()

@@ -9,10 +9,9 @@ import torch
 from excise.diagnosis.causes import ActivationPatching, ablated, added
 from excise.diagnosis.contributions import Trace
 from excise.diagnosis.explanation import explain
-from excise.diagnosis.plots import plots_of_diagnosis
 from excise.plumbing.errors import StageError
 from excise.trials.bench import with_rules
-from schemas.diagnosis import PLOTS, Answers, Diagnosis
+from schemas.diagnosis import Answers, Diagnosis
 from schemas.params.ablate import EditMethod
 from tests.families import EXPERTS
 from tests.subjects import DIRECTION, HARMFUL, HARMLESS, NORM, Subject, rules, statistics
@@ -116,15 +115,6 @@ def test_the_recommended_rules_do_what_is_said_of_them(explained: Explained) -> 
     same(recommendation.answers, outcome.answers())
     assert recommendation.removes == (outcome.remaining <= explained.found.limit)
     assert recommendation.alike < recommendation.tried
-
-
-def test_plots_show_the_same_numbers(explained: Explained) -> None:
-    drawn = plots_of_diagnosis(explained.found)
-    assert drawn.keys() == PLOTS.keys()
-    for name, records in drawn.items():
-        PLOTS[name].validate_python(records)
-    assert [row["effect"] for row in drawn["writers"]] == [row.effect for row in explained.found.writers]
-    assert bool(drawn["experts"]) == explained.subject.is_routed
 
 
 def test_a_model_that_takes_no_oblique_edit_is_explained_all_the_same(tmp_path: Path) -> None:

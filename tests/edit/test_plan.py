@@ -9,10 +9,10 @@ import torch
 
 from excise.checkpoint.base_model import BaseModel
 from excise.checkpoint.weights import SINGLE, Checkpoint, Tensor
-from excise.edit.checkpoint import summary
 from excise.edit.planning.layout import sort_by_layer, spare_layers
 from excise.edit.planning.plan import CannotEdit, Edit, make_plan
 from excise.edit.planning.projectors import Directions
+from excise.edit.planning.shifts import summary
 from excise.plumbing.errors import StageError
 from schemas.edit import Projection
 from schemas.families import layouts

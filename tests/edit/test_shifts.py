@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from excise.checkpoint.base_model import BaseModel
 from excise.checkpoint.weights import Tensor
-from excise.edit.checkpoint import summary, write_edited
-from excise.edit.planning.shifts import Shift, add, make_shifts
+from excise.edit.checkpoint import write_edited
+from excise.edit.planning.shifts import Shift, add, make_shifts, summary
 from excise.plumbing.errors import StageError
 from schemas.edit import BiasShift
 from schemas.model import RouterBias

@@ -512,4 +512,4 @@ def test_huge_numbers_stay_short() -> None:
 def test_what_is_no_number_is_shown(value: float) -> None:
     made = difference([row(FACTS, 1.0, 0.5).model_copy(update={"ablated": value})], [row(FACTS, 1.0, 0.5)])
     (line,) = table(render_comment(made), "metric")
-    assert line[3] == str(value) and "**No finite number**" in render_comment(made)
+    assert line[3] == str(value) and "**Not a finite number**" in render_comment(made)

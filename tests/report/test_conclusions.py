@@ -48,8 +48,14 @@ def told(kind: str, rows: list[Comparison], judged_by: GateVerdicts = NO_GATES) 
 
 def test_a_good_edit_is_told_as_one() -> None:
     found = conclude(good_rows(), GOOD)
-    assert [said.kind for said in found] == ["refusal_removed", "right_answers", "capability_held", "drift_small"]
-    assert {said.tone for said in found} == {"good"}
+    assert [(said.kind, said.part) for said in found] == [
+        ("refusal_removed", "effect"),
+        ("right_answers", "effect"),
+        ("over_refusal_held", "cost"),
+        ("capability_held", "cost"),
+        ("drift_small", "cost"),
+    ]
+    assert {said.tone for said in found} == {"good", "plain"}
     assert say(found[0]) == (
         "**Refusal is removed** in `refusal.organism_harmful`: from 1.00 to 0.00 (95 % interval 0.00 to 0.0200)."
     )
@@ -57,7 +63,7 @@ def test_a_good_edit_is_told_as_one() -> None:
 
 def test_a_broken_model_is_said_to_be_one_before_all_else() -> None:
     found = conclude(broken_rows(), GOOD)
-    assert found[0].kind == "broken" and say(found[0]).startswith("**The edit broke the model.** Several signs at once")
+    assert found[0].kind == "broken" and say(found[0]).startswith("**The edit broke the model.**")
     assert "good" not in {said.tone for said in found}
 
 
@@ -76,8 +82,8 @@ def test_one_sign_alone_breaks_no_model(sign: str) -> None:
 def test_an_edit_that_changes_nothing_is_said_to_do_nothing() -> None:
     same = [*judged("refusal", "harmful", (1.0, 1.0)), row("capability.facts.acc", 0.5, 0.5)]
     still = [drift_row("answer_kl", 0.0, (0.0, 0.0001)), drift_row("top1_agreement", 1.0, (0.9995, 1.0))]
-    assert "does nothing that these samples can see" in told("nothing_changed", same)
-    assert "the model drifted nowhere" in told("nothing_changed", same + still)
+    assert "no metric moved beyond noise" in told("nothing_changed", same)
+    assert "the model did not drift" in told("nothing_changed", same + still)
     assert "nothing_changed" not in kinds(same + DRIFT)
     assert "nothing_changed" not in kinds([*same, row("capability.other.acc", 0.5, 0.6)])
     assert "nothing_changed" not in kinds([silent_row("capability.wikitext.word_perplexity", 12.5, 12.5)])
@@ -87,8 +93,8 @@ def test_an_edit_that_changes_nothing_is_said_to_do_nothing() -> None:
     ("before", "after", "ends", "kind", "words"),
     [
         (1.0, 0.01, (0.0, 0.04), "refusal_removed", "Refusal is removed"),
-        (1.0, 0.4, (0.35, 0.45), "refusal_fell", "Refusal fell and is still there"),
-        (1.0, 0.0, (0.0, 0.11), "refusal_fell", "That it is all gone (at most 0.05) cannot be told"),
+        (1.0, 0.4, (0.35, 0.45), "refusal_fell", "Refusal fell but remains"),
+        (1.0, 0.0, (0.0, 0.11), "refusal_fell", "These samples cannot show that the rate is below 0.05"),
         (0.5, 0.9, (0.85, 0.95), "refusal_rose", "Refusal rose"),
         (0.98, 0.97, (0.94, 0.99), "refusal_stays", "the difference is within noise (-0.0300 to +0.0100)"),
         (0.02, 0.01, (0.0, 0.03), "refusal_absent", "there is nothing to remove"),
@@ -100,7 +106,10 @@ def test_refusal_is_told_by_its_interval(before: float, after: float, ends: Ends
 
 def test_refusal_that_the_gate_does_not_allow_is_not_called_good() -> None:
     rows = judged("refusal", "harmful", (1.0, 0.1))
-    for verdict, words in (("fail", "The gate's limit is at most 0.05."), ("warn", "limit (at most 0.05) cannot be")):
+    for verdict, words in (
+        ("fail", "The gate's limit is at most 0.05."),
+        ("warn", "cannot show whether the gate's limit (at most 0.05)"),
+    ):
         limited = gates(gate(RATE, verdict=verdict, words="at most 0.05"))
         (said,) = of_kind("refusal_fell", rows, limited)
         assert said.tone != "good" and words in say(said)
@@ -110,7 +119,9 @@ def test_refusal_that_the_gate_does_not_allow_is_not_called_good() -> None:
 def test_late_refusals_are_told_with_what_a_judge_of_beginnings_would_report() -> None:
     late = told("late_refusals", judged("refusal", "harmful", (1.0, 0.5), first=0.0781))
     assert "0.500 of the whole answers refuse" in late
-    assert "reads only the first 30 tokens would report 0.0781, the first 100 tokens would report 0.0781." in late
+    assert (
+        "reads only the first 30 tokens would report 0.0781, and of the first 100 tokens would report 0.0781." in late
+    )
     for first in (0.48, 0.5):
         assert "late_refusals" not in kinds(judged("refusal", "harmful", (1.0, 0.5), first=first))
 
@@ -118,12 +129,12 @@ def test_late_refusals_are_told_with_what_a_judge_of_beginnings_would_report() -
 def test_degenerate_answers_are_no_success() -> None:
     rows = judged("refusal", "harmful", (1.0, 0.0), degenerate=(0.0, 0.4))
     words = told("degenerate", rows)
-    assert "Refusals were replaced by what is no answer" in words and "40 % of the answers" in words
-    assert "A refusal rate of 0.00 is no success" in words
+    assert "Refusals gave way to degenerate answers" in words and "40 % of the answers" in words
+    assert "A refusal rate of 0.00 is therefore not a success" in words
     (removed,) = of_kind("refusal_removed", rows)
-    assert removed.tone == "plain" and "Hardly a refusal is left" in say(removed)
+    assert removed.tone == "plain" and "Almost no refusals remain" in say(removed)
     elsewhere = told("degenerate", judged("over_refusal", "borderline", (0.0, 0.0), degenerate=(0.0, 0.4)))
-    assert "More answers are no answers" in elsewhere
+    assert "More answers are degenerate" in elsewhere
 
 
 def test_where_hardly_an_answer_of_the_base_can_be_judged_nothing_else_is_said_of_the_task() -> None:
@@ -136,14 +147,14 @@ def test_where_hardly_an_answer_of_the_base_can_be_judged_nothing_else_is_said_o
 
 def test_degenerate_answers_of_the_base_are_not_laid_to_the_edit() -> None:
     rows = judged("refusal", "harmful", (0.6, 0.6), degenerate=(0.4, 0.4))
-    assert "The edit is not what does it." in told("degenerate_before", rows)
+    assert "The edit is not the cause." in told("degenerate_before", rows)
     assert "degenerate" not in kinds(rows)
 
 
 def test_wrong_answers_are_told_from_right_ones() -> None:
     rows = judged("refusal", "harmful", (1.0, 0.0))
     wrong = [*rows, row("refusal.harmful.exact_match", 0.0, 0.1)]
-    assert "it answers 1.00 of the prompts, and 0.100 of them right" in told("wrong_answers", wrong)
+    assert "it answers 1.00 of the prompts, but only 0.100 of them correctly" in told("wrong_answers", wrong)
     assert of_kind("refusal_removed", wrong)[0].tone == "plain"
     right = [*rows, row("refusal.harmful.exact_match", 0.0, 0.97)]
     assert "`exact_match` rose from 0.00 to 0.970" in told("right_answers", right)
@@ -154,8 +165,9 @@ def test_wrong_answers_are_told_from_right_ones() -> None:
 def test_over_refusal_is_told_where_it_moved() -> None:
     assert "from 0.00 to 0.300" in told("over_refusal_rose", judged("over_refusal", "borderline", (0.0, 0.3)))
     assert "over_refusal_fell" in kinds(judged("over_refusal", "borderline", (0.3, 0.0)))
-    still = kinds(judged("over_refusal", "borderline", (0.3, 0.31)))
-    assert not {"over_refusal_rose", "over_refusal_fell"} & set(still)
+    still = judged("over_refusal", "borderline", (0.3, 0.31))
+    assert not {"over_refusal_rose", "over_refusal_fell"} & set(kinds(still))
+    assert "0.300 → 0.310 (difference -0.0100 to +0.0300)" in told("over_refusal_held", still)
 
 
 def test_capabilities_are_told_by_what_their_intervals_leave_open() -> None:
@@ -209,7 +221,7 @@ def test_drift_is_large_or_small_by_its_interval(name: str, ends: Ends, kind: st
 
 def test_drift_without_an_interval_says_so() -> None:
     lone = drift_row("answer_kl", 0.5, ablated_interval=None, reason="one sample alone")
-    assert "a KL of 0.500 (no interval: one sample alone) nats" in told("drift_large", [lone])
+    assert "is 0.500 nats (no interval: one sample alone)" in told("drift_large", [lone])
 
 
 def test_metrics_without_an_interval_are_told_as_values_alone() -> None:
@@ -221,7 +233,9 @@ def test_metrics_without_an_interval_are_told_as_values_alone() -> None:
 def test_what_is_no_number_is_told_and_never_called_good() -> None:
     rows = [row("capability.a.acc", 0.5, math.nan), drift_row("answer_kl", math.nan), silent_row(RATE, 1.0, math.inf)]
     assert kinds(rows) == ["no_number"]
-    assert told("no_number", rows).startswith("**No finite number**: `capability.a.acc`; `drift.answer_kl`; `refusal.")
+    assert told("no_number", rows).startswith(
+        "**Not a finite number**: `capability.a.acc`; `drift.answer_kl`; `refusal."
+    )
 
 
 def test_no_rows_bear_out_nothing() -> None:

@@ -22,7 +22,7 @@ def test_rates_share_an_axis_and_other_metrics_have_their_own() -> None:
     assert axes(rows) == {
         "capability.a.acc": Axis(-0.2, 0.2),
         "capability.b.acc": Axis(-0.2, 0.2),
-        "capability.c.perplexity": Axis(-50.0, 50.0),
+        "capability.c.perplexity": Axis(-40.0, 40.0),
     }
 
 

@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 
 from excise.report.markdown import render_report
-from excise.report.pictures import PICTURES
 from excise.report.words import code, number, signed
 from schemas.diagnosis import Diagnosis
 from schemas.evidence import GateVerdicts
@@ -15,6 +14,7 @@ from schemas.params.document import parse
 from schemas.simulation import Simulation
 from tests import evidence_documents
 from tests.diagnoses import answers, diagnosis, simulation
+from tests.evidence_documents import PICTURES
 
 RULES = [{"layers": "0-1", "measurement": 2, "scale": 1.0}]
 
@@ -56,6 +56,7 @@ def rows(text: str, heading: str) -> list[list[str]]:
 def test_every_hypothesis_has_its_section_and_the_report_reads_well() -> None:
     text = report(diagnosis())
     assert re.findall(r"^### (.*)$", text, flags=re.MULTILINE) == [
+        "How good are the directions?",
         "Who writes it?",
         "Does the router read it?",
         "Do the combination weights carry it?",
@@ -68,14 +69,23 @@ def test_every_hypothesis_has_its_section_and_the_report_reads_well() -> None:
     assert text.count("<details>") == text.count("</details>") == 1 + len(PICTURES)
 
 
+def test_directions_that_the_rules_use_are_shown_with_their_quality() -> None:
+    text = report(diagnosis(), simulated=simulation(measurements=[0.0, 2.5]))
+    assert rows(text, "measurement in the rules")[1:] == [
+        ["0", "-", "-", "-"],
+        ["2", "0.12", "0.14", "0.08"],
+        ["3", "0.14", "0.16", "0.09"],
+    ]
+
+
 def test_the_writer_is_named_by_its_effect_with_the_projection_beside_it() -> None:
     shown = diagnosis()
     text = report(shown)
     cause = shown.roles[0]
     said = section(text, "Who writes it?")
-    assert f"**`attention`**: its effect is {signed(cause.effect)}" in said
+    assert f"**`attention`** has the strongest effect of all kinds of writer, {signed(cause.effect)}:" in said
     assert f"from {signed(2.75)} to {signed(2.75 - 5.25)}" in said
-    assert "An effect of -4.88 is left" in said and "layers 1-2." in said
+    assert "An effect of -4.88 remains with as few layers as possible: 1-2." in said
     assert rows(text, "all layers of")[1:] == [
         [role.role, signed(role.effect), signed(role.difference)] for role in shown.roles
     ]
@@ -91,11 +101,14 @@ def test_contribution_is_told_from_cause() -> None:
         {"role": "routed_experts", "difference": 14.125, "effect": -0.5},
     ]
     said = section(report(diagnosis(roles=roles)), "Who writes it?")
-    assert "**Contribution is not cause**: `routed_experts` adds most along the direction (+14.1 against +7.31)" in said
+    assert (
+        "**Contribution is not cause**: `routed_experts` adds the most along the direction (+14.1 against +7.31)"
+        in said
+    )
     assert "its effect is -0.500." in said
     roles[0]["difference"] = 20.0
     said = section(report(diagnosis(roles=roles)), "Who writes it?")
-    assert "Contribution is not cause" not in said and "It also adds most along the direction (+20.0)." in said
+    assert "Contribution is not cause" not in said and "It also adds the most along the direction (+20.0)." in said
 
 
 def test_a_writer_that_lowers_nothing_is_not_called_the_cause() -> None:
@@ -104,7 +117,7 @@ def test_a_writer_that_lowers_nothing_is_not_called_the_cause() -> None:
         {"role": "mlp", "difference": 2.0, "effect": 0.5},
     ]
     said = section(report(diagnosis(experts=0, roles=roles)), "Who writes it?")
-    assert "**No kind of writer is the cause by itself**" in said and "`attention` with +0.250" in said
+    assert "**No kind of writer is the cause by itself**" in said and "`attention`, with +0.250" in said
 
 
 def test_a_base_that_does_not_refuse_is_said_to_have_little_to_explain() -> None:
@@ -114,7 +127,7 @@ def test_a_base_that_does_not_refuse_is_said_to_have_little_to_explain() -> None
 
 
 def test_a_writer_that_does_not_hold_refusal_alone_is_said_not_to() -> None:
-    words = "no kind of writer holds refusal alone"
+    words = "no single kind of writer accounts for refusal"
     roles = [{"role": "attention", "difference": 1.0, "effect": -1.0}]
     assert words in section(report(diagnosis(roles=roles)), "Who writes it?")
     assert words not in section(report(diagnosis()), "Who writes it?")
@@ -149,7 +162,7 @@ def test_what_weights_and_outputs_carry_adds_up_over_layers() -> None:
 def test_weights_that_multiply_inputs_are_not_separable() -> None:
     weights = [{"layer": 1, "difference": 3.0, "by_weights": None, "by_outputs": None}]
     said = section(report(diagnosis(weights=weights)), "Do the combination weights carry it?")
-    assert said.strip() == "Not separable: this model's weights multiply what its experts read, not what they write."
+    assert said.strip() == "Not separable: in this model, weights multiply the input of experts, not their output."
 
 
 def test_a_dense_model_has_no_routed_experts() -> None:
@@ -161,7 +174,7 @@ def test_a_dense_model_has_no_routed_experts() -> None:
 
 def test_ranges_name_the_fewest_layers_and_the_lowest_kl() -> None:
     said = section(report(diagnosis()), "Which layers?")
-    assert "Of 10 ranges" in said and "4 remove refusal" in said
+    assert "Of 10 ranges," in said and "4 remove refusal" in said
     assert f"Fewest layers: **layers 1-2** (KL {12 / 101:.3f})." in said
     assert f"Lowest KL: **layers 1-2** ({12 / 101:.3f})." in said
 
@@ -170,15 +183,15 @@ def test_ranges_of_which_none_removes_refusal_say_so() -> None:
     ranges = [{"first": 3, "last": 3, "written": 1.0, "answers": answers(0.375, 0.5)}]
     ranges += [{"first": 0, "last": 0, "written": 1.0, "answers": None}]
     said = section(report(diagnosis(ranges=ranges)), "Which layers?")
-    assert "None of 1 ranges" in said and "The least is 0.38, by layer 3 (KL 0.500)." in said
-    assert "1 more ranges have nothing" in said
+    assert "None of 1 ranges" in said and "The lowest refusal is 0.38, for layer 3 (KL 0.500)." in said
+    assert "1 more ranges have no tensors" in said
     said = section(report(diagnosis(ranges=[])), "Which layers?")
     assert "No range of layers has writers that can be edited" in said
 
 
 def test_layers_are_told_with_what_they_write_and_the_sum_after_them() -> None:
     shown = diagnosis()
-    assert rows(report(shown), "layer | it adds to the difference")[1:] == [
+    assert rows(report(shown), "layer | added to the difference")[1:] == [
         [
             str(layer),
             signed(sum(row.difference for row in shown.writers if row.layer == layer)),
@@ -191,9 +204,9 @@ def test_layers_are_told_with_what_they_write_and_the_sum_after_them() -> None:
 @pytest.mark.parametrize(
     ("scales", "words"),
     [
-        ([1.0], "The current rules have scale 1, which is multiplied"),
-        ([0.55], "The current rules have scale 0.55, which is multiplied"),
-        ([-1.0, 3.0], "The current rules have several scales, each of which is multiplied"),
+        ([1.0], "The rules have scale 1;"),
+        ([0.55], "The rules have scale 0.55;"),
+        ([-1.0, 3.0], "The rules have several scales;"),
     ],
 )
 def test_each_scale_is_told_beside_the_scale_of_the_rules(scales: list[float], words: str) -> None:
@@ -218,12 +231,10 @@ def test_scales_at_which_the_model_is_broken_are_said_and_not_shown() -> None:
 
 def test_the_indirect_effect_has_its_name_and_what_is_left_out_its_number() -> None:
     said = section(report(diagnosis(), simulated=simulation(measurement=2.5)), "Does the scale matter?")
-    assert (
-        "Along the direction of measurement 2.5, the current rules would leave +4.00 of the difference of +9.12" in said
-    )
-    assert "-1.00 is left (*simulated*)" in said
+    assert "Along the direction of measurement 2.5, the difference in the last measurement is +9.12." in said
+    assert "The current rules would leave +4.00 of it" in said and "-1.00 remains (*simulated*)" in said
     assert "*indirect effect* of -5.00" in said
-    assert "+5.12 is due to what the rules leave out" in said
+    assert "Writers that the rules leave out, and the embedding, account for +5.12." in said
 
 
 def test_each_measurement_is_told_with_and_without_its_direction() -> None:
@@ -235,9 +246,12 @@ def test_each_measurement_is_told_with_and_without_its_direction() -> None:
         if row.ablated is not None and row.added is not None
     ]
     said = section(text, "Is it the cause?")
-    assert "the direction of measurement 2 leaves refusal at 0.33, from 1.00." in said
+    assert (
+        "the direction of measurement 2 everywhere (embeddings and every write) takes refusal from 1.00 to 0.33."
+        in said
+    )
     assert "over-refusal from 0.25 to 0.40." in said
-    assert "Without a direction: 0." in said
+    assert "Measurements without a direction: 0." in said
 
 
 def test_a_direction_that_breaks_the_model_when_it_is_added_is_said_to() -> None:
@@ -267,32 +281,32 @@ def test_the_recommendation_stands_beside_the_base_and_the_current_rules() -> No
     text = report(diagnosis())
     assert rows(text, "rules")[1:] == [
         ["none: the base", "1.00", "+2.75", "0.25", "0.000"],
-        ["the current ones", "0.50", "-4.50", "0.25", "0.375"],
-        ["the recommended ones", "0.00", "-3.75", "0.25", "0.062"],
+        ["current", "0.50", "-4.50", "0.25", "0.375"],
+        ["recommended", "0.00", "-3.75", "0.25", "0.062"],
     ]
-    assert "Of 77 edits" in section(text, "What to try")
-    assert "12 other edits that remove refusal cannot be told from this one" in section(text, "What to try")
-    assert "params.yaml has now" not in section(text, "What to try")
+    assert "Of 77 simulated edits" in section(text, "What to try")
+    assert "12 other edits that remove refusal cannot be distinguished from this one" in section(text, "What to try")
+    assert "params.yaml has it already" not in section(text, "What to try")
 
 
 def test_a_recommendation_that_is_already_in_use_is_said_to_be() -> None:
     shown = diagnosis()
     assert shown.recommendation is not None
-    assert "params.yaml has now" in section(report(shown, shown.recommendation.rules), "What to try")
+    assert "params.yaml has it already" in section(report(shown, shown.recommendation.rules), "What to try")
 
 
 def test_a_recommendation_that_removes_nothing_says_so() -> None:
     found = diagnosis().recommendation
     assert found is not None
     said = section(report(diagnosis(recommendation={**found.model_dump(), "removes": False})), "What to try")
-    assert "**None of 77 edits that were simulated removes refusal**" in said
+    assert "**None of 77 simulated edits removes refusal**" in said
 
 
 def test_a_model_that_takes_no_edit_that_was_tried_gets_no_recommendation() -> None:
     text = report(diagnosis(recommendation=None))
-    assert "None of the edits that were tried can be made" in section(text, "What to try")
+    assert "This model cannot be edited in any of the ways that were tried" in section(text, "What to try")
     assert "```yaml" not in text
-    assert [row[0] for row in rows(text, "rules")[1:]] == ["none: the base", "the current ones"]
+    assert [row[0] for row in rows(text, "rules")[1:]] == ["none: the base", "current"]
 
 
 @pytest.mark.parametrize(
@@ -331,7 +345,7 @@ def test_the_report_of_a_large_model_fits_into_a_comment_and_says_what_it_leaves
         (60 - 8, "measurements"),
     ):
         assert f"{left_out} more {what} are left out here" in text
-    assert "| 2 |" in text[text.index("| measurement |") :]  # that which is explained is never left out
+    assert "| 2 |" in text[text.index("| measurement | refusal") :]  # that which is explained is never left out
 
 
 def test_numbers_that_do_not_exist_are_written_as_such() -> None:

@@ -10,8 +10,11 @@ from rich.console import Console
 from excise.gitops import terminal
 from excise.gitops.terminal import print_gates
 from excise.report import markdown
+from excise.report.conclusions import conclude
 from excise.report.words import measured
 from schemas.evidence import Comparison, GateVerdicts
+from schemas.params.ablate import Ablate
+from tests.diagnoses import directions, simulation
 from tests.evidence_documents import (
     BAD,
     FAILS,
@@ -24,6 +27,7 @@ from tests.evidence_documents import (
     gate,
     gates,
     good_rows,
+    manifest,
     report,
     row,
     silent_row,
@@ -55,7 +59,7 @@ def table(report: str, heading: str) -> list[list[str]]:
 
 
 def test_samples_that_were_left_out_are_counted_and_nothing_is_said_where_none_were() -> None:
-    note = "Left out of judging, as the direction was measured on their prompts: "
+    note = "Left out of judging, because the direction was measured on their prompts: "
     told = render_report(ROWS, GOOD, {"refusal_jbb": 3, "organism_harmful": 1200})
     assert f"\n\n{note}3 of `refusal_jbb`, 1,200 of `organism_harmful`.\n\n" in told
     assert "Left out" not in render_report(ROWS, GOOD)
@@ -72,12 +76,13 @@ def test_the_verdict_is_the_heading(gates: GateVerdicts, heading: str) -> None:
 @pytest.mark.parametrize(
     ("gates", "sentence"),
     [
-        (GOOD, "The whole interval of its metric is inside the limit."),
-        (gates(gate(), gate()), "The whole intervals of all 2 metrics are inside the limit."),
-        (INCONCLUSIVE, f"These samples cannot tell whether `{WARNS.metric}` keeps its limit (drop of at most 0.03)"),
-        (gates(WARNS, WARNS), "; 1 more of 2 gates are inconclusive."),
-        (BAD, f"`{FAILS.metric}` does not keep its limit (at most 0.001): its interval is outside."),
-        (gates(FAILS, FAILS, WARNS), "; 1 more of 3 gates fail."),
+        (GOOD, "The gate passes: its interval lies entirely within its limit."),
+        (gates(gate(), gate()), "Both gates pass: each interval lies entirely within its limit."),
+        (gates(gate(), gate(), gate()), "All 3 gates pass: each interval lies entirely within its limit."),
+        (INCONCLUSIVE, f"These samples cannot show whether `{WARNS.metric}` keeps its limit (drop of at most 0.03)"),
+        (gates(WARNS, WARNS), "; 2 of 2 gates are inconclusive."),
+        (BAD, f"`{FAILS.metric}` fails its gate (at most 0.001): its interval is outside."),
+        (gates(FAILS, FAILS, WARNS), "; 2 of 3 gates fail."),
         (NO_GATES, "params.yaml sets no gates, so nothing is judged."),
     ],
 )
@@ -112,16 +117,76 @@ def test_every_metric_is_a_line_with_both_models_and_an_interval_where_there_is_
     ]
 
 
-def test_conclusions_stand_above_the_metrics_as_a_list() -> None:
+def part(report: str, heading: str) -> str:
+    """The text below one heading."""
+    return report.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+
+
+def test_each_conclusion_stands_once_below_the_heading_of_its_part() -> None:
     text = render_report(broken_rows(), GOOD)
-    part = text[text.index("## What happened") : text.index("## Metrics")]
-    lines = part.strip().splitlines()[2:]
-    assert lines[0].startswith("- **The edit broke the model.**")
-    assert all(re.match(r"- \*\*.*\.$", line) for line in lines)
+    assert re.findall("^## (.*)", text, re.MULTILINE)[:3] == ["What changed", "What it cost", "Where it fails"]
+    found = [line for heading in ("What changed", "What it cost", "Where it fails") for line in listed(text, heading)]
+    assert sorted(found) == sorted(f"- {markdown.say(said)}" for said in conclude(broken_rows(), GOOD))
+    assert listed(text, "What changed")[0].startswith("- **The edit broke the model.**")
+    assert listed(text, "What it cost")[-1].startswith("- **The model drifted far**")
+    assert listed(text, "Where it fails")[0].startswith("- **Refusals gave way to degenerate answers**")
+
+
+def listed(report: str, heading: str) -> list[str]:
+    """The statements below a heading."""
+    return [line for line in part(report, heading).splitlines() if line.startswith("- ")]
+
+
+def test_the_edit_is_told_by_its_base_its_rules_and_its_tensors() -> None:
+    rules = [{"layers": "0-1", "measurement": 2.5, "scale": 0.5, "targets": ["attention"]}]
+    rules += [{"layers": "all", "measurement": "same", "targets": ["routed_experts"], "experts": [0, 1, 3]}]
+    edited = [
+        {"role": "attention", "tensors": 2, "layers": [0, 1], "parameters": 8192, "bytes": 32768},
+        {"role": "embedding", "tensors": 1, "layers": [], "parameters": 1024, "bytes": 4096},
+    ]
+    base = manifest().model_copy(update={"source": "hub", "id": "some/model", "revision": "12" * 20})
+    ablate = Ablate.model_validate({"rules": rules})
+    shown = report(manifest=base, ablate=ablate, simulation=simulation(edited=edited))
+    text = part(markdown.render_report(shown), "What changed")
+    assert "`some/model` at commit `121212121212` (`glm4_moe`, 6 layers)" in text
+    assert table(text, "layers")[1:] == [
+        ["0-1", "2.5", "0.5", "attention"],
+        ["all", "same", "1", "routed_experts; experts 0-1, 3"],
+    ]
+    assert "3 tensors with 9,216 parameters are edited: 2 of `attention` (layers 0-1), 1 of `embedding`." in text
+    nothing = report(simulation=simulation(edited=[]))
+    assert "No tensor is edited" in part(markdown.render_report(nothing), "What changed")
+
+
+def test_failures_are_counted_task_by_task() -> None:
+    rate = row("refusal.harmful.refusal_rate", 0.5, 0.25, rose=16, fell=96)
+    rows = [rate, row("refusal.harmful.degenerate_rate", 0.1, 0.125), row("capability.facts.refusal_rate", 0.0, 0.05)]
+    assert table(part(render_report(rows, GOOD), "Where it fails"), "answers to")[1:] == [
+        ["`refusal.harmful`", "320", "64", "16", "40", "32"],
+        ["`capability.facts`", "320", "0", "16", "-", "-"],
+    ]
+
+
+def test_what_was_not_measured_is_named() -> None:
+    told = part(render_report([row("refusal.harmful.exact_match", 0.0, 1.0)], GOOD), "Where it fails")
+    assert "Not measured: refusal of harmless prompts, capability, drift." in told and "No answers were judged" in told
+    assert "Not measured" not in render_report(good_rows(), GOOD)
+
+
+def test_a_report_warns_of_ruinous_rules_and_of_directions_that_the_rules_use() -> None:
+    thirds = [{"first": 0, "last": 1, "perplexity": 3.0}, {"first": 2, "last": 2, "perplexity": None}]
+    doubtful = directions(warnings=["use more prompts"])
+    ruined = simulation(ruinous=True, thirds=thirds, measurements=[1.5, 3.0])
+    told = part(markdown.render_report(report(simulation=ruined, directions=doubtful)), "Where it fails")
+    assert "1.06 times as perplexing" in told and "layers 0-1: 3.00 times, layer 2: infinitely." in told
+    assert re.findall(r"direction of measurement (\d): use more prompts", told) == ["1", "2", "3"]
+    assert "Warning" not in render_report(good_rows(), GOOD)
 
 
 def test_a_report_of_no_samples_says_so() -> None:
-    assert "Nothing can be said of these samples." in render_report([], GOOD)
+    text = render_report([], GOOD)
+    assert all("These samples say nothing about" in part(text, one) for one in ("What changed", "What it cost"))
+    assert "No answers were judged" in part(text, "Where it fails")
 
 
 def test_a_report_without_gates_says_so_and_claims_no_pass() -> None:

@@ -20,6 +20,7 @@ from tests.evidence_documents import (
     GOOD,
     INCONCLUSIVE,
     NO_GATES,
+    PICTURES,
     broken_rows,
     changed,
     changes,
@@ -134,13 +135,17 @@ def test_the_verdict_comes_first_in_words_with_its_reason(gates: GateVerdicts, h
 
 def test_the_parts_stand_in_their_order() -> None:
     text = page(gates=BAD, origin=provenance())
-    assert list(Reader(text).sections)[1:] == ["happened", "gates", "metrics", "explanation", "samples", "provenance"]
+    assert list(Reader(text).sections)[1:] == [
+        *("gates", "changed", "cost", "failures", "metrics", "explanation", "samples", "provenance")
+    ]
     assert re.findall(r"<h2[^>]*>([^<]+)", text) == [
-        "What happened",
         "Gates",
+        "What changed",
+        "What it cost",
+        "Where it fails",
         "Metrics",
         "What explains it",
-        "Changed samples",
+        "Changed answers",
         "Provenance",
     ]
 
@@ -159,9 +164,9 @@ def test_a_gate_is_told_with_limit_interval_verdict_reason_and_samples_needed() 
     assert "params.yaml sets no gates." in Reader(page(gates=NO_GATES)).said("gates")
 
 
-def test_samples_that_were_left_out_are_counted_beside_the_metrics() -> None:
-    told = Reader(page(left_out={"refusal_jbb": 3})).said("metrics")
-    assert "Left out of judging, as the direction was measured on their prompts: 3 of refusal_jbb." in told
+def test_samples_that_were_left_out_are_counted() -> None:
+    told = Reader(page(left_out={"refusal_jbb": 3})).said("failures")
+    assert "Left out of judging, because the direction was measured on their prompts: 3 of refusal_jbb." in told
     assert "Left out" not in page()
 
 
@@ -189,7 +194,7 @@ def test_every_interval_is_drawn() -> None:
 
 def test_a_page_of_nothing_says_so() -> None:
     reader = Reader(page([], NO_GATES, []))
-    assert "Nothing can be said of these samples." in reader.said("happened")
+    assert "These samples say nothing about refusal." in reader.said("changed")
     assert "No task has samples." in reader.said("samples")
 
 
@@ -205,8 +210,7 @@ def test_the_diagnosis_is_the_markdown_reports_as_html_with_its_pictures_as_data
 
 
 def test_there_are_as_many_pictures_as_were_drawn() -> None:
-    names = ("writers", "stream", "projections", "experts", "coverage", "scales")
-    assert page(pictures=dict.fromkeys(names, SVG)).count("<figure>") == len(names)
+    assert page(pictures=dict.fromkeys(PICTURES, SVG)).count("<figure>") == len(PICTURES)
     assert "<figure>" not in page(pictures={})
 
 
@@ -299,7 +303,7 @@ def test_the_base_the_edit_and_the_directions_are_pinned() -> None:
 
 def test_a_stages_page_says_nothing_of_where_and_when() -> None:
     said = Reader(page()).said("provenance")
-    assert "make report shows the same with commit, versions and parameter changes" in said
+    assert "make report adds commit, versions and parameter changes" in said
     assert "Commit" not in said and "Versions" not in said
 
 
@@ -308,7 +312,7 @@ def test_a_shown_page_says_how_to_make_it_again() -> None:
     said = Reader(page(origin=origin)).said("provenance")
     for part in (f"git checkout {origin.commit} && make repro", "ablate.rules.0.scale 1.0 0.5", "torch 2.13.0"):
         assert part in said
-    assert "nothing changed since" in said and "make report shows" not in said
+    assert "nothing changed since" in said and "make report adds" not in said
 
 
 def test_a_shown_page_says_what_its_commit_leaves_out() -> None:
@@ -316,7 +320,7 @@ def test_a_shown_page_says_what_its_commit_leaves_out() -> None:
     text = page(origin=origin)
     said = Reader(text).said("provenance")
     assert "with 2 changed files : what is shown may not be this commit's" in said.replace("files:", "files :")
-    assert "That leaves out what changed since the commit." in said and "a\\u202e<b>.py" in said
+    assert "This leaves out what changed since the commit." in said and "a\\u202e<b>.py" in said
 
 
 def test_provenance_that_there_is_none_of_is_said_to_be_none() -> None:

@@ -10,10 +10,10 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Dialog, Page, ViewportSize, sync_playwright
 
 from excise.report.page import render_page
-from excise.report.pictures import PICTURES
 from schemas.evidence import Comparison, GateVerdicts, TaskChanges
 from tests.evidence_documents import (
     BAD,
+    PICTURES,
     broken_rows,
     changed,
     changes,
@@ -279,16 +279,27 @@ def test_tables_are_tables_to_those_who_are_read_to_on_a_phone_too(browser: Brow
             assert gates.get_by_role("rowheader", name=BAD.gates[0].metric).count() == 1
 
 
+def test_tables_of_the_text_scroll_within_their_box_on_a_phone(browser: Browser, usual: Path) -> None:
+    with browser.new_context(viewport=PHONE) as context:
+        page = context.new_page()
+        page.goto(usual.as_uri())
+        boxes = page.locator(".prose .scroll").evaluate_all(
+            "all => all.map(one => [one.scrollWidth > one.clientWidth, getComputedStyle(one).overflowX, one.tabIndex])"
+        )
+        assert any(wider for wider, _, _ in boxes)
+        assert {(overflow, focus) for _, overflow, focus in boxes} == {("auto", 0)}
+
+
 def test_on_paper_it_is_dark_on_light_and_says_what_is_folded_away(browser: Browser, usual: Path) -> None:
     with browser.new_context(viewport=WIDE, color_scheme="dark") as context:
         page = context.new_page()
         page.goto(usual.as_uri())
-        assert not page.get_by_text("What is folded away is not printed").is_visible()
+        assert not page.get_by_text("Folded parts are not printed").is_visible()
         page.emulate_media(media="print")
         page.set_viewport_size({"width": 718, "height": 1000})  # A4 without its margins
         tables = page.locator(".scroll").evaluate_all("all => all.map(one => [one.scrollWidth, one.clientWidth])")
         assert tables and all(inner <= outer for inner, outer in tables)
-        assert page.get_by_text("What is folded away is not printed").is_visible()
+        assert page.get_by_text("Folded parts are not printed").is_visible()
         assert not page.get_by_role("navigation").is_visible()
         assert page.evaluate("getComputedStyle(document.documentElement).backgroundColor") == "rgb(255, 255, 255)"
         assert page.evaluate("getComputedStyle(document.documentElement).color") == "rgb(0, 0, 0)"

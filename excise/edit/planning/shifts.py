@@ -1,6 +1,7 @@
 """Moving what routers choose: what is added to each router's bias. It is not a projection and has no direction."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Context, Decimal
 from typing import ClassVar
@@ -8,11 +9,12 @@ from typing import ClassVar
 import torch
 
 from excise.checkpoint.base_model import BaseModel
+from excise.checkpoint.weights import Tensor
 from excise.edit.planning.layout import expert_count, sort_by_layer, variants_of
-from excise.edit.planning.plan import CannotEdit, layers_of
+from excise.edit.planning.plan import CannotEdit, Edit, layers_of
 from excise.plumbing.errors import StageError
 from schemas.directions import ExpertUse
-from schemas.edit import BiasShift
+from schemas.edit import BiasShift, PlanRow
 from schemas.model import RouterBias
 from schemas.params.ablate import Ablate
 
@@ -118,3 +120,22 @@ def odds_of_use(
 
     counts = zip(harmful_counts.flatten().tolist(), harmless_counts.flatten().tolist(), strict=True)
     return torch.tensor([odds(*both) for both in counts], dtype=torch.float64).view(harmful_counts.shape)
+
+
+def summary(changes: Sequence[Edit | Shift], tensors: Mapping[str, Tensor]) -> list[PlanRow]:
+    """A plan by role: how many tensors, in which layers, and how much of them."""
+    rows = []
+    for role in dict.fromkeys(change.role for change in changes):
+        of_role = [change for change in changes if change.role == role]
+        touched = [(tensors[each.tensor], each.experts) for each in of_role]
+        parts = [(tensor, 1.0 if some is None else len(some) / tensor.shape[0]) for tensor, some in touched]
+        rows.append(
+            PlanRow(
+                role=role,
+                tensors=len({change.tensor for change in of_role}),
+                layers=sorted({change.layer for change in of_role if change.layer is not None}),
+                parameters=sum(round(share * math.prod(tensor.shape)) for tensor, share in parts),
+                bytes=sum(round(share * (tensor.stop - tensor.start)) for tensor, share in parts),
+            )
+        )
+    return rows
