@@ -3,11 +3,14 @@
 
 import json
 import os
+import pkgutil
 import re
 from collections import Counter
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from schemas.extensions import Room
 from schemas.params.document import Params
 from schemas.wording import choices, resolve
 
@@ -51,6 +54,8 @@ class _Reference:
         self.shared = {name for name, count in uses.items() if count > 1}
         self.tables: dict[str, list[str]] = {}
         """The rows of the mappings that have a table of their own, in the order in which keys mention them."""
+        self.rooms: dict[str, str] = {}
+        """The packages of extensions, with the key that names one."""
 
     def text(self) -> str:
         parts = [_INTRODUCTION]
@@ -65,6 +70,8 @@ class _Reference:
                     parts.append(f"As in {_link(other)}: {keys}.\n")
                     rows = [row for row in rows if row not in same]
             parts.append(_table(rows))
+        for package, key in self.rooms.items():
+            parts += [f"## {_title(package)}\n", f"What `{key}` can name.\n", _table(_extensions(Room(package)))]
         return "\n".join(parts)
 
     def _rows(self, key: str, node: dict[str, Any], default: Any = ...) -> list[str]:
@@ -76,6 +83,9 @@ class _Reference:
             if name not in self.tables:
                 self.tables[name] = []  # its place comes before those of what it mentions
                 self.tables[name] += self._below("", name, {})
+        if comment := re.fullmatch(r"extension of (.+)", resolved.get("$comment", "")):
+            self.rooms[comment[1]] = key
+            apart = [_title(comment[1])]
         row = _row(key, default, resolved, apart)
         if not names or apart:
             return [row]
@@ -87,7 +97,10 @@ class _Reference:
     def _below(self, key: str, name: str, defaults: dict[str, Any]) -> list[str]:
         """The rows of a mapping's keys."""
         rows: list[str] = []
-        for child, node in self.schema["$defs"][name]["properties"].items():
+        definition = self.schema["$defs"][name]
+        if comment := re.fullmatch(r"extension of (.+)", definition.get("$comment", "")):
+            self.rooms[comment[1]] = f"{key}.…"
+        for child, node in definition["properties"].items():
             if node.get("$comment") != "alias":
                 rows += self._rows(f"{key}.{child}".lstrip("."), node, defaults.get(child, ...))
         return rows
@@ -101,6 +114,17 @@ class _Reference:
             return [name] if "properties" in definition else self._mappings(definition)
         options = [*node.get("anyOf", ()), *node.get("oneOf", ()), node.get("items"), node.get("additionalProperties")]
         return [name for option in options for name in self._mappings(option)]
+
+
+def _extensions(room: Room) -> list[str]:
+    """The row of each extension that is built in, and those of its parameters."""
+    rows = []
+    for name in sorted(module.name for module in pkgutil.iter_modules(import_module(room.package).__path__)):
+        schema = room.load(name).model_json_schema()
+        rows.append(f"| `{name}` | | {' '.join(schema['description'].split())} |")
+        for child, node in schema["properties"].items():
+            rows += _Reference(schema)._rows(f"{name}.{child}", node)
+    return rows
 
 
 def _row(key: str, default: Any, node: dict[str, Any], kinds: list[str]) -> str:
@@ -121,6 +145,11 @@ def _table(rows: list[str]) -> str:
 
 def _link(name: str) -> str:
     return f"[{_words(name)}](#{_words(name).lower().replace(' ', '-')})"
+
+
+def _title(package: str) -> str:
+    """The heading of a package of extensions: its last name."""
+    return _words(package.rpartition(".")[2])
 
 
 def _words(name: str) -> str:

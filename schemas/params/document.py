@@ -60,8 +60,8 @@ class Params(Section):
             {"metric": "capability.organism_facts.exact_match", "max_drop": 0.03},
         ]
     )
-    """Limits that the report checks and `make gate` enforces, each with a `metric` and exactly one of `at_most`,
-    `at_least`, `max_drop` and `max_rise`; `[]` for none."""
+    """Limits that the report checks and `make gate` enforces, each with a `metric` and exactly one limit, as in
+    `at_most: 0.15`; `[]` for none."""
 
     @model_validator(mode="after")
     def _evaluate_what_gates_judge(self) -> Self:

@@ -20,6 +20,7 @@ class Limit(Extension):
     """Whether it keeps the number above `limit`, rather than below."""
 
     limit: Number
+    """The number; one that has no other parameter is written `name: number`."""
 
     def look_at(self, metric: "Measured", confidence: float) -> tuple[float, "Growing | None"]:
         """The number that is limited, and its interval, None where there is no interval: the edited model's value."""

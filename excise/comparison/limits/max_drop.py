@@ -17,6 +17,7 @@ class MaxDrop(Limit):
     of_both: ClassVar[bool] = True
 
     limit: Margin
+    """The number, not below 0."""
 
     def look_at(self, metric: "Measured", confidence: float) -> tuple[float, "Growing | None"]:
         """Base minus edited."""

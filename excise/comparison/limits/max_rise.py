@@ -16,6 +16,7 @@ class MaxRise(Limit):
     of_both: ClassVar[bool] = True
 
     limit: Margin
+    """The number, not below 0."""
 
     def look_at(self, metric: "Measured", confidence: float) -> tuple[float, "Growing | None"]:
         """Edited minus base."""
