@@ -75,7 +75,6 @@ class GateVerdict(Document):
     metric: str
     bound: str = Field(description="the name of its limit in params.yaml")
     limit: float
-    above: bool = Field(default=False, description="whether the value must be above the limit, rather than below")
     confidence: float
     words: str = Field(description="the gate in words, as in 'at most 0.05'")
     value: float | None = Field(description="the value or difference that the limit is about; null if there is none")

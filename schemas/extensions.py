@@ -35,7 +35,7 @@ class Room:
         """All of them: this project's own, then those of other packages."""
         return list(_found(self.package))
 
-    def load(self, name: Any) -> type[Extension]:
+    def load(self, name: Any) -> type[Any]:
         """The class of that name. Raises `WrongValue`: there is none, or it is of a package that is not pinned."""
         if name not in (found := _found(self.package)):
             raise WrongValue(f"must be one of {', '.join(found)}, got {show(name)}{suggest(name, found)}")
@@ -57,7 +57,7 @@ class Room:
 
     def make(self, name: Any, parameters: Any) -> Extension:
         """The extension of that name with these parameters. Raises `WrongValue`, below the name."""
-        extension = self.load(name)
+        extension: type[Extension] = self.load(name)
         try:
             return extension.model_validate(parameters)
         except ValidationError as error:

@@ -33,7 +33,6 @@ def _judge(gate: Gate, measured: dict[str, Measured]) -> GateVerdict:
         metric=gate.metric,
         bound=LIMITS.name_of(limit),
         limit=limit.limit,
-        above=limit.above,
         confidence=gate.confidence,
         words=f"{limit.words} {limit.limit:g}",
         value=None,

@@ -7,6 +7,7 @@ from matplotlib.ticker import MaxNLocator
 
 from excise.report.conclusions import DRIFT
 from schemas.evidence import Comparison, GateVerdict, Interval
+from schemas.params.gates import LIMITS
 
 STEPS = [1, 2, 5, 10]
 """Of round numbers."""
@@ -70,7 +71,7 @@ def draw_gate(gate: GateVerdict) -> Drawing | None:
     if gate.value is None or gate.interval is None or not _finite(gate.interval, gate.value):
         return None
     axis = _around(min(gate.limit, gate.interval.low), max(gate.limit, gate.interval.high))
-    return _draw(gate.interval, gate.value, axis, limit=gate.limit, above=gate.above)
+    return _draw(gate.interval, gate.value, axis, limit=gate.limit, above=LIMITS.load(gate.bound).above)
 
 
 def axes(rows: list[Comparison]) -> dict[str, Axis]:

@@ -21,8 +21,11 @@ class Judging(Section):
     @model_validator(mode="before")
     @classmethod
     def _keep_parameters_with_their_judge(cls, given: Any) -> Any:
-        if isinstance(given, dict) and (name := next((name for name in JUDGES.names() if name in given), None)):
-            raise WrongValue(f"is a judge and not a key here; write judge: {{{name}: {{…}}}}", name)
+        # The parameters of `classifier` and `api` once stood here, `null` where another judge was chosen.
+        for name in JUDGES.names() if isinstance(given, dict) else ():
+            if given.get(name) is not None:
+                raise WrongValue(f"is a judge and not a key here; write judge: {{{name}: {{…}}}}", name)
+            given = {key: value for key, value in given.items() if key != name}
         return given
 
 
