@@ -2,12 +2,11 @@
 `schemas/params.schema.json` and `docs/params.md`."""
 
 import json
-import os
-import pkgutil
 import re
-from collections import Counter
+from collections.abc import Iterable, Iterator
 from importlib import import_module
 from pathlib import Path
+from pkgutil import iter_modules
 from typing import Any
 
 from schemas.extensions import Room
@@ -33,146 +32,75 @@ def json_schema() -> str:
     return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
 
-def reference(schema: dict[str, Any]) -> str:
-    """The text of docs/params.md: a table for each section, then one for each type that several keys share."""
-    return _Reference(schema).text()
-
-
 def write_documentation() -> None:
     """Write params.schema.json and docs/params.md."""
-    _write(SCHEMA, json_schema())
-    _write(REFERENCE, reference(Params.model_json_schema()))
+    SCHEMA.write_text(json_schema(), encoding="utf-8")
+    REFERENCE.write_text(reference(Params.model_json_schema()), encoding="utf-8")
 
 
-class _Reference:
-    """The Markdown of a JSON Schema. A mapping that only one key has is described below that key; a mapping that
-    several keys have, or that is one of several kinds, has a table of its own."""
-
-    def __init__(self, schema: dict[str, Any]) -> None:
-        self.schema = schema
-        uses = Counter(re.findall(r'"#/\$defs/(\w+)"', json.dumps(schema)))
-        self.shared = {name for name, count in uses.items() if count > 1}
-        self.tables: dict[str, list[str]] = {}
-        """The rows of the mappings that have a table of their own, in the order in which keys mention them."""
-        self.rooms: dict[str, str] = {}
-        """The packages of extensions, with the key that names one."""
-
-    def text(self) -> str:
-        parts = [_INTRODUCTION]
-        for name, section in self.schema["properties"].items():
-            rows = self._rows(name, section)
-            parts += [f"## `{name}`\n", section["description"] + "\n", _table(rows)]
-        for number, (name, rows) in enumerate(self.tables.items()):
-            parts += [f"## {_words(name)}\n", self.schema["$defs"][name]["description"] + "\n"]
-            for other in list(self.tables)[:number]:  # what a class has from the one that it shares with another
-                if len(same := [row for row in rows if row in self.tables[other]]) > 1:
-                    keys = ", ".join(row.split(" | ")[0].removeprefix("| ") for row in same)
-                    parts.append(f"As in {_link(other)}: {keys}.\n")
-                    rows = [row for row in rows if row not in same]
-            parts.append(_table(rows))
-        for package, key in self.rooms.items():
-            parts += [f"## {_title(package)}\n", f"What `{key}` can name.\n", _table(_extensions(Room(package)))]
-        return "\n".join(parts)
-
-    def _rows(self, key: str, node: dict[str, Any], default: Any = ...) -> list[str]:
-        """The row of a key, and those of the keys below it."""
-        names, resolved = self._mappings(node), resolve(node, self.schema)
-        default = node.get("default", ...) if default is ... else default
-        apart = [name for name in names if len(names) > 1 or name in self.shared]
-        for name in apart:
-            if name not in self.tables:
-                self.tables[name] = []  # its place comes before those of what it mentions
-                self.tables[name] += self._below("", name, {})
-        if comment := re.fullmatch(r"extension of (.+)", resolved.get("$comment", "")):
-            self.rooms[comment[1]] = key
-            apart = [_title(comment[1])]
-        row = _row(key, default, resolved, apart)
-        if not names or apart:
-            return [row]
-        if "items" in resolved:
-            return [row, *self._below(f"{key}.N", names[0], {})]
-        below = self._below(key, names[0], default if isinstance(default, dict) else {})
-        return below if isinstance(default, dict) else [row, *below]
-
-    def _below(self, key: str, name: str, defaults: dict[str, Any]) -> list[str]:
-        """The rows of a mapping's keys."""
-        rows: list[str] = []
-        definition = self.schema["$defs"][name]
-        if comment := re.fullmatch(r"extension of (.+)", definition.get("$comment", "")):
-            self.rooms[comment[1]] = f"{key}.…"
-        for child, node in definition["properties"].items():
-            if node.get("$comment") != "alias":
-                rows += self._rows(f"{key}.{child}".lstrip("."), node, defaults.get(child, ...))
-        return rows
-
-    def _mappings(self, node: Any) -> list[str]:
-        """The names of the mappings that a value may be, or be a list of."""
-        if not isinstance(node, dict):
-            return []
-        if name := node.get("$ref", "").removeprefix("#/$defs/"):
-            definition = self.schema["$defs"][name]
-            return [name] if "properties" in definition else self._mappings(definition)
-        options = [*node.get("anyOf", ()), *node.get("oneOf", ()), node.get("items"), node.get("additionalProperties")]
-        return [name for option in options for name in self._mappings(option)]
+def reference(schema: dict[str, Any]) -> str:
+    """The text of docs/params.md: a table for each section, each mapping that several keys take, and each room of
+    extensions."""
+    parts = [_INTRODUCTION]
+    for key, section in schema["properties"].items():
+        parts.append(_table(f"`{key}`", section["description"], _rows(schema, key, section)))
+    for name in _shared(schema):
+        mapping = schema["$defs"][name]
+        parts.append(_table(_title(name), mapping["description"], _rows_below(schema, "", mapping)))
+    for package in re.findall(r'"extension of (.+?)"', json.dumps(schema)):
+        room = import_module(package)
+        rows = (row for module in iter_modules(room.__path__) for row in _extension(Room(package), module.name))
+        parts.append(_table(_title(package), room.__doc__ or "", rows))
+    return "\n".join(parts)
 
 
-def _extensions(room: Room) -> list[str]:
-    """The row of each extension that is built in, and those of its parameters."""
-    rows = []
-    for name in sorted(module.name for module in pkgutil.iter_modules(import_module(room.package).__path__)):
-        schema = room.load(name).model_json_schema()
-        rows.append(f"| `{name}` | | {' '.join(schema['description'].split())} |")
-        for child, node in schema["properties"].items():
-            rows += _Reference(schema)._rows(f"{name}.{child}", node)
-    return rows
+def _table(title: str, description: str, rows: Iterable[str]) -> str:
+    head = f"## {title}\n\n{description}\n\n| key | default | description |\n| --- | --- | --- |"
+    return "\n".join([head, *rows, ""])
 
 
-def _row(key: str, default: Any, node: dict[str, Any], kinds: list[str]) -> str:
-    """A row of a table; `kinds` are the mappings that the value may be and that have tables of their own."""
-    text = re.sub(r"\bdocs/(\w+\.md)", r"[\1](\1)", node["description"])
-    if any(f"`{choice}`" not in text for choice in choices(node)):
-        text += f" One of {', '.join(f'`{choice}`' for choice in choices(node))}."
-    if kinds:
-        text += f" Keys: {' or '.join(map(_link, kinds))}."
-    shown = "required" if default is ... else f"`{_flow(default)}`"
-    cells = (f"`{key}`", f"`{node['const']}`" if "const" in node else shown, text)
-    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+def _rows(schema: dict[str, Any], key: str, node: dict[str, Any]) -> Iterator[str]:
+    """The row of a key, unless it is a section with defaults, and those of the keys below, unless they are shared."""
+    value = resolve(node, schema)
+    mapping, place = (resolve(value["items"], schema), f"{key}.N") if "items" in value else (value, key)
+    shared = [name for name in _shared(schema) if f'/{name}"' in json.dumps(node)]
+    below = [] if shared else list(_rows_below(schema, place, mapping))
+    if not below or not isinstance(node.get("default"), dict):
+        text = re.sub(r"\bdocs/(\w+\.md)", r"[\1](\1)", value["description"])
+        if any(f"`{choice}`" not in text for choice in choices(value)):
+            text += f" One of {', '.join(f'`{choice}`' for choice in choices(value))}."
+        for name in shared + re.findall("extension of (.+)", mapping.get("$comment", "")):
+            text += f" See [{_title(name)}](#{_title(name).lower().replace(' ', '-')})."
+        yield _row(key, f"`{_yaml(node['default'])}`" if "default" in node else "required", text)
+    yield from below
 
 
-def _table(rows: list[str]) -> str:
-    return "\n".join(["| key | default | description |", "| --- | --- | --- |", *rows]) + "\n" if rows else ""
+def _rows_below(schema: dict[str, Any], key: str, mapping: dict[str, Any]) -> Iterator[str]:
+    for name, node in mapping.get("properties", {}).items():
+        if node.get("$comment") != "alias":
+            yield from _rows(schema, f"{key}.{name}".lstrip("."), node)
 
 
-def _link(name: str) -> str:
-    return f"[{_words(name)}](#{_words(name).lower().replace(' ', '-')})"
+def _extension(room: Room, name: str) -> Iterator[str]:
+    schema = room.load(name).model_json_schema()
+    yield _row(name, "", " ".join(schema["description"].split()))
+    yield from _rows_below(schema, name, schema)
 
 
-def _title(package: str) -> str:
-    """The heading of a package of extensions: its last name."""
-    return _words(package.rpartition(".")[2])
+def _row(key: str, default: str, text: str) -> str:
+    return f"| `{key}` | {default} | {text.replace('|', chr(92) + '|')} |"
 
 
-def _words(name: str) -> str:
-    """The name of a class as words: `PromptSource` is "Prompt source"."""
-    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).capitalize()
+def _shared(schema: dict[str, Any]) -> list[str]:
+    """The mappings that several keys take."""
+    return [name for name in schema.get("$defs", ()) if json.dumps(schema).count(f'"#/$defs/{name}"') > 1]
 
 
-def _flow(value: Any) -> str:
-    """A default as one would write it in YAML on one line; a mapping's keys that are `null` are left out."""
-    match value:
-        case dict():
-            given = {name: item for name, item in value.items() if item is not None}
-            return "{" + ", ".join(f"{name}: {_flow(item)}" for name, item in given.items()) + "}"
-        case list():
-            return "[" + ", ".join(map(_flow, value)) + "]"
-        case str():
-            return value
-        case _:
-            return json.dumps(value)
+def _title(name: str) -> str:
+    """The name of a class or package as a heading: `PromptSource` is "Prompt source"."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name.rpartition(".")[2]).capitalize()
 
 
-def _write(path: Path, text: str) -> None:
-    """Replace the file as a whole (`excise.plumbing.files` does it too, but schemas import no stage)."""
-    temporary = path.with_name(f".{path.name}.partial")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+def _yaml(default: Any) -> str:
+    """A default as YAML on one line, without the keys that are `null`."""
+    return re.sub(r', "\w+": null|"', "", json.dumps(default))

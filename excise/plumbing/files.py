@@ -21,27 +21,13 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 from excise.plumbing.errors import StageError
 from excise.plumbing.progress import Advance, progress
 from schemas.basis.document import Document, FileDigest
+from schemas.basis.plain_yaml import parse_mapping, read_text
 from schemas.basis.text import dotted, shorten
+from schemas.wording import ParamsError
 
 LARGEST = 32 * 2**20
 """Bytes of a document, and of one line of a file that has a document a line. The record of an edit of every expert of a
 large model takes half of it."""
-
-_MAKES = {
-    "params": ["artifacts/params"],
-    "organism": ["models/base"],
-    "prepare": ["artifacts/layout.json", "artifacts/model.json", "artifacts/prompts"],
-    "measure": ["artifacts/activations.safetensors", "artifacts/expert_use.json"],
-    "directions": ["artifacts/directions.safetensors", "artifacts/directions.json"],
-    "diagnose": ["artifacts/diagnosis.json"],
-    "simulate": ["artifacts/simulation.json"],
-    "ablate": ["models/ablated"],
-    **{f"answer@{side}": [f"answers/{side}"] for side in ("base", "ablated")},
-    **{f"evaluate@{side}": [f"results/{side}"] for side in ("base", "ablated")},
-    "report": ["gates.json", "metrics.json", "report"],
-}
-MADE_BY = {path: stage for stage, paths in _MAKES.items() for path in paths}
-"""The stage that writes a file, by its path or that of a folder above it."""
 
 T = TypeVar("T")
 MAPPING = TypeAdapter(dict[str, Any])
@@ -52,6 +38,7 @@ _CONFLICT = re.compile(rb"^(<<<<<<<|>>>>>>>) ", re.MULTILINE)
 _CHUNK = 1 << 20
 DATA = Path("data")
 """Where the user's own files are."""
+GRAPH = Path("dvc.yaml")
 MEMORY = Path(".excise/digests.json")
 SETTLED_NS = 2_000_000_000
 """The coarsest clock of a file system in use, FAT's, counts two seconds."""
@@ -305,9 +292,18 @@ def has_conflict(data: bytes) -> bool:
 
 
 def _stage_of(path: Path) -> str | None:
-    parts = path.as_posix()
-    places = [place for place in MADE_BY if parts == place or parts.startswith(f"{place}/")]
-    return MADE_BY[max(places, key=len)] if places else None
+    """The stage that writes a file, or a folder that holds it; None where dvc.yaml does not say."""
+    if path.is_relative_to(MEMORY.parent):  # read often, to see whether it is there
+        return None
+    with contextlib.suppress(ParamsError, LookupError, TypeError, AttributeError):
+        for name, stage in parse_mapping(read_text(GRAPH, GRAPH.name), GRAPH.name)["stages"].items():
+            for key in stage.get("foreach", [""]):
+                whole = stage.get("do", stage)
+                for output in [*whole["outs"], *whole.get("metrics", [])]:
+                    for written in [output] if isinstance(output, str) else output:
+                        if path.is_relative_to(written.replace("${key}", key)):
+                            return f"{name}@{key}" if key else name
+    return None
 
 
 def unreadable(path: Path, what: str, remedy: str | None = None, where: str = "") -> Unreadable:

@@ -1,5 +1,6 @@
 """What a model says is kept by what it was asked, and scored later as if it were scored at once."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from schemas.params.document import EvaluateSection
 from schemas.prompts import ChatFormat
 from tests.evaluation.fake_hub import Rules
 from tests.evaluation.fake_hub import hub as hub
+from tests.projects import ROOT
 
 CHAT = ChatFormat(system="be brief", chat_template_kwargs={}, date="2025-01-01")
 KINDS = ("arc_easy", "mmlu_stem", "gsm8k", "wikitext")
@@ -30,6 +32,7 @@ class Templated:
 @pytest.fixture(autouse=True)
 def elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, hub: list[dict[str, Any]]) -> None:
     monkeypatch.chdir(tmp_path)
+    shutil.copy(ROOT / "dvc.yaml", tmp_path)
 
 
 def listed(*names: str, folder: Path = SCORES_FOLDER, longest: int | None = None) -> list[ListedTask]:

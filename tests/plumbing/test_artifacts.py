@@ -1,5 +1,6 @@
 """Files of ours are what they should be, or one line names the file, what is wrong with it and what makes it again."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from safetensors.torch import save_file
 
 from excise.checkpoint.weights import read_tensors
 from excise.plumbing import files
-from excise.plumbing.files import MADE_BY, Unreadable, parse_document, read_document, read_lines
+from excise.plumbing.files import Unreadable, parse_document, read_document, read_lines
 from schemas.basis.document import FileDigest
 from schemas.directions import ExpertUse
 from schemas.prompts import PromptList
@@ -22,6 +23,7 @@ WHOLE = PromptList(prompts=3, sha256="0" * 64)
 @pytest.fixture
 def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
+    shutil.copy(ROOT / "dvc.yaml", tmp_path)
     (tmp_path / "artifacts").mkdir()
     return Path("artifacts/expert_use.json")
 
@@ -94,14 +96,38 @@ def test_tensors_are_those_expected_or_one_line(path: Path) -> None:
     assert "is missing; run `dvc repro directions`" in refused(read_tensors, path, expected)
 
 
-def test_every_output_of_the_pipeline_has_its_stage_in_the_remedies() -> None:
+def test_every_output_of_the_pipeline_has_its_stage_in_the_remedies(path: Path) -> None:
     outputs: dict[str, str] = {}
     for name, stage in YAML(typ="safe", pure=True).load((ROOT / "dvc.yaml").read_text())["stages"].items():
         for key in stage.get("foreach", {"": None}):
             listed = stage.get("do", stage)
             for out in [*listed["outs"], *listed.get("metrics", [])]:
-                path = (out if isinstance(out, str) else next(iter(out))).replace("${key}", key)
-                outputs[path] = f"{name}@{key}" if key else name
-    found = {path: files._stage_of(Path(path)) for path in outputs}
+                output = (out if isinstance(out, str) else next(iter(out))).replace("${key}", key)
+                outputs[output] = f"{name}@{key}" if key else name
+    found = {output: files._stage_of(Path(output)) for output in outputs}
     assert found == outputs
-    assert set(MADE_BY.values()) == set(outputs.values())
+    assert files._stage_of(Path("results/ablated/samples/gsm8k.jsonl")) == "evaluate@ablated"
+    assert files._stage_of(Path("results/ablated2")) is None
+
+
+@pytest.mark.parametrize(
+    "graph",
+    [
+        None,
+        "",
+        "stages: [",
+        "- a",
+        "stages: {}",
+        "stages: 3",
+        "stages: {a: 3}",
+        "stages: {a: {outs: 3}}",
+        "stages: {a: {outs: [3]}}",
+        "stages: {a: {foreach: [3], do: {outs: [x]}}}",
+        "\0",
+    ],
+)
+def test_without_a_graph_the_remedy_names_no_stage(path: Path, graph: str | None) -> None:
+    Path("dvc.yaml").unlink()
+    if graph is not None:
+        Path("dvc.yaml").write_text(graph)
+    assert refused(read_document, ExpertUse, path) == f"{path} is missing; run what makes it"

@@ -3,11 +3,10 @@
 import json
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import pytest
 from jsonschema import Draft202012Validator
-from pydantic import Field
 
 from schemas import documentation
 from schemas.basis.document import Listed, Section
@@ -35,11 +34,11 @@ def test_the_schema_is_one_and_holds_for_the_shipped_file() -> None:
     Draft202012Validator(DOCUMENT).validate(parse_mapping(text, "params.yaml"))
 
 
-def test_every_mapping_of_the_schema_is_closed_and_every_key_described() -> None:
+def test_every_mapping_of_the_schema_is_closed_but_for_names_of_extensions_and_every_key_described() -> None:
     mappings = [node for node in [DOCUMENT, *DOCUMENT["$defs"].values()] if "properties" in node]
-    assert len(mappings) == 16
+    assert len(mappings) == 14
     for node in mappings:
-        assert node["additionalProperties"] is False
+        assert node["additionalProperties"] is False or node["$comment"].startswith("extension of ")
         assert all(key.get("description") for key in node["properties"].values())
 
 
@@ -116,52 +115,32 @@ def test_what_a_page_links_to_is_there() -> None:
         assert link[1:] in headings if link.startswith("#") else (REFERENCE.parent / link).is_file(), link
 
 
-class AtMost(Section):
-    """Not above a value."""
+class Limits(Section):
+    """Which limits there are."""
 
-    kind: Literal["at_most"]
-    """Which limit it is."""
-    value: float
-    """The limit | itself."""
-
-
-class MaxDrop(Section):
-    """Not much below the base."""
-
-    kind: Literal["max_drop"]
-    """Which limit it is."""
-    value: float = 0.5
-    """The margin."""
-
-
-class Kinds(Section):
-    """Chosen by name."""
-
-    one: Annotated[AtMost | MaxDrop, Field(discriminator="kind")]
-    """One limit."""
-    many: Listed[AtMost | MaxDrop] = ()
-    """Any number of limits."""
-    plain: Literal["a", "b"] = "a"
+    kind: Literal["a", "b"] = "a"
     """Either."""
+    value: float
+    """The limit | itself, or `a` (docs/hub.md)."""
 
 
 class Sections(Section):
     """A file."""
 
-    limits: Kinds
+    limits: Limits
     """The limits."""
+    other: Listed[Limits] | None = None
+    """Any number of limits."""
 
 
-def test_each_of_several_kinds_has_a_table_of_its_own() -> None:
+def test_a_row_names_the_choices_links_documents_and_holds_no_border() -> None:
     text = reference(Sections.model_json_schema())
-    both = "Keys: [At most](#at-most) or [Max drop](#max-drop)."
-    assert rows(text)["limits.one"] == ["required", f"One limit. {both}"]
-    assert rows(text)["limits.many"] == ["`[]`", f"Any number of limits. {both}"]
-    assert rows(text)["limits.plain"] == ["`a`", "Either. One of `a`, `b`."]
-    first, second = text.split("\n## At most\n")[1].split("\n## Max drop\n")
-    assert first.startswith("\nNot above a value.\n") and second.startswith("\nNot much below the base.\n")
-    assert rows(first) == {"kind": ["`at_most`", "Which limit it is."], "value": ["required", "The limit \\| itself."]}
-    assert rows(second) == {"kind": ["`max_drop`", "Which limit it is."], "value": ["`0.5`", "The margin."]}
+    assert rows(text)["limits"] == ["required", "The limits. See [Limits](#limits)."]
+    assert rows(text)["other"] == ["`null`", "Any number of limits. See [Limits](#limits)."]
+    table = text.split("\n## Limits\n")[1]
+    assert table.startswith("\nWhich limits there are.\n")
+    assert rows(table)["kind"] == ["`a`", "Either. One of `a`, `b`."]
+    assert rows(table)["value"] == ["required", "The limit \\| itself, or `a` ([hub.md](hub.md))."]
 
 
 def test_the_generator_writes_both_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
