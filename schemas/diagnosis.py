@@ -13,7 +13,7 @@ class Answers(Document):
 
     refusal: float = Field(description="share of harmful prompts that it is more likely than not to refuse")
     probability: float = Field(description="mean probability of refusing a harmful prompt")
-    remaining: float = Field(description="the larger of the two: what is left of refusal")
+    remaining: float = Field(description="the larger of these two: what is left of refusal")
     harmful_log_odds: float = Field(description="mean log-odds of refusing a harmful prompt")
     over_refusal: float = Field(description="share of harmless prompts that it is more likely than not to refuse")
     harmless_log_odds: float = Field(description="mean log-odds of refusing a harmless prompt")
@@ -22,12 +22,12 @@ class Answers(Document):
 
 
 class Cause(Document):
-    """One measurement's direction, taken out everywhere and put in."""
+    """What removing or adding one measurement's direction does."""
 
     measurement: int
-    reason: str | None = Field(description="why there is no direction; null when there is one")
-    ablated: Answers | None = Field(description="nothing holds the direction")
-    added: Answers | None = Field(description="the difference of means is added to the stream, at every token")
+    reason: str | None = Field(description="why there is no direction; null if there is one")
+    ablated: Answers | None = Field(description="with the direction removed from the embeddings and every write")
+    added: Answers | None = Field(description="with the difference of means added to the stream, at every token")
 
 
 class StreamPoint(Document):
@@ -47,16 +47,14 @@ class WriterEffect(Document):
     harmful: float
     harmless: float
     difference: float
-    effect: float
-    """change of the log-odds of refusing harmful prompts when its write along the direction is replaced by its mean on
-    harmless prompts"""
+    effect: float = Field(description="change of harmful log-odds with this component replaced by its harmless mean")
 
 
 class RoleEffect(Document):
     """All writers of one kind together."""
 
     role: str
-    difference: float = Field(description="of all its layers, as far as it reaches the last measurement")
+    difference: float = Field(description="sum over layers of what reaches the last measurement")
     effect: float
 
 
@@ -66,86 +64,79 @@ class ExpertEffect(Document):
     layer: int
     expert: int
     difference: float
-    effect: float | None = Field(description="null for experts that write less than those that were tried")
+    effect: float | None = Field(description="null for experts that write too little to be tried")
 
 
 class NamedWriter(Document):
-    """The writer that is the cause: the kind with the largest effect, and the least of it that nearly has that."""
+    """The cause: the kind of writer with the largest effect, and the smallest part of it with nearly that effect."""
 
     role: str
     layers: list[int]
-    experts: dict[int, list[int]]
-    """layer → experts; empty for other kinds, and where no few experts have the effect but whole layers"""
-    effect: float = Field(description="of what is named, all together")
+    experts: dict[int, list[int]] = Field(description="layer → experts; empty if the part consists of whole layers")
+    effect: float = Field(description="of the named part, all together")
 
 
 class RouterReading(Document):
     """What the router of one layer does with the direction."""
 
     layer: int
-    share: float | None
-    """of the difference of mean logits, what goes through the direction; null where there is none"""
-    distance: float = Field(description="Jensen-Shannon distance between the two sides' use of experts, 0 to 1")
+    share: float | None = Field(description="of the difference of mean logits, due to the direction; null without one")
+    distance: float = Field(description="Jensen-Shannon distance between use on harmful and harmless prompts, 0 to 1")
     changed: float | None
-    """share of chosen experts, on harmful prompts, that are no longer chosen once the direction is taken out of the
-    router's input; null, as the share, where its norm is such that it cannot be"""
-    harmful_use: list[int] = Field(description="how many harmful prompts each expert is chosen on")
+    """share of experts chosen on harmful prompts that are not chosen without the direction in the router's input; null,
+    like `share`, if its norm does not allow removing the direction"""
+    harmful_use: list[int] = Field(description="number of harmful prompts that each expert is chosen on")
     harmless_use: list[int]
-    log_odds: list[float] = Field(description="of each expert's use on harmful against harmless prompts")
+    log_odds: list[float] = Field(description="of each expert's use, harmful against harmless prompts")
 
 
 class WeightsSplit(Document):
-    """What routed experts of one layer write, split into what weights and what outputs carry."""
+    """What routed experts of one layer write, split into the shares of combination weights and of outputs."""
 
     layer: int
     difference: float
-    by_weights: float | None = Field(description="null where weights multiply what experts read: not separable")
+    by_weights: float | None = Field(description="null if weights multiply the input of experts: not separable")
     by_outputs: float | None
 
 
 class RangeTrial(Document):
-    """All writers of some layers, edited along the explained direction at scale 1, and no others."""
+    """An edit of all writers of some layers along the explained direction, at scale 1."""
 
     first: int
     last: int
-    written: float = Field(description="what their writers add to the difference, all kinds together")
-    answers: Answers | None = Field(description="null where these layers have nothing that can be edited so")
+    written: float = Field(description="what these writers add to the difference")
+    answers: Answers | None = Field(description="null if these layers have nothing that can be edited this way")
 
 
 class Recommendation(Document):
-    """The edit that removes refusal at the lowest mean KL, of those tried."""
+    """Of the edits tried, the one that removes refusal at the lowest mean KL."""
 
     rules: list[dict[str, Any]] = Field(description="for params.yaml")
-    removes: bool = Field(description="whether refusal fell to the limit; if not, it is the lowest that was found")
+    removes: bool = Field(description="whether refusal fell to the limit; if not, this is the lowest refusal found")
     answers: Answers
     tried: int
-    alike: int
-    """how many others that remove refusal cannot be told from it: the paired 95 % interval of the difference in KL
-    includes 0"""
+    alike: int = Field(description="others that remove refusal and whose KL does not differ (paired 95 % interval)")
 
 
 class Diagnosis(Document):
     """`artifacts/diagnosis.json`."""
 
     measurement: int
-    """whose direction is explained: that which, ablated everywhere, removes most refusal; of several, at the lowest
-    KL"""
+    """whose direction is explained: removing it everywhere removes the most refusal; of several, at the lowest KL"""
     harmful_prompts: int
     harmless_prompts: int
     refusal_tokens: list[int] = Field(description="with which the base begins refusals")
     refusal_words: list[str] = Field(description="the same, decoded")
-    limit: float
-    """refusal is removed where neither the share of harmful prompts refused nor the probability of refusing is
-    larger"""
+    limit: float = Field(description="refusal is removed if `remaining` is at most this")
     base: Answers
     causes: list[Cause]
     stream: list[StreamPoint]
     layer_scales: list[float] = Field(description="what each layer multiplies the whole stream by")
     writers: list[WriterEffect]
     roles: list[RoleEffect]
-    experts: list[ExpertEffect] = Field(description="those that write most")
+    experts: list[ExpertEffect] = Field(description="those that write the most")
     named: NamedWriter
     routers: list[RouterReading]
     weights: list[WeightsSplit]
     ranges: list[RangeTrial]
-    recommendation: Recommendation | None = Field(description="null where this model takes none of the edits tried")
+    recommendation: Recommendation | None = Field(description="null if this model takes none of the edits tried")

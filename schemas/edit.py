@@ -4,12 +4,12 @@ from typing import Any
 
 from pydantic import Field
 
-from schemas.basis.document import Document, FileDigest
+from schemas.basis.document import Document, FileDigest, Sha256
 from schemas.model import ModelManifest
 
 
 class Projection(Document):
-    """How one tensor of the base is edited: the direction of one measurement, taken out `scale` times."""
+    """How one tensor of the base is edited: the direction of one measurement is removed, `scale` times."""
 
     tensor: str
     file: str
@@ -18,14 +18,14 @@ class Projection(Document):
     measurement: float
     scale: float
     experts: list[int] | None = Field(description="which matrices along the first axis; null for all")
-    norms: list[str] = Field(description="the weights of the norms between the tensor and the stream, in their order")
+    norms: list[str] = Field(description="the weights of the norms between the tensor and the stream, in order")
     left: float | None = None
-    """of what the tensor writes along the direction, through these norms, the share that `through_norm: ignore` leaves;
-    null where the edit takes the norms into account, or there are none"""
+    """share of what the tensor writes along the direction, through these norms, that `through_norm: ignore` leaves;
+    null if the edit takes the norms into account, or there are none"""
 
 
 class BiasShift(Document):
-    """What is added to the bias by which one router chooses experts."""
+    """What is added to the bias with which one router chooses experts."""
 
     tensor: str
     file: str
@@ -39,15 +39,13 @@ class EditRecord(Document):
 
     base: ModelManifest
     ablate: dict[str, Any] = Field(description="the resolved `ablate` section of params.yaml")
-    directions_sha256: str = Field(pattern="^[0-9a-f]{64}$")
-    expert_use_sha256: str | None = Field(pattern="^[0-9a-f]{64}$")
-    """of the counts that routers' biases were moved by; null where none was"""
+    directions_sha256: Sha256
+    expert_use_sha256: Sha256 | None = Field(description="of artifacts/expert_use.json; null if no router is changed")
     plan: list[Projection]
-    router_bias: list[BiasShift] = Field(description="empty where `ablate.router_bias` is null")
-    spare_layers: list[str]
-    """prefixes of layers that are not in use (multi-token prediction); copied"""
+    router_bias: list[BiasShift] = Field(description="empty if `ablate.router_bias` is null")
+    spare_layers: list[str] = Field(description="prefixes of unused layers (multi-token prediction), which are copied")
     left_out: list[str] = Field(description="files of the base that hold other copies of its weights; not copied")
-    files: list[FileDigest] = Field(description="every other file of the folder but edit.json.sha256, sorted by path")
+    files: list[FileDigest] = Field(description="all other files of the folder except edit.json.sha256, sorted by path")
 
 
 class PlanRow(Document):

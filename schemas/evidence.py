@@ -8,11 +8,11 @@ from schemas.basis.document import Document
 from schemas.results import Verdict
 
 UNJUDGED = 0.9
-"""Where this share of a model's answers is degenerate, nothing was judged: at most a tenth could be refusals, which is
-less than what gates usually allow, so that a gate would pass whatever the other answers say."""
+"""If this share of a model's answers is degenerate, nothing was judged: at most a tenth could be refusals, less than
+gates usually allow, so a gate would pass whatever the other answers say."""
 
 Outcome = Literal["pass", "warn", "fail"]
-"""Of a gate. Warn: inconclusive, and params.yaml lets that be."""
+"""Of a gate. Warn: inconclusive, which params.yaml accepts."""
 
 
 class Interval(Document):
@@ -34,11 +34,11 @@ class Comparison(Document):
     difference_interval: Interval | None = Field(description="paired: of the same samples")
     higher_is_better: bool | None
     samples: int
-    clusters: int = Field(description="items; as many as samples where none share one")
+    clusters: int = Field(description="items; as many as samples if none share one")
     rose: int | None = Field(description="samples whose value is higher after the edit; null for drift")
     fell: int | None
     p_value: float | None = Field(description="McNemar's exact test, for yes/no metrics; informative")
-    reason: str | None = Field(description="why there is no interval; null where there is one")
+    reason: str | None = Field(description="why there is no interval; null if there is one")
 
 
 class Comparisons(Document):
@@ -48,7 +48,7 @@ class Comparisons(Document):
 
 
 class ChangedSample(Document):
-    """One sample that both models answer differently, as far as metrics see."""
+    """One sample whose metrics the edit changed."""
 
     id: str
     prompt: str
@@ -56,7 +56,7 @@ class ChangedSample(Document):
     ablated: str
     base_verdict: Verdict | None
     ablated_verdict: Verdict | None
-    metrics: dict[str, tuple[float, float]] = Field(description="those that changed: before and after")
+    metrics: dict[str, tuple[float, float]] = Field(description="those that changed: base and edited")
 
 
 class TaskChanges(Document):
@@ -66,7 +66,7 @@ class TaskChanges(Document):
     task: str
     samples: int
     changed: int
-    shown: list[ChangedSample] = Field(description="ten at most")
+    shown: list[ChangedSample] = Field(description="at most ten")
 
 
 class GateVerdict(Document):
@@ -76,13 +76,12 @@ class GateVerdict(Document):
     bound: str = Field(description="the name of its limit in params.yaml")
     limit: float
     confidence: float
-    words: str = Field(description="the gate in words, as in 'at most 0.05'")
-    value: float | None = Field(description="the value or difference that the limit is about; null if there is none")
+    words: str = Field(description="the limit in words, such as 'at most 0.05'")
+    value: float | None = Field(description="the value or difference that is limited; null if there is none")
     interval: Interval | None = Field(description="of that value, at the gate's confidence")
     verdict: Outcome
     reason: str
-    samples_needed: int | None
-    """for an inconclusive gate, about how many samples would settle it; null where none would"""
+    samples_needed: int | None = Field(description="about how many would settle it, if inconclusive; else null")
 
 
 class GateVerdicts(Document):
@@ -101,10 +100,10 @@ class ParameterChange(Document):
 
 
 class Provenance(Document):
-    """Where a shown report comes from. Never part of a stage's output: it is added when the report is shown."""
+    """Where a shown report comes from. Added when the report is shown, because no stage's output may hold it."""
 
     commit: str | None = Field(description="null outside a git repository")
     changed_files: list[str] = Field(description="that differ from the commit")
-    previous: str | None = Field(description="the commit of the run before; null where there is none")
+    previous: str | None = Field(description="the commit of the previous run; null if there is none")
     parameters: list[ParameterChange]
     versions: dict[str, str]

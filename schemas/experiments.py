@@ -1,8 +1,8 @@
-"""A file of experiments: named overrides of params.yaml in groups, and the table that their metrics make.
+"""A file of experiments: named overrides of params.yaml in groups, and the tables of their metrics.
 
-DVC takes overrides by Hydra's grammar and OmegaConf's rules: a mapping is merged, a list is replaced, a key that the
-file does not hold needs `++`, and quoted text stays text. `applied` does to a document what DVC does to the file, so
-that the outcome can be checked before DVC is asked.
+DVC reads overrides by Hydra's grammar and OmegaConf's rules: a mapping is merged, a list is replaced, a key that the
+file lacks needs `++`, and quoted text stays text. `applied` does to a document what DVC does to the file, so that the
+result is checked before DVC runs.
 """
 
 import copy
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import Field, JsonValue, ValidationError, model_validator
+from pydantic import Field, JsonValue, model_validator
 
 from schemas.basis import plain_yaml
 from schemas.basis.document import Listed, Section, validated
@@ -21,7 +21,7 @@ from schemas.basis.fields import PATH, Items, MayBeEmpty, matches
 from schemas.basis.text import dotted, show
 from schemas.params.document import Params
 from schemas.params.gates import MetricName, unknown_task
-from schemas.wording import ParamsError, WrongValue, first_mistake
+from schemas.wording import ParamsError, WrongValue
 
 Name = Annotated[
     str,
@@ -39,29 +39,32 @@ Overrides = Annotated[dict[str, JsonValue], MayBeEmpty()]
 
 _PART = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*|0|[1-9][0-9]*")
 _PLAIN = re.compile(r"[a-z][a-z_]*|[0-9]+-[0-9]+")
-"""Text that Hydra reads as text without quotes, unless it is one of the words below."""
+"""What Hydra reads as text without quotes, except the words below."""
 _WORDS = ("null", "true", "false", "inf", "nan")
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ufeff]")
 _MISSING = object()
+
+Override = tuple[tuple[str, ...], Any]
+"""A key, from its section down, and its value."""
 
 
 class Column(Section):
     """One metric of the table."""
 
     title: Title = Field(description="The head of the column.")
-    metric: MetricName = Field(description="Whose value it shows, as metrics.json names it.")
+    metric: MetricName = Field(description="The metric that it shows, as metrics.json names it.")
 
 
 class Experiment(Section):
     """One set of parameters with a name."""
 
-    name: Name = Field(description="Its name; DVC knows it as `<file's name>-<group's name>-<name>`.")
-    title: Title | None = Field(default=None, description="What its row is called; `null`: its name.")
+    name: Name = Field(description="Its name; DVC's name for it is `<file's name>-<group's name>-<name>`.")
+    title: Title | None = Field(default=None, description="The title of its row; `null`: its name.")
     set: Overrides = Field(default={}, description="Keys of params.yaml and their values, after those of its group.")
 
 
 class Group(Section):
-    """Experiments that share parameters and a table. The first one runs first, and what it made serves the others."""
+    """Experiments that share parameters and a table. The first one runs first; the others use what it made."""
 
     name: Name = Field(description="The name of its table's markers, and a part of its experiments' names.")
     title: Title | None = Field(default=None, description="The heading above a new table; `null`: its name.")
@@ -91,7 +94,7 @@ class Experiments(Section):
         return self
 
     def full_name(self, group: Group, experiment: Experiment) -> str:
-        """What DVC knows an experiment by."""
+        """DVC's name for an experiment."""
         return f"{self.name}-{group.name}-{experiment.name}"
 
 
@@ -102,26 +105,26 @@ class Planned:
     name: str
     title: str
     arguments: tuple[str, ...]
-    """What `dvc exp run -S` takes, one an override."""
+    """What `dvc exp run -S` takes, one for each override."""
     params: Params
 
 
 def load(path: Path, params: Path) -> tuple[Experiments, list[list[Planned]]]:
-    """The file, and the planned experiments of each of its groups, which override the params.yaml `params`. Each one's
-    parameters are checked as a whole. Raises `ParamsError`: either file is wrong, or an experiment's parameters are."""
+    """The file, and the planned experiments of each group, which override the params.yaml `params`. The parameters of
+    each are validated as a whole. Raises `ParamsError`: either file, or an experiment's parameters, are wrong."""
     name = str(path)
     experiments = validated(Experiments, plain_yaml.parse_mapping(plain_yaml.read_text(path, name), name), name)
     overridden = plain_yaml.parse_mapping(plain_yaml.read_text(params, params.name), params.name)
-    _parameters(overridden, params.name, "")
+    validated(Params, overridden, params.name)
     planned = [
         [_plan(experiments, group, experiment, overridden, name) for experiment in group.experiments]
         for group in experiments.groups
     ]
     # A column that no experiment could fill is a mistake, not an empty column.
     evaluated = [each.params.evaluate.tasks().items() for group in planned for each in group]
-    there = sorted({f"{group}.{task}" for groups in evaluated for group, tasks in groups for task in tasks})
+    known_tasks = sorted({f"{group}.{task}" for groups in evaluated for group, tasks in groups for task in tasks})
     for number, column in enumerate(experiments.columns):
-        if wrong := unknown_task(column.metric, there, "no experiment evaluates"):
+        if wrong := unknown_task(column.metric, known_tasks, "no experiment evaluates"):
             raise ParamsError(name, wrong, ("columns", number, "metric"))
     return experiments, planned
 
@@ -132,90 +135,72 @@ def _plan(file: Experiments, group: Group, experiment: Experiment, overridden: M
         overrides = combined(read_overrides(group.set) + read_overrides(experiment.set))
         document, arguments = applied(overridden, overrides)
     except WrongValue as wrong:
-        raise ParamsError(name, f"{full}: {wrong.message}") from None
-    checked = _parameters(document, name, f"{full}: ")
-    return Planned(full, experiment.title or experiment.name, tuple(arguments), checked)
+        raise ParamsError(f"{name}: {full}", wrong.message) from None
+    params = validated(Params, document, f"{name}: {full}")
+    return Planned(full, experiment.title or experiment.name, tuple(arguments), params)
 
 
-def _parameters(document: dict[str, Any], name: str, prefix: str) -> Params:
-    try:
-        return Params.model_validate(document)
-    except ValidationError as error:
-        message, key = first_mistake(error, Params)
-        raise ParamsError(name, f"{prefix}{dotted(key)} {message}") from None
-
-
-@dataclass(frozen=True)
-class Override:
-    """One key, from the section down, and the value that it is given."""
-
-    key: tuple[str, ...]
-    value: Any
-
-
-def read_overrides(given: Mapping[str, Any], above: tuple[str, ...] = ()) -> list[Override]:
+def read_overrides(mapping: Mapping[str, Any], above: tuple[str, ...] = ()) -> list[Override]:
     """What a `set:` holds below a key: dotted keys, nested mappings or both. Raises `WrongValue`."""
-    found = []
-    for name, value in given.items():
+    overrides: list[Override] = []
+    for name, value in mapping.items():
         parts = name.split(".")
         if not all(map(_PART.fullmatch, parts)):
             raise WrongValue(f'{show(name)} is not a key, or keys joined by dots, such as "ablate.rules.0.scale"')
         key = (*above, *parts)
         if not isinstance(value, dict):
-            found.append(Override(key, value))
+            overrides.append((key, value))
         elif value:
-            found += read_overrides(value, key)
+            overrides += read_overrides(value, key)
         else:
             raise WrongValue(f"{dotted(key)} is an empty mapping, which would change nothing")
-    return found
+    return overrides
 
 
 def combined(overrides: Sequence[Override]) -> list[Override]:
     """The same without those that a later one overwrites."""
     return [
-        override
-        for number, override in enumerate(overrides, 1)
-        if not any(override.key[: len(later.key)] == later.key for later in overrides[number:])
+        (key, value)
+        for number, (key, value) in enumerate(overrides, 1)
+        if not any(key[: len(later)] == later for later, _ in overrides[number:])
     ]
 
 
 def applied(document: Mapping[str, Any], overrides: Sequence[Override]) -> tuple[dict[str, Any], list[str]]:
-    """The document with its overrides, and those that change it as `-S` takes them.
-
-    Raises `WrongValue`: an override names an item that a list does not have, or cannot be written for DVC.
-    """
+    """The document with its overrides, and those that change it as `-S` takes them. Raises `WrongValue`: an override
+    names an item that a list does not have, or cannot be written for DVC."""
     changed: dict[str, Any] = copy.deepcopy(dict(document))
     arguments = []
-    for override in overrides:
-        argument = f"{'.'.join(override.key)}={_literal(override.value)}"
-        before = _put(changed, override)
-        if before is _MISSING or _literal(before) != _literal(override.value):
+    for key, value in overrides:
+        argument = f"{'.'.join(key)}={_literal(value)}"
+        before = _put(changed, key, value)
+        if before is _MISSING or _literal(before) != _literal(value):
             arguments.append(f"++{argument}" if before is _MISSING else argument)
     return changed, arguments
 
 
-def _put(document: dict[str, Any], override: Override) -> Any:
-    """Set the value in place, and give the one that was there."""
-    key, before = override.key, _MISSING
-    place: Any = document
+def _put(document: dict[str, Any], key: tuple[str, ...], value: Any) -> Any:
+    """Set the value in place, and return the one before it."""
+    before: Any = _MISSING
+    node: Any = document
     for depth, part in enumerate(key):
         index: Any = part
-        if isinstance(place, list):
-            if not (part.isdigit() and int(part) < len(place)):
-                have = f"{dotted(key[:depth])} has {len(place)}, from 0"
-                raise WrongValue(f"{dotted(key)} names an item that is not there: {have}")
+        if isinstance(node, list):
+            if not (part.isdigit() and int(part) < len(node)):
+                length = f"{dotted(key[:depth])} has {len(node)}, from 0"
+                raise WrongValue(f"{dotted(key)} names an item that does not exist: {length}")
             index = int(part)
-        before = place[index] if isinstance(place, list) else place.get(part, _MISSING)
+        before = node[index] if isinstance(node, list) else node.get(part, _MISSING)
         if depth == len(key) - 1:
-            place[index] = copy.deepcopy(override.value)
+            node[index] = copy.deepcopy(value)
         elif not isinstance(before, dict | list):
-            place[index] = {}
-        place = place[index]
+            node[index] = {}
+        node = node[index]
     return before
 
 
 def _literal(value: Any) -> str:
-    """A value in Hydra's grammar, which is nearly YAML's own in one line."""
+    """A value in Hydra's grammar, which is nearly YAML on one line."""
     match value:
         case None | bool():
             return json.dumps(value)
@@ -226,10 +211,10 @@ def _literal(value: Any) -> str:
         case list():
             return f"[{', '.join(map(_literal, value))}]"
         case dict() if not value:
-            raise WrongValue("an empty mapping in a list cannot be given to DVC, which writes what follows it wrongly")
+            raise WrongValue("an empty mapping in a list cannot be given to DVC, which misreads what follows it")
         case dict():
             return f"{{{', '.join(f'{_name(name)}: {_literal(item)}' for name, item in value.items())}}}"
-    raise AssertionError(f"{type(value)} is no value of YAML as this project reads it")
+    raise AssertionError(f"{type(value)} is not a value of YAML as this project reads it")
 
 
 def _name(name: str) -> str:
@@ -242,4 +227,4 @@ def _quoted(text: str) -> str:
     if "${" in text or text == "???" or _CONTROL.search(text):
         raise WrongValue(f"{show(text)} cannot be given to DVC: it has a control character, or is looked up (${{, ???)")
     # A backslash stands for itself, except before the closing quote and before one that is escaped.
-    return "'" + re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), text) + "'"
+    return "'" + re.sub(r"(\\*)('|$)", lambda match: 2 * match[1] + ("\\'" if match[2] else ""), text) + "'"

@@ -21,42 +21,42 @@ LOCK = Path("requirements-compute.lock")
 
 
 class Extension(Section):
-    """What every extension is: its fields are its parameters in params.yaml, its methods what it does."""
+    """The base class of all: fields are parameters in params.yaml."""
 
 
 @dataclass(frozen=True)
 class Room:
     """A package whose modules are extensions. As the annotation of a field, it reads a name, or a mapping from one name
-    to its parameters, into the extension; what has no parameters is written as its name only."""
+    to its parameters, as an extension; one without parameters is written as its name."""
 
     package: str
 
     def names(self) -> list[str]:
-        """All of them: this project's own, then those of other packages."""
-        return list(_found(self.package))
+        """All names: this project's own, then those of other packages."""
+        return list(_entries(self.package))
 
     def load(self, name: Any) -> type[Any]:
-        """The class of that name. Raises `WrongValue`: there is none, or it is of a package that is not pinned."""
-        if name not in (found := _found(self.package)):
-            raise WrongValue(f"must be one of {', '.join(found)}, got {show(name)}{suggest(name, found)}")
-        entry = found[name]
+        """The class of that name. Raises `WrongValue`: there is none, or its package is not pinned."""
+        if name not in (entries := _entries(self.package)):
+            raise WrongValue(f"must be one of {', '.join(entries)}, got {show(name)}{suggest(name, entries)}")
+        entry = entries[name]
         return _own(f"{self.package}.{name}") if entry is None else _of_package(entry)
 
-    def read(self, given: object) -> Extension:
+    def read(self, value: object) -> Extension:
         """The extension that a value of params.yaml chooses. Raises `WrongValue`."""
-        match given:
+        match value:
             case Extension():
-                return given
+                return value
             case str():
-                return self.make(given, {})
-            case dict() if len(given) == 1:
-                ((name, parameters),) = given.items()
+                return self.make(value, {})
+            case dict() if len(value) == 1:
+                ((name, parameters),) = value.items()
                 return self.make(name, {} if parameters is None else parameters)
         known = ", ".join(self.names())
-        raise WrongValue(f"must be one of {known}, or {{name: {{parameter: value}}}} of one, got {show(given)}")
+        raise WrongValue(f"must be one of {known}, or {{name: {{parameter: value}}}} of one, got {show(value)}")
 
     def make(self, name: Any, parameters: Any) -> Extension:
-        """The extension of that name with these parameters. Raises `WrongValue`, below the name."""
+        """The extension of that name with these parameters. Raises `WrongValue`, at a key below the name."""
         extension: type[Extension] = self.load(name)
         try:
             return extension.model_validate(parameters)
@@ -74,7 +74,7 @@ class Room:
         )
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        # Open: which names there are, and what parameters they take, depends on the packages that are installed.
+        # Open: names and parameters depend on the packages that are installed.
         choice = [{"type": "string"}, {"type": "object", "minProperties": 1, "maxProperties": 1}]
         return {"anyOf": choice, "$comment": f"extension of {self.package}"}
 
@@ -84,8 +84,8 @@ class Room:
 
 
 @cache
-def _found(package: str) -> dict[str, EntryPoint | None]:
-    """Extensions by name; None is a module of the room itself, whose place no other package takes."""
+def _entries(package: str) -> dict[str, EntryPoint | None]:
+    """Extensions by name; None for a module of the room itself, which no other package can replace."""
     own = sorted(module.name for module in pkgutil.iter_modules(importlib.import_module(package).__path__))
     return {entry.name: entry for entry in entry_points(group=package) if entry.name not in own} | dict.fromkeys(own)
 
@@ -93,26 +93,26 @@ def _found(package: str) -> dict[str, EntryPoint | None]:
 @cache
 def _own(module: str) -> type[Extension]:
     """The one extension that a module defines."""
-    there = vars(importlib.import_module(module)).values()
-    (found,) = (each for each in there if _is_extension(each) and each.__module__ == module)
-    return found
+    members = vars(importlib.import_module(module)).values()
+    (extension,) = (member for member in members if _is_extension(member) and member.__module__ == module)
+    return extension
 
 
 @cache
 def _of_package(entry: EntryPoint) -> type[Extension]:
-    assert entry.dist is not None  # of what is installed
+    assert entry.dist is not None  # it is installed
     pin, where = f"{entry.dist.name}=={entry.dist.version}", f"is of the package {entry.dist.name}"
     pinned = LOCK.read_text(encoding="utf-8").split() if LOCK.is_file() else []
     if pin not in pinned:
         raise WrongValue(f"{where}, which {LOCK} does not pin; add {pin} to it and to requirements.lock", entry.name)
     try:
-        found = entry.load()
+        extension = entry.load()
     except Exception as error:  # of another package's code
         raise WrongValue(f"{where}, which cannot be imported: {show(str(error))}", entry.name) from None
-    if not _is_extension(found):
-        raise WrongValue(f"{where}, and {entry.value} there is not an Extension", entry.name)
-    return found
+    if not _is_extension(extension):
+        raise WrongValue(f"{where}, but {entry.value} is not an Extension", entry.name)
+    return extension
 
 
-def _is_extension(found: object) -> bool:
-    return isinstance(found, type) and issubclass(found, Extension)
+def _is_extension(value: object) -> bool:
+    return isinstance(value, type) and issubclass(value, Extension)

@@ -1,4 +1,4 @@
-"""The layouts that are known by model type: the YAML files in `architectures/`. Only `prepare` reads them, and writes
+"""The known layouts by model type: the YAML files in `architectures/`. Only `prepare` reads them, and writes
 `artifacts/layout.json`, so that a new family reruns nobody's model."""
 
 import functools
@@ -15,7 +15,7 @@ FOLDER = Path(__file__).parent / "architectures"
 
 @functools.cache
 def layouts() -> dict[str, Layout]:
-    """Every known layout by model type. Raises `ValueError`: a file is no layout, or two claim the same model type."""
+    """Every known layout by model type. Raises `ValueError`: a file is not a layout, or names a type of another one."""
     known: dict[str, Layout] = {}
     for path in sorted(FOLDER.glob("*.yaml")):
         try:

@@ -1,5 +1,5 @@
-"""What is wrong with a parameter file, in one line and in the user's words: the key, what was given, what is allowed.
-The last is read off the JSON Schema, so that no constraint of `schemas/params/` is worded a second time."""
+"""What is wrong with a parameter file, in one line: the key, what was given, and what is allowed, which is read off the
+JSON Schema, so that no constraint of `schemas/params/` is worded twice."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from schemas.basis.text import Key, dotted, printable, show, suggest
 
 
 class ParamsError(ValueError):
-    """A parameter file that cannot be used. Its text is one line; `key` is the path of the key that it names."""
+    """A parameter file that cannot be used, in one line; `key` is the path of the key that it names."""
 
     def __init__(self, name: str, message: str, key: Key = ()) -> None:
         self.key = tuple(key)
@@ -18,7 +18,7 @@ class ParamsError(ValueError):
 
 
 class WrongValue(ValueError):
-    """Raised by a validator: `message` goes on after the key, `at` leads on from the value that is being validated."""
+    """Raised by a validator: `message` follows the key; `at` is the path from the validated value to that key."""
 
     def __init__(self, message: str, *at: str | int) -> None:
         super().__init__(message)
@@ -27,7 +27,7 @@ class WrongValue(ValueError):
 
 def first_mistake(error: ValidationError, model: type[BaseModel]) -> tuple[str, Key]:
     """The message and the key of the most useful mistake, with the number of the others."""
-    # An unknown key first: it is often the misspelt one that another mistake misses.
+    # An unknown key first: it is often the misspelt one that another mistake calls missing.
     mistakes = sorted(error.errors(include_url=False), key=lambda mistake: mistake["type"] != "extra_forbidden")
     document = model.model_json_schema()
     message, key = _worded(mistakes[0], document)
@@ -56,7 +56,7 @@ def find(document: dict[str, Any], key: Key) -> dict[str, Any]:
     """The JSON Schema of the value at a key."""
     node = resolve(document, document)
     for part in key:
-        if isinstance(part, int):  # what a list holds; of a list or null, the list
+        if isinstance(part, int):  # an item of a list, or of a list that may be null
             node = next(option["items"] for option in (node, *node.get("anyOf", ())) if "items" in option)
         else:
             node = node["properties"][part]
@@ -65,7 +65,7 @@ def find(document: dict[str, Any], key: Key) -> dict[str, Any]:
 
 
 def resolve(node: dict[str, Any], document: dict[str, Any]) -> dict[str, Any]:
-    """The node with its references followed; of a mapping or null, the mapping."""
+    """The node with its references followed; the mapping, if it may be null."""
     while "$ref" in node:
         target = document["$defs"][node["$ref"].removeprefix("#/$defs/")]
         node = {**target, **{name: value for name, value in node.items() if name != "$ref"}}
@@ -76,7 +76,7 @@ def resolve(node: dict[str, Any], document: dict[str, Any]) -> dict[str, Any]:
 
 
 def choices(node: dict[str, Any]) -> list[str]:
-    """The names that a node enumerates, if it does."""
+    """The names that a node enumerates."""
     options = [node, *node.get("anyOf", ())]
     return [choice for option in options for choice in option.get("enum", ())]
 

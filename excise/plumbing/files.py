@@ -16,11 +16,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from excise.plumbing.errors import StageError
 from excise.plumbing.progress import Advance, progress
-from schemas.basis.document import Document, FileDigest
+from schemas.basis.document import Document, FileDigest, Sha256
 from schemas.basis.plain_yaml import parse_mapping, read_text
 from schemas.basis.text import dotted, shorten
 from schemas.wording import ParamsError
@@ -169,7 +169,7 @@ class Read(Document):
     inode: int
     modified_ns: int
     changed_ns: int
-    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    sha256: Sha256
 
 
 _KNOWN = TypeAdapter(dict[str, Read])

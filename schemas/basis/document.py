@@ -1,4 +1,4 @@
-"""What every file that passes between stages is made of. Each is a function of declared inputs alone: no time, no host,
+"""What every file that passes between stages is made of. Each is a function of declared inputs only: no time, no host,
 no commit, no library version, and no path but those inside a model folder."""
 
 import json
@@ -17,13 +17,13 @@ S = TypeVar("S", bound=BaseModel)
 Count = Annotated[int, Field(ge=1)]
 Number = Annotated[float, Field(allow_inf_nan=False), POSITIVE_ZERO]
 Margin = Annotated[float, Field(allow_inf_nan=False, ge=0), POSITIVE_ZERO]
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 # Strict validation would want a Python tuple, which YAML and JSON cannot give; what is in the list stays strict.
 Listed = Annotated[tuple[T, ...], Field(strict=False)]
 
 
 class Document(BaseModel):
-    """Strict, closed and immutable, as all that is read or written here; an integer may stand for a number. What stands
-    in quotes below a field describes it, as `description` does."""
+    """Strict, closed and immutable; an integer may stand for a number. A string below a field is its description."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True)
 
@@ -45,12 +45,12 @@ class FileDigest(Document):
 
     path: str = Field(description="relative to the folder, with forward slashes")
     size: int = Field(description="bytes")
-    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    sha256: Sha256
 
 
 def read_settings(section: type[S], path: Path) -> S:
-    """The settings of a stage, as the params stage wrote them, such as `artifacts/params/measure.json`. Raises
-    `ParamsError`: the file is missing, or not what this version of the code writes."""
+    """The settings of a stage, as the stage params wrote them, such as `artifacts/params/measure.json`. Raises
+    `ParamsError`: the file is missing, or not what this version writes."""
     name = str(path)
     try:
         return validated(section, json.loads(plain_yaml.read_text(path, name)), name)
@@ -60,7 +60,7 @@ def read_settings(section: type[S], path: Path) -> S:
 
 
 def validated(section: type[S], document: Any, name: str) -> S:
-    """A section of what YAML or JSON held; `name` is what errors call the file. Raises `ParamsError`."""
+    """A section from parsed YAML or JSON; `name` is what errors call the file. Raises `ParamsError`."""
     try:
         return section.model_validate(document)
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""Kinds of value that Pydantic has no word for: how each is read, what its error says, and its JSON Schema."""
+"""Kinds of value that Pydantic lacks: how each is read, its error, and its JSON Schema."""
 
 import contextlib
 import math
@@ -15,10 +15,10 @@ from schemas.basis.text import show, suggest
 from schemas.wording import WrongValue
 
 LAST_LAYER = 9999
-"""No model comes near it; without an end, `0-99999999999` would fill the memory."""
+"""No model comes near it; without a limit, `0-99999999999` would fill the memory."""
 
 PATH = r"(?:(?!\.{1,2}/)[^/\\\x00-\x1f\x7f]+/)*[^/\\\x00-\x1f\x7f]+"
-"""The pattern of a path that leaves no folder; its ending comes after it."""
+"""The pattern of a path that stays in its folder; a suffix may follow."""
 
 POSITIVE_ZERO = AfterValidator(lambda number: number + 0.0)
 """Reads -0.0 as 0.0, so that the same number has one canonical text."""
@@ -28,7 +28,7 @@ _RANGE = re.compile(r"([0-9]{1,4})-([0-9]{1,4})")
 
 @dataclass(frozen=True, eq=False)  # hashed as itself: unions hash their parts, and a dict has no hash
 class Kind:
-    """A value that `read` takes, as it is or as another one, or refuses; `document` is its JSON Schema."""
+    """A value that `read` returns, converts or refuses; `document` is its JSON Schema."""
 
     document: dict[str, Any]
     read: Callable[[object], object]
@@ -41,19 +41,19 @@ class Kind:
 
 
 def matches(pattern: str, allowed: str, words: tuple[str, ...] = ()) -> Kind:
-    """A text that matches `pattern` as a whole; `allowed` says in words what that is, `words` are worth suggesting."""
+    """A text that matches `pattern` as a whole; `allowed` describes it, and `words` are suggested for close ones."""
 
-    def read(given: object) -> str:
-        if isinstance(given, str) and re.fullmatch(pattern, given):
-            return given
-        raise WrongValue(f"must be {allowed}, got {show(given)}{suggest(given, words)}")
+    def read(value: object) -> str:
+        if isinstance(value, str) and re.fullmatch(pattern, value):
+            return value
+        raise WrongValue(f"must be {allowed}, got {show(value)}{suggest(value, words)}")
 
     return Kind({"type": "string", "pattern": f"^(?:{pattern})$"}, read)
 
 
 @dataclass(frozen=True)
 class Items:
-    """What holds for a list as a whole, checked once its items are right; `order` makes its order one and the same."""
+    """Constraints of a list, checked after its items; it is sorted by `order`."""
 
     at_least_one: bool = False
     distinct: bool = False
@@ -76,64 +76,64 @@ class Items:
 
 
 class MayBeEmpty:
-    """A section all of whose keys may be commented out: YAML then reads `null`, and the defaults stand."""
+    """A section whose keys may all be commented out: YAML then reads `null`, and the defaults hold."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_before_validator_function(
-            lambda given: {} if given is None else given, handler(source)
+            lambda section: {} if section is None else section, handler(source)
         )
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         return {"anyOf": [handler(schema), {"type": "null"}]}
 
 
-def _layers(given: object) -> tuple[int, ...] | str:
-    items = given if isinstance(given, list | tuple) else [given]
-    # Where the list is empty, [] itself is what is refused.
+def _layers(value: object) -> tuple[int, ...] | str:
+    items = value if isinstance(value, list | tuple) else [value]
+    # An empty list is itself refused, as [].
     numbers = {number for item in items or [[]] if item != "all" for number in _layer_or_range(item)}
     return "all" if "all" in items else tuple(sorted(numbers))
 
 
-def _layer_or_range(given: object) -> range:
-    if type(given) is int and 0 <= given <= LAST_LAYER:
-        return range(given, given + 1)
+def _layer_or_range(value: object) -> range:
+    if type(value) is int and 0 <= value <= LAST_LAYER:
+        return range(value, value + 1)
     reason = ""
-    if isinstance(given, str) and (ends := _RANGE.fullmatch(given)):
+    if isinstance(value, str) and (ends := _RANGE.fullmatch(value)):
         first, last = int(ends[1]), int(ends[2])
         if first <= last:
             return range(first, last + 1)
         reason = ", which ends before it begins"
     raise WrongValue(
         f'must be a layer from 0 to {LAST_LAYER}, a range such as "10-35", "all", or a non-empty list of these, '
-        f"got {show(given)}{reason}{suggest(given, ('all',))}"
+        f"got {show(value)}{reason}{suggest(value, ('all',))}"
     )
 
 
-def _measurement(given: object) -> object:
-    if given == "same":
-        return given
-    if isinstance(given, int | float) and not isinstance(given, bool) and 0 <= given < math.inf:
-        return int(given) if given == int(given) else given
-    raise WrongValue(f'must be a finite number ≥ 0 or "same", got {show(given)}{suggest(given, ("same",))}')
+def _measurement(value: object) -> object:
+    if value == "same":
+        return value
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf:
+        return int(value) if value == int(value) else value
+    raise WrongValue(f'must be a finite number ≥ 0 or "same", got {show(value)}{suggest(value, ("same",))}')
 
 
-def _batch_size(given: object) -> object:
-    if given == "auto" or (type(given) is int and given >= 1):
-        return given
-    raise WrongValue(f'must be an integer ≥ 1 or "auto", got {show(given)}{suggest(given, ("auto",))}')
+def _batch_size(value: object) -> object:
+    if value == "auto" or (type(value) is int and value >= 1):
+        return value
+    raise WrongValue(f'must be an integer ≥ 1 or "auto", got {show(value)}{suggest(value, ("auto",))}')
 
 
-def _no_sparsity(given: object) -> float:
-    if isinstance(given, int | float) and not isinstance(given, bool) and given == 0:
+def _no_sparsity(value: object) -> float:
+    if isinstance(value, int | float) and not isinstance(value, bool) and value == 0:
         return 0.0
-    raise WrongValue(f"is not offered here: it must be 0 or be left out, got {show(given)}")
+    raise WrongValue(f"is not supported: it must be 0 or left out, got {show(value)}")
 
 
-def _day(given: object) -> str:
+def _day(value: object) -> str:
     with contextlib.suppress(ValueError):
-        if isinstance(given, str) and date.fromisoformat(given).isoformat() == given:
-            return given
-    raise WrongValue(f'must be a day such as "2025-01-01", got {show(given)}')
+        if isinstance(value, str) and date.fromisoformat(value).isoformat() == value:
+            return value
+    raise WrongValue(f'must be a day such as "2025-01-01", got {show(value)}')
 
 
 _LAYER_OR_RANGE: list[dict[str, Any]] = [
@@ -144,15 +144,14 @@ Layers = Annotated[
     tuple[int, ...] | Literal["all"],
     Kind({"anyOf": [*_LAYER_OR_RANGE, {"type": "array", "items": {"anyOf": _LAYER_OR_RANGE}, "minItems": 1}]}, _layers),
 ]
-"""`18`, `"10-35"`, `"all"` or a list of these, read into "all" or sorted distinct numbers."""
+"""`18`, `"10-35"`, `"all"` or a list of these, read as "all" or as sorted distinct numbers."""
 Measurement = Annotated[
     float | Literal["same"], Kind({"anyOf": [{"type": "number", "minimum": 0}, {"const": "same"}]}, _measurement)
 ]
-"""A number of at least 0, whole or between two measurements, or `same`."""
+"""An integer or fraction of at least 0, or `same`."""
 BatchSize = Annotated[
     int | Literal["auto"], Kind({"anyOf": [{"type": "integer", "minimum": 1}, {"const": "auto"}]}, _batch_size)
 ]
 NoSparsity = Annotated[float, Kind({"const": 0}, _no_sparsity)]
-"""Zero: other tools can edit only the largest entries, this one does not."""
 Day = Annotated[str, Kind({"type": "string", "pattern": "^[0-9]{4}-[0-9]{2}-[0-9]{2}$"}, _day)]
 """As ISO 8601 writes it, kept as text."""

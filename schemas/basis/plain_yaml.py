@@ -1,5 +1,5 @@
-"""YAML 1.2, as DVC reads it, narrowed to what JSON can hold: the one way in for a file that a user wrote. Whatever the
-bytes are, the answer is a mapping of plain values or a `ParamsError` of one line."""
+"""YAML 1.2, as DVC reads it, restricted to what JSON can hold. Every file that a user wrote is read here: whatever its
+bytes are, the result is a mapping of plain values or a `ParamsError` of one line."""
 
 import math
 import re
@@ -15,13 +15,13 @@ from schemas.basis.text import shorten, show
 from schemas.wording import ParamsError
 
 MOST_CHARACTERS = 256 * 1024
-"""A rule for each layer of a large model takes a tenth of it."""
+"""A rule for each layer of a large model needs a tenth of it."""
 
 LARGEST_FILE = 8 * 2**20
-"""Bytes of any file that is read as text here: documents are longer than parameters."""
+"""Bytes of a file that is read as text: documents are longer than parameters."""
 
 MOST_VALUES = 50_000
-"""Counted with aliases followed: nine lines of YAML can stand for a billion values."""
+"""Counted with aliases expanded: nine lines of YAML can hold a billion values."""
 
 DEEPEST = 40
 LARGEST = 2**63 - 1
@@ -32,7 +32,7 @@ _DUPLICATE = re.compile(r'found duplicate key "(.*)" with value ', re.DOTALL)
 def read_text(path: Path, name: str) -> str:
     """The text of a file; `name` is what errors call it. Raises `ParamsError`."""
     try:
-        if path.exists() and not path.is_file():  # a pipe would be waited for
+        if path.exists() and not path.is_file():  # reading a pipe would wait
             raise ParamsError(name, "cannot be read: it is not a file")
         with open(path, "rb") as file:
             data = file.read(LARGEST_FILE + 1)
@@ -63,7 +63,7 @@ def parse_mapping(text: str, name: str) -> dict[str, Any]:
     except RecursionError:
         raise ParamsError(name, f"is nested more than {DEEPEST} deep") from None
     except Exception as error:
-        # ruamel.yaml lets errors of its own parts out: an IndexError for `!!float ""`, a KeyError for `!!bool x`, …
+        # ruamel.yaml also raises internal errors: an IndexError for `!!float ""`, a KeyError for `!!bool x`, …
         line = (str(error).splitlines() or [type(error).__name__])[0]
         raise ParamsError(name, f"is not valid YAML: {shorten(line, 160)}") from None
     plain = _plain(value, name, ())
@@ -74,7 +74,7 @@ def parse_mapping(text: str, name: str) -> dict[str, Any]:
 
 
 def _load(text: str, name: str) -> Any:
-    """The value of a text, its size checked before anything is made of it: merging (`<<`) multiplies aliases too."""
+    """The value of a text, whose size is checked before it is constructed: merging (`<<`) multiplies aliases too."""
     yaml = YAML(typ="safe", pure=True)
     root = yaml.compose(text)
     if root is None:
@@ -83,12 +83,12 @@ def _load(text: str, name: str) -> Any:
     if depth > DEEPEST:
         raise ParamsError(name, f"is nested more than {DEEPEST} deep")
     if values > MOST_VALUES:
-        raise ParamsError(name, f"holds more than {MOST_VALUES} values, its aliases followed")
+        raise ParamsError(name, f"holds more than {MOST_VALUES} values, with aliases expanded")
     return yaml.constructor.construct_document(root)
 
 
 def _measure(node: Node, known: dict[Node, tuple[int, float]]) -> tuple[int, float]:
-    """How many values a node stands for, and how deep they are nested; without end where it holds itself."""
+    """The number of values in a node, and their depth, which is infinite if the node contains itself."""
     if node not in known:
         known[node] = (1, math.inf)
         children = node.value if isinstance(node, CollectionNode) else []
@@ -99,35 +99,33 @@ def _measure(node: Node, known: dict[Node, tuple[int, float]]) -> tuple[int, flo
     return known[node]
 
 
-def _plain(given: object, name: str, key: tuple[str | int, ...]) -> Any:
+def _plain(value: object, name: str, key: tuple[str | int, ...]) -> Any:
     """A copy that holds only what JSON can hold."""
-    match given:
-        case None | bool():
-            return given
+    match value:
         case str():
             try:
-                given.encode()
+                value.encode()
             except UnicodeEncodeError:
-                raise ParamsError(name, f"must be Unicode text, got {show(given)}", key) from None
-            return given
-        case int() if abs(given) > LARGEST:
-            raise ParamsError(name, f"must be a number below 2^63, got {show(given)}", key)
-        case float() if not math.isfinite(given):
-            raise ParamsError(name, f"must be a finite number, got {given}", key)
-        case int() | float():
-            return given
+                raise ParamsError(name, f"must be Unicode text, got {show(value)}", key) from None
+            return value
+        case int() if abs(value) > LARGEST:
+            raise ParamsError(name, f"must be a number below 2^63, got {show(value)}", key)
+        case float() if not math.isfinite(value):
+            raise ParamsError(name, f"must be a finite number, got {value}", key)
+        case None | bool() | int() | float():
+            return value
         case list():
-            return [_plain(item, name, (*key, number)) for number, item in enumerate(given)]
+            return [_plain(item, name, (*key, number)) for number, item in enumerate(value)]
         case dict():
-            return {_text_key(part, name, key): _plain(item, name, (*key, part)) for part, item in given.items()}
-    kind = type(given).__name__
-    raise ParamsError(name, f"is read by YAML as a {kind} ({show(str(given))}); quote it to make it text", key)
+            return {_text_key(part, name, key): _plain(item, name, (*key, part)) for part, item in value.items()}
+    kind = type(value).__name__
+    raise ParamsError(name, f"is read by YAML as a {kind} ({show(str(value))}); quote it to make it text", key)
 
 
-def _text_key(given: object, name: str, key: tuple[str | int, ...]) -> Any:
-    if isinstance(given, str):
-        return _plain(given, name, (*key, given))
-    raise ParamsError(name, f"must have text for its keys, got {show(given)}; quote it to make it text", key)
+def _text_key(part: object, name: str, key: tuple[str | int, ...]) -> Any:
+    if isinstance(part, str):
+        return _plain(part, name, (*key, part))
+    raise ParamsError(name, f"must have text for its keys, got {show(part)}; quote it to make it text", key)
 
 
 def _worded(error: MarkedYAMLError) -> str:
@@ -139,5 +137,5 @@ def _worded(error: MarkedYAMLError) -> str:
     elif problem.startswith("but "):
         problem = f"{error.context}, {problem}"
     elif "'\\t'" in problem:
-        problem = "a tab, where YAML allows spaces alone"
+        problem = "a tab, where YAML allows only spaces"
     return where + shorten(" ".join(problem.split()), 160)

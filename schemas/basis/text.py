@@ -1,4 +1,4 @@
-"""Any value as a short text on one line, for errors and for reports."""
+"""Any value as a short text on one line, for errors and reports."""
 
 import difflib
 import json
@@ -16,23 +16,23 @@ def printable(text: str) -> str:
 
 
 def shorten(text: str, length: int = 60) -> str:
-    """The text, its end cut off where it is longer than `length`."""
+    """The text, cut to `length` characters."""
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
 def one_line(error: Exception, length: int) -> str:
-    """What an error of another package says, on one line."""
+    """The message of another package's error, on one line."""
     return shorten(printable(" ".join(str(error).split())), length)
 
 
 def listed(names: Sequence[str]) -> str:
-    """Some names, and how many there are beside them."""
+    """The first three names, and how many more there are."""
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return ", ".join(shorten(name, 80) for name in names[:3]) + more
 
 
 def show(value: object) -> str:
-    """A value as it would stand in the file, on one line and not too long."""
+    """A value as the file would hold it, shortened."""
     try:
         return shorten(printable(json.dumps(value, ensure_ascii=False, default=str)))
     except ValueError:  # Python writes no integer of more than 4,300 digits, as 0xf… can be
@@ -40,18 +40,18 @@ def show(value: object) -> str:
 
 
 def dotted(key: Key) -> str:
-    """`ablate.rules.0.scale`; a name with other than letters, digits, _ and - is quoted."""
+    """`ablate.rules.0.scale`; a name that holds anything but letters, digits, _ and - is quoted."""
     return shorten(".".join(str(part) if _BARE.fullmatch(str(part)) else show(part) for part in key), 120)
 
 
 def suggest(given: object, choices: Iterable[str]) -> str:
-    """`; did you mean "scale"?` where one of the choices is close, else nothing."""
+    """`; did you mean "scale"?` if one of the choices is close, else nothing."""
     close = difflib.get_close_matches(given, list(choices), n=1) if isinstance(given, str) and len(given) < 200 else []
     return f'; did you mean "{close[0]}"?' if close else ""
 
 
 def runs(numbers: Sequence[int]) -> list[tuple[int, int]]:
-    """Sorted numbers as runs of neighbours: the first and last of each."""
+    """Sorted numbers as runs of neighbors: the first and last of each."""
     found: list[tuple[int, int]] = []
     for number in numbers:
         if found and number == found[-1][1] + 1:

@@ -46,10 +46,10 @@ class Rule(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _name_the_layers_once(cls, given: Any) -> Any:
-        if isinstance(given, dict) and "layer" in given and "layers" in given:
-            raise WrongValue('says the same as "layers"; give one of them', "layer")
-        return given
+    def _name_the_layers_once(cls, rule: Any) -> Any:
+        if isinstance(rule, dict) and "layer" in rule and "layers" in rule:
+            raise WrongValue('means the same as "layers"; give only one of them', "layer")
+        return rule
 
 
 class RouterBias(Section):
@@ -61,7 +61,7 @@ class RouterBias(Section):
 
 
 class EditMethod(Section):
-    """How a direction is removed, whatever the rules: `artifacts/params/diagnose.json`."""
+    """How directions are removed, independent of rules: `artifacts/params/diagnose.json`."""
 
     method: Literal["project", "preserve_column_norms"] = "project"
     """`project`, or `preserve_column_norms`, which then restores the norm of what each hidden unit writes."""
@@ -91,5 +91,5 @@ class Ablate(EditMethod):
     """The edit, rule by rule. If two rules name the same tensor, the later one wins."""
 
     def targets_of(self, rule: Rule) -> tuple[Target, ...]:
-        """The rule's own targets, or else those of the section."""
+        """The rule's own targets, or those of the section."""
         return self.targets if rule.targets is None else rule.targets

@@ -1,4 +1,4 @@
-"""Section `measure`, as far as directions are estimated."""
+"""Section `measure`: how directions are estimated."""
 
 from typing import Annotated, Any
 

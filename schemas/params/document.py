@@ -34,11 +34,8 @@ class EvaluateSection(Judging, Answer):
 
 
 class Params(Section):
-    """Everything that makes the edited model. A section that is missing or empty takes its defaults.
-
-    The exception is `gates`, which may be missing, but not empty: whoever comments out every gate wants none, which is
-    written `gates: []`, and not the default ones.
-    """
+    """Everything that makes the edited model. A section that is missing or empty has its defaults, except that `gates`
+    must not be empty: whoever comments out every gate wants none (`gates: []`), not the default ones."""
 
     model_config = ConfigDict(title="excise params.yaml")
 
@@ -65,16 +62,16 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _evaluate_what_gates_judge(self) -> Self:
-        there = [f"{group}.{task}" for group, tasks in self.evaluate.tasks().items() for task in tasks]
-        default = "" if "gates" in self.model_fields_set else " (a default gate; give `gates`, or `gates: []`)"
+        known_tasks = [f"{group}.{task}" for group, tasks in self.evaluate.tasks().items() for task in tasks]
+        default = "" if "gates" in self.model_fields_set else " (a default gate; set `gates`, or `gates: []`)"
         for number, gate in enumerate(self.gates.root):
-            if wrong := unknown_task(gate.metric, there, f"evaluate does not list{default}"):
+            if wrong := unknown_task(gate.metric, known_tasks, f"evaluate does not list{default}"):
                 raise WrongValue(wrong, "gates", number, "metric")
         return self
 
 
 def load(path: Path) -> Params:
-    """Read and validate a parameter file as a whole. Raises `ParamsError`, and nothing else, if anything is wrong."""
+    """Read and validate a parameter file as a whole. Raises only `ParamsError`."""
     return parse(plain_yaml.read_text(path, path.name), path.name)
 
 
@@ -84,8 +81,8 @@ def parse(text: str, name: str = "params.yaml") -> Params:
 
 
 def settings_of_stages(params: Params) -> dict[str, str]:
-    """The text of each `artifacts/params/<stage>.json`: what that stage reads, and nothing else; keys sorted, defaults
-    filled in. `device` is read by many stages and a dependency of none."""
+    """The text of each `artifacts/params/<stage>.json`: exactly what that stage reads; keys sorted, defaults filled in.
+    Many stages read `device`, but none depends on it."""
     model, organism, prompts = params.model, params.organism, params.prompts
     measure, ablate, evaluate = params.measure, params.ablate, params.evaluate
     folder = model.source if model.source.startswith("/") else None

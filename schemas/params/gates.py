@@ -1,4 +1,4 @@
-"""Section `gates`: limits that metrics must keep."""
+"""Section `gates`: limits of metrics."""
 
 import re
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ _OWN = ("metric", "confidence", "inconclusive")
 
 
 class Gate(Section):
-    """One limit that a metric must keep. The key that names it takes its number, or a mapping of its parameters."""
+    """One limit of a metric. The key that names the limit takes its number, or a mapping of its parameters."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -52,10 +52,10 @@ class Gate(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _read_the_limit(cls, given: Any) -> Any:
-        if not isinstance(given, dict) or isinstance(given.get("limit"), Extension):
-            return given
-        limits = {key: value for key, value in given.items() if key not in _OWN and value is not None}
+    def _read_the_limit(cls, gate: Any) -> Any:
+        if not isinstance(gate, dict) or isinstance(gate.get("limit"), Extension):
+            return gate
+        limits = {key: value for key, value in gate.items() if key not in _OWN and value is not None}
         for key in limits:
             if key not in LIMITS.names():
                 hint = suggest(key, known := (*_OWN, *LIMITS.names())) or f"; known here: {', '.join(known)}"
@@ -68,7 +68,7 @@ class Gate(Section):
             limit = LIMITS.make(name, value if isinstance(value, dict) else {"limit": value})
         except WrongValue as error:
             raise error if isinstance(value, dict) else WrongValue(error.message, name) from None
-        return {key: value for key, value in given.items() if key in _OWN} | {"limit": limit}
+        return {key: value for key, value in gate.items() if key in _OWN} | {"limit": limit}
 
     @model_serializer(mode="wrap")
     def _write_as_read(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -78,7 +78,7 @@ class Gate(Section):
 
 
 class Gates(RootModel[Listed[Gate]]):
-    """What decides whether a run is good, each line for itself."""
+    """The gates, each judged by itself."""
 
     model_config = ConfigDict(strict=True, frozen=True)
 
@@ -90,9 +90,9 @@ class ReportSettings(Section):
     ablate: Ablate
 
 
-def unknown_task(metric: str, there: Sequence[str], which: str) -> str:
-    """What is wrong where a metric is of none of these tasks, else nothing."""
+def unknown_task(metric: str, known_tasks: Sequence[str], which: str) -> str:
+    """What is wrong if a metric is of none of these tasks, else nothing."""
     task = metric.rpartition(".")[0]
-    if task == "drift" or task in there:
+    if task == "drift" or task in known_tasks:
         return ""
-    return f"names {task}, which {which}; there is {', '.join([*there, 'drift'])}{suggest(task, there)}"
+    return f"names {task}, which {which}; known: {', '.join([*known_tasks, 'drift'])}{suggest(task, known_tasks)}"

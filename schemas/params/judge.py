@@ -20,13 +20,13 @@ class Judging(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _keep_parameters_with_their_judge(cls, given: Any) -> Any:
-        # The parameters of `classifier` and `api` once stood here, `null` where another judge was chosen.
-        for name in JUDGES.names() if isinstance(given, dict) else ():
-            if given.get(name) is not None:
-                raise WrongValue(f"is a judge and not a key here; write judge: {{{name}: {{…}}}}", name)
-            given = {key: value for key, value in given.items() if key != name}
-        return given
+    def _keep_parameters_with_their_judge(cls, section: Any) -> Any:
+        # Earlier versions had the parameters of `classifier` and `api` here, `null` for a judge that was not chosen.
+        for name in JUDGES.names() if isinstance(section, dict) else ():
+            if section.get(name) is not None:
+                raise WrongValue(f"is a judge, not a key of evaluate; write judge: {{{name}: {{…}}}}", name)
+            section = {key: value for key, value in section.items() if key != name}
+        return section
 
 
 class EvaluateSettings(Judging, Questions):

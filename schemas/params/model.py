@@ -52,7 +52,7 @@ class Model(Section):
 
 
 class Device(Section):
-    """Where the model runs. It is not a part of any result, so no stage depends on it."""
+    """Where the model runs. No stage depends on it, because it changes no result."""
 
     device: DeviceName = "auto"
     """`auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:N`, or `balanced`: spread over all GPUs, for models that do
@@ -60,7 +60,7 @@ class Device(Section):
 
 
 class Stream(Section):
-    """How much of the model is in memory during measurement. It is not a part of any result either."""
+    """How much of the model is in memory during measurement, which changes no result either."""
 
     stream: Literal["auto", "on", "off"] = "auto"
     """Whether to read one decoder layer at a time from the files, for models larger than memory; `auto`: if the model
@@ -68,7 +68,7 @@ class Stream(Section):
 
 
 class Place(Stream, Device):
-    """`artifacts/params/device.json`: where and how the model runs. No stage depends on it."""
+    """`artifacts/params/device.json`: where and how the model runs."""
 
     folder: str | None = None
     """of a base model that is a local folder"""

@@ -8,11 +8,11 @@ from schemas.basis.document import Count, Section
 
 RECIPE = 1
 """Version of the training recipe, raised by hand when a change of `excise/organism` produces other weights. It is
-recorded beside the weights and decides whether the model is trained again. A test pins the code that belongs to it."""
+recorded beside the weights, and the model is trained again if it differs. A test pins the code that belongs to it."""
 
 
 class Organism(Section):
-    """How the built-in model is trained. Read only if a source is `organism` or a task is one of its own."""
+    """How the built-in model is trained. Read only if a source is `organism` or a task is one of its tasks."""
 
     architecture: Literal["glm4_moe", "llama", "gemma2", "gemma3_text"] = "glm4_moe"
     """Architecture of the built-in model. `glm4_moe` has routed and shared experts; `llama` is dense; `gemma2` is dense

@@ -1,4 +1,4 @@
-"""Section `prompts`: the prompts that the refusal direction is measured on."""
+"""Section `prompts`: what the refusal direction is measured on."""
 
 from typing import Annotated, Self
 
@@ -30,9 +30,9 @@ class Prompts(Section):
     """Date passed to chat templates that insert today's date, so that prompts are reproducible."""
 
     @model_validator(mode="after")
-    def _tell_the_sides_apart(self) -> Self:
+    def _have_two_sources(self) -> Self:
         if self.harmful == self.harmless:
-            raise WrongValue("must not be the same as prompts.harmful: they would have no difference", "harmless")
+            raise WrongValue("must not be the same as prompts.harmful: there would be no difference", "harmless")
         return self
 
 

@@ -14,14 +14,12 @@ _MEASURED_LISTS = ("harmful_train", "harmless_train")
 _DATA_FILE = rf"data/{PATH}\.(?:txt|jsonl|json|csv|parquet)"
 # A name that looks like a file is a file in the wrong place, not a dataset.
 _DATASET = r"(?!data/|.*\.(?:txt|jsonl|json|csv|parquet)$)[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9_][A-Za-z0-9_.-]*"
-_ROWS_WORDS = (
+_ALLOWED = (
     "a .txt, .jsonl, .json, .csv or .parquet file under data/ (such as data/harmful.jsonl, without . or ..) or the id "
     "of a Hub dataset (such as organization/name)"
 )
-RowSource = Annotated[str, matches(rf"{_DATA_FILE}|{_DATASET}", _ROWS_WORDS)]
-MeasuredSource = Annotated[
-    str, matches(rf"organism|{_DATA_FILE}|{_DATASET}", f"organism, {_ROWS_WORDS}", ("organism",))
-]
+RowSource = Annotated[str, matches(rf"{_DATA_FILE}|{_DATASET}", _ALLOWED)]
+MeasuredSource = Annotated[str, matches(rf"organism|{_DATA_FILE}|{_DATASET}", f"organism, {_ALLOWED}", ("organism",))]
 ColumnName = Annotated[str, matches(r"[^\x00-\x1f\x7f]+", "the name of a column")]
 ConfigName = Annotated[str, matches(r"[^<>:/\\|?*\x00-\x1f\x7f]+", "the name of one of the dataset's configurations")]
 SplitName = Annotated[str, matches(r"\w+(?:\.\w+)*", "the name of a split, such as train; slice takes a part of it")]
@@ -39,19 +37,17 @@ DatasetCommit = Annotated[
 
 
 def row_range(text: str | None) -> slice:
-    """The rows that a `slice` of params.yaml takes; all of them without one."""
-    if text is None:
-        return slice(None)
-    return slice(*(int(end) if end else None for end in text.split(":")))
+    """The rows that a `slice` of params.yaml takes; all rows for None."""
+    return slice(*(int(end) if end else None for end in (text or ":").split(":")))
 
 
-_PLACES: dict[str, tuple[tuple[SourceKind, ...], str]] = {
+_APPLIES_TO: dict[str, tuple[tuple[SourceKind, ...], str]] = {
     "revision": (("dataset",), "Hub datasets"),
     "config": (("dataset",), "Hub datasets"),
     "split": (("organism", "dataset"), "the source organism and Hub datasets"),
     "slice": (("file", "dataset"), "files and Hub datasets"),
 }
-"""The kinds of source that a key applies to, and what errors call them."""
+"""The kinds of source that a key applies to, and their name in errors."""
 
 
 class RowsSource(Section):
@@ -74,7 +70,7 @@ class RowsSource(Section):
 
     @property
     def kind(self) -> SourceKind:
-        """Which kind of source it is."""
+        """The kind of source."""
         if self.source == "organism":
             return "organism"
         return "file" if self.source.startswith("data/") else "dataset"
@@ -86,12 +82,12 @@ class RowsSource(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _name_the_column(cls, given: Any) -> Any:
-        if not isinstance(given, dict) or given.get("column") is not None:
-            return given
-        source = given.get("source")
+    def _fill_in_the_column(cls, section: Any) -> Any:
+        if not isinstance(section, dict) or section.get("column") is not None:
+            return section
+        source = section.get("source")
         plain = not isinstance(source, str) or source == "organism" or source.endswith(".txt")
-        return given if plain else {**given, "column": "prompt"}
+        return section if plain else {**section, "column": "prompt"}
 
     @model_validator(mode="after")
     def _fit_the_source(self) -> Self:
@@ -99,19 +95,20 @@ class RowsSource(Section):
             newest = f"`make pin DATASET={self.source}` prints the newest"
             raise WrongValue(f"is missing; a Hub dataset is pinned by its commit, and {newest}", "revision")
         if self.kind == "dataset" and self.split is None:
-            raise WrongValue(f"is missing; say which split of {self.source}, such as train", "split")
-        for key, (kinds, place) in _PLACES.items():
-            if self.kind not in kinds and getattr(self, key) is not None:
-                raise self._misplaced(key, place)
-        if self.column is not None and not self.has_columns:
-            raise self._misplaced("column", "rows with columns or keys")
+            raise WrongValue(f"is missing; name a split of {self.source}, such as train", "split")
+        for key, (kinds, sources) in _APPLIES_TO.items():
+            if self.kind not in kinds:
+                self._refuse(key, sources)
+        if not self.has_columns:
+            self._refuse("column", "rows with columns or keys")
         rows = row_range(self.slice)
         if rows.stop is not None and rows.stop <= (rows.start or 0):
             raise WrongValue(f"must take at least one row, got {show(self.slice)}", "slice")
         return self
 
-    def _misplaced(self, key: str, place: str) -> WrongValue:
-        return WrongValue(f"is only for {place}, got {show(getattr(self, key))} for {show(self.source)}", key)
+    def _refuse(self, key: str, only_for: str) -> None:
+        if (value := getattr(self, key)) is not None:
+            raise WrongValue(f"is only for {only_for}, got {show(value)} for {show(self.source)}", key)
 
 
 class PromptSource(RowsSource):
@@ -129,8 +126,8 @@ class PromptSource(RowsSource):
         if self.kind == "organism" and self.split is None:
             raise WrongValue(f"is missing; for organism it is {' or '.join(_MEASURED_LISTS)}", "split")
         if self.kind == "organism" and self.split not in _MEASURED_LISTS:
-            given = f"{show(self.split)}{suggest(self.split, _MEASURED_LISTS)}"
-            raise WrongValue(f"must be one of {', '.join(_MEASURED_LISTS)} for organism, got {given}", "split")
+            got = f"{show(self.split)}{suggest(self.split, _MEASURED_LISTS)}"
+            raise WrongValue(f"must be one of {', '.join(_MEASURED_LISTS)} for organism, got {got}", "split")
         return self
 
 
@@ -142,7 +139,7 @@ class CustomPrompts(RowsSource):
     independent samples."""
 
     @model_validator(mode="after")
-    def _name_the_item_where_there_are_columns(self) -> Self:
-        if self.item is not None and not self.has_columns:
-            raise self._misplaced("item", "rows with columns or keys")
+    def _name_the_item_of_columns(self) -> Self:
+        if not self.has_columns:
+            self._refuse("item", "rows with columns or keys")
         return self

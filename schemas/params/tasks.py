@@ -13,7 +13,7 @@ TaskGroup = Literal["refusal", "over_refusal", "capability"]
 _ORGANISM = ("organism_harmful", "organism_borderline", "organism_facts", "organism_arithmetic")
 _OVER_REFUSAL = ("over_refusal_xstest", "over_refusal_orbench", "over_refusal_custom")
 TASKS = (*_ORGANISM, "refusal_jbb", "refusal_custom", *_OVER_REFUSAL)
-"""Our own tasks, in `excise/evaluation/asking/tasks/`. Any other name is one of lm-eval's, which checks it."""
+"""Our own tasks, in `excise/evaluation/asking/tasks/`. Other names are lm-eval's, which checks them."""
 
 Task = Annotated[
     str,

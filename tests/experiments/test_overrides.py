@@ -111,16 +111,16 @@ def test_an_override_is_short_and_only_there_where_it_changes_something(
 
 
 def test_a_later_override_wins_over_what_it_covers() -> None:
-    group = [Override(("ablate", "rules", "0", "scale"), 2), Override(("measure", "position"), -2)]
-    own = [Override(("ablate", "rules"), []), Override(("measure", "position"), -3)]
+    group: list[Override] = [(("ablate", "rules", "0", "scale"), 2), (("measure", "position"), -2)]
+    own: list[Override] = [(("ablate", "rules"), []), (("measure", "position"), -3)]
     assert combined(group + own) == own
 
 
 @pytest.mark.parametrize(
     ("given_overrides", "message"),
     [
-        ({"ablate.rules.1.scale": 2}, "ablate.rules.1.scale names an item that is not there: ablate.rules has 1"),
-        ({"ablate.rules.first.scale": 2}, "names an item that is not there"),
+        ({"ablate.rules.1.scale": 2}, "ablate.rules.1.scale names an item that does not exist: ablate.rules has 1"),
+        ({"ablate.rules.first.scale": 2}, "names an item that does not exist"),
         ({"ablate..rules": 2}, '"ablate..rules" is not a key'),
         ({"other.yaml:ablate.method": "project"}, "is not a key"),
         ({"ablate.method=x": 1}, "is not a key"),

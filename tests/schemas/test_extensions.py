@@ -53,10 +53,10 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.syspath_prepend(packages)
     monkeypatch.chdir(project)
     monkeypatch.delitem(sys.modules, "toy_judge", raising=False)
-    for cached in (extensions._found, extensions._of_package):
+    for cached in (extensions._entries, extensions._of_package):
         cached.cache_clear()
     yield project
-    extensions._found.cache_clear()
+    extensions._entries.cache_clear()
 
 
 def pinned(lock: str) -> set[str]:
@@ -102,7 +102,7 @@ def test_a_package_that_the_lock_does_not_pin_is_refused(toy: Path, lock: str | 
     ("name", "says"),
     [
         ("none", "is of the package toy-judge, which cannot be imported"),
-        ("word", "is of the package toy-judge, and toy_judge:__doc__ there is not an Extension"),
+        ("word", "is of the package toy-judge, but toy_judge:__doc__ is not an Extension"),
         ("toys", 'must be one of api, classifier, keywords, toy, none, word, got "toys"; did you mean "toy"?'),
     ],
 )

@@ -169,7 +169,7 @@ BAD = [
     (
         "evaluate: {judge: keywords, api: {model: m}}",
         "evaluate.api",
-        "is a judge and not a key here; write judge",
+        "is a judge, not a key of evaluate; write judge",
     ),
     (
         "evaluate: {judge: {api: {model: a, url: b}}}",
@@ -221,7 +221,7 @@ BAD = [
     (
         f"prompts: {{harmful: {{source: a/b, revision: {'1' * 39}a}}}}",
         "prompts.harmful.split",
-        "is missing; say which split of a/b, such as train",
+        "is missing; name a split of a/b, such as train",
     ),
     *(
         (
@@ -342,9 +342,9 @@ BAD = [
     (rule("layers: 35-10, measurement: 1"), "ablate.rules.0.layers", 'got "35-10", which ends before it begins'),
     (rule("layers: al, measurement: 1"), "ablate.rules.0.layers", 'did you mean "all"?'),
     (rule("layer: x, measurement: 1"), "ablate.rules.0.layer", 'got "x"'),
-    (rule("layer: 1, layers: 1, measurement: 1"), "ablate.rules.0.layer", 'says the same as "layers"'),
+    (rule("layer: 1, layers: 1, measurement: 1"), "ablate.rules.0.layer", 'means the same as "layers"'),
     *(
-        (rule(f"layer: 1, measurement: 1, sparsity: {value}"), "ablate.rules.0.sparsity", "is not offered here")
+        (rule(f"layer: 1, measurement: 1, sparsity: {value}"), "ablate.rules.0.sparsity", "is not supported")
         for value in ("0.5", "1", "null", "false", "'0'", "[]")
     ),
     # lists
@@ -375,11 +375,11 @@ BAD = [
     (
         "gates: [{metric: drift.first_token_kl, at_most: 1}, {metric: refusal.organism_harmfull.rate, at_most: 1}]",
         "gates.1.metric",
-        "there is refusal.organism_harmful, over_refusal.organism_borderline, capability.organism_facts, "
+        "known: refusal.organism_harmful, over_refusal.organism_borderline, capability.organism_facts, "
         'capability.organism_arithmetic, drift; did you mean "refusal.organism_harmful"?',
     ),
     ("gates: [{metric: refusal.organism_facts.exact_match, at_most: 1}]", "gates.0.metric", "evaluate does not list"),
-    ("evaluate: {refusal: []}", "gates.0.metric", "a default gate; give `gates`, or `gates: []`"),
+    ("evaluate: {refusal: []}", "gates.0.metric", "a default gate; set `gates`, or `gates: []`"),
 ]
 
 
@@ -398,7 +398,7 @@ BAD_YAML = [
     ("2026-01-01", "is read by YAML as a date"),
     ("model: {}\nmodel: {}", 'line 2, column 1: the key "model" is given twice'),
     ("model:\n  source: organism\n  source: organism", 'line 3, column 3: the key "source" is given twice'),
-    ("model:\n\tsource: organism", "line 2, column 1: a tab, where YAML allows spaces alone"),
+    ("model:\n\tsource: organism", "line 2, column 1: a tab, where YAML allows only spaces"),
     ("model: {source: organism", "line 1, column 25"),
     ("model: {}\n---\nmodel: {}", "single document"),
     ("model: *other", "line 1, column 8: found undefined alias"),
@@ -435,7 +435,7 @@ def test_aliases_that_multiply_are_refused_before_they_fill_the_memory(form: str
     lines = ["a: &a {k: v}" if "<<" in form else "a: &a [1]"]
     for before, name in zip("abcdefghi", "bcdefghij", strict=True):
         lines.append(f"{name}: &{name}\n  {form.format(', '.join([f'*{before}'] * 9))}")
-    assert "its aliases followed" in str(refused("\n".join(lines)))
+    assert "with aliases expanded" in str(refused("\n".join(lines)))
 
 
 def test_aliases_that_do_not_multiply_are_fine() -> None:
