@@ -121,7 +121,7 @@ def _extensions(room: Room) -> list[str]:
     rows = []
     for name in sorted(module.name for module in pkgutil.iter_modules(import_module(room.package).__path__)):
         schema = room.load(name).model_json_schema()
-        rows.append(f"| `{name}` | | {' '.join(schema['description'].split())} |")
+        rows.append(f"| `{name}` |  | {' '.join(schema['description'].split())} |")
         for child, node in schema["properties"].items():
             rows += _Reference(schema)._rows(f"{name}.{child}", node)
     return rows

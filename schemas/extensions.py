@@ -18,6 +18,8 @@ from schemas.basis.text import show, suggest
 from schemas.wording import WrongValue, first_mistake
 
 LOCK = Path("requirements-compute.lock")
+_OF_OTHERS: dict[type, str] = {}
+"""Names of the classes of other packages that were loaded."""
 
 
 class Extension(Section):
@@ -66,7 +68,8 @@ class Room:
 
     def name_of(self, extension: Extension) -> str:
         """How params.yaml names an extension."""
-        return next(name for name in self.names() if self.load(name) is type(extension))
+        kind = type(extension)
+        return _OF_OTHERS.get(kind, kind.__module__.rpartition(".")[2])
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_plain_validator_function(
@@ -87,7 +90,8 @@ class Room:
 def _found(package: str) -> dict[str, EntryPoint | None]:
     """Extensions by name; None is a module of the room itself, whose place no other package takes."""
     own = sorted(module.name for module in pkgutil.iter_modules(importlib.import_module(package).__path__))
-    return {entry.name: entry for entry in entry_points(group=package) if entry.name not in own} | dict.fromkeys(own)
+    others = {entry.name: entry for entry in entry_points(group=package)}
+    return {**dict.fromkeys(own), **{name: entry for name, entry in others.items() if name not in own}}
 
 
 @cache
@@ -111,6 +115,7 @@ def _of_package(entry: EntryPoint) -> type[Extension]:
         raise WrongValue(f"{where}, which cannot be imported: {show(str(error))}", entry.name) from None
     if not _is_extension(found):
         raise WrongValue(f"{where}, and {entry.value} there is not an Extension", entry.name)
+    _OF_OTHERS[found] = entry.name
     return found
 
 
