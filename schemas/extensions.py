@@ -18,6 +18,8 @@ from schemas.basis.text import show, suggest
 from schemas.wording import WrongValue, first_mistake
 
 LOCK = Path("requirements-compute.lock")
+_NAMES: dict[type, str] = {}
+"""Names of the loaded classes of other packages."""
 
 
 class Extension(Section):
@@ -66,7 +68,7 @@ class Room:
 
     def name_of(self, extension: Extension) -> str:
         """How params.yaml names an extension."""
-        return next(name for name in self.names() if self.load(name) is type(extension))
+        return _NAMES.get(type(extension), type(extension).__module__.rpartition(".")[2])
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_plain_validator_function(
@@ -87,7 +89,7 @@ class Room:
 def _entries(package: str) -> dict[str, EntryPoint | None]:
     """Extensions by name; None for a module of the room itself, which no other package can replace."""
     own = sorted(module.name for module in pkgutil.iter_modules(importlib.import_module(package).__path__))
-    return {entry.name: entry for entry in entry_points(group=package) if entry.name not in own} | dict.fromkeys(own)
+    return dict.fromkeys(own) | {entry.name: entry for entry in entry_points(group=package) if entry.name not in own}
 
 
 @cache
@@ -111,6 +113,7 @@ def _of_package(entry: EntryPoint) -> type[Extension]:
         raise WrongValue(f"{where}, which cannot be imported: {show(str(error))}", entry.name) from None
     if not _is_extension(extension):
         raise WrongValue(f"{where}, but {entry.value} is not an Extension", entry.name)
+    _NAMES[extension] = entry.name
     return extension
 
 
