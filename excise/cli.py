@@ -1,8 +1,5 @@
-"""`python -m excise COMMAND`: everything that a person or a workflow calls and that is no stage.
-
-Each command is a function below: its docstring is what `--help` says of it, its parameters are its arguments. It
-imports what it needs when it runs, so that no command waits for what it does not use.
-"""
+"""`python -m excise COMMAND`: everything that people and workflows call, except stages. Each command is a function:
+`--help` shows its docstring, and its parameters are its arguments. It imports only what it needs, when it runs."""
 
 import argparse
 import sys
@@ -13,58 +10,58 @@ from typing import Any, NoReturn
 
 EXIT_CODES = """exit codes:
   0      done
-  1      something that you can mend, a gate that fails among it: one line says what
+  1      an error that you can fix, or a gate that fails: one line says what
   2      wrong arguments, a bad params.yaml, or the code of another project
   128+N  interrupted by signal N
-make turns each of these but 0 into 2; a program that needs the code calls python -m excise itself."""
+make exits with 2 for each of these except 0; a program that needs the code calls python -m excise itself."""
 
 PROJECT = Path()
 
 Argument = tuple[tuple[str, ...], dict[str, Any]]
 Handler = Callable[..., None]
 COMMANDS: dict[str, tuple[Handler, tuple[Argument | list[Argument], ...]]] = {}
-"""By name: its function and its arguments; of those in a list, exactly one is given."""
+"""Function and arguments by name; exactly one of the arguments in a list must be given."""
 
 
 class Parser(argparse.ArgumentParser):
-    """Says in one line what is wrong with arguments."""
+    """A parser with errors of one line."""
 
     def error(self, message: str) -> NoReturn:
         """Exit with code 2."""
-        print(f"ERROR: {message}; `{self.prog} --help` lists what there is", file=sys.stderr)
+        print(f"ERROR: {message}; `{self.prog} --help` lists what it takes", file=sys.stderr)
         sys.exit(2)
 
 
 def main() -> None:
     """Run the command that the command line names, and leave the process with its exit code."""
-    given = vars(parser().parse_args())
-    run = partial(given.pop("handler"), **given)
-    from excise.plumbing.errors import run_command  # imports schemas, for which `--help` need not wait
+    arguments = vars(parser().parse_args())
+    run = partial(arguments.pop("handler"), **arguments)
+    from excise.plumbing.errors import run_command  # imports schemas, which `--help` does not need
 
     run_command(run)
 
 
 def parser() -> Parser:
-    """That of the whole command line."""
-    whole = Parser(
+    """The parser of the whole command line."""
+    program = Parser(
         prog="python -m excise",
         description="What people and workflows call around the stages of dvc.yaml. Run it in the project's folder.",
         epilog=EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands = whole.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    subparsers = program.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name, (handler, arguments) in COMMANDS.items():
-        one = commands.add_parser(name, help=handler.__doc__, description=handler.__doc__, allow_abbrev=False)
-        one.set_defaults(handler=handler)
+        subparser = subparsers.add_parser(name, help=handler.__doc__, description=handler.__doc__, allow_abbrev=False)
+        subparser.set_defaults(handler=handler)
         for argument in arguments:
-            group = one.add_mutually_exclusive_group(required=True) if isinstance(argument, list) else one
+            group = subparser.add_mutually_exclusive_group(required=True) if isinstance(argument, list) else subparser
             for flags, options in argument if isinstance(argument, list) else [argument]:
                 group.add_argument(*flags, **options)
-    return whole
+    return program
 
 
 def command(*arguments: Argument | list[Argument]) -> Callable[[Handler], Handler]:
-    """Make a function the command of its name; its docstring is what `--help` says."""
+    """Make a function the command of its name."""
 
     def add(handler: Handler) -> Handler:
         COMMANDS[handler.__name__.replace("_", "-")] = handler, arguments
@@ -84,8 +81,8 @@ def at_least_one(text: str) -> int:
     return number
 
 
-OUT = arg("out", type=Path, help="a folder that is not there yet, or is empty")
-LOCKED = arg("--locked", action="store_true", help="if it must be rebuilt: with the packages that its commit pins")
+OUT = arg("out", type=Path, help="a new or empty folder")
+LOCKED = arg("--locked", action="store_true", help="if it must be rebuilt, use the packages that its commit pins")
 EXPERIMENTS = arg("file", type=Path, help="a file of experiments, such as experiments/moe.yaml")
 
 # Parameters and runs
@@ -100,7 +97,7 @@ def use(recipe: str | None) -> None:
 
 
 @command(
-    arg("model", nargs="?", help="organisation/name on the Hub; by default, that of params.yaml"),
+    arg("model", nargs="?", help="organization/name on the Hub; by default the model of params.yaml"),
     arg("--dataset", metavar="ID", help="print the newest commit of this dataset instead"),
 )
 def pin(model: str | None, dataset: str | None) -> None:
@@ -111,9 +108,9 @@ def pin(model: str | None, dataset: str | None) -> None:
     print(newest(dataset, "dataset") if dataset else pin_base(model))
 
 
-@command(arg("--simulate", action="store_true", help="first run stage simulate, unless it ran with these rules"))
+@command(arg("--simulate", action="store_true", help="first run the stage simulate, unless it ran with these rules"))
 def plan(simulate: bool) -> None:
-    """Print what the rules of params.yaml would edit, after `dvc repro directions`, and refuse what `ablate` would."""
+    """Print what the rules of params.yaml would edit, after `dvc repro directions`, and fail where `ablate` would."""
     from excise.edit.checkpoint import Left, rehearse, resolve_edit
     from excise.edit.forecast import foreseen, say_foreseen
     from excise.gitops import storage
@@ -135,9 +132,7 @@ def plan(simulate: bool) -> None:
     say_foreseen(simulation)
 
 
-@command(
-    arg("arguments", nargs="*", metavar="STAGE", help="only these stages; behind --, any arguments of `dvc repro`")
-)
+@command(arg("arguments", nargs="*", metavar="STAGE", help="only these stages; after --, any arguments of `dvc repro`"))
 def repro(arguments: list[str]) -> None:
     """Run every stage that is out of date, and check that DVC's cache holds what it made."""
     from excise.gitops import storage
@@ -145,7 +140,7 @@ def repro(arguments: list[str]) -> None:
     storage.repro(PROJECT, arguments)
 
 
-@command(arg("--show", action="store_true", help="print them, with exit code 0 also if one fails"))
+@command(arg("--show", action="store_true", help="exit with 0 even if one fails"))
 def gate(show: bool) -> None:
     """Print the gates; the exit code is 1 if one fails."""
     from excise.gitops.sides import WorkingTree, check_ran
@@ -158,11 +153,11 @@ def gate(show: bool) -> None:
     verdicts = read_document(GateVerdicts, Path("gates.json"))
     print_gates(verdicts)
     if verdicts.verdict == "fail" and not show:
-        failed = ", ".join(one.metric for one in verdicts.gates if one.verdict == "fail")
+        failed = ", ".join(gate.metric for gate in verdicts.gates if gate.verdict == "fail")
         raise StageError(f"gates failed: {failed}; see report/report.md")
 
 
-@command(arg("--out", type=Path, default=Path("report/shown.html"), help="where to (report/shown.html)"))
+@command(arg("--out", type=Path, default=Path("report/shown.html"), help="the file to write (report/shown.html)"))
 def report(out: Path) -> None:
     """Write the report with commit, versions and changed parameters."""
     from excise.gitops.difference import provenance
@@ -184,7 +179,7 @@ def verify(folder: Path) -> None:
 
     print(f"{folder} is what its {EDIT_RECORD} says: {len(check_edited(folder))} files")
     if not has_digest(folder):
-        print(f"{EDIT_RECORD} itself is not covered: this model is of a version that wrote no {EDIT_DIGEST}")
+        print(f"{EDIT_RECORD} itself is not covered: this model was made by a version that wrote no {EDIT_DIGEST}")
 
 
 # Past models and releases
@@ -192,7 +187,7 @@ def verify(folder: Path) -> None:
 
 @command(arg("commit", help="or a branch or tag, at which `dvc repro` had run"), OUT, LOCKED)
 def model(commit: str, out: Path, locked: bool) -> None:
-    """Bring the edited model of any commit back: from the cache, from the remote, or rebuilt."""
+    """Get the edited model of any commit: from the cache, from the remote, or rebuilt."""
     from excise.gitops.git import commit_of
     from excise.gitops.models import ORIGINS, bring_back
 
@@ -204,24 +199,24 @@ def model(commit: str, out: Path, locked: bool) -> None:
 @command(
     arg("tag", help="or another name of the commit"),
     OUT,
-    arg("--model", type=Path, required=True, metavar="DIR", help="the model's folder; brought back if it is not there"),
+    arg("--model", type=Path, required=True, metavar="DIR", help="the model's folder, made if it does not exist"),
     LOCKED,
 )
 def release(tag: str, out: Path, model: Path, locked: bool) -> None:
-    """Write what a release of an edited model consists of: its record, a card, and the report."""
+    """Write the files of a release of an edited model: its record, a card, and the report."""
     from excise.gitops.releases import write_release
 
-    whole = write_release(PROJECT, tag, out, model, locked)
-    print(f"{out} holds the release of {tag}{'' if whole else ', without its report, which cannot be had'}")
+    has_report = write_release(PROJECT, tag, out, model, locked)
+    print(f"{out} holds the release of {tag}{'' if has_report else ', without its report, which is not available'}")
 
 
 @command(
     arg("folder", type=Path, help="of the edited model"),
     arg("name", help="OWNER/NAME on the Hub"),
-    arg("--public", action="store_true", help="let everybody see it"),
+    arg("--public", action="store_true", help="make the repository public"),
 )
 def upload(folder: Path, name: str, public: bool) -> None:
-    """Upload an edited model to the Hub, to a private repository unless told otherwise."""
+    """Upload an edited model to the Hub, to a private repository by default."""
     from excise.gitops import hub
 
     print(f"{folder} is at {hub.upload(folder, name, public)}")
@@ -235,7 +230,7 @@ def upload(folder: Path, name: str, public: bool) -> None:
     arg("--jobs", type=at_least_one, default=1, help="how many run at once (1)"),
 )
 def experiments(file: Path, jobs: int) -> None:
-    """Run a file of experiments here, and write what they found into its document as tables."""
+    """Run a file of experiments here, and write their tables into its document."""
     from excise.gitops.experiments.runs import run_experiments
 
     run_experiments(file, jobs)
@@ -244,8 +239,8 @@ def experiments(file: Path, jobs: int) -> None:
 @command(
     EXPERIMENTS,
     [
-        arg("number", type=int, nargs="?", help="which, from 1; the first of each group come before all others"),
-        arg("--firsts", action="store_true", help="print how many run before the others, as these need what they make"),
+        arg("number", type=int, nargs="?", help="its number, from 1; the first of each group come before all others"),
+        arg("--firsts", action="store_true", help="print how many must run first, as others use what they make"),
         arg("--count", action="store_true", help="print how many experiments there are"),
     ],
 )
@@ -271,26 +266,26 @@ def collect(file: Path) -> None:
 
 
 @command(
-    arg("--base", required=True, help="what it is compared with, such as origin/main"),
-    arg("--head", help="a commit; what lies in the folder where none is given"),
-    arg("--folder", type=Path, default=PROJECT, help="the project, where that is not here"),
-    arg("--pictures", metavar="URL", help="the https address of their folder, to show them from"),
+    arg("--base", required=True, help="what to compare with, such as origin/main"),
+    arg("--head", help="a commit; by default, the working tree"),
+    arg("--folder", type=Path, default=PROJECT, help="the project's folder, by default this one"),
+    arg("--pictures", metavar="URL", help="the https address of the folder of pictures to show"),
     arg("--samples", type=int, choices=range(11), default=0, metavar="N", help="answers of each task, at most 10 (0)"),
     arg("--samples-from", type=Path, metavar="FILE", help="read them from such a file, not from results/"),
     arg("--write-samples", type=Path, metavar="FILE", help="write them to a file, for a machine without results/"),
-    arg("--out", type=Path, default=Path("report/comment.md"), help="where to (report/comment.md)"),
+    arg("--out", type=Path, default=Path("report/comment.md"), help="the file to write (report/comment.md)"),
 )
-def comment(out: Path, **given: Any) -> None:
-    """Write a pull request's comment: what a commit, or what lies here, would change in its base."""
+def comment(out: Path, **options: Any) -> None:
+    """Write a pull request's comment: what a commit, or the working tree, would change in its base."""
     from excise.gitops.comment import write_comment
 
-    write_comment(out=out, **given)
+    write_comment(out=out, **options)
     print(out)
 
 
-@command(arg("folder", type=Path, help="a new one"))
+@command(arg("folder", type=Path, help="a new folder"))
 def hand_over(folder: Path) -> None:
-    """Copy the files that a run leaves to be published."""
+    """Copy the files of a run that are to be published."""
     from excise.gitops import handover
 
     print("\n".join(handover.hand_over(PROJECT, folder)))
@@ -298,13 +293,13 @@ def hand_over(folder: Path) -> None:
 
 @command(arg("folder", type=Path, help="the one that `hand-over` wrote"))
 def publish(folder: Path) -> None:
-    """On GitHub: commit what a run left to its branch, keep the comment, set the status; 1 if a gate fails."""
+    """On GitHub: commit a run's results to its branch, keep the comment, set the status; fail if a gate fails."""
     from excise.gitops import publish
 
     publish.publish(folder)
 
 
-@command(arg("tag", help="one that is there"), arg("folder", type=Path, help="the one that `release` wrote"))
+@command(arg("tag", help="an existing tag"), arg("folder", type=Path, help="the one that `release` wrote"))
 def attach(tag: str, folder: Path) -> None:
     """On GitHub: attach what `release` wrote to the release of a tag."""
     from excise.gitops import publish
@@ -317,7 +312,7 @@ def attach(tag: str, folder: Path) -> None:
 
 @command(arg("--cache", type=Path, metavar="DIR", help="use this cache from now on, which several clones share"))
 def restore(cache: Path | None) -> None:
-    """Put this commit's outputs where they belong, from DVC's cache or its remote."""
+    """Restore this commit's outputs from DVC's cache or its remote."""
     from excise.gitops import storage
 
     storage.restore(PROJECT, cache)
@@ -325,7 +320,7 @@ def restore(cache: Path | None) -> None:
 
 @command()
 def rerun() -> None:
-    """Run every stage that is out of date, with what the DVC remote has of the others."""
+    """Run every stage that is out of date, and pull the outputs of the others from the DVC remote."""
     from excise.gitops import storage
 
     storage.repro(PROJECT, may_pull=True)
@@ -333,7 +328,7 @@ def rerun() -> None:
 
 @command()
 def push() -> None:
-    """Give the DVC remote what it lacks."""
+    """Push to the DVC remote what it lacks."""
     from excise.gitops import storage
 
     storage.push(PROJECT)
@@ -360,7 +355,7 @@ def deps(write: bool, check: bool) -> None:
 
 @command()
 def upgrade() -> None:
-    """Take over what an earlier version recorded, without training, measuring or answering again."""
+    """Take over the results of an earlier version, without training, measuring or answering again."""
     from excise.upgrade import upgrade
 
     upgrade()

@@ -1,4 +1,4 @@
-"""Intervals as they are drawn: where each of their parts lies, in hundredths of the width."""
+"""Where each part of a drawn interval lies, in hundredths of the width."""
 
 import math
 from dataclasses import dataclass
@@ -9,8 +9,7 @@ from excise.report.conclusions import DRIFT
 from schemas.evidence import Comparison, GateVerdict, Interval
 from schemas.params.gates import LIMITS
 
-STEPS = [1, 2, 5, 10]
-"""Of round numbers."""
+ROUND = [1, 2, 5, 10]
 
 
 @dataclass(frozen=True)
@@ -20,8 +19,8 @@ class Axis:
     first: float
     last: float
 
-    def place(self, value: float) -> float:
-        """Where a value lies; what is beyond an end lies at that end."""
+    def position(self, value: float) -> float:
+        """Where a value lies; values beyond an end lie at that end."""
         return round(100 * min(1.0, max(0.0, (value - self.first) / (self.last - self.first))), 2)
 
 
@@ -34,15 +33,15 @@ class Drawing:
     high: float
     point: float
     neutral: float | None
-    """Where nothing differs from the base; None where that is not on the axis."""
+    """Where nothing differs from the base; None for a gate."""
     limit: float | None
-    """Of a gate; None where that is not on the axis."""
+    """Of a gate; None if it is not on the axis."""
     allowed: tuple[float, float] | None
-    """What the gate allows: from where, and how far."""
+    """What the gate allows: its start and width."""
 
 
 def draw_difference(row: Comparison, gates: list[GateVerdict], axis: Axis | None) -> Drawing | None:
-    """A difference beside 0 and beside the gate that limits it; None where there is no interval."""
+    """A difference beside 0 and beside the gate that limits it; None without an interval."""
     if axis is None or row.difference is None or row.difference_interval is None:
         return None
     limits = {gate.bound: gate.limit for gate in gates if gate.metric == row.metric}
@@ -52,7 +51,7 @@ def draw_difference(row: Comparison, gates: list[GateVerdict], axis: Axis | None
 
 
 def draw_drift(row: Comparison) -> Drawing | None:
-    """Drift beside that of the base itself, on an axis of its own; None where there is no interval."""
+    """Drift beside that of the base itself, on its own axis; None without an interval."""
     if row.ablated_interval is None or not _finite(row.ablated_interval, row.ablated):
         return None
     known = DRIFT.get(row.metric)
@@ -67,7 +66,7 @@ def draw_drift(row: Comparison) -> Drawing | None:
 
 
 def draw_gate(gate: GateVerdict) -> Drawing | None:
-    """What a gate judges beside its limit; None where there is no interval. A drop counts upwards, as limits do."""
+    """What a gate judges, beside its limit; None without an interval. A drop counts upward, as its limit does."""
     if gate.value is None or gate.interval is None or not _finite(gate.interval, gate.value):
         return None
     axis = _around(min(gate.limit, gate.interval.low), max(gate.limit, gate.interval.high))
@@ -75,27 +74,24 @@ def draw_gate(gate: GateVerdict) -> Drawing | None:
 
 
 def axes(rows: list[Comparison]) -> dict[str, Axis]:
-    """The axis of each row of one table, symmetric around 0: one for all rates, so that they can be compared, and one
-    for each other metric, whose unit is another."""
+    """The axis of each row of one table, symmetric around 0. Rates share one, so that they can be compared; each other
+    metric has its own unit and axis."""
     reach = {
         row.metric: max(abs(row.difference_interval.low), abs(row.difference_interval.high))
         for row in rows
         if row.difference_interval is not None and _finite(row.difference_interval, row.ablated)
     }
     rates = {row.metric for row in rows if row.base is not None and 0 <= row.base <= 1 and 0 <= row.ablated <= 1}
-    shared = _symmetric(max((most for metric, most in reach.items() if metric in rates), default=0.0))
-    return {metric: shared if metric in rates else _symmetric(most) for metric, most in reach.items()}
-
-
-def _symmetric(reach: float) -> Axis:
-    """Up to a round number on both sides of 0."""
-    return _ends(MaxNLocator(2, steps=STEPS, symmetric=True), -max(reach, 0.01), max(reach, 0.01))
+    most_of_rates = max((most for metric, most in reach.items() if metric in rates), default=0.0)
+    symmetric = MaxNLocator(2, steps=ROUND, symmetric=True)
+    ends = {metric: max(most_of_rates if metric in rates else most, 0.01) for metric, most in reach.items()}
+    return {metric: _ends(symmetric, -most, most) for metric, most in ends.items()}
 
 
 def _around(low: float, high: float) -> Axis:
     """A little more than from low to high, in round numbers."""
     margin = 0.15 * (high - low) or 0.01 * max(1.0, abs(high))
-    return _ends(MaxNLocator(8, steps=STEPS), low - margin, high + margin)
+    return _ends(MaxNLocator(8, steps=ROUND), low - margin, high + margin)
 
 
 def _ends(locator: MaxNLocator, low: float, high: float) -> Axis:
@@ -111,18 +107,18 @@ def _draw(
     limit: float | None = None,
     above: bool = False,
 ) -> Drawing:
-    """An interval on its axis; a gate allows what is above its limit, or what is below."""
+    """An interval on its axis; a gate allows values above its limit, or below."""
     allowed = None
     if limit is not None:
-        first, last = (axis.place(limit), 100.0) if above else (0.0, axis.place(limit))
-        allowed = first, round(last - first, 2)
+        border = axis.position(limit)
+        allowed = (border, round(100 - border, 2)) if above else (0.0, border)
     return Drawing(
         axis=axis,
-        low=axis.place(interval.low),
-        high=axis.place(interval.high),
-        point=axis.place(value),
-        neutral=None if neutral is None else axis.place(neutral),
-        limit=axis.place(limit) if limit is not None and axis.first <= limit <= axis.last else None,
+        low=axis.position(interval.low),
+        high=axis.position(interval.high),
+        point=axis.position(value),
+        neutral=None if neutral is None else axis.position(neutral),
+        limit=axis.position(limit) if limit is not None and axis.first <= limit <= axis.last else None,
         allowed=allowed,
     )
 

@@ -1,4 +1,4 @@
-"""What a report is made of, and the facts that its templates put into words: which rows, in which order."""
+"""What a report is made of, and the facts that its templates put into words."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,58 +18,55 @@ from schemas.simulation import Simulation
 T = TypeVar("T")
 
 MOST_ROWS = 8
-"""Tables of large models show the largest rows, and say how many they leave out: a report must fit into a comment."""
+"""Rows of a table about a large model; it says how many it leaves out, because a report must fit into a comment."""
 
 GROUPS = ("refusal", "over_refusal", "capability", "drift")
 """What a report should measure."""
 
 NOTHING = 0.005
-"""A smaller share is that of rounding."""
+"""A smaller share is due to rounding."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a report is made of, but for where it comes from."""
+    """What a report is made of, except its provenance."""
 
     rows: list[Comparison]
     gates: GateVerdicts
     changes: list[TaskChanges]
-    """The samples that both models answer differently, task by task."""
     left_out: dict[str, int]
-    """Judged task → samples that were not asked, as their prompts were measured."""
+    """Judged task → samples that were not asked, because their prompts were measured."""
     diagnosis: Diagnosis
     simulation: Simulation
     directions: DirectionStatistics
     ablate: Ablate
-    """The section of params.yaml that was simulated and run."""
     manifest: ModelManifest
-    """The base model."""
     pictures: dict[str, str]
-    """The SVG of each picture, by its name."""
+    """SVG by name."""
 
 
 @dataclass(frozen=True)
 class Rows(Generic[T]):
-    """What a table shows, and how many rows it leaves out."""
+    """The rows that a table shows, and how many it leaves out."""
 
     shown: list[T]
     left_out: int
 
 
 def findings(report: Report) -> dict[str, Any]:
-    """The facts that are not simply a field of a document, by the names that templates use."""
+    """The facts that are not a field of a document, by their names in templates."""
     diagnosis, simulation, ablate = report.diagnosis, report.simulation, report.ablate
     tried = [row for row in diagnosis.experts if row.effect is not None]
     shares = [row for row in diagnosis.routers if row.share is not None]
     changed = [row for row in diagnosis.routers if row.changed is not None]
     ranges = [(row, row.answers) for row in diagnosis.ranges if row.answers is not None]
-    removing = [(row, found) for row, found in ranges if found.remaining <= diagnosis.limit]
+    removing = [(row, answers) for row, answers in ranges if answers.remaining <= diagnosis.limit]
     rule_scales = {rule.scale for rule in ablate.rules}
     scales = [row for row in simulation.scales if row.answers is not None]
     rules = diagnosis.recommendation.rules if diagnosis.recommendation is not None else None
     # A fraction lies between two measurements.
-    taken = {end for place in simulation.measurements for end in (math.floor(place), math.ceil(place))}
-    used = [row for row in report.directions.measurements if row.measurement in taken]
+    whole = {end for number in simulation.measurements for end in (math.floor(number), math.ceil(number))}
+    used = [row for row in report.directions.measurements if row.measurement in whole]
     return {
         "failures": list(_failures(report.rows)),
         "unmeasured": [group for group in GROUPS if not any(row.metric.startswith(f"{group}.") for row in report.rows)],
@@ -78,13 +75,12 @@ def findings(report: Report) -> dict[str, Any]:
         "cause": next(row for row in diagnosis.roles if row.role == diagnosis.named.role),
         "adds_most": max(diagnosis.roles, key=lambda row: row.difference),
         "roles": sorted(diagnosis.roles, key=lambda row: row.effect),
-        # Of single layers: that with the strongest effect, and that which adds most along the direction.
+        # Of single layers.
         "strongest": min(diagnosis.writers, key=lambda row: row.effect),
         "largest": max(diagnosis.writers, key=lambda row: row.difference),
         "writers": _most(diagnosis.writers, lambda row: abs(row.effect), lambda row: row.effect),
         "experts": _most(tried, lambda row: abs(row.effect or 0.0), lambda row: row.effect),
         "experts_tried": len(tried),
-        # Of routers whose logits differ between the two sides.
         "shares": sorted(shares, key=lambda row: row.share or 0.0),
         "distances": sorted(diagnosis.routers, key=lambda row: row.distance),
         "changed": sorted(changed, key=lambda row: row.changed or 0.0),
@@ -94,10 +90,9 @@ def findings(report: Report) -> dict[str, Any]:
         "layers": _most(_layers(diagnosis), lambda row: abs(row[1]), lambda row: row[0]),
         "ranges_tried": len(ranges),
         "removing": [row for row, _ in removing],
-        # Of the ranges that remove refusal, the fewest layers, at the lowest KL; and that at the lowest KL.
-        "smallest": _first(removing, lambda row, found: (row.last - row.first, found.kl)),
-        "cheapest": _first(removing, lambda row, found: (found.kl, row.last - row.first)),
-        "least": _first(ranges, lambda _, found: (found.remaining, found.kl)),
+        "smallest": _first(removing, lambda row, answers: (row.last - row.first, answers.kl)),
+        "cheapest": _first(removing, lambda row, answers: (answers.kl, row.last - row.first)),
+        "least": _first(ranges, lambda _, answers: (answers.remaining, answers.kl)),
         "scale": ablate.rules[0].scale if len(rule_scales) == 1 else None,
         "scales": scales,
         "as_it_is": next((row for row in scales if row.scale == 1), None),
@@ -114,7 +109,7 @@ def findings(report: Report) -> dict[str, Any]:
 
 
 def _failures(rows: Sequence[Comparison]) -> Iterator[dict[str, Any]]:
-    """Of each task whose answers were judged, how many answers failed in which way; `-` where nobody counted."""
+    """For each judged task, how many answers failed in which way; `-` for those that were not counted."""
     degenerate = {row.metric: row for row in rows if row.metric.endswith(".degenerate_rate")}
     for row in rows:
         task, _, name = row.metric.rpartition(".")
@@ -143,7 +138,7 @@ def as_yaml(document: dict[str, Any]) -> str:
 
 
 def _most(rows: Iterable[T], size: Callable[[T], Any], order: Callable[[T], Any]) -> Rows[T]:
-    """The largest rows, in an order."""
+    """The largest rows, sorted by `order`."""
     ranked = sorted(rows, key=size, reverse=True)
     return Rows(sorted(ranked[:MOST_ROWS], key=order), max(0, len(ranked) - MOST_ROWS))
 
@@ -151,11 +146,11 @@ def _most(rows: Iterable[T], size: Callable[[T], Any], order: Callable[[T], Any]
 def _first(
     ranges: Iterable[tuple[RangeTrial, Answers]], rank: Callable[[RangeTrial, Answers], tuple[float, float]]
 ) -> RangeTrial | None:
-    return min(ranges, key=lambda one: rank(*one), default=(None, None))[0]
+    return min(ranges, key=lambda pair: rank(*pair), default=(None, None))[0]
 
 
 def _uses(diagnosis: Diagnosis) -> list[tuple[float, int, int, int, int]]:
-    """The log-odds of each expert's use, its layer and number, and how many prompts of either side are given to it."""
+    """The log-odds of each expert's use, its layer and number, and how many harmful and harmless prompts use it."""
     return [
         (odds, row.layer, expert, harmful, harmless)
         for row in diagnosis.routers
@@ -166,7 +161,7 @@ def _uses(diagnosis: Diagnosis) -> list[tuple[float, int, int, int, int]]:
 
 
 def _split(rows: Sequence[WeightsSplit]) -> dict[str, Any] | None:
-    """What routed experts of all layers write, where weights and outputs can be told apart; None where in no layer."""
+    """What routed experts write in all layers in which weights and outputs are separable; None if there are none."""
     separable = [row for row in rows if row.by_weights is not None]
     if not separable:
         return None
@@ -189,19 +184,19 @@ def _layers(diagnosis: Diagnosis) -> list[tuple[int, float, float]]:
 
 
 def _left_by_norms(simulation: Simulation) -> float | None:
-    """Of the difference that the rules cover, the share that they leave at scale 1, which is due to norms that they
-    ignore; None where that is nothing."""
+    """The share of the difference covered by the rules that they leave at scale 1, because they ignore norms; None if
+    that is nothing."""
     covered = simulation.difference - simulation.left_out
     left = next(row.direct for row in simulation.scales if row.scale == 1) - simulation.left_out
     return left / covered if covered and abs(left / covered) > NOTHING else None
 
 
 def _causes(diagnosis: Diagnosis) -> Rows[Cause]:
-    """Those without which least is refused, at the lowest KL; and the one that is explained."""
+    """Those whose removal leaves the least refusal, at the lowest KL; and the one that is explained."""
 
     def rank(row: Cause) -> tuple[bool, float, float]:
         assert row.ablated is not None
         return row.measurement == diagnosis.measurement, -row.ablated.remaining, -row.ablated.kl
 
-    there = [row for row in diagnosis.causes if row.ablated is not None and row.added is not None]
-    return _most(there, rank, lambda row: row.measurement)
+    tested = [row for row in diagnosis.causes if row.ablated is not None and row.added is not None]
+    return _most(tested, rank, lambda row: row.measurement)

@@ -1,4 +1,4 @@
-"""`report.md`, from templates. Nothing in it was written by a model, so that it can be shown to anybody."""
+"""`report.md`, from templates. No model wrote any of it, so that it can be shown to anybody."""
 
 import re
 
@@ -9,10 +9,10 @@ from schemas.basis.text import ranges
 from schemas.evidence import GateVerdicts
 
 MOST_WORDS = 8
-"""Words with which refusals begin, and named experts, that are written out."""
+"""First words of refusals, and named experts, that are listed."""
 
 WORDS = {
-    **{called.__name__: called for called in (code, headline, measured, number, ranges)},
+    **{function.__name__: function for function in (code, headline, measured, number, ranges)},
     "drift_limits": DRIFT,
     "removed": REMOVED,
     "signed": signed,
@@ -22,37 +22,37 @@ WORDS = {
 
 
 def render_report(report: Report) -> str:
-    """The report in Markdown: verdict, what changed, what it cost, where it fails, then every detail."""
+    """The whole report in Markdown."""
     return render_part("report", report, folds=True)
 
 
 def statements(report: Report) -> dict[Part, list[tuple[Tone, str]]]:
-    """What can be said in each part of the report, as Markdown on one line, and how good that is."""
+    """The conclusions of each part of the report, as Markdown on one line, and their tone."""
     conclusions = conclude(report.rows, report.gates)
-    found = {part: [(said.tone, say(said)) for said in conclusions if said.part == part] for part in PARTS}
+    parts = {part: [(each.tone, say(each)) for each in conclusions if each.part == part] for part in PARTS}
     judged = any(row.metric.endswith(".refusal_rate") for row in report.rows)
-    return {part: some or [("plain", told("nothing", part, judged))] for part, some in found.items()}
+    return {part: lines or [("plain", sentence("nothing", part, judged))] for part, lines in parts.items()}
 
 
 def render_part(name: str, report: Report, folds: bool = False) -> str:
     """One template of the report. Only folds are HTML."""
     facts = {"statements": statements(report), "found": findings(report), "most_words": MOST_WORDS}
     text = TEMPLATES.get_template(f"{name}.md.j2").render(**WORDS, **vars(report), **facts, folds=folds)
-    # A part that is left out leaves the blank lines around it.
+    # A part that is left out leaves blank lines around it.
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 
 
 def say(conclusion: Conclusion) -> str:
     """A conclusion in words, as Markdown on one line."""
-    return told("say", conclusion)
+    return sentence("say", conclusion)
 
 
 def why(gates: GateVerdicts) -> str:
     """One sentence on the reason for the verdict, as Markdown on one line."""
-    return told("why", gates)
+    return sentence("why", gates)
 
 
-def told(macro: str, *arguments: object) -> str:
+def sentence(macro: str, *arguments: object) -> str:
     """A macro of `conclusions.md.j2` as Markdown."""
     module = TEMPLATES.get_template("conclusions.md.j2").make_module(WORDS)
     return str(getattr(module, macro)(*arguments)).strip()

@@ -1,6 +1,6 @@
-"""`report.html`: all evidence on one page that loads nothing else, from a template. Whatever a model wrote is only text
-on it: the template escapes it, `inert` spells out characters that would act on the text around them, and the page's own
-policy allows no script and no address."""
+"""`report.html`: all evidence on one page that loads nothing else. Whatever a model wrote is only text on it: the
+template escapes it, `inert` spells out characters that would act on the text around them, and the page's policy allows
+no script and no address."""
 
 import hashlib
 import re
@@ -19,7 +19,7 @@ from markupsafe import Markup
 from excise.report.conclusions import change, movement
 from excise.report.drawing import Drawing, axes, draw_difference, draw_drift, draw_gate
 from excise.report.findings import Report, as_yaml
-from excise.report.markdown import render_part, statements, told, why
+from excise.report.markdown import render_part, sentence, statements, why
 from excise.report.words import MOST_CHARACTERS, PAGES, VERDICTS, headline, inert, measured
 from schemas.evidence import Comparison, GateVerdicts, Provenance
 from schemas.model import ModelManifest
@@ -31,7 +31,7 @@ def breakable(name: str) -> Markup:
 
 
 def render_page(report: Report, provenance: Provenance | None) -> str:
-    """The report as one file of HTML. Its provenance is None where it is a stage's output, which must not hold any."""
+    """The report as one HTML file. Its provenance is None in a stage's output, which must not hold any."""
     reader = _markdown()
 
     def inline(text: str) -> Markup:
@@ -43,22 +43,22 @@ def render_page(report: Report, provenance: Provenance | None) -> str:
     return PAGES.get_template("report.html.j2").render(
         **vars(report),
         why=inline(why(report.gates)),
-        statements={part: [(tone, inline(words)) for tone, words in said] for part, said in statements(report).items()},
+        statements={name: [(tone, inline(text)) for tone, text in lines] for name, lines in statements(report).items()},
         parts={name: part(name) for name in ("changed", "failures", "diagnosis")},
         groups=_groups([row for row in report.rows if row.base is not None], report.gates),
         drift=[row for row in report.rows if row.base is None],
-        drift_note=inline(told("drift_note")),
+        drift_note=inline(sentence("drift_note")),
         edit=as_yaml({"ablate": report.ablate.model_dump(mode="json")}),
         manifest_sha256=_digest(report.manifest),
         provenance=provenance,
         most_characters=MOST_CHARACTERS,
         verdicts=VERDICTS,
-        **{called.__name__: called for called in CALLED},
+        **{function.__name__: function for function in FUNCTIONS},
     )
 
 
-CALLED = (breakable, change, draw_drift, draw_gate, headline, inert, measured, movement)
-"""Functions for the template."""
+FUNCTIONS = (breakable, change, draw_drift, draw_gate, headline, inert, measured, movement)
+"""Available to the template."""
 
 Drawn = tuple[Comparison, Drawing | None]
 
@@ -66,23 +66,23 @@ Drawn = tuple[Comparison, Drawing | None]
 def _groups(rows: Sequence[Comparison], gates: GateVerdicts) -> list[tuple[str, list[tuple[str, list[Drawn]]]]]:
     """Each metric with its drawing, by group and task."""
     groups = []
-    for group, of_group in groupby(rows, key=lambda row: row.metric.partition(".")[0]):
-        members = list(of_group)
-        scales = axes(members)
-        drawn = [(row, draw_difference(row, gates.gates, scales.get(row.metric))) for row in members]
+    for group, iterator in groupby(rows, key=lambda row: row.metric.partition(".")[0]):
+        members = list(iterator)
+        axis_of = axes(members)
+        drawn = [(row, draw_difference(row, gates.gates, axis_of.get(row.metric))) for row in members]
         tasks = groupby(drawn, key=lambda pair: pair[0].metric.rpartition(".")[0])
         groups.append((group, [(task.partition(".")[2], list(pairs)) for task, pairs in tasks]))
     return groups
 
 
 def _digest(manifest: ModelManifest) -> str:
-    """What `sha256sum FILES | sha256sum` says in the model's folder."""
+    """The output of `sha256sum FILES | sha256sum` in the model's folder."""
     lines = "".join(f"{file.sha256}  {file.path}\n" for file in manifest.files)
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
 def _markdown() -> MarkdownIt:
-    """Markdown to HTML: HTML within Markdown stays text, and the only pictures are ours."""
+    """Markdown to HTML: HTML within Markdown stays text, and all pictures are ours."""
     reader = MarkdownIt("commonmark", {"html": False}).enable("table").disable(["link", "autolink"])
     reader.core.ruler.push("figures", _lift_figures)
     reader.add_render_rule("image", _figure)
@@ -97,7 +97,7 @@ def _code(renderer: RendererProtocol, tokens: Sequence[Token], number: int, opti
 
 
 def _lift_figures(state: StateCore) -> None:
-    """A picture alone in its paragraph stands without that paragraph: HTML has no figures within one."""
+    """Remove the paragraph around each picture, because HTML has no figures within paragraphs."""
     for number, token in enumerate(state.tokens):
         if token.type == "inline" and [child.type for child in token.children or ()] == ["image"]:
             state.tokens[number - 1].hidden = state.tokens[number + 1].hidden = True
@@ -106,7 +106,7 @@ def _lift_figures(state: StateCore) -> None:
 def _figure(
     renderer: RendererProtocol, tokens: Sequence[Token], number: int, options: OptionsDict, env: EnvType
 ) -> str:
-    """A picture as data within the page: as an image it keeps its ids and its style to itself, and runs nothing."""
+    """A picture as data within the page: an image keeps its ids and style to itself, and runs nothing."""
     image = tokens[number]
     svg = env["pictures"][PurePosixPath(str(image.attrs["src"])).stem]
     return PAGES.get_template("figure.html.j2").render(

@@ -1,6 +1,5 @@
-"""The report's pictures as SVG: functions of documents only, always the same bytes. Color-blind readers can tell the
-colors apart too (Okabe and Ito's palette, purple to orange, viridis). The background is white, so that a picture can be
-read on a dark page."""
+"""The report's pictures as SVG: functions of documents only, always the same bytes. The colors suit color-blind readers
+(Okabe and Ito's palette, purple to orange, viridis), and the white background suits dark pages."""
 
 from collections.abc import Mapping, Sequence
 from io import StringIO
@@ -29,20 +28,19 @@ Grid = NDArray[np.float64]
 Name = TypeVar("Name", int, str)
 
 HARMFUL, HARMLESS, GREEN, PINK = "#D55E00", "#0072B2", "#009E73", "#CC79A7"
-NOTHING = "#DDDDDD"
-"""Where there is no number."""
+NO_NUMBER = "#DDDDDD"
 
 SHADES = 17
-"""How many colors a heat map has: neighbors of one color are drawn as one, which keeps files small."""
+"""Number of colors of a heat map: neighbors of one color are drawn as one, which keeps files small."""
 
 MOST_NUMBERS = 128
-"""Heat maps with more cells have no numbers in them."""
+"""Heat maps with more cells show no numbers."""
 
 MOST_NAMES = 16
-"""Axes of heat maps with more rows or columns name only some; and their cells are too narrow for numbers."""
+"""Heat maps with more rows or columns name only some; with more columns, cells are too narrow for numbers."""
 
 FONT = "DejaVu Sans of matplotlib"
-"""A name of its own: a font of the same name that a machine has installed may draw other outlines."""
+"""Not the font's own name: a font of that name installed on a machine may have other outlines."""
 
 _FILE = str(FilePath(get_data_path(), "fonts/ttf/DejaVuSans.ttf"))
 fontManager.ttflist.append(FontEntry(fname=_FILE, name=FONT, weight=400, size="scalable"))
@@ -66,8 +64,7 @@ PROJECTION = "projection (units of the stream)"
 
 
 def draw(diagnosis: Diagnosis, simulation: Simulation, directions: DirectionStatistics) -> dict[str, str]:
-    """The SVG of each picture that there is something to draw for, by its name. Neither the user's matplotlibrc nor the
-    time changes it."""
+    """The SVG of each picture by name, without those that would be empty. No matplotlibrc and no time changes it."""
     with style.context(["default", STYLE]):
         figures = {
             "directions": _directions(directions),
@@ -88,20 +85,20 @@ def _svg(figure: Figure) -> str:
 
 
 def _directions(statistics: DirectionStatistics) -> Figure:
-    """Of each measurement's direction: how well it separates prompts, how stable it is, and how long."""
+    """How well each measurement's direction separates prompts, how stable it is, and its length."""
     rows = statistics.measurements
-    places = [row.measurement for row in rows]
+    measurements = [row.measurement for row in rows]
     figure, (quality, length) = _figure(1, 2, (8.0, 3.0))
     qualities = {"AUROC": [row.auroc for row in rows], "stability": [row.stability for row in rows]}
-    _lines(quality, places, qualities, GREEN, PINK)
-    _lines(length, places, {"length": [row.relative_norm for row in rows]}, "#555555")
+    _lines(quality, measurements, qualities, GREEN, PINK)
+    _lines(length, measurements, {"length": [row.relative_norm for row in rows]}, "#555555")
     quality.set(title="Separation of unseen prompts (AUROC); stability", xlabel=MEASUREMENT, ylim=(None, 1.05))
     length.set(title="Length of the direction, over the stream's", xlabel=MEASUREMENT)
     return figure
 
 
 def _writers(diagnosis: Diagnosis) -> Figure:
-    """Layer × writer: what each adds to the difference, and what it causes."""
+    """Writer × layer: what each adds to the difference, and what it causes."""
     rows = diagnosis.writers
     layers, kinds = sorted({row.layer for row in rows}), list(dict.fromkeys(row.role for row in rows))
     figure, (added, caused) = _figure(2, 1, (8.0, 1.6 + 0.64 * len(kinds)))
@@ -131,20 +128,18 @@ def _experts(diagnosis: Diagnosis) -> Figure | None:
 
 
 def _coverage(diagnosis: Diagnosis) -> Figure | None:
-    """First × last layer of a range: what is left of refusal, and at what KL."""
-    found = {(row.first, row.last): row.answers for row in diagnosis.ranges if row.answers is not None}
-    if not found:
+    """First × last layer of a range: the refusal that remains, and KL."""
+    ranges = {(row.first, row.last): row.answers for row in diagnosis.ranges if row.answers is not None}
+    if not ranges:
         return None
-    first, last = sorted({first for first, _ in found}), sorted({last for _, last in found})
-    refusal = {cell: answers.refusal for cell, answers in found.items()}
-    kl = {cell: answers.kl for cell, answers in found.items()}
-    figure, panels = _figure(1, 2, (8.0, 3.6))
-    _heat_map(panels[0], refusal, first, last, "viridis_r", most=1.0, blank="white")
-    _heat_map(panels[1], kl, first, last, "viridis_r", blank="white")
-    for axes, title in zip(
-        panels, ("Refusal (share of harmful prompts)", "KL on harmless prompts (nats)"), strict=True
-    ):
-        axes.set(title=title, xlabel="last edited layer", ylabel="first edited layer")
+    first, last = sorted({first for first, _ in ranges}), sorted({last for _, last in ranges})
+    figure, (refusal, kl) = _figure(1, 2, (8.0, 3.6))
+    refusals = {cell: answers.refusal for cell, answers in ranges.items()}
+    _heat_map(refusal, refusals, first, last, "viridis_r", most=1.0, blank="white")
+    _heat_map(kl, {cell: answers.kl for cell, answers in ranges.items()}, first, last, "viridis_r", blank="white")
+    names = {"xlabel": "last edited layer", "ylabel": "first edited layer"}
+    refusal.set(title="Refusal (share of harmful prompts)", **names)
+    kl.set(title="KL on harmless prompts (nats)", **names)
     return figure
 
 
@@ -160,13 +155,11 @@ def _stream(diagnosis: Diagnosis) -> Figure:
 
 
 def _scales(simulation: Simulation) -> Figure:
-    """What is left of the difference at each scale."""
+    """The difference that is left at each scale."""
     figure, (axes,) = _figure(1, 1, (6.4, 3.2))
     trials = simulation.scales
-    lines: dict[str, Numbers] = {
-        "direct": [trial.direct for trial in trials],
-        "simulated": [trial.simulated for trial in trials],
-    }
+    simulated: Numbers = [trial.simulated for trial in trials]
+    lines = {"direct": [trial.direct for trial in trials], "simulated": simulated}
     _lines(axes, [trial.scale for trial in trials], lines, PINK, GREEN)
     axes.axhline(0, color="#888888", linewidth=0.8)
     axes.set(title="What the current rules leave of the difference, at other scales")
@@ -176,15 +169,15 @@ def _scales(simulation: Simulation) -> Figure:
 
 
 def _projections(simulation: Simulation) -> Figure:
-    """Prompts along the direction, before and after the edit."""
+    """Projections of prompts, before and after the edit."""
     figure, panels = _figure(1, 2, (8.0, 3.0), share=True)
-    sides = [
-        [_finite(kind) for kind in (model.harmful, model.harmless)]
+    models = [
+        [_finite(model.harmful), _finite(model.harmless)]
         for model in (simulation.projections_before, simulation.projections_after)
     ]
-    edges = np.histogram_bin_edges(np.concatenate([values for side in sides for values in side]), bins=24)
-    for axes, side, title in zip(panels, sides, ("Base model", "With the current rules"), strict=True):
-        axes.hist(side, bins=edges.tolist(), color=[HARMFUL, HARMLESS], label=["harmful", "harmless"], rwidth=1.0)
+    edges = np.histogram_bin_edges(np.concatenate([values for model in models for values in model]), bins=24)
+    for axes, model, title in zip(panels, models, ("Base model", "With the current rules"), strict=True):
+        axes.hist(model, bins=edges.tolist(), color=[HARMFUL, HARMLESS], label=["harmful", "harmless"], rwidth=1.0)
         axes.set(title=title, xlabel=PROJECTION)
     panels[0].set_ylabel("prompts")
     panels[0].legend(title="prompts")
@@ -192,11 +185,11 @@ def _projections(simulation: Simulation) -> Figure:
 
 
 def _lines(axes: Axes, x: Sequence[float], lines: Mapping[str, Numbers], *colors: str) -> None:
-    """Lines, broken where there is no number; marks and dashes differ, so that they can do without color."""
+    """Lines with gaps for missing numbers; marks and dashes differ, so that color is not needed."""
     for (name, numbers), color, marks in zip(lines.items(), colors, ("o-", "s--"), strict=False):
         values = [np.nan if value is None or not np.isfinite(value) else value for value in numbers]
         axes.plot(x, values, marks, color=color, markersize=4, label=name)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=all(isinstance(place, int) for place in x)))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=all(isinstance(value, int) for value in x)))
     axes.legend()
 
 
@@ -208,16 +201,10 @@ def _heat_map(
     colors: str,
     signed: bool = False,
     most: float | None = None,
-    blank: str = NOTHING,
+    blank: str = NO_NUMBER,
 ) -> None:
-    """Draw a heat map.
-
-    Args:
-        cells: numbers by row and column.
-        signed: whether 0 is in the middle of the colors, and numbers are written with their sign.
-        most: the value of the last color; None for the largest there is.
-        blank: the color of cells without a number.
-    """
+    """A heat map of cells by row and column. `signed`: 0 is the middle color, and numbers have signs. `most`: the value
+    of the last color, by default the largest. `blank`: the color of cells without a number."""
     numbers = np.array([[cells.get((row, column), np.nan) for column in columns] for row in rows])
     largest = most or float(np.abs(_finite(numbers)).max(initial=0.0)) or 1.0
     scale, palette = Normalize(-largest if signed else 0.0, largest), colormaps[colors].resampled(SHADES)
@@ -228,7 +215,7 @@ def _heat_map(
     axes.set(xlim=(0, len(columns)), ylim=(len(rows), 0))
     for set_ticks, names in ((axes.set_xticks, columns), (axes.set_yticks, rows)):
         shown = range(0, len(names), -(-len(names) // MOST_NAMES))
-        set_ticks([place + 0.5 for place in shown], [str(names[place]) for place in shown])
+        set_ticks([index + 0.5 for index in shown], [str(names[index]) for index in shown])
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     if numbers.size <= MOST_NUMBERS and len(columns) <= MOST_NAMES:
@@ -244,14 +231,14 @@ def _heat_map(
     bar.ax.yaxis.set_major_locator(MaxNLocator(4))
 
 
-def _boxes(there: NDArray[np.bool_]) -> Path:
-    """One path around all cells that are there, neighbors in a row taken together."""
+def _boxes(inside: NDArray[np.bool_]) -> Path:
+    """One path around all cells that are inside, with neighbors in a row joined."""
     corners: list[tuple[float, float]] = []
-    for row, line in enumerate(there.tolist()):
+    for row, line in enumerate(inside.tolist()):
         column = 0
-        for inside, run in groupby(line):
+        for is_inside, run in groupby(line):
             end = column + len(list(run))
-            if inside:
+            if is_inside:
                 corners += [(column, row), (end, row), (end, row + 1), (column, row + 1), (column, row)]
             column = end
     codes = [Path.MOVETO, Path.LINETO, Path.LINETO, Path.LINETO, Path.CLOSEPOLY]
@@ -259,7 +246,7 @@ def _boxes(there: NDArray[np.bool_]) -> Path:
 
 
 def short(value: float, signed: bool) -> str:
-    """A number of three digits at most, as a cell can hold it."""
+    """A number of at most three digits, which fits into a cell."""
     digits = 0 if abs(value) >= 99.5 else 1 if abs(value) >= 9.95 else 2
     text = f"{value:{'+' if signed else ''}.{digits}f}"
     return text.replace("-", "−") if float(text) else text[-4:]

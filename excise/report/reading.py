@@ -1,4 +1,4 @@
-"""What a report shows: everything that the stages before `report` left, compared, judged and drawn."""
+"""Everything that a report shows, from what earlier stages wrote."""
 
 from pathlib import Path
 
@@ -19,8 +19,8 @@ RESULTS = Path("results")
 
 
 def read_report() -> Report:
-    """Read, compare, judge and draw it. Raises `StageError`: a file is missing or damaged, or the two sides do not
-    belong together."""
+    """Read, compare, judge and draw it. Raises `StageError`: a file is missing or damaged, or the results of base and
+    edited model do not belong together."""
     settings = read_settings(ReportSettings, ARTIFACTS / "params/report.json")
     base, ablated = read_side(RESULTS / "base"), read_side(RESULTS / "ablated")
     measured = measure_both(base, ablated)

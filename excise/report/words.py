@@ -1,4 +1,4 @@
-"""Numbers and names as people write them, and the templates that they are put into."""
+"""Numbers and names as people write them, and the templates for them."""
 
 import unicodedata
 from functools import partial
@@ -12,7 +12,7 @@ _FOLDER = Path(__file__).parent / "templates"
 TEMPLATES = environment(_FOLDER)
 """Of Markdown."""
 PAGES = environment(_FOLDER, autoescape=True)
-"""Of HTML: whatever goes in is text, unless it was made by such a template itself."""
+"""Of HTML: all values are text, except what such a template made."""
 
 
 def number(value: float, sign: str = "") -> str:
@@ -21,27 +21,27 @@ def number(value: float, sign: str = "") -> str:
 
 
 signed = partial(number, sign="+")
-"""The same with its sign, as a difference has one."""
+"""The same with its sign, for differences."""
 
 
 def code(text: str) -> str:
-    """Any text as a Markdown code span on one line that nothing in it can end: it may come from a tokenizer."""
+    """Any text, such as a token, as a Markdown code span on one line that nothing in it can end."""
     return f"`{show(text).replace('`', chr(92) + 'x60')}`"
 
 
 VERDICTS = {"pass": "pass", "warn": "inconclusive", "fail": "fail"}
-"""What a reader is told of a gate."""
+"""A gate's verdict in words."""
 
 
 def headline(gates: GateVerdicts) -> str:
-    """The verdict on all gates. Where there are none, nothing passed."""
+    """The verdict on all gates."""
     if not gates.gates:
         return "No gates"
     return {"pass": "All gates pass", "warn": "Inconclusive", "fail": "A gate fails"}[gates.verdict]
 
 
 def measured(gate: GateVerdict) -> str:
-    """What a gate judges, with its interval: `0.25 (0.2031 to 0.3021, 95 %)`."""
+    """The value that a gate judges, with its interval: `0.25 (0.2031 to 0.3021, 95 %)`."""
     if gate.value is None:
         return "-"
     if gate.interval is None:
@@ -50,15 +50,15 @@ def measured(gate: GateVerdict) -> str:
 
 
 MOST_CHARACTERS = 4_000
-"""So much of a text is shown."""
+"""Of a text that is shown."""
 
 
 def inert(text: str) -> str:
-    """The text with every character written out as its code that is no sign: controls, marks of direction, invisible
-    ones, lone surrogates, unassigned ones. Line ends and tabs stay."""
-    return "".join(one if _is_sign(one) else one.encode("unicode_escape", "surrogatepass").decode() for one in text)
+    """The text with every character that is not visible (controls, direction marks, lone surrogates, unassigned ones)
+    replaced by its code. Line ends and tabs stay."""
+    return "".join(c if _is_visible(c) else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
 
 
-def _is_sign(character: str) -> bool:
-    kind = unicodedata.category(character)
-    return character in "\n\t" or not (kind[0] == "C" or kind in ("Zl", "Zp"))
+def _is_visible(character: str) -> bool:
+    category = unicodedata.category(character)
+    return character in "\n\t" or not (category[0] == "C" or category in ("Zl", "Zp"))
