@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from excise.checkpoint.base_model import LAYOUT, MANIFEST, ORGANISM, make_manifest
+from excise.checkpoint.base_model import LAYOUT, MANIFEST, ORGANISM, existing_folder, make_manifest
 from excise.checkpoint.weights import read_checkpoint
 from excise.edit.inspection import inspect, settled
 from excise.inference.loading.tokenizer import check_chat
 from excise.organism import world
-from excise.plumbing.errors import StageError, run_stage
+from excise.plumbing.errors import run_stage
 from excise.plumbing.files import sha256_of, write_json, write_lines
 from excise.prompts.chats import FOLDER, FORMAT, PROMPTS_MANIFEST
 from excise.prompts.gathering import prompt_lists, side
@@ -55,9 +55,7 @@ def pin(model: Model, chat: ChatFormat, prompts: list[Prompt]) -> tuple[ModelMan
         files = fetch_weights(model.source, model.revision, folder)
         manifest = make_manifest(folder, model, layout, files)
         return manifest, settled(layout, read_checkpoint(folder, files))
-    folder = ORGANISM if model.source == "organism" else Path(model.source)
-    if not folder.is_dir():
-        raise StageError(f"params.yaml: model.source: {folder} is not a folder; name one that holds a model")
+    folder = existing_folder(ORGANISM if model.source == "organism" else Path(model.source))
     base = read_checkpoint(folder)
     layout = settled(inspect(folder, base.tensors, base.files, model.dtype), base)
     check_chat(folder, chat, prompts)
