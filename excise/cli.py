@@ -115,7 +115,7 @@ def pin(model: str | None, dataset: str | None) -> None:
 def plan(simulate: bool) -> None:
     """Print what the rules of params.yaml would edit, after `dvc repro directions`, and refuse what `ablate` would."""
     from excise.edit.checkpoint import Left, rehearse, resolve_edit
-    from excise.edit.forecast import foreseen, say_foreseen
+    from excise.edit.forecast import current_simulation, print_forecast
     from excise.gitops import storage
     from excise.gitops.terminal import print_plan
     from excise.plumbing.errors import StageError
@@ -126,13 +126,13 @@ def plan(simulate: bool) -> None:
     with progress("Rehearse", sum(row.bytes for row in edit.rows), "B") as advance:
         rehearse(edit, chosen_device(), left, advance)
     print_plan(edit.rows, left.range(), edit.spare_layers, edit.base.checkpoint.left_out)
-    if (simulation := foreseen(edit.settings)) is None and simulate:
+    if (simulation := current_simulation(edit.settings)) is None and simulate:
         try:
             storage.repro(PROJECT, ["--quiet", "simulate"])
         except StageError as error:
             print(error, file=sys.stderr)
-        simulation = foreseen(edit.settings)
-    say_foreseen(simulation)
+        simulation = current_simulation(edit.settings)
+    print_forecast(simulation)
 
 
 @command(

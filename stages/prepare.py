@@ -4,7 +4,7 @@ from pathlib import Path
 
 from excise.checkpoint.base_model import LAYOUT, MANIFEST, ORGANISM, existing_folder, make_manifest
 from excise.checkpoint.weights import read_checkpoint
-from excise.edit.inspection import inspect, settled
+from excise.edit.inspection import inspect, resolve_tied
 from excise.inference.loading.tokenizer import check_chat
 from excise.organism import world
 from excise.plumbing.errors import run_stage
@@ -54,10 +54,10 @@ def pin(model: Model, chat: ChatFormat, prompts: list[Prompt]) -> tuple[ModelMan
         check_chat(folder, chat, prompts)
         files = fetch_weights(model.source, model.revision, folder)
         manifest = make_manifest(folder, model, layout, files)
-        return manifest, settled(layout, read_checkpoint(folder, files))
+        return manifest, resolve_tied(layout, read_checkpoint(folder, files))
     folder = existing_folder(ORGANISM if model.source == "organism" else Path(model.source))
     base = read_checkpoint(folder)
-    layout = settled(inspect(folder, base.tensors, base.files, model.dtype), base)
+    layout = resolve_tied(inspect(folder, base.tensors, base.files, model.dtype), base)
     check_chat(folder, chat, prompts)
     return make_manifest(folder, model, layout), layout
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from excise.checkpoint.base_model import BaseModel
 from excise.diagnosis.current_rules import SCALES, simulate
-from excise.edit.forecast import say_foreseen
+from excise.edit.forecast import print_forecast
 from excise.edit.planning.projectors import read_directions, read_use
 from excise.edit.planning.shifts import odds_by_layer
 from excise.inference.continuations import greedy_answers
@@ -41,7 +41,7 @@ def main() -> None:
         simulation = simulate(base, directions, use_odds, own, sides, ablate, statistics, digest, advance)
 
     write_json(ARTIFACTS / "simulation.json", simulation)
-    say_foreseen(simulation)
+    print_forecast(simulation)
 
 
 if __name__ == "__main__":

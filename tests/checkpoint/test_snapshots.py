@@ -274,8 +274,8 @@ def test_nothing_large_is_fetched_of_what_cannot_be_edited(local_hub: Hub) -> No
     shard = next(iter(SHARDS))
     packed = {INDEX: json.dumps({"weight_map": {"x_blocks": shard}}).encode(), shard: save({"x_blocks": torch.ones(2)})}
     for files, says in (
-        (MODEL | {"config.json": quantised}, "is quantised (fp8)"),
-        (MODEL | packed, "is quantised (MXFP4)"),
+        (MODEL | {"config.json": quantised}, "is quantized (fp8)"),
+        (MODEL | packed, "is quantized (MXFP4)"),
         (MODEL | {"config.json": unknown}, f"{NAME}: the layout of model type 'made_up' is unknown"),
         (MODEL | {"config.json": deeper}, f"{NAME} does not hold model.layers.1."),
         ({"config.json": MODEL["config.json"], "pytorch_model.bin": b"pickle"}, "holds only pickled weights"),

@@ -198,4 +198,4 @@ def test_quantised_weights_are_refused_by_the_name_of_their_format(local_model: 
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "quantization_config": {"quant_method": "mxfp4"}}))
     error = one_line(project.stage("prepare"))
-    assert "quantised (MXFP4)" in error and "name a bfloat16 copy" in error
+    assert "quantized (MXFP4)" in error and "name a bfloat16 copy" in error
