@@ -1,4 +1,4 @@
-"""Stage ablate: base model, directions and rules → plan → the edited model, streamed."""
+"""Stage ablate: base model, directions and rules → plan → edited model, which is never in memory as a whole."""
 
 from pathlib import Path
 

@@ -1,5 +1,5 @@
-"""Stage simulate: base model, directions and rules → what these rules would do, before any byte is written. Tried on
-prompts that were not measured, in four passes over them, and on the base's own answers to a few."""
+"""Stage simulate: base model, directions and rules → what these rules would do, from four passes over held-out prompts
+and the base's own answers to some of them; no weight is changed."""
 
 from pathlib import Path
 
@@ -24,7 +24,6 @@ ARTIFACTS = Path("artifacts")
 
 
 def main() -> None:
-
     ablate = read_settings(Ablate, ARTIFACTS / "params/simulate.json")
     base, chat = BaseModel.open(), read_format()
     statistics, directions = read_directions(ARTIFACTS, base.layout)

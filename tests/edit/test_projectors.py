@@ -206,5 +206,5 @@ def test_orthogonalised_it_holds_nothing_of_that_mean_and_stays_a_unit_vector(ho
 
 
 def test_a_direction_along_the_mean_is_refused() -> None:
-    with pytest.raises(NoProjector, match="along the harmless mean"):
+    with pytest.raises(NoProjector, match="parallel to the harmless mean"):
         Directions(ROWS, ROWS * 3, (None,) * 5).at(2, 0, "source")
