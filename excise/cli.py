@@ -114,7 +114,7 @@ def pin(model: str | None, dataset: str | None) -> None:
 @command(arg("--simulate", action="store_true", help="first run stage simulate, unless it ran with these rules"))
 def plan(simulate: bool) -> None:
     """Print what the rules of params.yaml would edit, after `dvc repro directions`, and refuse what `ablate` would."""
-    from excise.edit.checkpoint import Left, rehearse, resolve_edit
+    from excise.edit.checkpoint import Remainder, rehearse, resolve_edit
     from excise.edit.forecast import current_simulation, print_forecast
     from excise.gitops import storage
     from excise.gitops.terminal import print_plan
@@ -122,10 +122,10 @@ def plan(simulate: bool) -> None:
     from excise.plumbing.machine import chosen_device
     from excise.plumbing.progress import progress
 
-    edit, left = resolve_edit(), Left()
+    edit, remainder = resolve_edit(), Remainder()
     with progress("Rehearse", sum(row.bytes for row in edit.rows), "B") as advance:
-        rehearse(edit, chosen_device(), left, advance)
-    print_plan(edit.rows, left.range(), edit.spare_layers, edit.base.checkpoint.left_out)
+        rehearse(edit, chosen_device(), remainder, advance)
+    print_plan(edit.rows, remainder.range(), edit.spare_layers, edit.base.checkpoint.left_out)
     if (simulation := current_simulation(edit.settings)) is None and simulate:
         try:
             storage.repro(PROJECT, ["--quiet", "simulate"])

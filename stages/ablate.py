@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from excise.checkpoint.weights import CARD, EDIT_DIGEST, EDIT_RECORD
-from excise.edit.checkpoint import ARTIFACTS, Left, render_card, resolve_edit, write_edited
+from excise.edit.checkpoint import ARTIFACTS, Remainder, render_card, resolve_edit, write_edited
 from excise.edit.forecast import current_simulation, print_forecast
 from excise.plumbing.errors import run_stage
 from excise.plumbing.files import sha256_line, sha256_of, whole_folder, write_json, write_text
@@ -22,16 +22,16 @@ def main() -> None:
     with whole_folder(OUTPUT) as partial:
         total = sum((base.folder / path).stat().st_size for path in base.checkpoint.files)
         with progress("Ablate", total, "B") as advance:
-            device, left = chosen_device(), Left()
-            digests = write_edited(base, partial, edit.edits, edit.shifts, device, advance, left=left)
-        write_text(partial / CARD, render_card(edit, left))
+            device, remainder = chosen_device(), Remainder()
+            digests = write_edited(base, partial, edit.edits, edit.shifts, device, advance, remainder=remainder)
+        write_text(partial / CARD, render_card(edit, remainder))
         digests[CARD] = sha256_of(partial / CARD)
         record = EditRecord(
             base=base.manifest,
             ablate=edit.settings.model_dump(mode="json"),
             directions_sha256=sha256_of(ARTIFACTS / "directions.safetensors"),
             expert_use_sha256=sha256_of(ARTIFACTS / "expert_use.json") if edit.shifts else None,
-            plan=[planned.record(left.of(planned.tensor)) for planned in edit.edits],
+            plan=[planned.record(remainder.of(planned.tensor)) for planned in edit.edits],
             router_bias=[shift.record() for shift in edit.shifts],
             spare_layers=edit.spare_layers,
             left_out=list(base.checkpoint.left_out),

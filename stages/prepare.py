@@ -44,13 +44,14 @@ def pin(model: Model, chat: ChatFormat, prompts: list[Prompt]) -> tuple[ModelMan
     """The base model's manifest and layout; a Hub model is fetched for them. Raises `StageError`: it cannot be fetched,
     or cannot be measured, edited or judged by these prompts."""
     if model.revision is not None:
-        from excise.checkpoint.snapshots import fetch_description, fetch_weights, read_headers  # slow to import
+        from excise.checkpoint.snapshots import fetch, fetch_description, read_headers  # slow to import
 
         # Only descriptions and headers, until the model is known to be usable.
         folder = fetch_description(model.source, model.revision)
-        layout = inspect(folder, *read_headers(model.source, model.revision, folder), model.dtype, model.source)
+        tensors, files = read_headers(model.source, model.revision, folder)
+        layout = inspect(folder, tensors, files, model.dtype, model.source)
         check_chat(folder, chat, prompts)
-        files = fetch_weights(model.source, model.revision, folder)
+        fetch(model.source, model.revision, files)
         manifest = make_manifest(folder, model, layout, files)
         return manifest, resolve_tied(layout, read_checkpoint(folder, files))
     folder = existing_folder(ORGANISM if model.source == "organism" else Path(model.source))

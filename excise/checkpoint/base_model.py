@@ -35,8 +35,7 @@ class BaseModel:
 
     @classmethod
     def open(cls) -> Self:
-        """The base model that prepare pinned. Raises `StageError`: it is missing or has changed, or prepare has not
-        run."""
+        """The base model that prepare pinned. Raises `StageError`: it is missing or has changed, or was not pinned."""
         manifest, folder = read_manifest(), base_folder()
         verify(folder, manifest)
         return cls(manifest, read_layout(), base_checkpoint(folder, manifest))
@@ -162,8 +161,8 @@ def read_manifest() -> ModelManifest:
 
 
 def verify(folder: Path, manifest: ModelManifest) -> None:
-    """Check that a base model outside the project is still what prepare pinned. Raises `StageError`: a file changed, is
-    missing or is new."""
+    """Compare a base model outside the project with its manifest. Raises `StageError`: a file changed, is missing or
+    is new."""
     if manifest.source == "organism":
         return  # DVC keeps it
     if manifest.source == "hub":
@@ -180,9 +179,9 @@ def _verified(folder: Path, files: Collection[str]) -> list[FileDigest]:
     """Digests of a Hub model's files, which are the Hub's."""
     from excise.checkpoint.snapshots import refuse_damaged  # slow to import
 
-    found = digests(folder, files, remembered=True)
-    refuse_damaged(folder, found)
-    return found
+    file_digests = digests(folder, files, remembered=True)
+    refuse_damaged(folder, file_digests)
+    return file_digests
 
 
 _METHODS = {"awq": "AWQ", "gptq": "GPTQ", "mxfp4": "MXFP4"}

@@ -33,18 +33,16 @@ def fetch_description(name: str, revision: str) -> Path:
     return fetch(name, revision, list(filter(describes, paths)))
 
 
-def fetch_weights(name: str, revision: str, folder: Path) -> list[str]:
-    """Fetch the weights of a model whose description is in `folder`, and return the paths of all its files. Raises
-    `StageError`: they cannot be fetched, or the disk has no room for them."""
-    _, files = _model_files(name, revision, folder)
-    fetch(name, revision, files)
-    return files
-
-
 def read_headers(name: str, revision: str, folder: Path) -> tuple[dict[str, Tensor], list[str]]:
     """The tensors of a model whose description is in `folder`, and the paths of all its files; only headers of weights
     are fetched. Raises `StageError`: they cannot be fetched, or are not safetensors."""
-    weights, files = _model_files(name, revision, folder)
+    paths = _repository_files(name, revision)
+    weights = set(read_index(folder / INDEX).values()) if INDEX in paths else {SINGLE}
+    if missing := sorted(weights - set(paths)):
+        raise StageError(
+            f"{WHERE}: {name} lacks {missing[0]}, which its index names, at {revision[:12]}; name a complete model"
+        )
+    files = sorted({*filter(describes, paths), *weights})
     if _cached(name, revision, files) is not None:
         return read_checkpoint(folder, files).tensors, files
     tensors: dict[str, Tensor] = {}
@@ -58,17 +56,6 @@ def read_headers(name: str, revision: str, folder: Path) -> tuple[dict[str, Tens
             tensor: Tensor(path, info.dtype, tuple(info.shape), *info.data_offsets) for tensor, info in header.items()
         }
     return tensors, files
-
-
-def _model_files(name: str, revision: str, folder: Path) -> tuple[set[str], list[str]]:
-    """The paths of a model's weights, and of all its files."""
-    paths = _repository_files(name, revision)
-    weights = set(read_index(folder / INDEX).values()) if INDEX in paths else {SINGLE}
-    if missing := sorted(weights - set(paths)):
-        raise StageError(
-            f"{WHERE}: {name} lacks {missing[0]}, which its index names, at {revision[:12]}; name a complete model"
-        )
-    return weights, sorted({*filter(describes, paths), *weights})
 
 
 def fetch(name: str, revision: str, files: Collection[str]) -> Path:

@@ -119,8 +119,8 @@ def read_header(path: Path) -> dict[str, Tensor]:
                 header.pop("__metadata__", None)
                 tensors = {}
                 for name, entry in header.items():
-                    found, (start, stop) = checked.get_slice(name), entry["data_offsets"]
-                    dtype, shape = found.get_dtype(), tuple(found.get_shape())
+                    stored, (start, stop) = checked.get_slice(name), entry["data_offsets"]
+                    dtype, shape = stored.get_dtype(), tuple(stored.get_shape())
                     tensors[name] = Tensor(path.name, dtype, shape, 8 + length + start, 8 + length + stop)
                 return tensors
         except (SafetensorError, OSError, ValueError, TypeError, RecursionError) as error:
@@ -135,17 +135,17 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return mapping
 
 
-def same_bytes(checkpoint: Checkpoint, one: str, other: str) -> bool:
+def same_bytes(checkpoint: Checkpoint, first_name: str, second_name: str) -> bool:
     """Whether two tensors of a checkpoint are equal in type, shape and bytes."""
-    first, second = checkpoint.tensors[one], checkpoint.tensors[other]
+    first, second = checkpoint.tensors[first_name], checkpoint.tensors[second_name]
     if (first.dtype, first.shape) != (second.dtype, second.shape):
         return False
-    with open(checkpoint.folder / first.file, "rb") as mine, open(checkpoint.folder / second.file, "rb") as theirs:
-        mine.seek(first.start)
-        theirs.seek(second.start)
+    with open(checkpoint.folder / first.file, "rb") as one, open(checkpoint.folder / second.file, "rb") as other:
+        one.seek(first.start)
+        other.seek(second.start)
         pieces = range(first.start, first.stop, _COMPARED_AT_ONCE)
         sizes = (min(_COMPARED_AT_ONCE, first.stop - start) for start in pieces)
-        return all(mine.read(size) == theirs.read(size) for size in sizes)
+        return all(one.read(size) == other.read(size) for size in sizes)
 
 
 def read_index(path: Path) -> dict[str, str]:

@@ -66,7 +66,7 @@ class Slice:
     stop: int
 
 
-class Left:
+class Remainder:
     """The share of each tensor's output along the direction, through norms that the edit ignores, that it leaves."""
 
     def __init__(self) -> None:
@@ -96,20 +96,20 @@ def write_edited(
     device: torch.device,
     advance: Advance,
     digest: Callable[[Path], str] = sha256_of,
-    left: Left | None = None,
+    remainder: Remainder | None = None,
 ) -> dict[str, str]:
     """Copy every file of the base model into the empty folder `target`, with the planned tensors edited.
 
     Args:
         device: where the arithmetic runs; the bytes are the same on each.
         digest: SHA-256 of a written file; unchanged files have the one in the manifest.
-        left: receives what edits leave that ignore norms.
+        remainder: receives what edits leave that ignore norms.
 
     Returns SHA-256 of every file written, by its path in the folder. Raises `StageError`: a planned tensor is not of a
     float type, or holds NaN or infinity.
     """
     checkpoint, known_digests = base.checkpoint, {file.path: file.sha256 for file in base.manifest.files}
-    slices = _slices(base, edits, shifts, device, left or Left())
+    slices = _slices(base, edits, shifts, device, remainder or Remainder())
     digests: dict[str, Future[str]] = {}
     with _workers(slices) as (pool, count):
         groups = [checkpoint.shards[first : first + count] for first in range(0, len(checkpoint.shards), count)]
@@ -145,12 +145,11 @@ def _workers(slices: Mapping[str, Sequence[Slice]]) -> Iterator[tuple[ThreadPool
 
 
 def _slices(
-    base: BaseModel, edits: Sequence[Edit], shifts: Sequence[Shift], device: torch.device, left: Left
+    base: BaseModel, edits: Sequence[Edit], shifts: Sequence[Shift], device: torch.device, remainder: Remainder
 ) -> dict[str, list[Slice]]:
-    """All slices to be edited, by file."""
     slices: dict[str, list[Slice]] = {shard: [] for shard in base.checkpoint.shards}
     for edit in edits:
-        slices[edit.file] += _slices_of_edit(edit, device, base.tensors[edit.tensor], left)
+        slices[edit.file] += _slices_of_edit(edit, device, base.tensors[edit.tensor], remainder)
     for shift in shifts:
         tensor, change = base.tensors[shift.tensor], partial(_shifted, shift.added)
         dtype, size = float_type(shift.tensor, tensor), (tensor.shape, tensor.start, tensor.stop)
@@ -162,7 +161,7 @@ def _shifted(added: torch.Tensor, bias: torch.Tensor, _start: int) -> None:
     add(bias, added)
 
 
-def _slices_of_edit(edit: Edit, device: torch.device, tensor: Tensor, left: Left) -> Iterator[Slice]:
+def _slices_of_edit(edit: Edit, device: torch.device, tensor: Tensor, remainder: Remainder) -> Iterator[Slice]:
     """The slices of an edit, in the order of the file."""
     projector, through = edit.projector.to(device), None if edit.through is None else edit.through.to(device)
 
@@ -170,7 +169,7 @@ def _slices_of_edit(edit: Edit, device: torch.device, tensor: Tensor, left: Left
         before = None if through is None else written_square(weight, through, edit.stream_axis)
         project(weight, projector, edit.scale, edit.stream_axis, edit.keep_column_norms, out=weight)
         if through is not None and before is not None:
-            left.add(edit.tensor, start, before, written_square(weight, through, edit.stream_axis))
+            remainder.add(edit.tensor, start, before, written_square(weight, through, edit.stream_axis))
 
     part = partial(Slice, edit.tensor, f"scale {edit.scale:g}", change, float_type(edit.tensor, tensor))
     if len(tensor.shape) == 1 or (len(tensor.shape) == 2 and edit.stream_axis == 0):
@@ -295,7 +294,6 @@ class ResolvedEdit:
 
     @property
     def rows(self) -> list[PlanRow]:
-        """The plan by role."""
         return summary([*self.edits, *self.shifts], self.base.tensors)
 
     @property
@@ -315,9 +313,9 @@ def resolve_edit() -> ResolvedEdit:
     return ResolvedEdit(settings, base, edits, shifts)
 
 
-def rehearse(edit: ResolvedEdit, device: torch.device, left: Left, advance: Advance) -> None:
+def rehearse(edit: ResolvedEdit, device: torch.device, remainder: Remainder, advance: Advance) -> None:
     """Do what `write_edited` does, but write nothing. Raises as it does."""
-    slices = _slices(edit.base, edit.edits, edit.shifts, device, left)
+    slices = _slices(edit.base, edit.edits, edit.shifts, device, remainder)
     with _workers(slices) as (pool, _):
         begun = [
             pool.submit(_edit, edit.base.folder / file, None, part, device, advance)
@@ -328,7 +326,7 @@ def rehearse(edit: ResolvedEdit, device: torch.device, left: Left, advance: Adva
             done.result()
 
 
-def render_card(edit: ResolvedEdit, left: Left) -> str:
+def render_card(edit: ResolvedEdit, remainder: Remainder) -> str:
     """README.md of the model's folder: what was edited, and what that means for whoever serves it."""
     card = environment(TEMPLATES).get_template("card.md.j2")
-    return card.render(edit=edit, base=edit.base.manifest, ablate=edit.settings, left=left.range(), ranges=ranges)
+    return card.render(edit=edit, base=edit.base.manifest, ablate=edit.settings, left=remainder.range(), ranges=ranges)

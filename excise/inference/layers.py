@@ -143,7 +143,6 @@ def _without_copies(transform: Any) -> Any:
 
 
 def _inside(model: PreTrainedModel, names: dict[str, Any], part: int) -> list[str]:
-    """The parameters and persistent buffers of a part."""
     stack = decoder(model)
     (prefix,) = (f"{path}." for path, module in model.named_modules() if module is stack)
     layers = f"{prefix}layers."

@@ -171,7 +171,6 @@ def layers_of(rule: Rule, where: str, layout: ModelLayout) -> Sequence[int]:
 def _choices(
     rule: Rule, where: str, ablate: Ablate, places: Sequence[Place], base: BaseModel
 ) -> list[tuple[_Matrix, _Choice]]:
-    """The choices of one rule, matrix by matrix."""
     targets = ablate.targets_of(rule)
     choices: list[tuple[_Matrix, _Choice]] = []
     for place in places:
@@ -229,9 +228,9 @@ def _check_measurement(measurement: float, where: str, layout: ModelLayout, dire
             f"{where}: there is no measurement {measurement:g}; "
             f"this {layout.model_type} model has measurements 0-{layout.layers}"
         )
-    for neighbour in {math.floor(measurement), math.ceil(measurement)}:
-        if reason := directions.reasons[neighbour]:
-            raise StageError(f"{where}: measurement {neighbour} has no direction: {reason}; name another")
+    for neighbor in {math.floor(measurement), math.ceil(measurement)}:
+        if reason := directions.reasons[neighbor]:
+            raise StageError(f"{where}: measurement {neighbor} has no direction: {reason}; name another")
 
 
 def _refuse_idle_rules(named: Collection[Sequence[int]]) -> None:

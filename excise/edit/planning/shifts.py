@@ -38,7 +38,6 @@ class Shift:
     """``[experts]`` float64, in the units of the router's scores."""
 
     def record(self) -> BiasShift:
-        """The shift in edit.json."""
         selects_only, added = self.bias.selects_only, self.added.tolist()
         return BiasShift(tensor=self.tensor, file=self.file, layer=self.layer, selects_only=selects_only, added=added)
 

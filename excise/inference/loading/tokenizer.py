@@ -7,7 +7,6 @@ import multiprocessing
 import os
 import resource
 import signal
-import stat
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection
@@ -21,7 +20,7 @@ from excise.checkpoint.base_model import base_folder, read_config
 from excise.checkpoint.weights import describes
 from excise.inference.loading.models import read_model_config, remote_code_is_trusted
 from excise.plumbing.errors import StageError
-from excise.plumbing.files import digests
+from excise.plumbing.files import digests, open_plain
 from excise.plumbing.process import die_with
 from excise.prompts.chats import chat_of, dated, render, short, tokenize
 from schemas.model import ModelManifest
@@ -90,15 +89,11 @@ def _text_bytes(folder: Path) -> int:
     """The size of all files that a tokenizer may read. Raises `StageError`: one is not a regular file or too large."""
     total = 0
     for path in sorted(path for path in folder.iterdir() if path.suffix in _TEXT_FILES and not path.is_dir()):
-        try:
-            status = path.stat()
-        except OSError as error:
-            raise StageError(f"{path} cannot be read: {error.strerror}; fetch it again") from None
-        if not stat.S_ISREG(status.st_mode):
-            raise StageError(f"{path} is not a regular file; fetch it again")
-        if status.st_size > LARGEST_FILE:
-            raise StageError(f"{path} has {status.st_size:,} bytes, too many for a tokenizer's file; fetch it again")
-        total += status.st_size
+        with open_plain(path, "fetch it again") as file:
+            size = os.fstat(file.fileno()).st_size
+        if size > LARGEST_FILE:
+            raise StageError(f"{path} has {size:,} bytes, too many for a tokenizer's file; fetch it again")
+        total += size
     return total
 
 
