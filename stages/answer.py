@@ -39,7 +39,7 @@ MOST_DRIFT_PROMPTS = 400
 def main() -> None:
     side = chosen_side("answer", sys.argv[1:])
     settings = read_settings(Answer, Path("artifacts/params/answer.json"))
-    chat, folder = read_format(), ABLATED if side == "ablated" else base_folder()
+    chat, folder = read_format(), ABLATED if side == "ablated" else base_folder(read_manifest())
     if side == "base":
         verify(folder, read_manifest())
     if settings.backend == "vllm":

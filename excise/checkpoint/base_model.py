@@ -36,7 +36,8 @@ class BaseModel:
     @classmethod
     def open(cls) -> Self:
         """The base model that prepare pinned. Raises `StageError`: it is missing or has changed, or was not pinned."""
-        manifest, folder = read_manifest(), base_folder()
+        manifest = read_manifest()
+        folder = base_folder(manifest)
         verify(folder, manifest)
         return cls(manifest, read_layout(), base_checkpoint(folder, manifest))
 
@@ -73,14 +74,14 @@ def float_type(name: str, tensor: Tensor) -> "torch.dtype":
     return cast("torch.dtype", getattr(torch, FLOATS[tensor.dtype]))
 
 
-def base_folder() -> Path:
-    """The folder of the base model on this machine. A Hub model is fetched if necessary, such as after a run on another
-    machine. Raises `StageError`: it cannot be fetched, or params.yaml names a folder that does not exist."""
-    manifest = read_manifest()
+def base_folder(manifest: ModelManifest, files: Collection[str] | None = None) -> Path:
+    """The folder of the base model on this machine. Of a Hub model, these files (by default all) are fetched if
+    missing. Raises `StageError`: they cannot be fetched, or params.yaml names a folder that does not exist."""
     if manifest.id is not None and manifest.revision is not None:
         from excise.checkpoint.snapshots import fetch  # slow to import
 
-        return fetch(manifest.id, manifest.revision, [file.path for file in manifest.files])
+        paths = [file.path for file in manifest.files] if files is None else files
+        return fetch(manifest.id, manifest.revision, paths)
     return existing_folder(Path(read_settings(Place, PLACE).folder or ORGANISM))
 
 

@@ -46,13 +46,8 @@ _SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
 def description_folder(manifest: ModelManifest) -> Path:
     """The folder of the base model's config and tokenizer, as prepare pinned them; it need not have weights. Files of a
     Hub model are fetched if necessary. Raises `StageError`: a file is missing, cannot be fetched, or has changed."""
-    from excise.checkpoint.snapshots import fetch  # slow to import
-
     paths = [file.path for file in manifest.files if describes(file.path)]
-    if manifest.id is not None and manifest.revision is not None:
-        folder = fetch(manifest.id, manifest.revision, paths)
-    else:
-        folder = base_folder()
+    folder = base_folder(manifest, paths)
     for file in digests(folder, paths):
         if file not in manifest.files:
             raise StageError(f"{folder / file.path} has changed since it was pinned; run `dvc repro --force prepare`")
