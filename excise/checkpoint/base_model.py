@@ -95,13 +95,8 @@ def existing_folder(folder: Path) -> Path:
 def make_manifest(
     folder: Path, model: Model, layout: ModelLayout, files: Collection[str] | None = None
 ) -> ModelManifest:
-    """Describe and pin the model in `folder`. Raises `StageError`: it is not a complete model in Hugging Face format
-    with safetensors weights.
-
-    Args:
-        model: dtype `auto` takes the config's.
-        files: for a Hub model, the files of the snapshot that belong to it.
-    """
+    """Describe and pin the model in `folder`; `files` are those of a snapshot that belong to a Hub model. Raises
+    `StageError`: it is not a complete model in Hugging Face format with safetensors weights."""
     verified = _verified(folder, files) if files is not None else None
     checkpoint = read_checkpoint(folder, files)
     config = read_config(folder)

@@ -98,16 +98,10 @@ def write_edited(
     digest: Callable[[Path], str] = sha256_of,
     remainder: Remainder | None = None,
 ) -> dict[str, str]:
-    """Copy every file of the base model into the empty folder `target`, with the planned tensors edited.
-
-    Args:
-        device: where the arithmetic runs; the bytes are the same on each.
-        digest: SHA-256 of a written file; unchanged files have the one in the manifest.
-        remainder: receives what edits leave that ignore norms.
-
-    Returns SHA-256 of every file written, by its path in the folder. Raises `StageError`: a planned tensor is not of a
-    float type, or holds NaN or infinity.
-    """
+    """Copy every file of the base model into the empty folder `target`, with the planned tensors edited; the bytes do
+    not depend on `device`. `remainder` receives what edits leave that ignore norms. Returns `digest` of every file that
+    was changed, and the manifest's of all others, by path in the folder. Raises `StageError`: a planned tensor is not
+    of a float type, or holds NaN or infinity."""
     checkpoint, known_digests = base.checkpoint, {file.path: file.sha256 for file in base.manifest.files}
     slices = _slices(base, edits, shifts, device, remainder or Remainder())
     digests: dict[str, Future[str]] = {}

@@ -36,14 +36,9 @@ _CHOSEN = ("num_experts_per_tok", "top_k_experts", "moe_topk")
 def inspect(
     folder: Path, tensors: Mapping[str, Tensor], files: Collection[str], dtype: str, name: str | None = None
 ) -> ModelLayout:
-    """The layout of the model in a folder, from its config and headers. Raises `StageError`: it cannot be measured,
-    edited or judged as it is, and why.
-
-    Args:
-        files: the known names of the model's files.
-        dtype: a torch name, or `auto`.
-        name: the model's name in errors, by default the folder.
-    """
+    """The layout of the model in a folder, from its config, headers and the known names of its files. `dtype` is a
+    torch name or `auto`, `name` the model's in errors, by default the folder. Raises `StageError`: the model cannot be
+    measured, edited or judged."""
     where = name or str(folder)
     with in_one_line(folder, folder):  # a config may hold anything, and transformers and torch may raise anything
         stored = read_config_file(folder)

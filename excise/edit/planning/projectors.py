@@ -72,12 +72,9 @@ class Directions:
     """For each measurement, why it has no direction; None if it has one."""
 
     def at(self, measurement: float, layer: int, orthogonalize: Orthogonalize) -> Tensor:
-        """The unit vector ``[hidden]`` that an edit of `layer` removes. Raises `NoProjector`: it vanishes.
-
-        Args:
-            measurement: a fraction interpolates between the unit vectors of its neighbors.
-            orthogonalize: to the harmless mean, with `source` at the measurement, with `target` entering the layer.
-        """
+        """The unit vector ``[hidden]`` that an edit of `layer` removes. A fractional measurement interpolates between
+        its neighbors' unit vectors. `orthogonalize` makes it orthogonal to the harmless mean: with `source` at the
+        measurement, with `target` entering the layer. Raises `NoProjector`: nothing is left."""
         direction = unit_vector(_interpolated(self.unit, measurement))
         if orthogonalize == "none":
             return direction

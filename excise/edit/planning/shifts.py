@@ -44,10 +44,7 @@ class Shift:
 
 def make_shifts(ablate: Ablate, base: BaseModel, use_odds: Mapping[int, torch.Tensor]) -> list[Shift]:
     """Minus `strength` times the log-odds of each expert's use, for every router of the layers that the rules name, in
-    order; none if `router_bias` is null or its strength 0.
-
-    Args:
-        use_odds: by layer with routed experts, the log-odds of their use, ``[experts]`` float64.
+    order; none if `router_bias` is null or its strength 0. `use_odds` are as from `odds_by_layer`.
 
     Raises:
         CannotEdit: these layers have no routed experts, or a router without a bias.

@@ -1,5 +1,6 @@
 """Loading a tokenizer and its chat template, and checking both on a conversation: they may be broken or hostile."""
 
+import contextlib
 import faulthandler
 import itertools
 import json
@@ -164,11 +165,11 @@ def _in_a_process(folder: Path, seconds: int, memory: int, check: Callable[[], s
     child = context.Process(target=_answer, args=(sender, seconds, memory, check))
     child.start()
     sender.close()
+    answer, is_late = b"{}", False
     try:
-        is_late = not receiver.poll(_MOST_WAITED + seconds)
-        answer = b"{}" if is_late else receiver.recv_bytes()
-    except (EOFError, OSError):  # the child ended before its answer did
-        answer = b"{}"
+        with contextlib.suppress(EOFError, OSError):  # the child ended before its answer did
+            is_late = not receiver.poll(_MOST_WAITED + seconds)
+            answer = b"{}" if is_late else receiver.recv_bytes()
     finally:
         receiver.close()
         child.kill()
