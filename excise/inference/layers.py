@@ -101,7 +101,7 @@ class LayeredModel:
         except torch.OutOfMemoryError:
             raise
         except (ValueError, KeyError, OSError, RuntimeError, SafetensorError) as error:
-            raise StageError(f"{folder} could not be loaded: {error}") from None
+            raise StageError(f"{folder} could not be loaded: {error}; fetch it again") from None
         for name, other in _tied_pairs(self.model):  # the file may hold either name, and the part needs one of them
             tensor = self.model.get_parameter_or_buffer(other)
             if name in self._wanted[part] and self.model.get_parameter_or_buffer(name).is_meta and not tensor.is_meta:

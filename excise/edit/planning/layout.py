@@ -218,5 +218,5 @@ def _check_shape(place: Place, layout: ModelLayout, shape: tuple[int, ...]) -> N
     if len(shape) != dimensions or shape[stream] != layout.hidden_size or not experts_fit:
         does = "write to" if place.writes else "read"
         raise StageError(
-            f"{place.tensor} has shape {list(shape)}, which cannot {does} a stream of {layout.hidden_size}"
+            f"{place.tensor} has shape {list(shape)}, which cannot {does} a stream of {layout.hidden_size}; {_REMEDY}"
         )

@@ -67,7 +67,7 @@ def make_shifts(ablate: Ablate, base: BaseModel, use_odds: Mapping[int, torch.Te
             name, experts = names[bias.weight], expert_count(layout)
             tensor = base.tensors[name]
             if tensor.shape != (experts,):
-                raise StageError(f"{name} has shape {list(tensor.shape)}, but there are {experts} experts")
+                raise StageError(f"{name} has shape {list(tensor.shape)}, not one number for each of {experts} experts")
             # A change of sign would give -0.0 instead of 0.0.
             added = 0 - ablate.router_bias.strength * use_odds[layer]
             shifts.append(Shift(name, tensor.file, layer, bias, added))
