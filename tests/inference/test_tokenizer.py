@@ -233,7 +233,7 @@ def test_every_kind_of_conversation_is_tried(folder: Path) -> None:
 )
 def test_tokens_outside_of_the_vocabulary_are_named(folder: Path, change: Change, where: str) -> None:
     change(folder)
-    with pytest.raises(StageError, match=f"of {where} lies outside of the vocabulary"):
+    with pytest.raises(StageError, match=f"of {where} is outside the vocabulary"):
         check_chat(folder, chat())
 
 
