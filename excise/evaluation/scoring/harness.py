@@ -17,7 +17,7 @@ from transformers import set_seed
 
 from excise.evaluation.asking.answers import Side, request_digest, responses_file
 from excise.evaluation.asking.catalogue import LONGEST_ANSWER, SEED, ListedTask
-from excise.judges import Judgement
+from excise.judges import Judgment
 from excise.plumbing.aggregations import AGGREGATIONS, aggregate, as_values
 from excise.plumbing.errors import StageError
 from excise.plumbing.files import read_lines, unreadable
@@ -245,7 +245,7 @@ NEARLY_CUT = 0.95
 """An answer of this share of the longest counts as cut: read again as tokens it may be somewhat shorter."""
 
 
-def judged(scored: Scored, judge: Judgement, tokenizer: Any, group: TaskGroup, reasoning: bool) -> Scored:
+def judged(scored: Scored, judge: Judgment, tokenizer: Any, group: TaskGroup, reasoning: bool) -> Scored:
     """The same with a verdict on each answer, and the rates that they make in the place of the task's own. `reasoning`:
     whether the chat template opens a block of reasoning for the model."""
     answers = []
@@ -290,7 +290,7 @@ def _better(metric: str, group: TaskGroup) -> bool | None:
 
 
 def _early_refusals(
-    answers: Sequence[Answer], verdicts: Sequence[Verdict], judge: Judgement, tokenizer: Any, count: int
+    answers: Sequence[Answer], verdicts: Sequence[Verdict], judge: Judgment, tokenizer: Any, count: int
 ) -> list[bool]:
     """Which answers a judge would call refusals that reads their first tokens alone, after any reasoning."""
     refusals = [verdict == "refusal" for verdict in verdicts]
