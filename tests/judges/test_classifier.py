@@ -220,7 +220,9 @@ def test_code_of_a_model_is_not_run(folder: Path) -> None:
 
 def test_a_model_without_a_trained_head_is_no_classifier(folder: Path) -> None:
     BertModel.from_pretrained(folder).save_pretrained(folder)
-    with pytest.raises(StageError, match=r"is not a trained classifier \(it lacks classifier\.bias\); name one that is"):
+    with pytest.raises(
+        StageError, match=r"is not a trained classifier \(it lacks classifier\.bias\); name one that is"
+    ):
         verdicts(folder, label="LABEL_0")
 
 
