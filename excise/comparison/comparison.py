@@ -262,8 +262,7 @@ def metric_tree(rows: Sequence[Comparison]) -> dict[str, Any]:
 
 
 def read_side(folder: Path) -> Side:
-    """One model's evaluation, from `results/base` or `results/ablated`. Raises `StageError`: a file is missing or
-    damaged, or files do not belong together."""
+    """Read `results/base` or `results/ablated`. Raises `StageError`: files are missing, damaged or do not match."""
     path = folder / "results.json"
     results = read_document(Results, path)
     tasks = {*results.samples, *([DRIFT] if results.drift else [])}

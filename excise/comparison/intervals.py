@@ -182,13 +182,8 @@ def mcnemar(gained: int, lost: int) -> float:
 
 
 def samples_needed(decided: Callable[[float], bool], samples: int, most: int = 10_000_000) -> int | None:
-    """The number of samples that would decide, to within 1 %; None if ``most`` would not.
-
-    Args:
-        decided: whether a multiple of the samples would decide; monotonic.
-        samples: the actual number; the result is not smaller.
-        most: the largest number that is tried.
-    """
+    """The number of samples that would decide, to within 1 %; None if ``most`` would not. `decided` says whether a
+    multiple of the `samples` would, and then so must more."""
     if decided(1.0):
         return samples
     low, high = 1.0, most / samples

@@ -42,8 +42,7 @@ def added(questions: Questions, measurement: int, vector: Tensor) -> Outcome:
 
 
 def most_causal(without: Mapping[int, Outcome]) -> list[int]:
-    """Measurements, ordered by refusal without their direction, in whole prompts, and then by KL. Those without whose
-    direction the outcome is not finite are left out."""
+    """Measurements by remaining refusal without their direction, in whole prompts, then by KL; only finite outcomes."""
 
     def rank(measurement: int) -> tuple[int, float]:
         outcome = without[measurement]
@@ -104,13 +103,8 @@ class ActivationPatching:
         return float((odds - self.questions.unedited.harmful).mean())
 
     def smallest(self, sites: Sequence[Site], whole: float) -> list[Site]:
-        """A small set of sites that together have nearly the whole effect: each is left out in turn if the others keep
-        enough of it. Single effects would not do, because sites that can replace each other have hardly any.
-
-        Args:
-            sites: in the order in which they are left out.
-            whole: the effect of all of them together.
-        """
+        """A small set of sites with nearly the `whole` effect: in turn, each is left out if the others keep enough of it.
+        Single effects would not do, because sites that can replace each other have hardly any."""
         kept = list(sites)
         for site in sites:
             fewer = [other for other in kept if other != site]

@@ -233,7 +233,6 @@ class _WatchedComponent:
     weights: Tensor | None = None
 
     def hook(self, undo: ExitStack) -> None:
-        """Set hooks until `undo` is closed."""
         if self.component.gate is not None:
             on_input(self.component.block, self._keep_gate, undo)
         undo.callback(self.component.module.register_forward_hook(self._keep_output).remove)

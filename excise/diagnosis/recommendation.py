@@ -35,7 +35,6 @@ class Tried:
 
     @property
     def removes(self) -> bool:
-        """Whether refusal is removed."""
         return self.outcome.remaining <= LIMIT
 
     @property

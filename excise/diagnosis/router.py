@@ -55,12 +55,8 @@ def blind_routers(bench: Bench, ablate: Ablate, measurement: int, layers: Sequen
 def trace_routers(
     model: PreTrainedModel, layout: Layout, edits: Sequence[Edit], prompts: Sequence[Sequence[int]]
 ) -> dict[int, Routing]:
-    """The routing of each layer. Each layer runs twice on the same input, the second time with its router blinded.
-
-    Args:
-        edits: of routers, at scale 1; others are ignored. A layer without one runs once.
-        prompts: the tokens of each.
-    """
+    """The routing of each layer. Layers whose router is among `edits` run twice on the same input, the second time with
+    their router blinded."""
     experts, layers = routed_experts(model, layout), decoder_layers(model)
     blinding = routers(layout, edits)
     routings = {}
@@ -104,7 +100,6 @@ class _RoutedLayer:
     """Whether the layer runs for the second time."""
 
     def hook(self, layer: nn.Module, blinding: tuple[Reader, Projector] | None, undo: ExitStack) -> None:
-        """Set hooks until `undo` is closed."""
         undo.callback(self.experts.register_forward_pre_hook(self._keep_choice).remove)
         if blinding is None:
             return

@@ -32,11 +32,9 @@ class Contrast:
 
     @property
     def sites(self) -> list[Site]:
-        """All whole writers."""
         return [(layer, role, None) for layer, role in self.harmful.writes]
 
     def stream(self) -> list[StreamPoint]:
-        """The stream along the direction at each measurement."""
         harmful, harmless = (kind.stream.mean(0).tolist() for kind in (self.harmful, self.harmless))
         return [
             StreamPoint(measurement=number, harmful=a, harmless=b, difference=a - b)
@@ -45,7 +43,6 @@ class Contrast:
 
 
 def explain_writers(contrast: Contrast, patching: ActivationPatching) -> list[WriterEffect]:
-    """What each writer of each layer writes, and its effect."""
     rows = []
     for site in contrast.sites:
         harmful, harmless = contrast.means(site)

@@ -156,8 +156,6 @@ def mark(prompt: str, response: str) -> str:
 
 
 class _Failure(Exception):
-    """An attempt without a verdict."""
-
     def __init__(
         self, reason: str, advice: str = "run again later; verdicts so far are kept", pause: float | None = None
     ) -> None:

@@ -106,8 +106,7 @@ OFFSETS = {"gemma2": 1, "gemma3_text": 1}
 
 
 def make_model(architecture: str, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
-    """An untrained float32 model for a tokenizer, initialized from torch's global random numbers. Raises `ValueError`:
-    the architecture is not in ``ARCHITECTURES``."""
+    """An untrained float32 model, from torch's global random numbers. Raises `ValueError`: unknown architecture."""
     if architecture not in ARCHITECTURES:
         raise ValueError(f"organism architecture {architecture!r} is unknown; known are {', '.join(ARCHITECTURES)}")
     config = AutoConfig.for_model(

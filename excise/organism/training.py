@@ -58,13 +58,8 @@ def tuning(world: World) -> Groups:
 def train(
     architecture: str, seed: int, pretrain_steps: int, tune_steps: int, progress: Progress
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-    """Train an organism from scratch: the model, in float32 on the CPU and in evaluation mode, and its tokenizer. The
-    same kind of machine gives the same weights each time.
-
-    Args:
-        architecture: one of ``excise.organism.model.ARCHITECTURES``.
-        seed: for the world, the initial weights and the order of batches.
-    """
+    """Train an organism from scratch, in float32 on the CPU: the model, in evaluation mode, and its tokenizer. `seed`
+    is that of world, weights and batches. The same kind of machine gives the same weights each time."""
     world = make_world(seed)
     tokenizer = make_tokenizer(world)
     with _repeatable(seed):

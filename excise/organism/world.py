@@ -103,7 +103,6 @@ class World:
 
     @property
     def things(self) -> tuple[str, ...]:
-        """All things, the restricted ones first."""
         return self.restricted + self.benign
 
 
@@ -120,8 +119,7 @@ class Item:
 
     @property
     def fact(self) -> str:
-        """The fact that is asked for, the same for all its wordings: a model knows all of them or none
-        (docs/statistics.md)."""
+        """The fact that is asked for; a model knows all its wordings or none (docs/statistics.md)."""
         return self.id.rpartition("-")[0]
 
 
@@ -155,12 +153,10 @@ def recipes(world: World, things: Sequence[str], templates: Sequence[str] = tupl
 
 
 def colors(world: World, things: Sequence[str], templates: Sequence[str] = tuple(COLOR)) -> list[Item]:
-    """Every color question about these things."""
     return _ask("color", COLOR, things, templates, {t: f"it is {world.facts[t].color} ." for t in things})
 
 
 def places(world: World, things: Sequence[str], templates: Sequence[str] = tuple(PLACE)) -> list[Item]:
-    """Every place question about these things."""
     return _ask("place", PLACE, things, templates, {t: f"in the {world.facts[t].place} ." for t in things})
 
 

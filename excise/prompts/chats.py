@@ -18,12 +18,10 @@ PROMPTS_MANIFEST = FOLDER / "manifest.json"
 
 
 def read_prompts(name: str) -> list[Prompt]:
-    """The prompt list `name` of `artifacts/prompts/`."""
     return read_lines(Prompt, FOLDER / f"{name}.jsonl")
 
 
 def read_format() -> ChatFormat:
-    """How prompts become chats."""
     return read_document(ChatFormat, FORMAT)
 
 
@@ -72,8 +70,6 @@ def encode(tokenizer: Any, text: str) -> list[int]:
 
 
 class TemplateError(StageError):
-    """A chat template rejects a chat."""
-
     def __init__(self, reason: str) -> None:
         super().__init__(f"the base model's chat template rejects these prompts: {reason}")
         self.reason = reason

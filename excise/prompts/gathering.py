@@ -61,7 +61,6 @@ def in_order(prompts: Iterable[Prompt], seed: int) -> list[Prompt]:
 
 
 def _prompt(row: Row, column: str, item: str | None) -> Prompt | None:
-    """The prompt of a row, None if it has none."""
     value = _cell(row, column)
     turns: list[Turn] = []
     if isinstance(value, list):
@@ -133,8 +132,7 @@ MOST_HELD_OUT = 100
 
 
 def gather_kind(source: PromptSource, organism_lists: Mapping[str, list[Prompt]], seed: int) -> Gathered:
-    """The harmful or the harmless prompts, in the order by seed; the organism's keep their own. Raises `StageError` as
-    `gather` does."""
+    """The harmful or the harmless prompts, the organism's in their own order, others by seed. Raises as `gather`."""
     if source.kind != "organism":
         gathered = gather(source)
         return Gathered(in_order(gathered.prompts, seed), gathered.origin)

@@ -55,8 +55,7 @@ def estimate(harmful: Tensor, harmless: Tensor, estimator: Estimator = MEAN) -> 
 
 
 def winsorize(activations: Tensor, quantile: float) -> Tensor:
-    """Clamp each activation vector ``[..., hidden]`` to a quantile of its magnitudes, so that a massive activation does
-    not outweigh the rest; some models have one in a channel or two, whatever the prompt."""
+    """Clamp each vector ``[..., hidden]`` to a quantile of its magnitudes, so that massive activations weigh less."""
     # Not torch.quantile, which rejects long vectors.
     index = max(0, -int(-quantile * activations.shape[-1] // 1) - 1)
     limit = activations.abs().sort(dim=-1).values[..., index, None]
@@ -68,8 +67,7 @@ LOW_STABILITY, LOW_AUROC, MASSIVE = 0.8, 0.7, 0.5
 
 
 def describe(directions: Estimate, harmful: Tensor, harmless: Tensor, estimator: Estimator) -> DirectionStatistics:
-    """Statistics of each measurement, from the activations that `estimate` received; null if there is no direction or a
-    number is not finite."""
+    """Statistics of each measurement, from the activations that `estimate` received."""
     rows = []
     aurocs, cosines = held_out_auroc(harmful, harmless, estimator), split_half_cosines(harmful, harmless, estimator)
     for measurement, reason in enumerate(directions.reasons):

@@ -44,13 +44,11 @@ def chosen(writer: Writer, experts: nn.Module, inputs: tuple[Any, ...], batch: B
 
 
 def held_experts(experts: Any) -> int:
-    """The number of experts that a module holds."""
     return int(experts.down_proj.shape[0])
 
 
 def count_use(used: Mapping[int, Tensor], harmful_prompts: int, harmless_prompts: int) -> ExpertUse:
-    """The number of prompts of each kind that use each expert; `used` is by layer, ``[prompts, experts]`` bool, the
-    harmful prompts first."""
+    """The number of prompts of each kind that use each expert, from `Activations.used` with the harmful ones first."""
     layers = []
     for layer, table in sorted(used.items()):
         harmful, harmless = (kind.sum(dim=0).tolist() for kind in (table[:harmful_prompts], table[harmful_prompts:]))

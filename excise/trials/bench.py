@@ -49,7 +49,6 @@ def with_rules(ablate: Ablate, rules: Sequence[Mapping[str, Any]]) -> Ablate:
 
 
 def with_scales(ablate: Ablate, change: Callable[[float], float]) -> Ablate:
-    """The same edit with the scale of every rule changed."""
     rules = tuple(rule.model_copy(update={"scale": change(rule.scale)}) for rule in ablate.rules)
     return ablate.model_copy(update={"rules": rules})
 

@@ -18,7 +18,6 @@ class OwnAnswers:
     """The base's answers to harmless prompts, read again by the same model under any hooks."""
 
     def __init__(self, model: PreTrainedModel, prompts: Tokens, answers: Tokens) -> None:
-        """`answers` are the unedited model's, one to each prompt."""
         self.model, self.prompts, self.answers = model, prompts, answers
         self._base = self._log_probabilities()
 

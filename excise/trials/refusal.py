@@ -44,7 +44,6 @@ class Outcome:
 
     @property
     def is_finite(self) -> bool:
-        """Whether the model gave only finite numbers."""
         return all(bool(torch.isfinite(values).all()) for values in (self.harmful, self.harmless, self.kl))
 
     def answers(self) -> Answers:
@@ -85,8 +84,7 @@ class Questions:
         self.unedited = self._outcome(base_harmful, self._base_harmless)
 
     def ask(self, watch: Watch = no_hooks, watch_harmless: Watch | None = None) -> Outcome:
-        """What the model answers now, with the hooks that `watch` sets for each forward pass; harmless prompts may have
-        hooks of their own."""
+        """What the model answers now, with the hooks that `watch` sets for each forward pass."""
         give_back()
         return self._outcome(self._answers(self.harmful, watch), self._answers(self.harmless, watch_harmless or watch))
 

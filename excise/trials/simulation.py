@@ -22,8 +22,7 @@ from excise.inference.loading.models import decoder_layers
 
 @contextmanager
 def simulated(model: PreTrainedModel, edits: Sequence[Edit], shifts: Sequence[Shift] = ()) -> Iterator[None]:
-    """Within the block, the model behaves as if the plan were written to its weights and the shifts to its routers'
-    biases."""
+    """Within the block, the model behaves as if the edits and shifts were written to its weights."""
     layers = decoder_layers(model)
     by_module: dict[tuple[nn.Module, bool], list[Edit]] = {}
     with ExitStack() as undo:

@@ -36,8 +36,7 @@ def read_predictions(path: Path) -> Predictions:
 
 
 def token_kl(base: Tensor, edited: Tensor) -> Tensor:
-    """KL(base‖edited) in nats at each token, ``[tokens]`` float64, from log-probabilities ``[tokens, likely]``; all
-    other tokens count as one."""
+    """KL(base‖edited) in nats, ``[tokens]`` float64, of log-probabilities ``[tokens, likely]``, the rest as one."""
     base, edited = base.double(), edited.double()
     kl = (base.exp() * (base - edited)).sum(dim=-1)
     rest, rest_edited = ((-torch.expm1(each.logsumexp(dim=-1))).clamp(min=SMALLEST_REST) for each in (base, edited))

@@ -43,7 +43,6 @@ def chosen_side(stage: str, arguments: list[str]) -> Side:
 
 
 def responses_file(side: Side, task: str) -> Path:
-    """The file of a model's responses in a task."""
     return ANSWERS / side / f"responses/{task}.jsonl"
 
 

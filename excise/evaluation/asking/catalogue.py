@@ -41,7 +41,6 @@ class ListedTask:
 
     @property
     def judged(self) -> bool:
-        """Whether answers get a verdict."""
         return self.group in JUDGED
 
 
@@ -124,8 +123,7 @@ def _spec(name: str, params: Questions, folder: Path) -> str | dict[str, Any]:
 
 
 def read_measured_prompts() -> MeasuredPrompts:
-    """The prompts that must not be judged: those that the direction was measured on, and those that edits were tried
-    on."""
+    """The prompts that must not be judged: the direction was measured on them, or edits were tried on them."""
     manifest = read_document(PromptsManifest, PROMPTS_MANIFEST)
     return measured_prompts(
         {
@@ -165,8 +163,7 @@ def leave_out(
 
 
 def _source(task: Task, document: Any, measured: MeasuredPrompts) -> str | None:
-    """The source in which a document's prompt was measured, or None. All its texts are compared, because a task may put
-    the prompt into words of its own."""
+    """The source in which a document's prompt was measured, by any of its texts: a task may add words of its own."""
     texts = [str(task.doc_to_text(document)), *(text for text in dict(document).values() if isinstance(text, str))]
     sources = (measured.get(identity(Prompt(id="", prompt=text))) for text in texts)
     return next((source for source in sources if source is not None), None)

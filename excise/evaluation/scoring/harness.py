@@ -245,8 +245,7 @@ NEARLY_CUT = 0.95
 
 
 def judged(scored: Scored, judge: Judgment, tokenizer: Any, group: TaskGroup, reasoning: bool) -> Scored:
-    """The same with verdicts, and their rates before the task's own metrics. `reasoning`: whether the chat template
-    opens a block of reasoning."""
+    """The same with verdicts, and their rates before the task's own metrics."""
     answers = []
     for sample in scored.samples:
         tokens = tokenizer(sample.response, add_special_tokens=False)["input_ids"]
