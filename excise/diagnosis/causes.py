@@ -103,7 +103,7 @@ class ActivationPatching:
         return float((odds - self.questions.unedited.harmful).mean())
 
     def smallest(self, sites: Sequence[Site], whole: float) -> list[Site]:
-        """A small set of sites with nearly the `whole` effect: in turn, each is left out if the others keep enough of it.
+        """A small set of sites with nearly the `whole` effect: each in turn is left out if the others have enough.
         Single effects would not do, because sites that can replace each other have hardly any."""
         kept = list(sites)
         for site in sites:
