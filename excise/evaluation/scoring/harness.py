@@ -77,7 +77,7 @@ class Replay(Recording):
         """Of each request, what was said each time that it was asked."""
         responses = read_lines(Response, self._file)
         if len(responses) != count:
-            raise unreadable(self._file, f"holds {len(responses)} responses, where answers.json counts {count or 0}")
+            raise unreadable(self._file, f"holds {len(responses)} responses, but answers.json counts {count or 0}")
         for line in responses:
             self._said.setdefault(line.request, []).append(line.response)
 
