@@ -84,8 +84,6 @@ def simulate(
         use_odds: by layer with routed experts, the log-odds of each expert's use.
         own: the model, and its answers to a few prompts.
         prompts: the tokens of held-out harmful and harmless prompts.
-        statistics: of each measurement.
-        directions_sha256: digest of the file of directions.
         advance: called after each pass over the prompts: one of the base, and one per scale.
     """
     plans = {scale: make_plan(with_scales(ablate, partial(mul, scale)), base, directions) for scale in SCALES}

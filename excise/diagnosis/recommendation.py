@@ -57,7 +57,7 @@ def try_edits(
 
     Args:
         ablate: method and other settings; its rules are not tried.
-        writers: every kind of writer that the model has.
+        writers: all kinds of writers of the model.
         measurements: the explained one first, then others by how causal they are; the first few are tried.
         named: rules that edit only the writer that causes refusal.
     """

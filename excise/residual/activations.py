@@ -40,11 +40,8 @@ def collect_activations(
     """Collect the stream and the chosen experts. Raises `StageError`: a prompt has no token at `position`.
 
     Args:
-        passes: the model, in memory or not.
-        experts: the routed experts to watch.
-        prompts: the tokens of each.
         position: index of the token, from the end of the prompt: -1 is the last.
-        batch_size: prompts in one forward pass at most; halved on out-of-memory, with a warning.
+        batch_size: prompts per forward pass at most; halved on out-of-memory, with a warning.
         advance: called with the number of steps done since the last call; there are `passes.steps`.
     """
     if (shortest := min(map(len, prompts))) < -position:
