@@ -255,24 +255,13 @@ def judged(scored: Scored, judge: Judgment, tokenizer: Any, group: TaskGroup, re
     rates = {f"{kind}_rate": [verdict == kind for verdict in verdicts] for kind in get_args(Verdict)}
     for count in FIRST_TOKENS:
         rates[f"refusal_rate_first_{count}"] = _early_refusals(answers, verdicts, judge, tokenizer, count)
-    samples = [
-        sample.model_copy(
-            update={
-                "verdict": verdict,
-                "metrics": _before({name: float(counted[row]) for name, counted in rates.items()}, sample.metrics),
-            }
-        )
-        for row, (sample, verdict) in enumerate(zip(scored.samples, verdicts, strict=True))
-    ]
-    return replace(
-        scored,
-        samples=samples,
-        values=_before({name: sum(counted) / len(counted) for name, counted in rates.items()}, scored.values),
-        described=_before(
-            {name: Metric(aggregation="mean", higher_is_better=_better(name, group)) for name in rates},
-            scored.described,
-        ),
-    )
+    samples = []
+    for row, (sample, verdict) in enumerate(zip(scored.samples, verdicts, strict=True)):
+        metrics = _before({name: float(counted[row]) for name, counted in rates.items()}, sample.metrics)
+        samples.append(sample.model_copy(update={"verdict": verdict, "metrics": metrics}))
+    values = _before({name: sum(counted) / len(counted) for name, counted in rates.items()}, scored.values)
+    described = {name: Metric(aggregation="mean", higher_is_better=_better(name, group)) for name in rates}
+    return replace(scored, samples=samples, values=values, described=_before(described, scored.described))
 
 
 def _before(new: dict[str, T], old: Mapping[str, Any]) -> dict[str, T]:
