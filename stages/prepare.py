@@ -10,7 +10,7 @@ from excise.organism import world
 from excise.plumbing.errors import run_stage
 from excise.plumbing.files import sha256_of, write_json, write_lines
 from excise.prompts.chats import FOLDER, FORMAT, PROMPTS_MANIFEST
-from excise.prompts.gathering import prompt_lists, side
+from excise.prompts.gathering import gather_kind, prompt_lists
 from schemas.basis.document import read_settings
 from schemas.model import ModelLayout, ModelManifest
 from schemas.params.model import Model
@@ -21,7 +21,7 @@ from schemas.prompts import ChatFormat, Prompt, PromptList, PromptsManifest
 def main() -> None:
     settings = read_settings(PrepareSettings, Path("artifacts/params/prepare.json"))
     prompts, built_in = settings.prompts, organism_lists(settings.world)
-    harmful, harmless = (side(source, built_in, prompts.seed) for source in (prompts.harmful, prompts.harmless))
+    harmful, harmless = (gather_kind(source, built_in, prompts.seed) for source in (prompts.harmful, prompts.harmless))
     lists = prompt_lists(harmful.prompts, harmless.prompts, prompts, built_in)
 
     chat = ChatFormat(system=prompts.system, chat_template_kwargs=prompts.chat_template_kwargs, date=prompts.date)
