@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
+from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
@@ -73,9 +74,8 @@ def in_batches(
         batch = next(_batches(prompts, left, size, position))
         try:
             compute(batch)
-        except torch.OutOfMemoryError:
-            size = smaller(len(batch.rows))
-            print(f"Out of memory: going on with {size} prompts a batch", file=sys.stderr)
+        except RuntimeError as error:
+            size = smaller(len(batch.rows), error, "going on")
             continue
         left = left[len(batch.rows) :]
         advance(len(batch.rows))
@@ -91,11 +91,16 @@ def first_size(batch_size: BatchSize) -> int:
     return FIRST_BATCH if batch_size == "auto" else batch_size
 
 
-def smaller(size: int) -> int:
-    """Prompts in a batch, after memory ran out with `size` of them. Raises `StageError`: it was one."""
+def smaller(size: int, error: RuntimeError, then: str) -> int:
+    """Prompts in a batch, after memory ran out with `size` of them, with a warning that says what happens `then`.
+    Raises the error where it is another one, and `StageError` where it was a single prompt."""
+    if not should_reduce_batch_size(error):
+        raise error
     if size == 1:
         raise StageError(OUT_OF_MEMORY) from None
-    return (size + 1) // 2
+    half = (size + 1) // 2
+    print(f"Out of memory: {then} with {half} prompts a batch", file=sys.stderr)
+    return half
 
 
 def _by_length(prompts: Tokens) -> list[int]:

@@ -11,7 +11,6 @@ from typing import Any, TypeVar, get_args
 import lm_eval
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
-from lm_eval.api.registry import AGGREGATION_REGISTRY
 from lm_eval.api.task import Task
 from transformers import set_seed
 
@@ -22,6 +21,7 @@ from excise.judges.verdicts import Answer, judge_answers
 from excise.plumbing.aggregations import AGGREGATIONS, aggregate, as_values
 from excise.plumbing.errors import StageError
 from excise.plumbing.files import read_lines, unreadable
+from excise.plumbing.private.lm_eval import name_of
 from excise.prompts.chats import render
 from schemas.params.tasks import TaskGroup
 from schemas.prompts import ChatFormat
@@ -214,8 +214,7 @@ def _aggregation(name: str, value: float, samples: Sequence[Sample], tasks: Sequ
     if [] in found:
         return None
     functions = {_own(task.aggregation(), name) for task in tasks}
-    names = {AGGREGATION_REGISTRY[known]: known for known in AGGREGATIONS if known in AGGREGATION_REGISTRY}
-    known = names.get(functions.pop()) if len(functions) == 1 else None
+    known = name_of(functions.pop(), AGGREGATIONS) if len(functions) == 1 else None
     alike = len({len(one) if isinstance(one, list) else 1 for one in found}) == 1
     if known and alike and gives_it(aggregate(known, as_values(found))):
         return known

@@ -21,20 +21,11 @@ from transformers import (
     GenerationConfig,
     PreTrainedModel,
 )
-from transformers.conversion_mapping import get_model_conversion_mapping
-from transformers.core_model_loading import (
-    WeightConverter,
-    WeightRenaming,
-    WeightTransform,
-    convert_and_load_state_dict_in_model,
-    dot_natural_key,
-    rename_source_key,
-)
-from transformers.modeling_utils import LoadStateDictConfig
 
 from excise.checkpoint.weights import FLOATS, Checkpoint, Tensor
 from excise.plumbing.errors import StageError
 from excise.plumbing.machine import GIB, Need, Placement, UsedUp, bounded, impossible, limits
+from excise.plumbing.private.transformers import conversions, end_loading, load, loading_as, targets
 from schemas.basis.text import listed, shorten
 
 _MEND = "name a whole copy of the model"
@@ -77,7 +68,7 @@ def check_loads(model: PreTrainedModel, tensors: Mapping[str, Tensor], where: st
     """Load tensors without content into a model on the meta device, as transformers loads the true ones, and return
     those that it leaves in the file. Raises `StageError` that begins with `where`, the model's name or folder: a
     parameter is left without a value, or has two, or one of another shape or of no float type."""
-    transforms: list[Any] = get_model_conversion_mapping(model)
+    transforms = conversions(model)
     becomes, there = targets(model, tensors, transforms), model.state_dict()
     _refuse_twins(becomes, where)
     for name, (target, _) in becomes.items():
@@ -90,20 +81,10 @@ def check_loads(model: PreTrainedModel, tensors: Mapping[str, Tensor], where: st
     # Of a kind and a shape: loading casts to the type of the parameter.
     kinds = {name: torch.float32 if tensor.dtype in FLOATS else torch.int64 for name, tensor in tensors.items()}
     empty = {name: torch.empty(tensor.shape, dtype=kinds[name], device=meta) for name, tensor in tensors.items()}
-    found, _ = convert_and_load_state_dict_in_model(model, empty, loading_as(model, model.dtype, meta, transforms))
-    model.tie_weights(missing_keys=found.missing_keys, recompute_mapping=False)
-    model._adjust_missing_and_unexpected_keys(found)
+    found = load(model, empty, loading_as(model, model.dtype, meta, transforms))
+    end_loading(model, found)
     refuse_incomplete(where, found.missing_keys, found.mismatched_keys, found.conversion_errors)
     return sorted(found.unexpected_keys)
-
-
-def loading_as(
-    model: PreTrainedModel, dtype: torch.dtype, device: torch.device, transforms: list[Any]
-) -> LoadStateDictConfig:
-    """How transformers loads tensors into a model: with these conversions, and what it keeps in float32 so."""
-    return LoadStateDictConfig(
-        device_map={"": device}, dtype=dtype, dtype_plan=model._get_dtype_plan(dtype), weight_mapping=transforms
-    )
 
 
 def refuse_incomplete(
@@ -125,25 +106,6 @@ def refuse_incomplete(
         raise StageError(
             f"{where} does not hold {listed(names)}, which transformers would fill with random numbers; {_MEND}"
         )
-
-
-def targets(
-    model: PreTrainedModel, tensors: Iterable[str], transforms: Sequence[WeightTransform]
-) -> dict[str, tuple[str, str | None]]:
-    """By its name in the files, what a tensor becomes, or becomes a part of, in memory, and the pattern by which a
-    conversion takes it; None where it is renamed at most. Of several targets, the first. Tensors that the model has no
-    place for are left out."""
-    renamings = [each for each in transforms if isinstance(each, WeightRenaming)]
-    converters = [each for each in transforms if isinstance(each, WeightConverter)]
-    there = model.state_dict()
-    found = {}
-    for name in sorted(tensors, key=dot_natural_key):
-        renamed, pattern = rename_source_key(name, renamings, converters, model.base_model_prefix, there)
-        if renamed not in there and name in there:
-            renamed, pattern = rename_source_key(name, [], [], model.base_model_prefix, there)
-        if renamed in there:
-            found[name] = renamed, pattern
-    return found
 
 
 def _refuse_twins(becomes: Mapping[str, tuple[str, str | None]], where: str) -> None:
