@@ -10,8 +10,6 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from excise.gitops.git import file_of
 from excise.plumbing.errors import StageError
-from excise.plumbing.files import hashed
-from excise.plumbing.progress import Advance
 from schemas.basis import plain_yaml
 from schemas.basis.text import dotted
 from schemas.gitops import LockChanges, StageChange
@@ -146,11 +144,6 @@ def lock_changes(before: str | None, after: str) -> LockChanges:
 def md5_of(data: bytes) -> str:
     """The MD5 by which DVC knows a file of these bytes."""
     return hashlib.md5(data, usedforsecurity=False).hexdigest()
-
-
-def md5_of_file(path: Path, advance: Advance = lambda _: None) -> str:
-    """The same of a file, read in pieces; `advance` receives the number of bytes read since."""
-    return hashed(path, hashlib.md5(usedforsecurity=False), advance)
 
 
 def md5_of_folder(files: Mapping[str, str]) -> str:
