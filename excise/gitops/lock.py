@@ -102,13 +102,8 @@ def read_lock(text: str, name: str = LOCK) -> Lock:
     except ParamsError as error:
         raise LockError(str(error)) from None
     except ValidationError as error:
-        raise LockError(f"{name}: {mistake_in(error)}") from None
-
-
-def mistake_in(error: ValidationError) -> str:
-    """Where a document is not what its schema says, and how."""
-    mistake = error.errors(include_url=False)[0]
-    return f"{dotted(mistake['loc'])}: {mistake['msg']}"
+        mistake = error.errors(include_url=False)[0]
+        raise LockError(f"{name}: {dotted(mistake['loc'])}: {mistake['msg']}") from None
 
 
 def lock_of_model(clone: Path, commit: str) -> Lock:

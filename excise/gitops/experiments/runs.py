@@ -107,7 +107,7 @@ def starting_from(revision: str | None) -> Iterator[None]:
     another organism than the workspace's would train it for itself.
     """
     theirs = file_of(_HERE, revision, LOCK) if revision else None
-    _, later = what_runs()
+    _, later = dvc.what_runs(_HERE, TARGET)
     _ASIDE.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=_ASIDE) as aside, contextlib.ExitStack() as stack:
         for number, path in enumerate(filter(Path.exists, later)):
@@ -118,13 +118,6 @@ def starting_from(revision: str | None) -> Iterator[None]:
             stack.callback(write_bytes, Path(LOCK), Path(LOCK).read_bytes())
             write_bytes(Path(LOCK), theirs.encode())
         yield
-
-
-def what_runs() -> tuple[set[str], list[Path]]:
-    """The stages that an experiment runs, and what the others of dvc.yaml write into git."""
-    with dvc.opened(_HERE) as repo:
-        stages = dvc.stages_to(repo, TARGET)
-        return stages, [path for stage, path in dvc.committed_outputs(repo) if stage not in stages]
 
 
 def _put_back(kept: Path, path: Path) -> None:
@@ -257,7 +250,7 @@ def _committed() -> str:
 
     A run that was killed leaves dvc.lock changed and files aside (`starting_from`): these are put back.
     """
-    _, others = what_runs()
+    _, others = dvc.what_runs(_HERE, TARGET)
     aside = git(_HERE, "ls-files", "--deleted", "--", *map(str, others)).splitlines() if others else []
     if aside:
         git(_HERE, "checkout", "--quiet", "HEAD", "--", LOCK, *aside)
@@ -292,7 +285,7 @@ def _require_remote() -> None:
 def _push(name: str, baseline: str) -> None:
     """Push an experiment that ran here: its data first, so that what is at the origin is whole."""
     commit = git(_HERE, "rev-parse", reference(baseline, name)).strip()
-    stages, _ = what_runs()
+    stages, _ = dvc.what_runs(_HERE, TARGET)
     with dvc.at_commit(_HERE, commit, with_remote=False) as repo:
         made = [output for output in dvc.outputs(repo) if output.pushed and output.stage in stages]
         if lost := next((output for output in made if output.lacking), None):

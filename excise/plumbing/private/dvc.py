@@ -69,35 +69,31 @@ def at_commit(clone: Path, commit: str, with_remote: bool) -> Iterator[Repo]:
     """The same as it was at a commit, with the settings of today: its cache, remotes and credentials; without the
     remote where it may not be asked, as DVC fails on one that it cannot use even where it needs nothing from there.
     What is got from it is a copy, whose blocks are shared where the file system can do that."""
-    settings = settings_of(clone)
-    settings.setdefault("cache", {})["type"] = ["reflink", "copy"]
-    if not with_remote:
-        settings.setdefault("core", {})["remote"] = ""
+    settings = _settings_of(clone, with_remote)
+    settings["cache"]["type"] = ["reflink", "copy"]
     with opened(clone, settings) as repo:
         for _ in repo.brancher(revs=[commit], workspace=False):
             yield repo
 
 
-def settings_of(clone: Path) -> dict[str, Any]:
-    """DVC's settings of a clone, those of its user alone over those that are committed, with absolute paths. They may
-    hold a secret."""
-    settings: dict[str, Any] = {}
+def lend_settings(clone: Path, tree: Path, site: Path, with_remote: bool) -> None:
+    """Lay a clone's settings, of which some may be secret, over those of a working tree of it, whose remotes may be
+    gone. What DVC would keep for all projects of the machine goes to the folder `site`."""
+    with Config(str(tree / _DVC), validate=False).edit("local", validate=False) as local:
+        merge(local, _settings_of(clone, with_remote))
+        local["core"]["site_cache_dir"] = str(site)
+
+
+def _settings_of(clone: Path, with_remote: bool) -> dict[str, Any]:
+    """Those that are committed, and over them those of its user alone, with absolute paths."""
     config = Config(str((clone / _DVC).resolve()), validate=False)
+    settings: dict[str, Any] = {"core": {}, "cache": {}}
     for level in ("repo", "local"):
         merge(settings, config.read(level))
+    settings["cache"]["dir"] = config.get("cache", {}).get("dir") or str((clone / _DVC / "cache").resolve())
+    if not with_remote:
+        settings["core"]["remote"] = ""
     return settings
-
-
-def lend_settings(clone: Path, tree: Path, site: Path, with_remote: bool) -> None:
-    """Lay a clone's settings over those of a working tree of it, whose remotes may be gone; what DVC would keep for all
-    projects of the machine goes to the folder `site`."""
-    cache = Config(str((clone / _DVC).resolve()), validate=False).get("cache", {}).get("dir")
-    with Config(str(tree / _DVC), validate=False).edit("local", validate=False) as local:
-        merge(local, settings_of(clone))
-        local["cache"]["dir"] = cache or str((clone / _DVC / "cache").resolve())
-        local["core"]["site_cache_dir"] = str(site)
-        if not with_remote:
-            local["core"]["remote"] = ""
 
 
 def outputs(repo: Repo) -> Iterator[Output]:
@@ -116,16 +112,12 @@ def output(repo: Repo, name: str) -> Output:
     return next(each for each in outputs(repo) if each.name == name)
 
 
-def committed_outputs(repo: Repo) -> Iterator[tuple[str, Path]]:
-    """The stage and the name of what dvc.yaml has written into git."""
-    for out in repo.index.outs:
-        if out.stage.path_in_repo == "dvc.yaml" and not out.use_cache:
-            yield out.stage.name, Path(out.def_path)
-
-
-def stages_to(repo: Repo, target: str) -> set[str]:
-    """The names of a stage and of those before it."""
-    return {stage.name for stage in repo.stage.collect(target, with_deps=True)}
+def what_runs(folder: Path, target: str) -> tuple[set[str], list[Path]]:
+    """The stages that lead to one, itself among them, and what the others of dvc.yaml write into git."""
+    with opened(folder) as repo:
+        stages = {stage.name for stage in repo.stage.collect(target, with_deps=True)}
+        own = [out for out in repo.index.outs if out.stage.path_in_repo == "dvc.yaml" and not out.use_cache]
+        return stages, [Path(out.def_path) for out in own if out.stage.name not in stages]
 
 
 def changed(repo: Repo, target: str) -> str | None:
