@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from excise.gitops.git import file_of
 from excise.plumbing.errors import StageError
@@ -34,13 +34,7 @@ class LockError(StageError):
     """A text that is not a dvc.lock."""
 
 
-class _Part(BaseModel):
-    """As much of a part of dvc.lock as is asked for here; DVC may write more."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True)
-
-
-class File(_Part):
+class File(BaseModel, frozen=True):
     """A file or folder that a stage read or wrote."""
 
     path: str
@@ -50,7 +44,7 @@ class File(_Part):
     nfiles: int | None = None
 
 
-class Entry(_Part):
+class Entry(BaseModel, frozen=True):
     """A stage."""
 
     cmd: str | list[str] | None = None
@@ -58,8 +52,8 @@ class Entry(_Part):
     outs: list[File] = []
 
 
-class Lock(_Part):
-    """A whole dvc.lock."""
+class Lock(BaseModel, frozen=True):
+    """As much of a dvc.lock as is asked for; DVC may write more."""
 
     stages: dict[str, Entry]
 

@@ -100,3 +100,5 @@ def test_what_a_commit_recorded_is_read_with_the_settings_of_today(recorded: Pro
     assert read(recorded.folder, "HEAD", "missing") is None
     shutil.rmtree(tmp_path / "cache")
     assert read(recorded.folder, "HEAD", "kept") is None
+    recorded.check("dvc", "remote", "add", "--default", "store", "ssh://nobody@localhost/store")
+    assert read(recorded.folder, "HEAD", "kept") is None

@@ -14,7 +14,6 @@ from dvc.config import Config, merge
 from dvc.exceptions import DvcException
 from dvc.repo import Repo
 from dvc_data.hashfile.hash_info import HashInfo
-from dvc_data.index import DataIndexError
 
 from excise.plumbing.errors import StageError
 from excise.plumbing.files import md5_of_file
@@ -108,8 +107,10 @@ def outputs(repo: Repo) -> Iterator[Output]:
 
 
 def output(repo: Repo, name: str) -> Output:
-    """One of them, which must be there."""
-    return next(each for each in outputs(repo) if each.name == name)
+    """One of them. Raises `StageError` where there is no such output."""
+    if (found := next((each for each in outputs(repo) if each.name == name), None)) is None:
+        raise StageError(f"dvc.yaml has no output {name} that dvc.lock records")
+    return found
 
 
 def what_runs(folder: Path, target: str) -> tuple[set[str], list[Path]]:
@@ -154,10 +155,17 @@ def in_remote(repo: Repo, output: Output) -> bool:
 def fetch(repo: Repo, name: str) -> None:
     """Bring into the cache what it lacks of an output, as far as the default remote has it. Raises `StageError` where
     that cannot be asked. `repo.fetch` would lock the project."""
-    try:
+    with _remote_errors():
         for _ in ("the list of a folder", "its files"):
             repo.cloud.pull([HashInfo("md5", _digits(path)) for path in output(repo, name).lacking])
-    except Exception as error:  # each kind of remote has a library of its own
+
+
+@contextlib.contextmanager
+def _remote_errors() -> Iterator[None]:
+    """Within the block, any error is a `StageError`: each kind of remote has a library, and errors, of its own."""
+    try:
+        yield
+    except Exception as error:
         raise StageError(shorten(" ".join(str(error).split()), 200)) from None
 
 
@@ -182,10 +190,7 @@ def get(repo: Repo, name: str, folder: Path) -> None:
 def read(clone: Path, commit: str, name: str) -> bytes | None:
     """An output, or a file in one, as a commit recorded it; None where neither the cache nor the remote has it."""
     for with_remote in (False, True):
-        with (
-            contextlib.suppress(StageError, DataIndexError, OSError),
-            at_commit(clone, commit, with_remote) as repo,
-        ):
+        with contextlib.suppress(StageError), _remote_errors(), at_commit(clone, commit, with_remote) as repo:
             return bytes(repo.dvcfs.read_bytes(name))
     return None
 
