@@ -359,6 +359,14 @@ def deps(write: bool, check: bool) -> None:
 
 
 @command()
+def upgrade() -> None:
+    """Take over what an earlier version recorded, without training, measuring or answering again."""
+    from excise.upgrade import upgrade
+
+    upgrade()
+
+
+@command()
 def schema() -> None:
     """Write params.schema.json and the README's table of parameters again from schemas/params/."""
     from excise.plumbing.errors import StageError

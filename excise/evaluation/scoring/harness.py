@@ -2,6 +2,7 @@
 
 import math
 import re
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -42,16 +43,35 @@ Raw = dict[str, Any]
 """One sample as lm-eval logs it, once for each of the task's filters."""
 
 
-class Replay(LM):
-    """In a model's place: what it said before, found by the request."""
+class Recording(LM):
+    """In a model's place: what it said before."""
 
     tokenizer_name = ""
     batch_size = None
 
-    def __init__(self, side: Side, task: str, count: int | None, tokenizer: Any, chat: ChatFormat) -> None:
-        """`count`: requests that were answered. Raises `StageError` where the file of the responses is not whole."""
+    def __init__(self, tokenizer: Any, chat: ChatFormat) -> None:
         super().__init__()
         self._tokenizer, self._chat = tokenizer, chat
+
+    @abstractmethod
+    def said(self, requests: list[Instance]) -> list[Any]:
+        """What was said to each. Raises `StageError` where the requests are others than were asked."""
+
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        return render(self._tokenizer, chat_history, self._chat, begun=not add_generation_prompt)
+
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[Any]:
+        return self.said(requests)
+
+    loglikelihood = loglikelihood_rolling = generate_until
+
+
+class Replay(Recording):
+    """What was said, found by the request."""
+
+    def __init__(self, side: Side, task: str, count: int | None, tokenizer: Any, chat: ChatFormat) -> None:
+        """`count`: requests that were answered. Raises `StageError` where the file of the responses is not whole."""
+        super().__init__(tokenizer, chat)
         self._side, self._file = side, responses_file(side, task)
         self._said: dict[str, list[Any]] = {}
         """Of each request, what was said each time that it was asked."""
@@ -61,19 +81,13 @@ class Replay(LM):
         for line in responses:
             self._said.setdefault(line.request, []).append(line.response)
 
-    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        return render(self._tokenizer, chat_history, self._chat, begun=not add_generation_prompt)
-
-    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[Any]:
-        """What was said to each. Raises `StageError` where the requests are others than were asked."""
+    def said(self, requests: list[Instance]) -> list[Any]:
         try:
             return [self._said[request_digest(request)].pop(0) for request in requests]
         except LookupError:
             raise StageError(
                 f"{self._file} holds answers to other questions; run `dvc repro answer@{self._side}`"
             ) from None
-
-    loglikelihood = loglikelihood_rolling = generate_until
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,177 @@
+"""A project that an earlier version recorded goes on with this one: `python -m excise upgrade`.
+
+That version trained in `prepare`, estimated in `measure` and generated in `evaluate`. What takes long, the organism,
+the activations and the answers, is taken from what it recorded, put where this version has it, and accepted by `dvc
+commit`; `dvc repro` then makes the rest. Where settings changed since, the stages that read them run again.
+"""
+
+import filecmp
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from lm_eval.api.instance import Instance
+
+from excise.checkpoint.base_model import ORGANISM, read_config, read_manifest
+from excise.evaluation.asking.answers import ANSWERS, Side, ask, responses_file
+from excise.evaluation.asking.catalogue import leave_out, load_tasks, read_measured_prompts
+from excise.evaluation.scoring.harness import Recording
+from excise.gitops.git import file_of, git
+from excise.inference.loading.tokenizer import description_folder, load_tokenizer
+from excise.plumbing.errors import StageError
+from excise.plumbing.files import (
+    MAPPING,
+    read_document,
+    read_lines,
+    whole_folder,
+    write_bytes,
+    write_json,
+    write_lines,
+    write_text,
+)
+from excise.prompts.chats import FOLDER, read_format
+from excise.prompts.reasoning import opens_reasoning
+from schemas.basis.document import read_settings
+from schemas.basis.plain_yaml import parse_mapping
+from schemas.basis.text import shorten
+from schemas.params.answer import Answer
+from schemas.params.measure import Measure
+from schemas.params.organism import RECIPE
+from schemas.prompts import ChatFormat
+from schemas.results import Answers, Sample
+
+PROJECT = Path()
+SETTINGS = Path("artifacts/params")
+RECORDED = (
+    *("artifacts/params/organism.json", "artifacts/params/measure.json", "artifacts/params/evaluate.json"),
+    *("artifacts/activations.safetensors", "artifacts/expert_use.json", "artifacts/prompts"),
+    *("models/base", "results/base", "results/ablated"),
+)
+
+
+def upgrade() -> None:
+    """Take over what the newest recorded run made. Raises `StageError` where nothing that this version could take over
+    is recorded here, or DVC does not have it."""
+    commit = recorded_commit()
+    with tempfile.TemporaryDirectory(prefix="excise-") as temporary:
+        old = Path(temporary)
+        for path in RECORDED:
+            (old / path).parent.mkdir(parents=True, exist_ok=True)
+            dvc("get", ".", path, "--rev", commit, "--out", str(old / path))
+        dvc("repro", "params")
+        taken = [stage for stage, take in STEPS.items() if take(old)]
+    print(f"taken over from {commit[:12]}: {', '.join(taken) or 'nothing'}; `make repro` makes the rest")
+
+
+def recorded_commit() -> str:
+    """The newest commit whose dvc.lock an earlier version wrote."""
+    listed = git(PROJECT, "rev-list", "--first-parent", "HEAD", "--", "dvc.lock").split()
+    if listed and (text := file_of(PROJECT, listed[0], "dvc.lock")):
+        stages = parse_mapping(text, "dvc.lock")["stages"]
+        if any(out["path"] == "models/base" for out in stages.get("prepare", {}).get("outs", ())):
+            return listed[0]
+    raise StageError("dvc.lock here is not of an earlier version: there is nothing to upgrade; run `make repro`")
+
+
+def take_organism(old: Path) -> bool:
+    """The built-in model, with the recipe that it was trained by."""
+    before = read_document(MAPPING, old / SETTINGS / "organism.json")
+    now = read_document(MAPPING, SETTINGS / "organism.json")["organism"]
+    if now is not None and now != before:
+        return _runs_again("organism")
+    if now is not None:
+        with whole_folder(ORGANISM) as folder:
+            shutil.copytree(old / ORGANISM, folder, dirs_exist_ok=True)
+            (folder / "organism.sha256").unlink(missing_ok=True)
+            write_text(folder / "organism.json", json.dumps({"recipe": RECIPE, **now}, indent=2, sort_keys=True) + "\n")
+        dvc("commit", "--force", "organism")
+    dvc("repro", "prepare")
+    return now is not None
+
+
+def take_activations(old: Path) -> bool:
+    """Activations, if they are of the same prompts and as they were."""
+    before, now = (read_document(MAPPING, folder / "measure.json") for folder in (old / SETTINGS, SETTINGS))
+    alike = all(before[name] == now[name] for name in Measure.model_fields) and before["winsorize"] is None
+    if not alike or not _same_files(old / FOLDER, FOLDER):
+        return _runs_again("measure")
+    for name in ("activations.safetensors", "expert_use.json"):
+        write_bytes(Path("artifacts") / name, (old / "artifacts" / name).read_bytes())
+    dvc("commit", "--force", "measure")
+    return True
+
+
+def take_answers(old: Path, side: Side) -> bool:
+    """What a model said in tasks that generate, if it was asked the same."""
+    before = read_document(MAPPING, old / SETTINGS / "evaluate.json")
+    settings = read_settings(Answer, SETTINGS / "answer.json")
+    alike = all(before.get(name) == value for name, value in settings.model_dump(mode="json").items())
+    if not alike or not _same_files(old / FOLDER, FOLDER):
+        return _runs_again(f"answer@{side}")
+    if side == "ablated":
+        dvc("repro", "ablate")
+    chat, folder = read_format(), description_folder(read_manifest())
+    tokenizer = load_tokenizer(folder, chat.date)
+    longest = read_config(folder).get("max_position_embeddings")
+    tasks = load_tasks(settings, longest_text=longest, reasoning=opens_reasoning(tokenizer, chat))
+    leave_out(tasks, read_measured_prompts(), settings.overlap)
+    if any(part.OUTPUT_TYPE != "generate_until" for task in tasks for part in task.parts.values()):
+        return _runs_again(f"answer@{side}", ": log-probabilities were not kept")
+    counts: dict[str, int] = {}
+    results = read_document(MAPPING, old / f"results/{side}/results.json")
+    for task in tasks:
+        samples = read_lines(Sample, old / f"results/{side}/samples/{task.name}.jsonl")
+        responses = ask(Remembered(samples, tokenizer, chat), task, chat, settings.limit).responses
+        write_lines(responses_file(side, task.name), responses)
+        counts[task.name] = len(responses)
+    asked = Answers(responses=counts, dtype=read_manifest().dtype, batch_size=results["batch_size"])
+    write_json(ANSWERS / side / "answers.json", asked)
+    source = "samples/drift.jsonl" if side == "ablated" else "predictions.safetensors"
+    write_bytes(ANSWERS / side / Path(source).name, (old / "results" / side / source).read_bytes())
+    dvc("commit", "--force", f"answer@{side}")
+    return True
+
+
+class Remembered(Recording):
+    """What was said, in the order of the samples."""
+
+    def __init__(self, samples: Sequence[Sample], tokenizer: Any, chat: ChatFormat) -> None:
+        super().__init__(tokenizer, chat)
+        self._samples = samples
+
+    def said(self, requests: list[Instance]) -> list[str]:
+        if len(requests) != len(self._samples):
+            raise StageError(f"{len(self._samples)} samples were recorded of a task with {len(requests)} requests")
+        return [sample.response for sample in self._samples]
+
+
+def dvc(*arguments: str) -> None:
+    """Run DVC. Raises `StageError`, with the first line that it says, where it fails."""
+    done = subprocess.run([sys.executable, "-m", "dvc", *arguments], capture_output=True, text=True)
+    if done.returncode:
+        lines = [*(done.stderr or done.stdout).strip().splitlines(), "it says nothing"]
+        raise StageError(f"`dvc {' '.join(arguments[:2])}` failed: {shorten(lines[0], 200)}")
+
+
+def _same_files(one: Path, other: Path) -> bool:
+    names = {path.name for folder in (one, other) for path in folder.iterdir()}
+    return not any(filecmp.cmpfiles(one, other, names, shallow=False)[1:])
+
+
+def _runs_again(stage: str, why: str = ": its settings or prompts changed") -> bool:
+    print(f"{stage} runs again{why}")
+    return False
+
+
+STEPS: dict[str, Callable[[Path], bool]] = {
+    "organism": take_organism,
+    "measure": take_activations,
+    "answer@base": partial(take_answers, side="base"),
+    "answer@ablated": partial(take_answers, side="ablated"),
+}
