@@ -10,15 +10,14 @@ import platform
 from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import Any, TypeVar
-
-from pydantic import BaseModel, ValidationError
+from typing import Any
 
 from excise.gitops.git import answer, commit_of, file_of
 from excise.gitops.handover import PICTURE, PICTURES
-from excise.gitops.lock import LOCK, LockError, lock_changes, mistake_in
+from excise.gitops.lock import LOCK, LockError, lock_changes
 from excise.gitops.sides import PARAMS, Commit, Side, WorkingTree
 from excise.plumbing.errors import StageError
+from excise.plumbing.files import Unreadable, parse_document, unreadable
 from schemas.basis import plain_yaml
 from schemas.basis.text import show
 from schemas.evidence import Comparisons, GateVerdicts, ParameterChange, Provenance
@@ -34,11 +33,7 @@ MOST_PICTURES = 24
 ELSEWHERE = {"model": {"device"}, "measure": {"stream"}}
 """By section of params.yaml, the keys that are no part of what a run is."""
 
-D = TypeVar("D", bound=BaseModel)
-
-
-class _NoEvidence(ValueError):
-    """A file of results that this version does not read. Its text is one line."""
+_REMEDY = "run `dvc repro` and commit what it writes"
 
 
 def difference(folder: Path, base: str, head: str | None = None) -> Difference:
@@ -58,7 +53,7 @@ def difference(folder: Path, base: str, head: str | None = None) -> Difference:
     read = (PARAMS, LOCK, COMPARISON, GATES)
     params, lock, comparison, gates = (_needed(new, path, where) for path in read)
     try:
-        now = _evidence(comparison, gates)
+        now = _evidence(comparison, gates, where)
         return Difference(
             base=shared,
             base_name=base,
@@ -70,8 +65,8 @@ def difference(folder: Path, base: str, head: str | None = None) -> Difference:
             now=now,
             pictures=[found[1] for name in new.names(PICTURES) if (found := PICTURE.fullmatch(name))][:MOST_PICTURES],
         )
-    except (_NoEvidence, LockError, ParamsError) as error:
-        raise StageError(f"{error} (in {where}); run `dvc repro` and commit what it writes") from None
+    except (LockError, ParamsError) as error:
+        raise StageError(f"{error} (in {where}); {_REMEDY}") from None
 
 
 def provenance(folder: Path) -> Provenance:
@@ -154,26 +149,21 @@ def _evidence_of(base: Side) -> Evidence | None:
     comparison, gates = base.text(COMPARISON), base.text(GATES)
     try:
         return None if comparison is None or gates is None else _evidence(comparison, gates)
-    except _NoEvidence:
+    except Unreadable:
         return None
 
 
-def _evidence(comparison: str, gates: str) -> Evidence:
-    rows = _document(Comparisons, COMPARISON, comparison).rows
+def _evidence(comparison: str, gates: str, where: str = "") -> Evidence:
+    """Raises `Unreadable`: these are no results of this version."""
+    rows = parse_document(Comparisons, comparison, COMPARISON, _REMEDY, f" in {where}").rows
     for row in rows:
         # What the schema cannot say: drift alone has no base, and what has no base has no difference from it.
         of_base = (row.base, row.difference, row.base_interval, row.difference_interval)
         drift = row.metric.startswith("drift.")
         if "." not in row.metric or (of_base != (None,) * 4 if drift else row.base is None or row.difference is None):
-            raise _NoEvidence(f"{COMPARISON}: {show(row.metric)} must be of a group, with a base unless it is drift")
-    return Evidence(rows=rows, gates=_document(GateVerdicts, GATES, gates))
-
-
-def _document(schema: type[D], path: str, text: str) -> D:
-    try:
-        return schema.model_validate_json(text)
-    except ValidationError as error:
-        raise _NoEvidence(f"{path}: {mistake_in(error)}, for this version") from None
+            what = f"has {show(row.metric)}, which must be of a group, with a base unless it is drift"
+            raise unreadable(Path(COMPARISON), what, _REMEDY, f" in {where}")
+    return Evidence(rows=rows, gates=parse_document(GateVerdicts, gates, GATES, _REMEDY, f" in {where}"))
 
 
 def _flat(value: Any, key: str = "") -> Iterator[tuple[str, str]]:

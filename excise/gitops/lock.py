@@ -6,12 +6,10 @@ import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from excise.gitops.git import file_of
 from excise.plumbing.errors import StageError
-from excise.plumbing.files import hashed
-from excise.plumbing.progress import Advance
 from schemas.basis import plain_yaml
 from schemas.basis.text import dotted
 from schemas.gitops import LockChanges, StageChange
@@ -36,13 +34,7 @@ class LockError(StageError):
     """A text that is not a dvc.lock."""
 
 
-class _Part(BaseModel):
-    """As much of a part of dvc.lock as is asked for here; DVC may write more."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True)
-
-
-class File(_Part):
+class File(BaseModel, frozen=True):
     """A file or folder that a stage read or wrote."""
 
     path: str
@@ -52,7 +44,7 @@ class File(_Part):
     nfiles: int | None = None
 
 
-class Entry(_Part):
+class Entry(BaseModel, frozen=True):
     """A stage."""
 
     cmd: str | list[str] | None = None
@@ -60,8 +52,8 @@ class Entry(_Part):
     outs: list[File] = []
 
 
-class Lock(_Part):
-    """A whole dvc.lock."""
+class Lock(BaseModel, frozen=True):
+    """As much of a dvc.lock as is asked for; DVC may write more."""
 
     stages: dict[str, Entry]
 
@@ -104,13 +96,8 @@ def read_lock(text: str, name: str = LOCK) -> Lock:
     except ParamsError as error:
         raise LockError(str(error)) from None
     except ValidationError as error:
-        raise LockError(f"{name}: {mistake_in(error)}") from None
-
-
-def mistake_in(error: ValidationError) -> str:
-    """Where a document is not what its schema says, and how."""
-    mistake = error.errors(include_url=False)[0]
-    return f"{dotted(mistake['loc'])}: {mistake['msg']}"
+        mistake = error.errors(include_url=False)[0]
+        raise LockError(f"{name}: {dotted(mistake['loc'])}: {mistake['msg']}") from None
 
 
 def lock_of_model(clone: Path, commit: str) -> Lock:
@@ -146,11 +133,6 @@ def lock_changes(before: str | None, after: str) -> LockChanges:
 def md5_of(data: bytes) -> str:
     """The MD5 by which DVC knows a file of these bytes."""
     return hashlib.md5(data, usedforsecurity=False).hexdigest()
-
-
-def md5_of_file(path: Path, advance: Advance = lambda _: None) -> str:
-    """The same of a file, read in pieces; `advance` receives the number of bytes read since."""
-    return hashed(path, hashlib.md5(usedforsecurity=False), advance)
 
 
 def md5_of_folder(files: Mapping[str, str]) -> str:

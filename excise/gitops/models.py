@@ -1,21 +1,20 @@
 """The edited model of any commit again: out of the cache, from the remote, or rebuilt; always checked."""
 
 import os
-import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from excise.checkpoint.weights import EDIT_DIGEST, EDIT_RECORD, regular_files
-from excise.gitops.lock import LOCK, MODEL, Lock, lock_of_model, md5_of, md5_of_file, md5_of_folder, read_lock
+from excise.gitops.lock import LOCK, MODEL, Lock, lock_of_model, md5_of, md5_of_folder, read_lock
 from excise.gitops.programs import environment, run, say
 from excise.gitops.storage import check_kept
-from excise.gitops.trees import REQUIREMENTS, Tree, commit_tree, compare_requirements, copy_file, locked_environment
+from excise.gitops.trees import REQUIREMENTS, Tree, commit_tree, compare_requirements, locked_environment
 from excise.plumbing.errors import StageError
-from excise.plumbing.files import MAPPING, Unreadable, digests, open_plain, read_document, sha256_line, whole_folder
+from excise.plumbing.files import MAPPING, digests, md5_of_file, open_plain, read_document, sha256_line, whole_folder
+from excise.plumbing.private.dvc import Output, at_commit, changed, fetch, get, has_remote, output, read
 from excise.plumbing.process import UNPINNED
 from excise.plumbing.progress import progress
 from schemas.basis.document import FileDigest
@@ -25,8 +24,6 @@ ORIGINS: dict[Origin, str] = {"cache": "from the cache", "remote": "from the rem
 STAGE = "ablate"
 REPORT = "report/report.html"
 
-_LISTED = TypeAdapter(list[dict[str, Any]])
-"""What DVC's cache holds of a folder."""
 _FILES = TypeAdapter(list[FileDigest])
 _REMEDY = "name the folder of an edited model, or fetch it again"
 
@@ -44,31 +41,35 @@ def bring_back(clone: Path, commit: str, out: Path, locked: bool) -> Origin:
     refuse_full(out)
     recorded = lock_of_model(clone, commit)
     recorded.check_is_whole(commit)
-    with commit_tree(clone, commit) as tree:
-        tree.check_is_recorded(STAGE)
-        origin = _obtain(clone, tree, recorded, locked)
-        with whole_folder(out) as partial:
-            shutil.copytree(tree.folder / MODEL, partial, copy_function=copy_file, dirs_exist_ok=True)
-            check_recorded(partial, recorded, commit, lambda path: _remedy(tree, recorded, path))
-            refuse_full(out)  # again: somebody may have put something there meanwhile
+    _check_is_recorded(clone, commit, STAGE)
+    origin = _obtain(clone, commit, recorded, locked)
+    with at_commit(clone, commit, with_remote=False) as repo, whole_folder(out) as partial:
+        get(repo, MODEL, partial)
+        check_recorded(partial, recorded, commit, lambda path: _remedy(output(repo, MODEL), path))
+        refuse_full(out)  # again: somebody may have put something there meanwhile
     return origin
 
 
 def bring_report(clone: Path, commit: str, recorded: Lock) -> bytes | None:
     """The report that a commit recorded, as a page; None where there was none, or neither cache nor remote has it.
     Raises `StageError` where what the commit holds of its evidence is not of its model."""
-    md5 = recorded.wrote("report").get(REPORT)
-    if md5 is None:
+    if (md5 := recorded.wrote("report").get(REPORT)) is None:
         return None
     recorded.check_is_whole(commit, recorded.stages)
-    with commit_tree(clone, commit) as tree:
-        tree.check_is_recorded("report")
-        if not tree.check_out(REPORT) and tree.remote is not None:
-            tree.fetch(REPORT)
-            tree.check_out(REPORT)
-        found = tree.folder / REPORT
-        data = found.read_bytes() if found.is_file() else b""
-    return data if md5_of(data) == md5 else None
+    _check_is_recorded(clone, commit, "report")
+    data = read(clone, commit, REPORT)
+    return data if data is not None and md5_of(data) == md5 else None
+
+
+def _check_is_recorded(clone: Path, commit: str, target: str) -> None:
+    """Raises `StageError` where a commit's dvc.lock is not of its own code and parameters, as far as a stage and those
+    before it go."""
+    with at_commit(clone, commit, with_remote=False) as repo:
+        if other := changed(repo, target):
+            raise StageError(
+                f"at {commit[:12]} {LOCK} is not of its own {other}: `dvc repro` had not run yet; name the commit that "
+                "recorded its results"
+            )
 
 
 def is_free(out: Path) -> bool:
@@ -103,32 +104,36 @@ def folder_md5(folder: Path) -> str:
         return md5_of_folder(dict(zip(paths, md5s, strict=True)))
 
 
-def _obtain(clone: Path, tree: Tree, recorded: Lock, locked: bool) -> Origin:
-    """Put the model into the tree."""
-    if tree.check_out(MODEL):
-        return "cache"
-    pull: list[str] = []
-    if tree.remote is None:
-        say("The model is not in the cache, and there is no remote to ask: it is rebuilt")
-    else:
-        why = tree.fetch(MODEL)
-        if tree.check_out(MODEL):
-            return "remote"
-        unasked = f", which cannot be asked ({why})" if why else ""
-        say(f"The model is neither in the cache nor in the remote{unasked}: it is rebuilt")
-        pull = [] if why else ["--pull"]
-    _rebuild(tree, recorded, pull, _environment(clone, tree, locked))
+def _obtain(clone: Path, commit: str, recorded: Lock, locked: bool) -> Origin:
+    """Have the whole model in DVC's cache."""
+    with at_commit(clone, commit, with_remote=False) as repo:
+        if not output(repo, MODEL).lacking:
+            return "cache"
+    pull, unasked = False, ""
+    with at_commit(clone, commit, with_remote=True) as repo:
+        if has_remote(repo):
+            try:
+                fetch(repo, MODEL)
+                pull = True
+            except StageError as error:
+                unasked = f", which cannot be asked ({error})"
+            if not output(repo, MODEL).lacking:
+                return "remote"
+            say(f"The model is neither in the cache nor in the remote{unasked}: it is rebuilt")
+        else:
+            say("The model is not in the cache, and there is no remote to ask: it is rebuilt")
+    with commit_tree(clone, commit, with_remote=pull) as tree:
+        _rebuild(tree, recorded, pull, _environment(clone, tree, locked))
     return "rebuilt"
 
 
-def _rebuild(tree: Tree, recorded: Lock, pull: list[str], variables: dict[str, str]) -> None:
+def _rebuild(tree: Tree, recorded: Lock, pull: bool, variables: dict[str, str]) -> None:
     """Make the model with what cache and remote hold of what it is made from, and keep it in the cache once it proved
     to be the one that was recorded: nothing else gets there, nor into DVC's memory of earlier runs."""
     # Whatever is there already: without it DVC would train again what is in the cache, as no run of `organism` is kept.
-    tree.dvc("checkout", "--with-deps", STAGE)
-    if pull:
-        tree.use_remote()
-    done = run(["dvc", "repro", *pull, "--no-commit", STAGE], tree.folder, variables, shown=True)
+    run(["dvc", "checkout", "--with-deps", STAGE], tree.folder)
+    repro = ["dvc", "repro", *(["--pull"] if pull else []), "--no-commit", STAGE]
+    done = run(repro, tree.folder, variables, shown=True)
     if done.code != 0:
         raise StageError(f"the model of {tree.commit[:12]} cannot be rebuilt: {done.error}")
     if differs := recorded.difference(read_lock((tree.folder / LOCK).read_text())):
@@ -144,34 +149,23 @@ def _rebuild(tree: Tree, recorded: Lock, pull: list[str], variables: dict[str, s
 
 def _environment(clone: Path, tree: Tree, locked: bool) -> dict[str, str]:
     """What the model is rebuilt with."""
-    then = f"{REQUIREMENTS} of {tree.commit[:12]}"
-    found = compare_requirements(clone, tree.commit)
+    then, found = f"{REQUIREMENTS} of {tree.commit[:12]}", compare_requirements(clone, tree.commit)
     if found == "same":
         return environment()
-    if found == "other":
-        if locked:
-            return locked_environment(tree)
-        say(f"{then} is not today's: what is installed now is used; ENV=locked (--locked) installs what was pinned")
-    else:
-        if locked:
-            raise StageError(f"there is no {then}, so nothing says what to install; run without --locked (ENV=locked)")
-        say(f"There is no {then}: what is installed now is used")
+    if locked and found == "other":
+        return locked_environment(tree)
+    if locked:
+        raise StageError(f"there is no {then}, so nothing says what to install; run without --locked (ENV=locked)")
+    what = "is not today's" if found == "other" else "is not there"
+    say(f"{then} {what}: what is installed now is used; ENV=locked (--locked) installs what was pinned")
     # Whatever differs: that the result is the recorded one is checked to the byte.
     return {**environment(), UNPINNED: "1"}
 
 
-def _remedy(tree: Tree, recorded: Lock, path: str) -> str:
+def _remedy(model: Output, path: str) -> str:
     """What to do about a model that was changed in DVC's cache, which takes its files as they are."""
-
-    def cached(md5: str) -> Path:
-        return tree.cache / "files/md5" / md5[:2] / md5[2:]
-
-    try:
-        listed = read_document(_LISTED, cached(recorded.model or ""))
-    except Unreadable:
-        return ""
-    spoiled = next((cached(file["md5"]) for file in listed if file.get("relpath") == path), None)
-    return f"; in DVC's cache it was changed: delete {spoiled}, and run again" if spoiled and spoiled.is_file() else ""
+    spoiled = (model.listed or {}).get(path)
+    return f"; in DVC's cache it was changed: delete {spoiled}, and run again" if spoiled else ""
 
 
 def recorded_files(folder: Path) -> list[FileDigest]:

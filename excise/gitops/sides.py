@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from excise.gitops.git import answer, contents, file_of
-from excise.gitops.lock import LOCK, Entry, File, LockError, md5_of, md5_of_file, md5_of_folder, read_lock
+from excise.gitops.lock import LOCK, Entry, File, LockError, md5_of, md5_of_folder, read_lock
 from excise.plumbing.errors import StageError
-from excise.plumbing.files import has_conflict
+from excise.plumbing.files import has_conflict, md5_of_file
 from excise.plumbing.foreach import filled, variables
 from schemas.basis import plain_yaml
 from schemas.basis.text import shorten

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
+from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
@@ -71,9 +72,8 @@ def in_batches(
         batch = next(_batches(prompts, remaining, size, position))
         try:
             compute(batch)
-        except torch.OutOfMemoryError:
-            size = smaller(len(batch.rows))
-            print(f"Out of memory: continuing with {size} prompts per batch", file=sys.stderr)
+        except RuntimeError as error:
+            size = smaller(len(batch.rows), error, "continuing")
             continue
         remaining = remaining[len(batch.rows) :]
         advance(len(batch.rows))
@@ -89,11 +89,16 @@ def first_size(batch_size: BatchSize) -> int:
     return FIRST_BATCH if batch_size == "auto" else batch_size
 
 
-def smaller(size: int) -> int:
-    """Most prompts in a batch, after memory ran out with `size`. Raises `StageError`: that was 1."""
+def smaller(size: int, error: RuntimeError, then: str) -> int:
+    """Prompts per batch after memory ran out with `size`, with a warning that says what happens `then`. Raises the
+    error if it is another one, and `StageError` if `size` was 1."""
+    if not should_reduce_batch_size(error):
+        raise error
     if size == 1:
         raise StageError(OUT_OF_MEMORY) from None
-    return (size + 1) // 2
+    half = (size + 1) // 2
+    print(f"Out of memory: {then} with {half} prompts per batch", file=sys.stderr)
+    return half
 
 
 def _by_length(prompts: Tokens) -> list[int]:

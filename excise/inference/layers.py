@@ -10,29 +10,16 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
+from accelerate.utils.memory import should_reduce_batch_size
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.conversion_mapping import get_model_conversion_mapping
-from transformers.core_model_loading import (
-    Concatenate,
-    ConversionOps,
-    MergeModulelist,
-    WeightConverter,
-    convert_and_load_state_dict_in_model,
-)
 
 from excise.checkpoint.weights import Checkpoint
-from excise.inference.loading.models import (
-    decoder,
-    decoder_layers,
-    loading_as,
-    refuse_incomplete,
-    targets,
-    without_weights,
-)
+from excise.inference.loading.models import decoder, decoder_layers, refuse_incomplete, without_weights
 from excise.plumbing.errors import StageError
 from excise.plumbing.machine import give_back
+from excise.plumbing.private.transformers import conversions, load, loading_as, targets, without_copies
 
 _READ_AT_ONCE = 128 << 10
 """Bytes of one request to the system, which cuts longer ones to the size of its own read-ahead."""
@@ -51,7 +38,7 @@ class LayeredModel:
         self.device = device
         self._checkpoint = checkpoint
         self._empty: dict[str, Any] = self.model.state_dict(keep_vars=True)
-        transforms = [_without_copies(transform) for transform in get_model_conversion_mapping(self.model)]
+        transforms = [without_copies(transform) for transform in conversions(self.model)]
         self._settings = loading_as(self.model, getattr(torch, dtype), device, transforms)
         in_memory = {name: target for name, (target, _) in targets(self.model, checkpoint.tensors, transforms).items()}
         self.frame = len(decoder_layers(self.model))
@@ -97,10 +84,10 @@ class LayeredModel:
             with ExitStack() as opened:
                 files = {file: opened.enter_context(safe_open(folder / file, "pt")) for file in set(file_of.values())}
                 slices = {name: files[file].get_slice(name) for name, file in file_of.items()}
-                report, _ = convert_and_load_state_dict_in_model(self.model, slices, self._settings)
-        except torch.OutOfMemoryError:
-            raise
+                report = load(self.model, slices, self._settings)
         except (ValueError, KeyError, OSError, RuntimeError, SafetensorError) as error:
+            if should_reduce_batch_size(error):
+                raise
             raise StageError(f"{folder} could not be loaded: {error}; fetch it again") from None
         for name, other in _tied_pairs(self.model):  # the file may hold either name, and the part needs one of them
             tensor = self.model.get_parameter_or_buffer(other)
@@ -108,38 +95,6 @@ class LayeredModel:
                 _put(self.model, name, tensor)
         missing = [name for name in self._wanted[part] if self.model.get_parameter_or_buffer(name).is_meta]
         refuse_incomplete(str(folder), missing, report.mismatched_keys, report.conversion_errors)
-
-
-class _Fuse(ConversionOps):
-    """transformers' `MergeModulelist` and `Concatenate` in one, without a copy between them."""
-
-    def convert(
-        self, input_dict: dict[str, Any], source_patterns: list[str], target_patterns: list[str], **_others: Any
-    ) -> dict[str, Any]:
-        """Per pattern, the matrices ``[rows, columns]`` of all experts → ``[experts, rows of all, columns]``. Raises
-        `ValueError`: an expert lacks a matrix, or has one of another shape."""
-        lists = [input_dict.pop(pattern) for pattern in source_patterns]
-        shapes = [matrices[0].shape for matrices in lists]
-        if {len(matrices) for matrices in lists} != {len(lists[0])} or any(
-            matrix.shape != shape for matrices, shape in zip(lists, shapes, strict=True) for matrix in matrices
-        ):
-            raise ValueError(f"the experts of {target_patterns[0]} are not all alike")
-        fused = lists[0][0].new_empty(len(lists[0]), sum(rows for rows, _ in shapes), shapes[0][1])
-        start = 0
-        for matrices, (rows, _) in zip(lists, shapes, strict=True):
-            for expert, matrix in enumerate(matrices):
-                fused[expert, start : start + rows].copy_(matrix)
-            start += rows
-        return {target_patterns[0]: fused}
-
-
-def _without_copies(transform: Any) -> Any:
-    """The conversion, with `_Fuse` in place of the operations that it joins."""
-    if isinstance(transform, WeightConverter):
-        operations = [(type(operation), getattr(operation, "dim", None)) for operation in transform.operations]
-        if operations == [(MergeModulelist, 0), (Concatenate, 1)]:
-            transform.operations = [_Fuse()]
-    return transform
 
 
 def _inside(model: PreTrainedModel, names: dict[str, Any], part: int) -> list[str]:

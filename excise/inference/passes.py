@@ -96,9 +96,8 @@ class Offloaded(Passes):
                     done += steps
                     advance(steps)
                 return
-            except torch.OutOfMemoryError:
-                size = smaller(max(len(batch.rows) for batch in batches))
-                print(f"Out of memory: starting again with {size} prompts per batch", file=sys.stderr)
+            except RuntimeError as error:
+                size = smaller(max(len(batch.rows) for batch in batches), error, "starting again")
                 advance(-done)
 
     def _through_layers(self, batches: list[Batch], watch: Watch) -> Iterator[int]:

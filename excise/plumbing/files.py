@@ -3,7 +3,6 @@
 import contextlib
 import ctypes
 import errno
-import fcntl
 import hashlib
 import os
 import re
@@ -16,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
+from filelock import FileLock, Timeout
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from excise.plumbing.errors import StageError
@@ -85,11 +85,11 @@ def whole_folder(target: Path) -> Iterator[Path]:
     same time is refused by a `StageError`: the lock is the kernel's, so it ends with the process that holds it."""
     target.parent.mkdir(parents=True, exist_ok=True)
     partial, old = (target.with_name(f".{target.name}.{word}") for word in ("partial", "old"))
-    with open(target.with_name(f".{target.name}.lock"), "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise StageError(f"{target} is being written by another run; wait for it to end") from None
+    try:
+        lock = FileLock(target.with_name(f".{target.name}.lock"), blocking=False).acquire()
+    except Timeout:
+        raise StageError(f"{target} is being written by another run; wait for it to end") from None
+    with lock:
         if os.path.lexists(old):  # a run was killed between two renames, or behind them
             _remove(old) if os.path.lexists(target) else old.rename(target)
         _remove(partial)
@@ -130,11 +130,15 @@ def _remove(path: Path) -> None:
 
 def sha256_of(path: Path, advance: Advance = lambda _: None) -> str:
     """SHA-256 of a file, read in pieces; `advance` is told the number of bytes read since."""
-    return hashed(path, hashlib.sha256(), advance)
+    return _digest(path, hashlib.sha256(), advance)
 
 
-def hashed(path: Path, digest: Any, advance: Advance) -> str:
-    """What a new digest of `hashlib` makes of a file; see `sha256_of`."""
+def md5_of_file(path: Path, advance: Advance = lambda _: None) -> str:
+    """The same, the MD5 by which DVC knows a file."""
+    return _digest(path, hashlib.md5(usedforsecurity=False), advance)
+
+
+def _digest(path: Path, digest: Any, advance: Advance) -> str:
     with open(path, "rb") as file:
         while chunk := file.read(_CHUNK):
             digest.update(chunk)

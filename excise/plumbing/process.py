@@ -5,7 +5,6 @@ import contextlib
 import ctypes
 import importlib.util
 import os
-import re
 import signal
 import sys
 from collections.abc import Iterator
@@ -19,9 +18,6 @@ PINS = ROOT / "requirements-compute.lock"
 UNPINNED = "EXCISE_UNPINNED"
 """The environment variable that lets stages run with other versions than the pinned ones."""
 
-_PIN = re.compile(
-    r"(?P<name>[A-Za-z0-9._-]+)(?:\[[^\]]*\])?==(?P<version>[^ ;+]+)(?:\+[^ ;]+)?(?: *; *(?P<marker>.*\S))?"
-)
 _PACKAGES = ("excise", "schemas", "stages")
 _PR_SET_PDEATHSIG = 1
 _STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -112,46 +108,27 @@ def other_versions() -> str | None:
     nothing is pinned, or where EXCISE_UNPINNED=1 allows it. Local parts of versions, such as `+cu128`, do not count."""
     if os.environ.get(UNPINNED) == "1" or not PINS.is_file():
         return None
-    pinned: dict[str, list[tuple[str, str]]] = {}
+    from importlib import metadata  # commands need neither
+
+    from packaging.requirements import Requirement
+
     for line in PINS.read_text(encoding="utf-8").splitlines():
-        if found := _PIN.match(line):
-            pinned.setdefault(found["name"], []).append((found["version"], found["marker"] or ""))
-    for name, pins in pinned.items():
-        installed = _installed(name)
-        if installed is None and all(marker for _, marker in pins):
-            continue  # one for other machines
-        if [version for version, _ in pins] == [installed]:
+        if not line or line.startswith("#"):
             continue
-        wanted = [version for version, marker in pins if not marker or _applies(marker)]
-        if wanted and installed not in wanted:
-            there = "not installed" if installed is None else f"installed as {installed}"
+        pin = Requirement(line)
+        if pin.marker is not None and not pin.marker.evaluate():
+            continue  # one for other machines
+        try:
+            installed = metadata.version(pin.name)
+        except metadata.PackageNotFoundError:
+            installed = ""
+        if not (installed and pin.specifier.contains(installed)):
+            there = f"installed as {installed}" if installed else "not installed"
             return (
-                f"{name} is {there}, and {PINS.name} pins {wanted[0]}: results may differ; `rm -f "
+                f"{pin.name} is {there}, and {PINS.name} pins {str(pin.specifier)[2:]}: results may differ; `rm -f "
                 f".venv/requirements.lock; make environment` installs it again, {UNPINNED}=1 uses what is installed"
             )
     return None
-
-
-def _installed(name: str) -> str | None:
-    """The version of an installed package without its local part. Only that line is read: parsing the metadata of a
-    dozen packages takes 20 ms."""
-    from importlib import metadata  # commands need none of it
-
-    try:
-        text = metadata.distribution(name).read_text("METADATA") or ""
-    except metadata.PackageNotFoundError:
-        return None
-    found = re.search(r"^Version: ([^+\s]+)", text, re.MULTILINE)
-    return found[1] if found else None
-
-
-def _applies(marker: str) -> bool:
-    """Whether a marker of a requirement holds here."""
-    if found := re.fullmatch(r"python_full_version (<|>=) '3\.([0-9]+)'", marker):
-        return (sys.version_info[:2] < (3, int(found[2]))) == (found[1] == "<")
-    from packaging.markers import Marker  # takes 30 ms
-
-    return Marker(marker).evaluate()
 
 
 def _program(process: int) -> str:

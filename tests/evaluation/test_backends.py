@@ -61,7 +61,7 @@ def small_memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
             rows = kwargs["context"] if first is None else first
             tried.append(len(rows))
             if len(rows) > 3:
-                raise torch.OutOfMemoryError("made up")
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
             return whole(self, *([] if first is None else [first]), *arguments, **kwargs)
 
         monkeypatch.setattr(HFLM, name, attempt)
@@ -80,7 +80,7 @@ def test_out_of_memory_lowers_the_batch_and_goes_on(
     answers = getattr(lm, kind)(requests())
     assert small_memory[:3] == [8, 4, 2] and max(small_memory[2:]) == 2
     assert lm.batch_size == 2
-    assert "Out of memory: going on with 4 samples a batch" in capsys.readouterr().err
+    assert "Out of memory: going on with 4 prompts a batch" in capsys.readouterr().err
     small_memory.clear()
     assert len(answers) == len(PROMPTS)
     assert answers == getattr(opened(model, 2), kind)(requests())
@@ -88,7 +88,7 @@ def test_out_of_memory_lowers_the_batch_and_goes_on(
 
 def test_too_little_memory_for_one_sample_is_one_line(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*_: Any, **__: Any) -> Any:
-        raise torch.OutOfMemoryError("made up")
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
     monkeypatch.setattr(HFLM, "_model_generate", never)
     with pytest.raises(StageError, match="too little memory for a single prompt"):

@@ -118,9 +118,9 @@ def spoilt(found: Project, name: str, text: str | None) -> None:
         ("params.yaml", "a: [", "params.yaml: line 1"),
         ("params.yaml", "report/comparison.json", "must hold a mapping"),
         ("dvc.lock", "stages: 3", "dvc.lock: stages"),
-        ("gates.json", "{}", "gates.json: verdict: Field required"),
-        ("report/comparison.json", '{"rows": [{}]}', "comparison.json: rows.0.metric: Field required"),
-        ("report/comparison.json", "\ud83d\n" * 3, "comparison.json: .*Invalid JSON"),
+        ("gates.json", "{}", r"gates.json in .*\(verdict: Field required\)"),
+        ("report/comparison.json", '{"rows": [{}]}', r"comparison.json in .*\(rows.0.metric: Field required\)"),
+        ("report/comparison.json", "\ud83d\n" * 3, "comparison.json in .* is not whole JSON"),
     ],
 )
 def test_a_head_without_results_that_can_be_read_is_one_line(
@@ -145,7 +145,7 @@ def test_a_head_without_results_that_can_be_read_is_one_line(
 )
 def test_rows_that_no_run_writes_are_refused(repository: Project, spoil: Callable[[Comparison], Comparison]) -> None:
     write(repository.folder, [spoil(row("refusal.task.refusal_rate", 1.0, 0.5))], GOOD)
-    with pytest.raises(StageError, match=r"comparison\.json: \"[a-z._]+\" must be"):
+    with pytest.raises(StageError, match=r"comparison\.json in \S+ has \"[a-z._]+\", which must be"):
         difference(repository.folder, "main")
 
 

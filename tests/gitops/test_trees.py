@@ -1,12 +1,13 @@
-"""A past commit's working tree: what it holds, that nothing of it stays, and what `dvc status` says of it."""
+"""A past commit: what its working tree holds, that nothing of it stays, and what DVC knows of it without one."""
 
-import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from excise.gitops.git import git
-from excise.gitops.trees import WITHIN, changed_since, commit_tree
+from excise.gitops.trees import WITHIN, commit_tree
+from excise.plumbing.private.dvc import at_commit, changed, read
 from tests.projects import Project
 
 
@@ -30,7 +31,7 @@ def is_alone(folder: Path) -> bool:
 
 
 def test_a_tree_holds_its_commit_and_is_gone_afterwards(repository: Project) -> None:
-    with commit_tree(repository.folder, "HEAD~1") as tree:
+    with commit_tree(repository.folder, "HEAD~1", with_remote=False) as tree:
         assert (tree.folder / "params.yaml").read_text() == "one"
         (tree.folder / "left behind").write_text("x")
     assert not tree.folder.exists() and is_alone(repository.folder)
@@ -38,7 +39,7 @@ def test_a_tree_holds_its_commit_and_is_gone_afterwards(repository: Project) -> 
 
 
 def test_a_tree_is_removed_when_its_block_fails(repository: Project) -> None:
-    with pytest.raises(RuntimeError), commit_tree(repository.folder, "HEAD"):
+    with pytest.raises(RuntimeError), commit_tree(repository.folder, "HEAD", with_remote=False):
         raise RuntimeError
     assert is_alone(repository.folder)
 
@@ -51,20 +52,53 @@ def test_a_project_in_a_folder_of_its_repository_is_found_in_the_tree(tmp_path: 
     project.check("git", "init", "--quiet")
     inner.check("dvc", "init", "--quiet", "--subdir")
     project.commit("one")
-    with commit_tree(inner.folder, "HEAD") as tree:
+    with commit_tree(inner.folder, "HEAD", with_remote=False) as tree:
         assert tree.folder.name == "inner" and (tree.folder / "params.yaml").read_text() == "one"
     assert not tree.folder.exists() and is_alone(inner.folder)
 
 
+@pytest.fixture
+def recorded(repository: Project) -> Project:
+    """The same with a stage that ran, which writes one file into the cache and one into git."""
+    (repository.folder / "params.yaml").unlink()
+    (repository.folder / "source").write_text("two")
+    (repository.folder / "dvc.yaml").write_text(
+        "stages:\n  copy:\n    cmd: cp source kept && cp source shown\n    deps: [source]\n"
+        "    outs: [kept, shown: {cache: false}]\n"
+    )
+    repository.repro()
+    repository.commit("recorded")
+    return repository
+
+
 @pytest.mark.parametrize(
-    ("changes", "expected"),
+    ("file", "old", "new", "expected"),
     [
-        ([{"changed deps": {"data": "deleted"}}, {"changed outs": {"models/base": "not in cache"}}], None),
-        ([{"changed deps": {"data": "deleted", "params.yaml": "modified"}}], "params.yaml"),
-        ([{"changed outs": {"gates.json": "modified"}}], "gates.json"),
-        (["changed command"], "command of ablate"),
-        (["always changed"], None),
+        ("source", "two", "three", "source"),
+        ("shown", "two", "three", "shown"),
+        ("dvc.yaml", "cp source kept &&", "cp -f source kept &&", "command of copy"),
+        ("dvc.lock", "schema", "schema", None),
     ],
 )
-def test_what_is_not_there_yet_is_no_change_and_all_else_is(changes: list[object], expected: str | None) -> None:
-    assert changed_since("WARNING: of DVC's\n" + json.dumps({"ablate": changes})) == expected
+def test_what_a_commit_changed_without_running_it_is_named(
+    recorded: Project, file: str, old: str, new: str, expected: str | None
+) -> None:
+    """What the folder holds besides does not count, nor that the cached file is in no commit."""
+    recorded.replace(old, new, file)
+    recorded.check("git", "commit", "--allow-empty", "--all", "--message", "not run")
+    (recorded.folder / "source").write_text("four")
+    with at_commit(recorded.folder, "HEAD", with_remote=False) as repo:
+        assert changed(repo, "copy") == expected
+
+
+def test_what_a_commit_recorded_is_read_with_the_settings_of_today(recorded: Project, tmp_path: Path) -> None:
+    (recorded.folder / ".dvc/cache").rename(tmp_path / "cache")
+    recorded.check("dvc", "config", "--local", "cache.dir", str(tmp_path / "cache"))
+    (recorded.folder / "kept").unlink()
+    assert read(recorded.folder, "HEAD", "kept") == b"two"
+    assert read(recorded.folder, "HEAD", "shown") == b"two"
+    assert read(recorded.folder, "HEAD", "missing") is None
+    shutil.rmtree(tmp_path / "cache")
+    assert read(recorded.folder, "HEAD", "kept") is None
+    recorded.check("dvc", "remote", "add", "--default", "store", "ssh://nobody@localhost/store")
+    assert read(recorded.folder, "HEAD", "kept") is None

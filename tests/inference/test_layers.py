@@ -14,9 +14,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from excise.checkpoint.weights import read_checkpoint
-from excise.inference.layers import LayeredModel, _Fuse
+from excise.inference.layers import LayeredModel
 from excise.inference.loading.models import load_model
 from excise.plumbing.errors import StageError
+from excise.plumbing.private.transformers import Fuse
 from tests.families import make
 
 CPU = torch.device("cpu")
@@ -181,7 +182,7 @@ def test_fusing_without_copies_gives_what_transformers_does(
         for pattern, height in zip(patterns, rows, strict=True)
     }
     expected = torch.cat([torch.stack(each) for each in matrices.values()], dim=1)
-    found = _Fuse().convert(dict(matrices), patterns, ["all"])["all"]
+    found = Fuse().convert(dict(matrices), patterns, ["all"])["all"]
     assert torch.equal(found, expected) and found.dtype == expected.dtype
 
 
@@ -195,4 +196,4 @@ def test_fusing_without_copies_gives_what_transformers_does(
 )
 def test_experts_that_are_not_alike_are_not_fused(matrices: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="the experts of all are not all alike"):
-        _Fuse().convert(matrices, ["gate", "up"], ["all"])
+        Fuse().convert(matrices, ["gate", "up"], ["all"])

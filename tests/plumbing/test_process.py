@@ -64,12 +64,13 @@ def test_pinned_versions_that_are_installed_are_no_difference(monkeypatch: pytes
     numpy = metadata.version("numpy")
     minor = sys.version_info.minor
     assert pin(monkeypatch, tmp_path, f"numpy=={numpy}", "", "# a comment") is None
-    assert pin(monkeypatch, tmp_path, f"numpy=={numpy}+cu128") is None
     assert pin(monkeypatch, tmp_path, f"lm-eval[math]=={metadata.version('lm_eval')}") is None
     pins = (f"numpy==0.1 ; python_full_version < '3.{minor}'", f"numpy=={numpy} ; python_full_version >= '3.{minor}'")
     assert pin(monkeypatch, tmp_path, *pins) is None
     assert pin(monkeypatch, tmp_path, "nowhere-at-all==1.0 ; sys_platform == 'win32'") is None
     assert pin(monkeypatch, tmp_path, "numpy==0.1 ; sys_platform == 'win32'") is None
+    monkeypatch.setattr(metadata, "version", lambda _: "2.13.0+cu128")
+    assert pin(monkeypatch, tmp_path, "torch==2.13.0") is None
 
 
 @pytest.mark.parametrize(

@@ -143,7 +143,7 @@ def test_the_batch_is_halved_where_memory_runs_out_and_that_is_said(
 
     def small(*args: Any, **given: Any) -> Any:
         if len(given["input_ids"]) > 4:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
         return forward(*args, **given)
 
     monkeypatch.setattr(stack, "forward", small)
@@ -156,7 +156,7 @@ def test_the_batch_is_halved_where_memory_runs_out_and_that_is_said(
 
 def test_no_memory_for_a_single_prompt_is_an_error(model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     def none(*_: Any, **__: Any) -> Any:
-        raise torch.OutOfMemoryError("CUDA out of memory")
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
     monkeypatch.setattr(decoder(model), "forward", none)
     with pytest.raises(StageError, match="too little memory for a single prompt"):

@@ -129,7 +129,7 @@ def test_a_batch_that_ran_out_of_memory_is_counted_once(
     def small(*args: Any, **given: Any) -> Any:
         output = forward(*args, **given)
         if len(output[0] if isinstance(output, tuple) else output) > 3:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
         return output
 
     monkeypatch.setattr(last, "forward", small)

@@ -181,7 +181,7 @@ def limited(layer: nn.Module, most: int) -> None:
 
     def refuse(_layer: nn.Module, args: tuple[torch.Tensor, ...], _output: Any) -> None:
         if len(args[0]) > most and not next(layer.parameters()).is_meta:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
     layer.register_forward_hook(refuse)
 

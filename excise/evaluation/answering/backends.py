@@ -4,7 +4,6 @@ import copy
 import hashlib
 import json
 import shutil
-import sys
 from array import array
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
@@ -16,16 +15,16 @@ import torch
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM, TemplateLM
 from lm_eval.models.huggingface import HFLM
-from lm_eval.models.utils import normalize_gen_kwargs
 from transformers import PreTrainedModel
 
 from excise.checkpoint.weights import Checkpoint
-from excise.inference.forward import OUT_OF_MEMORY
+from excise.inference.forward import smaller
 from excise.inference.loading.models import exactly
 from excise.inference.loading.tokenizer import end_ids, padding_id
 from excise.plumbing.errors import StageError
 from excise.plumbing.files import sha256_of
 from excise.plumbing.foreach import filled, variables
+from excise.plumbing.private.lm_eval import config_of, generation_settings
 from excise.plumbing.progress import progress
 from excise.prompts.chats import encode, render
 from schemas.basis.plain_yaml import parse_mapping, read_text
@@ -79,7 +78,7 @@ class AsMeasured(TemplateLM):
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         self._task = requests[0].task_name
-        asked = ((each.args[0], normalize_gen_kwargs(each.args[1], self.max_gen_toks)) for each in requests)
+        asked = ((each.args[0], generation_settings(each.args[1], self.max_gen_toks)) for each in requests)
         self._refuse_long([len(self.tok_encode(text)) + settings["max_gen_toks"] for text, settings in asked])
         return super().generate_until(requests, disable_tqdm=disable_tqdm)
 
@@ -137,11 +136,8 @@ class Transformers(AsMeasured, HFLM):
             try:
                 with progress("Ask", len(requests), "samples") as self._advance:
                     return ask(requests, disable_tqdm=True)
-            except torch.OutOfMemoryError:
-                if self.batch_size == 1:
-                    raise StageError(OUT_OF_MEMORY) from None
-            self.batch_size_per_gpu = (self.batch_size + 1) // 2
-            print(f"Out of memory: going on with {self.batch_size} samples a batch", file=sys.stderr)
+            except RuntimeError as error:
+                self.batch_size_per_gpu = smaller(self.batch_size, error, "going on")
 
     def _model_generate(self, context: Any, max_length: int, stop: list[str], **kwargs: Any) -> Any:
         generated = super()._model_generate(context, max_length, stop, **kwargs)
@@ -180,7 +176,7 @@ def with_vllm(checkpoint: Checkpoint, dtype: str, tokenizer: Any, chat: ChatForm
             )
     except (ValueError, RuntimeError, OSError, ModuleNotFoundError) as error:
         raise StageError(f"vLLM cannot load {checkpoint.folder}: {error}") from None
-    lm.set_chats(tokenizer, chat, end_ids(tokenizer, lm._config))
+    lm.set_chats(tokenizer, chat, end_ids(tokenizer, config_of(lm)))
     if lm.eot_token_id is None:
         raise StageError(
             f"{checkpoint.folder} names no token that ends answers, which lm-eval needs for vLLM; choose hf"

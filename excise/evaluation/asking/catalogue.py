@@ -10,11 +10,11 @@ from typing import Any, Literal
 
 from lm_eval.api.task import Task
 from lm_eval.tasks import TaskManager
-from lm_eval.tasks._yaml_loader import load_yaml
 from transformers import set_seed
 
 from excise.plumbing.errors import StageError
 from excise.plumbing.files import read_document
+from excise.plumbing.private.lm_eval import task_config
 from excise.prompts.chats import PROMPTS_MANIFEST, identity, read_prompts
 from schemas.basis.text import suggest
 from schemas.params.tasks import TASKS, Questions, TaskGroup
@@ -106,7 +106,7 @@ def _configs(manager: TaskManager, name: str) -> Iterator[dict[str, Any]]:
     entry = manager.task_index.get(name)
     if entry is None or entry.yaml_path is None:
         return
-    config = load_yaml(entry.yaml_path, resolve_func=False)
+    config = task_config(entry.yaml_path, with_functions=False)
     yield config
     members = config.get("task")
     for member in members if isinstance(members, list) else []:
@@ -119,7 +119,7 @@ def _spec(name: str, params: Questions, folder: Path) -> str | dict[str, Any]:
     custom = {"refusal_custom": params.custom.refusal, "over_refusal_custom": params.custom.over_refusal}.get(name)
     if custom is None:
         return name
-    return {**load_yaml(folder / f"{name}.yaml"), "dataset_kwargs": custom.model_dump()}
+    return {**task_config(folder / f"{name}.yaml"), "dataset_kwargs": custom.model_dump()}
 
 
 def read_measured_prompts() -> MeasuredPrompts:

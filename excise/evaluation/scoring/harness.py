@@ -11,7 +11,6 @@ from typing import Any, TypeVar, get_args
 import lm_eval
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
-from lm_eval.api.registry import AGGREGATION_REGISTRY
 from lm_eval.api.task import Task
 from transformers import set_seed
 
@@ -21,6 +20,7 @@ from excise.judges import Judgment
 from excise.plumbing.aggregations import AGGREGATIONS, aggregate, as_values
 from excise.plumbing.errors import StageError
 from excise.plumbing.files import read_lines, unreadable
+from excise.plumbing.private.lm_eval import name_of
 from excise.prompts.chats import render
 from excise.verdicts.judging import Answer, judge_answers
 from schemas.params.tasks import TaskGroup
@@ -213,8 +213,7 @@ def _aggregation(name: str, value: float, samples: Sequence[Sample], tasks: Sequ
     if [] in per_sample:
         return None
     functions = {_own(task.aggregation(), name) for task in tasks}
-    names = {AGGREGATION_REGISTRY[known]: known for known in AGGREGATIONS if known in AGGREGATION_REGISTRY}
-    known = names.get(functions.pop()) if len(functions) == 1 else None
+    known = name_of(functions.pop(), AGGREGATIONS) if len(functions) == 1 else None
     alike = len({len(entry) if isinstance(entry, list) else 1 for entry in per_sample}) == 1
     if known and alike and is_value(aggregate(known, as_values(per_sample))):
         return known

@@ -13,16 +13,13 @@ import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 
-from dvc.exceptions import DvcException
-from dvc.repo import Repo
-
 from excise.gitops.experiments.tables import PARAMS, check_document, is_of, tabulate
 from excise.gitops.git import answer, file_of, git
 from excise.gitops.lock import LOCK
 from excise.gitops.programs import environment, first_error, run, run_or_fail, say
-from excise.gitops.storage import opened, outputs
 from excise.plumbing.errors import StageError
 from excise.plumbing.files import write_bytes
+from excise.plumbing.private import dvc
 from schemas.experiments import Planned, load
 
 ORIGIN = "origin"
@@ -110,7 +107,7 @@ def starting_from(revision: str | None) -> Iterator[None]:
     another organism than the workspace's would train it for itself.
     """
     theirs = file_of(_HERE, revision, LOCK) if revision else None
-    _, later = what_runs()
+    _, later = dvc.what_runs(_HERE, TARGET)
     _ASIDE.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=_ASIDE) as aside, contextlib.ExitStack() as stack:
         for number, path in enumerate(filter(Path.exists, later)):
@@ -121,14 +118,6 @@ def starting_from(revision: str | None) -> Iterator[None]:
             stack.callback(write_bytes, Path(LOCK), Path(LOCK).read_bytes())
             write_bytes(Path(LOCK), theirs.encode())
         yield
-
-
-def what_runs() -> tuple[set[str], list[Path]]:
-    """The stages that an experiment runs, and what the others of dvc.yaml write into git."""
-    with opened(_HERE) as repo:
-        stages = {stage.name for stage in repo.stage.collect(TARGET, with_deps=True)}
-        own = [out for out in repo.index.outs if out.stage.path_in_repo == "dvc.yaml" and not out.use_cache]
-        return stages, [Path(out.def_path) for out in own if out.stage.name not in stages]
 
 
 def _put_back(kept: Path, path: Path) -> None:
@@ -161,7 +150,7 @@ def wait(names: Collection[str], jobs: int, finished: Callable[[str], None]) -> 
     while waiting:
         try:
             states = _states(waiting)
-        except (DvcException, OSError):  # looked while a worker was moving a task from one list to another
+        except (StageError, OSError):  # looked while a worker was moving a task from one list to another
             states = {}
         for name in sorted(waiting):
             # For the same reason a task may be in neither list.
@@ -196,9 +185,8 @@ def failure(name: str) -> str:
 def _states(names: Collection[str]) -> dict[str, str]:
     """What DVC says of these names; of one that it knows several times, what hinders most."""
     order = ("Running", "Queued", *_DONE)
-    with Repo() as repo:
-        known = [(task["name"], task["status"]) for task in repo.experiments.celery_queue.status()]
-    return {name: state for name, state in sorted(known, key=lambda pair: -order.index(pair[1])) if name in names}
+    known = sorted(dvc.queued(_HERE), key=lambda pair: -order.index(pair[1]))
+    return {name: state for name, state in known if name in names}
 
 
 def sizes(path: Path) -> tuple[int, int]:
@@ -262,7 +250,7 @@ def _committed() -> str:
 
     A run that was killed leaves dvc.lock changed and files aside (`starting_from`): these are put back.
     """
-    _, others = what_runs()
+    _, others = dvc.what_runs(_HERE, TARGET)
     aside = git(_HERE, "ls-files", "--deleted", "--", *map(str, others)).splitlines() if others else []
     if aside:
         git(_HERE, "checkout", "--quiet", "HEAD", "--", LOCK, *aside)
@@ -290,24 +278,18 @@ def _fetch(names: Collection[str], baseline: str) -> dict[str, str]:
 
 def _require_remote() -> None:
     """Raises `StageError`, before an experiment runs, where there is no DVC remote, or its plugin is not installed."""
-    try:
-        with Repo() as repo:
-            repo.cloud.get_remote()
-    except DvcException as error:
-        raise StageError(f"a DVC remote is where machines share their data: {error}") from None
+    with dvc.opened(_HERE, wrong="a DVC remote is where machines share their data") as repo:
+        dvc.require_remote(repo)
 
 
 def _push(name: str, baseline: str) -> None:
     """Push an experiment that ran here: its data first, so that what is at the origin is whole."""
     commit = git(_HERE, "rev-parse", reference(baseline, name)).strip()
-    stages, _ = what_runs()
-    try:
-        with Repo() as repo:
-            for _ in repo.brancher(revs=[commit], workspace=False):
-                made = [output for output in outputs(repo) if output.pushed and output.stage in stages]
-                if lost := next((output for output in made if output.lacking), None):
-                    raise StageError(f"{name} ran, but DVC did not keep {lost.name} in its cache: is the disk full?")
-            repo.push(targets=sorted(stages), revs=[commit], workspace=False)
-    except (DvcException, OSError) as error:
-        raise StageError(f"{name} ran, but the DVC remote does not take its files: {error}") from None
+    stages, _ = dvc.what_runs(_HERE, TARGET)
+    with dvc.at_commit(_HERE, commit, with_remote=False) as repo:
+        made = [output for output in dvc.outputs(repo) if output.pushed and output.stage in stages]
+        if lost := next((output for output in made if output.lacking), None):
+            raise StageError(f"{name} ran, but DVC did not keep {lost.name} in its cache: is the disk full?")
+    with dvc.opened(_HERE, wrong=f"{name} ran, but the DVC remote does not take its files") as repo:
+        dvc.push(repo, stages, commit)
     run_or_fail("dvc", "exp", "push", "--force", "--no-cache", ORIGIN, reference(baseline, name))

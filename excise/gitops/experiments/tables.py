@@ -122,20 +122,15 @@ def value_of(results: Results, metric: str) -> float | None:
 
 def _results(planned: Planned, revision: str | None, reason: Callable[[str], str]) -> Results | str:
     """What an experiment found, out of DVC's cache or its remote; or why that is not there."""
-    # Slow to import, and needed only here.
-    from dvc.api import DVCFileSystem
-    from dvc.exceptions import DvcException
-    from dvc_data.index import DataIndexError
+    from excise.plumbing.private.dvc import read  # slow to import, and needed only here
 
     if revision is None or file_of(Path(), revision, str(PARAMS)) is None:
         return reason(planned.name)
     if not is_of(revision, planned):
         return f"ran with other parameters; was {PARAMS} changed meanwhile?"
-    try:
-        text = str(DVCFileSystem(rev=revision).read_text(RESULTS))
-    except (DvcException, DataIndexError, OSError):
+    if (data := read(Path(), revision, RESULTS)) is None:
         return f"its {RESULTS} is neither in DVC's cache nor in its remote"
-    return parse_document(Results, text, f"{RESULTS} of {planned.name}", "run the experiment again")
+    return parse_document(Results, data, f"{RESULTS} of {planned.name}", "run the experiment again")
 
 
 def _document(file: Experiments, path: Path, tables: Sequence[str]) -> str:

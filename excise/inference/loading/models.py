@@ -21,20 +21,11 @@ from transformers import (
     GenerationConfig,
     PreTrainedModel,
 )
-from transformers.conversion_mapping import get_model_conversion_mapping
-from transformers.core_model_loading import (
-    WeightConverter,
-    WeightRenaming,
-    WeightTransform,
-    convert_and_load_state_dict_in_model,
-    dot_natural_key,
-    rename_source_key,
-)
-from transformers.modeling_utils import LoadStateDictConfig
 
 from excise.checkpoint.weights import FLOATS, Checkpoint, Tensor
 from excise.plumbing.errors import StageError
 from excise.plumbing.machine import GIB, Need, Placement, UsedUp, bounded, impossible, limits
+from excise.plumbing.private.transformers import conversions, end_loading, load, loading_as, targets
 from schemas.basis.text import listed, shorten
 
 _REMEDY = "name a complete copy of the model"
@@ -76,7 +67,7 @@ def check_loads(model: PreTrainedModel, tensors: Mapping[str, Tensor], where: st
     """Load tensors without content into a model on the meta device, as transformers loads the real ones, and return
     those that it does not use. Raises `StageError` that begins with `where`, the model's name or folder: a parameter
     has no value, two values, or one of another shape or type."""
-    transforms: list[Any] = get_model_conversion_mapping(model)
+    transforms = conversions(model)
     becomes, parameters = targets(model, tensors, transforms), model.state_dict()
     _refuse_twins(becomes, where)
     for name, (target, _) in becomes.items():
@@ -89,20 +80,10 @@ def check_loads(model: PreTrainedModel, tensors: Mapping[str, Tensor], where: st
     # Any float or integer type will do: loading casts to the type of the parameter.
     dtypes = {name: torch.float32 if tensor.dtype in FLOATS else torch.int64 for name, tensor in tensors.items()}
     empty = {name: torch.empty(tensor.shape, dtype=dtypes[name], device=meta) for name, tensor in tensors.items()}
-    report, _ = convert_and_load_state_dict_in_model(model, empty, loading_as(model, model.dtype, meta, transforms))
-    model.tie_weights(missing_keys=report.missing_keys, recompute_mapping=False)
-    model._adjust_missing_and_unexpected_keys(report)
+    report = load(model, empty, loading_as(model, model.dtype, meta, transforms))
+    end_loading(model, report)
     refuse_incomplete(where, report.missing_keys, report.mismatched_keys, report.conversion_errors)
     return sorted(report.unexpected_keys)
-
-
-def loading_as(
-    model: PreTrainedModel, dtype: torch.dtype, device: torch.device, transforms: list[Any]
-) -> LoadStateDictConfig:
-    """How transformers loads tensors into a model: with these conversions, and some of them always in float32."""
-    return LoadStateDictConfig(
-        device_map={"": device}, dtype=dtype, dtype_plan=model._get_dtype_plan(dtype), weight_mapping=transforms
-    )
 
 
 def refuse_incomplete(
@@ -124,24 +105,6 @@ def refuse_incomplete(
         raise StageError(
             f"{where} does not hold {listed(names)}, which transformers would fill with random numbers; {_REMEDY}"
         )
-
-
-def targets(
-    model: PreTrainedModel, tensors: Iterable[str], transforms: Sequence[WeightTransform]
-) -> dict[str, tuple[str, str | None]]:
-    """For each stored tensor that the model uses, the parameter that it becomes, or becomes a part of (the first of
-    several), and the pattern of the conversion that takes it; None if it is only renamed."""
-    renamings = [each for each in transforms if isinstance(each, WeightRenaming)]
-    converters = [each for each in transforms if isinstance(each, WeightConverter)]
-    parameters = model.state_dict()
-    becomes = {}
-    for name in sorted(tensors, key=dot_natural_key):
-        renamed, pattern = rename_source_key(name, renamings, converters, model.base_model_prefix, parameters)
-        if renamed not in parameters and name in parameters:
-            renamed, pattern = rename_source_key(name, [], [], model.base_model_prefix, parameters)
-        if renamed in parameters:
-            becomes[name] = renamed, pattern
-    return becomes
 
 
 def _refuse_twins(becomes: Mapping[str, tuple[str, str | None]], where: str) -> None:

@@ -1,0 +1,35 @@
+"""What lm-eval 0.4.13 does not document, and asking and scoring its tasks needs."""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from lm_eval.api.model import LM
+from lm_eval.api.registry import AGGREGATION_REGISTRY
+from lm_eval.models.utils import normalize_gen_kwargs
+from lm_eval.tasks._yaml_loader import load_yaml
+
+Name = TypeVar("Name", bound=str)
+
+
+def task_config(path: Path, with_functions: bool = True) -> dict[str, Any]:
+    """The YAML of a task or group, with what it includes. lm-eval itself reads it only together with its functions,
+    which are another's code: `unsafe_code` must be known before any of it is imported."""
+    return dict(load_yaml(path, resolve_func=with_functions))
+
+
+def generation_settings(given: dict[str, Any], most: int) -> dict[str, Any]:
+    """A request's settings of generation as lm-eval's models understand them, of which some have several names; `most`
+    is `max_gen_toks` where a request does not say. Thus its length is known before it is asked."""
+    return dict(normalize_gen_kwargs(given, most))
+
+
+def name_of(aggregation: Callable[..., Any] | None, names: Iterable[Name]) -> Name | None:
+    """Which of these names lm-eval has an aggregation by, or None: a task gives only the function."""
+    known = (name for name in names if name in AGGREGATION_REGISTRY)
+    return next((name for name in known if AGGREGATION_REGISTRY[name] is aggregation), None)
+
+
+def config_of(lm: LM) -> Any:
+    """The config of the model that vLLM loaded: lm-eval keeps it to itself."""
+    return lm._config

@@ -1,0 +1,103 @@
+"""How transformers 5.23 puts tensors of files into a model, which its documentation does not offer.
+
+We do the same without any weights, to find out whether a checkpoint would load whole, and for one part of a model at a
+time.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import (
+    Concatenate,
+    ConversionOps,
+    MergeModulelist,
+    WeightConverter,
+    WeightRenaming,
+    convert_and_load_state_dict_in_model,
+    dot_natural_key,
+    rename_source_key,
+)
+from transformers.modeling_utils import LoadStateDictConfig
+
+
+def conversions(model: PreTrainedModel) -> list[Any]:
+    """The renamings and conversions by which a model's class reads tensors, such as those of experts as one."""
+    return list(get_model_conversion_mapping(model))
+
+
+def loading_as(
+    model: PreTrainedModel, dtype: torch.dtype, device: torch.device, transforms: list[Any]
+) -> LoadStateDictConfig:
+    """How transformers loads tensors into a model: with these conversions, and what it keeps in float32 so."""
+    return LoadStateDictConfig(
+        device_map={"": device}, dtype=dtype, dtype_plan=model._get_dtype_plan(dtype), weight_mapping=transforms
+    )
+
+
+def load(model: PreTrainedModel, tensors: dict[str, Any], settings: LoadStateDictConfig) -> Any:
+    """Convert tensors, by their names in the files, and put them into a model. Returns transformers' report, of what is
+    missing, unexpected, of another shape or failed; `end_loading` completes it."""
+    found, _ = convert_and_load_state_dict_in_model(model, tensors, settings)
+    return found
+
+
+def end_loading(model: PreTrainedModel, found: Any) -> None:
+    """Tie what is tied, and take out of a report what a model's class knows to be missing or unexpected: the last steps
+    of `from_pretrained`."""
+    model.tie_weights(missing_keys=found.missing_keys, recompute_mapping=False)
+    model._adjust_missing_and_unexpected_keys(found)
+
+
+def targets(
+    model: PreTrainedModel, tensors: Iterable[str], transforms: Sequence[Any]
+) -> dict[str, tuple[str, str | None]]:
+    """By its name in the files, what a tensor becomes, or becomes a part of, in memory, and the pattern by which a
+    conversion takes it; None where it is renamed at most. Of several targets, the first. Tensors that the model has no
+    place for are left out."""
+    renamings = [each for each in transforms if isinstance(each, WeightRenaming)]
+    converters = [each for each in transforms if isinstance(each, WeightConverter)]
+    there = model.state_dict()
+    found = {}
+    for name in sorted(tensors, key=dot_natural_key):
+        renamed, pattern = rename_source_key(name, renamings, converters, model.base_model_prefix, there)
+        if renamed not in there and name in there:
+            renamed, pattern = rename_source_key(name, [], [], model.base_model_prefix, there)
+        if renamed in there:
+            found[name] = renamed, pattern
+    return found
+
+
+class Fuse(ConversionOps):
+    """transformers' `MergeModulelist` and `Concatenate` in one, without copies between: each expert's matrices go
+    straight to their place in the tensor of all."""
+
+    def convert(
+        self, input_dict: dict[str, Any], source_patterns: list[str], target_patterns: list[str], **_given: Any
+    ) -> dict[str, Any]:
+        """Per pattern, the matrices ``[rows, columns]`` of all experts → ``[experts, rows of all, columns]``. Raises
+        `ValueError`: an expert lacks a matrix, or has one of another shape."""
+        lists = [input_dict.pop(pattern) for pattern in source_patterns]
+        shapes = [matrices[0].shape for matrices in lists]
+        if {len(matrices) for matrices in lists} != {len(lists[0])} or any(
+            matrix.shape != shape for matrices, shape in zip(lists, shapes, strict=True) for matrix in matrices
+        ):
+            raise ValueError(f"the experts of {target_patterns[0]} are not all alike")
+        fused = lists[0][0].new_empty(len(lists[0]), sum(rows for rows, _ in shapes), shapes[0][1])
+        start = 0
+        for matrices, (rows, _) in zip(lists, shapes, strict=True):
+            for expert, matrix in enumerate(matrices):
+                fused[expert, start : start + rows].copy_(matrix)
+            start += rows
+        return {target_patterns[0]: fused}
+
+
+def without_copies(transform: Any) -> Any:
+    """The same conversion with `Fuse` where it does that."""
+    if isinstance(transform, WeightConverter):
+        kinds = [(type(operation), getattr(operation, "dim", None)) for operation in transform.operations]
+        if kinds == [(MergeModulelist, 0), (Concatenate, 1)]:
+            transform.operations = [Fuse()]
+    return transform
