@@ -8,7 +8,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from excise.checkpoint.base_model import BaseModel, make_manifest
 from excise.checkpoint.weights import read_checkpoint
-from excise.edit.inspection import inspect, settled
+from excise.edit.inspection import inspect, resolve_tied
 from excise.edit.planning.projectors import Directions
 from excise.inference.passes import Passes
 from excise.organism.training import save, train
@@ -44,7 +44,7 @@ def make_organism(architecture: str, seed: int, folder: Path) -> Organism:
     model, tokenizer = train(architecture, seed, defaults.pretrain_steps, defaults.tune_steps, lambda *_: None)
     save(model, tokenizer, folder)
     checkpoint = read_checkpoint(folder)
-    layout = settled(inspect(folder, checkpoint.tensors, checkpoint.files, "float32"), checkpoint)
+    layout = resolve_tied(inspect(folder, checkpoint.tensors, checkpoint.files, "float32"), checkpoint)
     base = BaseModel(
         make_manifest(folder, Model(source=str(folder.resolve()), dtype="float32"), layout), layout, checkpoint
     )

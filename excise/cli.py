@@ -103,25 +103,25 @@ def pin(model: str | None, dataset: str | None) -> None:
 @command(arg("--simulate", action="store_true", help="first run the stage simulate, unless it ran with these rules"))
 def plan(simulate: bool) -> None:
     """Print what the rules of params.yaml would edit, after `dvc repro directions`, and fail where `ablate` would."""
-    from excise.edit.checkpoint import Left, rehearse, resolve_edit
-    from excise.edit.forecast import foreseen, say_foreseen
+    from excise.edit.checkpoint import Remainder, rehearse, resolve_edit
+    from excise.edit.forecast import current_simulation, print_forecast
     from excise.gitops import storage
     from excise.gitops.terminal import print_plan
     from excise.plumbing.errors import StageError
     from excise.plumbing.machine import chosen_device
     from excise.plumbing.progress import progress
 
-    edit, left = resolve_edit(), Left()
+    edit, remainder = resolve_edit(), Remainder()
     with progress("Rehearse", sum(row.bytes for row in edit.rows), "B") as advance:
-        rehearse(edit, chosen_device(), left, advance)
-    print_plan(edit.rows, left.range(), edit.spare_layers, edit.base.checkpoint.left_out)
-    if (simulation := foreseen(edit.settings)) is None and simulate:
+        rehearse(edit, chosen_device(), remainder, advance)
+    print_plan(edit.rows, remainder.range(), edit.spare_layers, edit.base.checkpoint.left_out)
+    if (simulation := current_simulation(edit.settings)) is None and simulate:
         try:
             storage.repro(PROJECT, ["--quiet", "simulate"])
         except StageError as error:
             print(error, file=sys.stderr)
-        simulation = foreseen(edit.settings)
-    say_foreseen(simulation)
+        simulation = current_simulation(edit.settings)
+    print_forecast(simulation)
 
 
 @command(arg("arguments", nargs="*", metavar="STAGE", help="only these stages; after --, any arguments of `dvc repro`"))

@@ -1,4 +1,4 @@
-"""The pipeline, one short file a stage. Python runs this file before a stage imports anything else."""
+"""The pipeline, one short file for each stage. Python runs this file before a stage imports anything else."""
 
 from excise.plumbing.process import begin
 

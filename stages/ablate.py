@@ -1,10 +1,10 @@
-"""Stage ablate: base model, directions and rules → plan → the edited model, streamed."""
+"""Stage ablate: base model, directions and rules → plan → edited model, which is never in memory as a whole."""
 
 from pathlib import Path
 
 from excise.checkpoint.weights import CARD, EDIT_DIGEST, EDIT_RECORD
-from excise.edit.checkpoint import ARTIFACTS, Left, render_card, resolve_edit, write_edited
-from excise.edit.forecast import foreseen, say_foreseen
+from excise.edit.checkpoint import ARTIFACTS, Remainder, render_card, resolve_edit, write_edited
+from excise.edit.forecast import current_simulation, print_forecast
 from excise.plumbing.errors import run_stage
 from excise.plumbing.files import sha256_line, sha256_of, whole_folder, write_json, write_text
 from excise.plumbing.machine import chosen_device
@@ -17,25 +17,24 @@ OUTPUT = Path("models/ablated")
 
 def main() -> None:
     edit = resolve_edit()
-    say_foreseen(foreseen(edit.settings))
-    base, left_out = edit.base, edit.base.checkpoint.left_out
+    print_forecast(current_simulation(edit.settings))
+    base = edit.base
     with whole_folder(OUTPUT) as partial:
         total = sum((base.folder / path).stat().st_size for path in base.checkpoint.files)
         with progress("Ablate", total, "B") as advance:
-            device, left = chosen_device(), Left()
-            digests = write_edited(base, partial, edit.edits, edit.shifts, device, advance, left=left)
-        card = render_card(base.manifest, edit.settings, edit.rows, left, edit.spare_layers, left_out)
-        write_text(partial / CARD, card)
+            device, remainder = chosen_device(), Remainder()
+            digests = write_edited(base, partial, edit.edits, edit.shifts, device, advance, remainder=remainder)
+        write_text(partial / CARD, render_card(edit, remainder))
         digests[CARD] = sha256_of(partial / CARD)
         record = EditRecord(
             base=base.manifest,
             ablate=edit.settings.model_dump(mode="json"),
             directions_sha256=sha256_of(ARTIFACTS / "directions.safetensors"),
             expert_use_sha256=sha256_of(ARTIFACTS / "expert_use.json") if edit.shifts else None,
-            plan=[one.record(left.of(one.tensor)) for one in edit.edits],
+            plan=[planned.record(remainder.of(planned.tensor)) for planned in edit.edits],
             router_bias=[shift.record() for shift in edit.shifts],
             spare_layers=edit.spare_layers,
-            left_out=list(left_out),
+            left_out=list(base.checkpoint.left_out),
             files=[
                 FileDigest(path=path, size=(partial / path).stat().st_size, sha256=digests[path])
                 for path in sorted(digests)

@@ -1,4 +1,4 @@
-"""Stage answer: one model, the base or the edited one → what it says in each task, and how far it is from the base."""
+"""Stage answer: base or edited model → its answers to each task, and its drift from the base. Nothing is judged."""
 
 import shutil
 import sys
@@ -37,10 +37,9 @@ MOST_DRIFT_PROMPTS = 400
 
 
 def main() -> None:
-    """Ask the tasks, and follow the base's own answers to harmless prompts. Nothing is judged."""
     side = chosen_side("answer", sys.argv[1:])
     settings = read_settings(Answer, Path("artifacts/params/answer.json"))
-    chat, folder = read_format(), ABLATED if side == "ablated" else base_folder()
+    chat, folder = read_format(), ABLATED if side == "ablated" else base_folder(read_manifest())
     if side == "base":
         verify(folder, read_manifest())
     if settings.backend == "vllm":
@@ -48,7 +47,7 @@ def main() -> None:
     tokenizer = load_tokenizer(folder, chat.date)
     longest_text = read_config(folder).get("max_position_embeddings")
     tasks = load_tasks(settings, longest_text=longest_text, reasoning=opens_reasoning(tokenizer, chat))
-    refuse_descriptions(tasks, tokenizer, chat)
+    check_descriptions(tasks, tokenizer, chat)
     leave_out(tasks, read_measured_prompts(), settings.overlap)
     dtype, batch_size = arithmetic(side, settings)
 
@@ -58,24 +57,24 @@ def main() -> None:
     if settings.backend == "vllm":
         open_vllm = partial(with_vllm, checkpoint, dtype, tokenizer, chat, settings.vllm)
         answered = ask_all(tasks, kept, chat, settings.limit, open_vllm)
-    # After vLLM has left the GPU.
+    # vLLM has left the GPU by now.
     model = load_model(checkpoint, dtype, placement())
     if settings.backend == "hf":
         open_hf = partial(Transformers, model, tokenizer, chat, batch_size)
         answered = ask_all(tasks, kept, chat, settings.limit, open_hf)
-    follow_base(side, model, tokenizer, chat, batch_size)
+    measure_drift(side, model, tokenizer, chat, batch_size)
 
-    for name, found in answered.items():
-        write_lines(responses_file(side, name), found.responses)
-    counts = {name: len(found.responses) for name, found in answered.items()}
-    batch_size = min([batch_size, *(found.batch_size or batch_size for found in answered.values())])
+    for name, answers in answered.items():
+        write_lines(responses_file(side, name), answers.responses)
+    counts = {name: len(answers.responses) for name, answers in answered.items()}
+    batch_size = min([batch_size, *(answers.batch_size or batch_size for answers in answered.values())])
     write_json(ANSWERS / side / "answers.json", Answers(responses=counts, dtype=dtype, batch_size=batch_size))
     shutil.rmtree(kept, ignore_errors=True)
 
 
-def refuse_descriptions(tasks: list[ListedTask], tokenizer: Any, chat: ChatFormat) -> None:
-    """Raises `StageError` where a task has a description, which lm-eval gives as a system message, and the chat
-    template takes none: before the model is loaded."""
+def check_descriptions(tasks: list[ListedTask], tokenizer: Any, chat: ChatFormat) -> None:
+    """Raises `StageError` before the model is loaded: a task has a description, which lm-eval sends as a system
+    message, and the chat template does not accept one."""
     if described := [
         task.name for task in tasks if any(part.get_config("description") for part in task.parts.values())
     ]:
@@ -86,36 +85,35 @@ def refuse_descriptions(tasks: list[ListedTask], tokenizer: Any, chat: ChatForma
 
 
 def arithmetic(side: Side, settings: Answer) -> tuple[Dtype, int]:
-    """The dtype, and the batch to begin with: the edited model is asked in the base's, so that rounding and padding are
-    the same for both."""
+    """The dtype and first batch size; for the edited model those of the base, so that rounding and padding match."""
     if side == "ablated":
         base = read_document(Answers, ANSWERS / "base/answers.json")
         return base.dtype, base.batch_size
     return read_manifest().dtype, first_size(settings.batch_size)
 
 
-def follow_base(side: Side, model: PreTrainedModel, tokenizer: Any, chat: ChatFormat, batch_size: int) -> None:
-    """Write what the base answers to harmless prompts and finds likely there; of the edited model, its drift from that.
-    Raises `StageError`: the model produces NaN or infinite logits."""
-    asked = read_prompts("drift")[:MOST_DRIFT_PROMPTS]
-    prompts = tokenize(tokenizer, asked, chat)
+def measure_drift(side: Side, model: PreTrainedModel, tokenizer: Any, chat: ChatFormat, batch_size: int) -> None:
+    """Write the base's answers to harmless prompts and its predictions, or the edited model's drift from these. Raises
+    `StageError`: the model produces NaN or infinite logits."""
+    drift_prompts = read_prompts("drift")[:MOST_DRIFT_PROMPTS]
+    prompts = tokenize(tokenizer, drift_prompts, chat)
     if side == "base":
-        with progress("Answers to be followed", len(prompts), "prompts") as advance:
+        with progress("Answers for drift", len(prompts), "prompts") as advance:
             answers = greedy_answers(model, tokenizer, prompts, batch_size, advance)
-        with progress("What the base predicts", len(prompts), "prompts") as advance:
-            found = predictions(model, prompts, answers, batch_size, advance)
-        if not found.log_probabilities.isfinite().all():
-            raise StageError("the base model produces NaN or infinite logits; name another copy, or another dtype")
-        write_bytes(PREDICTIONS, save(found.tensors()))
+        with progress("Predictions for drift", len(prompts), "prompts") as advance:
+            predicted = predictions(model, prompts, answers, batch_size, advance)
+        if not predicted.log_probabilities.isfinite().all():
+            raise StageError("the base model produces NaN or infinite logits; name another copy or dtype")
+        write_bytes(PREDICTIONS, save(predicted.tensors()))
         return
     base = read_predictions(PREDICTIONS)
     answers = base.answers()
-    with progress("Follow the base", len(prompts), "prompts") as advance:
-        found = predictions(model, prompts, answers, batch_size, advance, base.likely())
-    if not found.log_probabilities.isfinite().all():
+    with progress("Drift", len(prompts), "prompts") as advance:
+        predicted = predictions(model, prompts, answers, batch_size, advance, base.likely())
+    if not predicted.log_probabilities.isfinite().all():
         raise StageError(f"{ABLATED} produces NaN or infinite logits; try a smaller scale in params.yaml: ablate")
     texts = tokenizer.batch_decode(answers, skip_special_tokens=True)
-    write_lines(DRIFT, drift_samples(asked, texts, base, found))
+    write_lines(DRIFT, drift_samples(drift_prompts, texts, base, predicted))
 
 
 if __name__ == "__main__":

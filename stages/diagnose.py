@@ -1,5 +1,5 @@
-"""Stage diagnose: base model and directions → who writes refusal, who reads it, and which edit to try: all on prompts
-that were not measured, in forward passes of the base; no weight is written."""
+"""Stage diagnose: base model and directions → what writes refusal, what reads it, and which edit to try, from forward
+passes over held-out prompts; no weight is changed."""
 
 from pathlib import Path
 
@@ -22,7 +22,6 @@ ARTIFACTS = Path("artifacts")
 
 
 def main() -> None:
-
     settings = read_settings(EditMethod, ARTIFACTS / "params/diagnose.json")
     base, chat = BaseModel.open(), read_format()
     statistics, directions = read_directions(ARTIFACTS, base.layout)

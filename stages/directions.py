@@ -17,7 +17,6 @@ ARTIFACTS = Path("artifacts")
 
 
 def main() -> None:
-
     settings, layout = read_settings(Directions, ARTIFACTS / "params/directions.json"), read_layout()
     shape = ("float32", (None, layout.layers + 1, layout.hidden_size))
     sides = read_tensors(ARTIFACTS / "activations.safetensors", {"harmful": shape, "harmless": shape})

@@ -1,4 +1,4 @@
-"""Stage evaluate: what a model said → each answer with its verdict, and metrics. The model itself is not needed."""
+"""Stage evaluate: a model's answers → a verdict on each, and metrics. The model itself is not needed."""
 
 import sys
 from pathlib import Path
@@ -20,31 +20,29 @@ RESULTS = Path("results")
 
 
 def main() -> None:
-    """Score each task's answers, judge those that may be refusals, and count."""
     side = chosen_side("evaluate", sys.argv[1:])
     settings = read_settings(EvaluateSettings, Path("artifacts/params/evaluate.json"))
     judge, answers = settings.judge.load(), read_document(Answers, ANSWERS / side / "answers.json")
     chat, folder = read_format(), description_folder(read_manifest())
     tokenizer = load_tokenizer(folder, chat.date)
     reasoning = opens_reasoning(tokenizer, chat)
-    # As they were asked; a request that nobody answered is an error.
     tasks = load_tasks(settings, SCORES_FOLDER, read_config(folder).get("max_position_embeddings"), reasoning)
     left_out = leave_out(tasks, read_measured_prompts(), settings.overlap)
 
     scored: dict[str, Scored] = {}
     for task in tasks:
         model = Replay(side, task.name, answers.responses.get(task.name), tokenizer, chat)
-        found = score(model, task, chat, settings.limit)
-        scored[task.name] = judged(found, judge, tokenizer, task.group, reasoning) if task.judged else found
+        result = score(model, task, chat, settings.limit)
+        scored[task.name] = judged(result, judge, tokenizer, task.group, reasoning) if task.judged else result
     drift = read_lines(Sample, DRIFT) if side == "ablated" else []
 
-    samples = {name: found.samples for name, found in scored.items()}
-    for name, listed in {**samples, **({"drift": drift} if drift else {})}.items():
-        write_lines(RESULTS / side / f"samples/{name}.jsonl", listed)
+    samples = {name: result.samples for name, result in scored.items()}
+    for name, rows in {**samples, **({"drift": drift} if drift else {})}.items():
+        write_lines(RESULTS / side / f"samples/{name}.jsonl", rows)
     results = Results(
         metrics={group: {name: scored[name].values for name in names} for group, names in settings.tasks().items()},
-        described={**{name: found.described for name, found in scored.items()}, "drift": DRIFT_METRICS},
-        samples={name: len(listed) for name, listed in samples.items()},
+        described={**{name: result.described for name, result in scored.items()}, "drift": DRIFT_METRICS},
+        samples={name: len(rows) for name, rows in samples.items()},
         left_out=left_out,
         batch_size=answers.batch_size,
         drift=drift_values(drift),

@@ -31,12 +31,12 @@ def main() -> None:
     passes = open_model(base.checkpoint, base.manifest.dtype, placement(), streaming(), prompts, settings.batch_size)
     experts = routed_experts(passes.model, base.layout.family)
     with progress("Measure", passes.steps(len(prompts)), passes.unit) as advance:
-        found = collect_activations(passes, experts, prompts, settings.position, settings.batch_size, advance)
+        activations = collect_activations(passes, experts, prompts, settings.position, settings.batch_size, advance)
 
-    sides = found.stream.split([len(harmful), len(harmless)])
-    tensors = {"harmful": sides[0].contiguous(), "harmless": sides[1].contiguous()}
+    streams = activations.stream.split([len(harmful), len(harmless)])
+    tensors = {"harmful": streams[0].contiguous(), "harmless": streams[1].contiguous()}
     write_bytes(ARTIFACTS / "activations.safetensors", save(tensors))
-    write_json(ARTIFACTS / "expert_use.json", count_use(found.used, len(harmful), len(harmless)))
+    write_json(ARTIFACTS / "expert_use.json", count_use(activations.used, len(harmful), len(harmless)))
 
 
 if __name__ == "__main__":

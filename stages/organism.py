@@ -1,6 +1,6 @@
-"""Stage organism: the built-in model, trained to refuse; for any other base model, an empty folder. `models/base/`
-outlives a rerun, and training starts only where parameters or recipe differ from what lies there: a model that was
-trained elsewhere keeps its bytes."""
+"""Stage organism: the built-in model, trained to refuse; for other base models, a folder without one. `models/base/` is
+kept through a rerun, and training starts only if parameters or recipe have changed: a model that was trained elsewhere
+keeps its bytes."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ RECORD = ORGANISM / "organism.json"
 def main() -> None:
     organism = read_settings(OrganismSettings, Path("artifacts/params/organism.json")).organism
     if organism is None:
-        with whole_folder(ORGANISM) as folder:  # DVC wants the output to be there, and warns of empty folders
+        with whole_folder(ORGANISM) as folder:  # DVC needs the output, and warns of empty folders
             write_text(folder / "README.md", "The base model lies elsewhere: artifacts/model.json says which it is.\n")
         return
 
@@ -29,7 +29,7 @@ def main() -> None:
 
     with progress("Train the organism", organism.pretrain_steps + organism.tune_steps, "steps") as advance:
         steps = organism.pretrain_steps, organism.tune_steps
-        trained, tokenizer = train(organism.architecture, organism.seed, *steps, lambda *_told: advance(1))
+        trained, tokenizer = train(organism.architecture, organism.seed, *steps, lambda *_: advance(1))
     with whole_folder(ORGANISM) as folder:
         save(trained, tokenizer, folder)
         write_text(folder / RECORD.name, json.dumps(record, indent=2, sort_keys=True) + "\n")

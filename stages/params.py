@@ -1,4 +1,4 @@
-"""Stage params: params.yaml as a whole → for each stage the settings that it reads; a bad file writes nothing."""
+"""Stage params: params.yaml → the settings that each stage reads; an invalid file writes nothing."""
 
 from pathlib import Path
 
@@ -8,7 +8,6 @@ from schemas.params.document import load, settings_of_stages
 
 
 def main() -> None:
-    """Validate everything, then write. Settings that did not change keep their file as it is."""
     for stage, text in settings_of_stages(load(Path("params.yaml"))).items():
         write_text(Path(f"artifacts/params/{stage}.json"), text)
 

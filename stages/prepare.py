@@ -1,16 +1,16 @@
-"""Stage prepare: the base model and the prompts → both at hand, pinned by digest, and found fit for what follows."""
+"""Stage prepare: base model and prompts → both fetched, pinned by digest, and checked for the stages that follow."""
 
 from pathlib import Path
 
-from excise.checkpoint.base_model import LAYOUT, MANIFEST, ORGANISM, make_manifest
+from excise.checkpoint.base_model import LAYOUT, MANIFEST, ORGANISM, existing_folder, make_manifest
 from excise.checkpoint.weights import read_checkpoint
-from excise.edit.inspection import inspect, settled
+from excise.edit.inspection import inspect, resolve_tied
 from excise.inference.loading.tokenizer import check_chat
 from excise.organism import world
-from excise.plumbing.errors import StageError, run_stage
+from excise.plumbing.errors import run_stage
 from excise.plumbing.files import sha256_of, write_json, write_lines
 from excise.prompts.chats import FOLDER, FORMAT, PROMPTS_MANIFEST
-from excise.prompts.gathering import prompt_lists, side
+from excise.prompts.gathering import gather_kind, prompt_lists
 from schemas.basis.document import read_settings
 from schemas.model import ModelLayout, ModelManifest
 from schemas.params.model import Model
@@ -19,11 +19,10 @@ from schemas.prompts import ChatFormat, Prompt, PromptList, PromptsManifest
 
 
 def main() -> None:
-    """Find the prompts and the model, pin both, and write the prompt lists."""
     settings = read_settings(PrepareSettings, Path("artifacts/params/prepare.json"))
-    prompts, made = settings.prompts, organism_lists(settings.world)
-    harmful, harmless = (side(source, made, prompts.seed) for source in (prompts.harmful, prompts.harmless))
-    lists = prompt_lists(harmful.prompts, harmless.prompts, prompts, made)
+    prompts, built_in = settings.prompts, organism_lists(settings.world)
+    harmful, harmless = (gather_kind(source, built_in, prompts.seed) for source in (prompts.harmful, prompts.harmless))
+    lists = prompt_lists(harmful.prompts, harmless.prompts, prompts, built_in)
 
     chat = ChatFormat(system=prompts.system, chat_template_kwargs=prompts.chat_template_kwargs, date=prompts.date)
     manifest, layout = pin(settings.model, chat, [prompt for listed in lists.values() for prompt in listed])
@@ -34,38 +33,36 @@ def main() -> None:
         write_lines(FOLDER / f"{name}.jsonl", listed)
     write_json(FORMAT, chat)
     origins = {"harmful": harmful.origin, "harmless": harmless.origin}
-    written = {
+    digests = {
         name: PromptList(prompts=len(listed), sha256=sha256_of(FOLDER / f"{name}.jsonl"))
         for name, listed in lists.items()
     }
-    write_json(PROMPTS_MANIFEST, PromptsManifest(**origins, seed=prompts.seed, lists=written))
+    write_json(PROMPTS_MANIFEST, PromptsManifest(**origins, seed=prompts.seed, lists=digests))
 
 
 def pin(model: Model, chat: ChatFormat, prompts: list[Prompt]) -> tuple[ModelManifest, ModelLayout]:
-    """The base model's manifest and layout; a Hub model is fetched for them. Raises `StageError`: it cannot be had, or
-    cannot be measured, edited or judged by these prompts, which are all that it will be asked."""
+    """The base model's manifest and layout; a Hub model is fetched for them. Raises `StageError`: it cannot be fetched,
+    or cannot be measured, edited or judged by these prompts."""
     if model.revision is not None:
-        # Slow to import, and needed only here.
-        from excise.checkpoint.snapshots import fetch_description, fetch_weights, read_headers
+        from excise.checkpoint.snapshots import fetch, fetch_description, read_headers  # slow to import
 
-        # What describes the model, and the headers of its weights, before anything large is fetched in vain.
+        # Only descriptions and headers, until the model is known to be usable.
         folder = fetch_description(model.source, model.revision)
-        layout = inspect(folder, *read_headers(model.source, model.revision, folder), model.dtype, model.source)
+        tensors, files = read_headers(model.source, model.revision, folder)
+        layout = inspect(folder, tensors, files, model.dtype, model.source)
         check_chat(folder, chat, prompts)
-        files = fetch_weights(model.source, model.revision, folder)
+        fetch(model.source, model.revision, files)
         manifest = make_manifest(folder, model, layout, files)
-        return manifest, settled(layout, read_checkpoint(folder, files))
-    folder = ORGANISM if model.source == "organism" else Path(model.source)
-    if not folder.is_dir():
-        raise StageError(f"params.yaml: model.source: {folder} is not a folder; name one that holds a model")
+        return manifest, resolve_tied(layout, read_checkpoint(folder, files))
+    folder = existing_folder(ORGANISM if model.source == "organism" else Path(model.source))
     base = read_checkpoint(folder)
-    layout = settled(inspect(folder, base.tensors, base.files, model.dtype), base)
+    layout = resolve_tied(inspect(folder, base.tensors, base.files, model.dtype), base)
     check_chat(folder, chat, prompts)
     return make_manifest(folder, model, layout), layout
 
 
 def organism_lists(seed: int) -> dict[str, list[Prompt]]:
-    """The lists of the organism's world: of both kinds of prompts, of drift, and of its tasks."""
+    """The prompt lists of the organism's world: harmful, harmless, drift, and its tasks."""
     return {
         name: [Prompt(id=item.id, prompt=item.prompt, answer=item.answer, item=item.fact) for item in items]
         for name, items in world.splits(world.make_world(seed)).items()

@@ -1,4 +1,4 @@
-"""Stage report: both models' results and what explains them → comparison, gates, report; also where a gate fails."""
+"""Stage report: both models' results, diagnosis and simulation → comparison, gates and report, even if a gate fails."""
 
 import json
 from pathlib import Path
@@ -16,14 +16,13 @@ PICTURES = REPORT / "pictures"
 
 
 def main() -> None:
-    """Compare, judge, draw, and write; `python -m excise gate` turns the verdict into an exit code."""
     report = read_report()
     write_text(Path("metrics.json"), json.dumps(metric_tree(report.rows), indent=2) + "\n")
     write_json(Path("gates.json"), report.gates)
     write_json(REPORT / "comparison.json", Comparisons(rows=report.rows))
     for name, svg in report.pictures.items():
         write_text(PICTURES / f"{name}.svg", svg)
-    for path in PICTURES.glob("*.svg"):  # those of a model that had more to draw; DVC would have removed them
+    for path in PICTURES.glob("*.svg"):  # of an earlier model that had more pictures
         if path.stem not in report.pictures:
             path.unlink()
     write_text(REPORT / "report.md", render_report(report))

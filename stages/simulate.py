@@ -1,11 +1,11 @@
-"""Stage simulate: base model, directions and rules → what these rules would do, before any byte is written. Tried on
-prompts that were not measured, in four passes over them, and on the base's own answers to a few."""
+"""Stage simulate: base model, directions and rules → what these rules would do, from four passes over held-out prompts
+and the base's own answers to some of them; no weight is changed."""
 
 from pathlib import Path
 
 from excise.checkpoint.base_model import BaseModel
 from excise.diagnosis.current_rules import SCALES, simulate
-from excise.edit.forecast import say_foreseen
+from excise.edit.forecast import print_forecast
 from excise.edit.planning.projectors import read_directions, read_use
 from excise.edit.planning.shifts import odds_by_layer
 from excise.inference.continuations import greedy_answers
@@ -24,7 +24,6 @@ ARTIFACTS = Path("artifacts")
 
 
 def main() -> None:
-
     ablate = read_settings(Ablate, ARTIFACTS / "params/simulate.json")
     base, chat = BaseModel.open(), read_format()
     statistics, directions = read_directions(ARTIFACTS, base.layout)
@@ -41,7 +40,7 @@ def main() -> None:
         simulation = simulate(base, directions, use_odds, own, sides, ablate, statistics, digest, advance)
 
     write_json(ARTIFACTS / "simulation.json", simulation)
-    say_foreseen(simulation)
+    print_forecast(simulation)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from transformers.utils import logging
 
 from excise.checkpoint.base_model import BaseModel
 from excise.checkpoint.weights import read_checkpoint
-from excise.edit.inspection import inspect, settled
+from excise.edit.inspection import inspect, resolve_tied
 from schemas.model import ModelLayout, ModelManifest
 
 VOCABULARY = 96
@@ -323,7 +323,7 @@ def forward(model: PreTrainedModel, ids: torch.Tensor) -> torch.Tensor:
 def layout_of(folder: Path) -> ModelLayout:
     """The layout of the model in a folder, as prepare finds it."""
     checkpoint = read_checkpoint(folder)
-    return settled(inspect(folder, checkpoint.tensors, checkpoint.files, "float32"), checkpoint)
+    return resolve_tied(inspect(folder, checkpoint.tensors, checkpoint.files, "float32"), checkpoint)
 
 
 def base_of(folder: Path, layout: ModelLayout | None = None) -> BaseModel:

@@ -1,4 +1,4 @@
-"""The base model of a project: what it is, how its tensors are laid out, and where they lie."""
+"""The base model of a project: its manifest, layout and checkpoint."""
 
 import json
 from collections.abc import Collection, Iterable, Mapping
@@ -15,7 +15,7 @@ from schemas.model import Dtype, ModelLayout, ModelManifest
 from schemas.params.model import PLACE, Model, Place
 
 if TYPE_CHECKING:
-    import torch  # within functions otherwise: commands that read a manifest need not wait for it
+    import torch  # elsewhere in functions: commands that read a manifest need not wait for it
 
 MANIFEST = Path("artifacts/model.json")
 LAYOUT = Path("artifacts/layout.json")
@@ -27,7 +27,7 @@ SHORTER = "a file of the base became shorter while it was read; run again"
 
 @dataclass(frozen=True)
 class BaseModel:
-    """The model that is measured and edited; none of its weights are in memory."""
+    """The model that is measured and edited; its weights are not in memory."""
 
     manifest: ModelManifest
     layout: ModelLayout
@@ -35,20 +35,18 @@ class BaseModel:
 
     @classmethod
     def open(cls) -> Self:
-        """Find the base model that prepare pinned. Raises `StageError`: it is not there, or no longer what it was, or
-        prepare has not run."""
-        manifest, folder = read_manifest(), base_folder()
+        """The base model that prepare pinned. Raises `StageError`: it is missing or has changed, or was not pinned."""
+        manifest = read_manifest()
+        folder = base_folder(manifest)
         verify(folder, manifest)
         return cls(manifest, read_layout(), base_checkpoint(folder, manifest))
 
     @property
     def folder(self) -> Path:
-        """Where it lies on this machine."""
         return self.checkpoint.folder
 
     @property
     def tensors(self) -> dict[str, Tensor]:
-        """Where each tensor lies, by name."""
         return self.checkpoint.tensors
 
     def vector(self, name: str) -> "torch.Tensor":
@@ -76,17 +74,19 @@ def float_type(name: str, tensor: Tensor) -> "torch.dtype":
     return cast("torch.dtype", getattr(torch, FLOATS[tensor.dtype]))
 
 
-def base_folder() -> Path:
-    """Where the base model lies on this machine; its manifest says what it is. One of the Hub's is fetched if it is not
-    there yet, as after a run on another machine. Raises `StageError`: it cannot be had, or the folder that params.yaml
-    names is not there."""
-    manifest = read_manifest()
+def base_folder(manifest: ModelManifest, files: Collection[str] | None = None) -> Path:
+    """The folder of the base model on this machine. Of a Hub model, these files (by default all) are fetched if
+    missing. Raises `StageError`: they cannot be fetched, or params.yaml names a folder that does not exist."""
     if manifest.id is not None and manifest.revision is not None:
         from excise.checkpoint.snapshots import fetch  # slow to import
 
-        return fetch(manifest.id, manifest.revision, [file.path for file in manifest.files])
-    place = read_settings(Place, PLACE).folder
-    folder = ORGANISM if place is None else Path(place)
+        paths = [file.path for file in manifest.files] if files is None else files
+        return fetch(manifest.id, manifest.revision, paths)
+    return existing_folder(Path(read_settings(Place, PLACE).folder or ORGANISM))
+
+
+def existing_folder(folder: Path) -> Path:
+    """The folder of a local base model. Raises `StageError`: it does not exist."""
     if not folder.is_dir():
         raise StageError(f"params.yaml: model.source: {folder} is not a folder; name one that holds a model")
     return folder
@@ -95,14 +95,9 @@ def base_folder() -> Path:
 def make_manifest(
     folder: Path, model: Model, layout: ModelLayout, files: Collection[str] | None = None
 ) -> ModelManifest:
-    """Describe and pin the model in `folder`. Raises `StageError`: it is not a whole model in Hugging Face format with
-    safetensors weights.
-
-    Args:
-        model: its dtype may be `auto`, which takes the config's.
-        files: of the Hub, those of the snapshot that are the model's.
-    """
-    proven = _proven(folder, files) if files is not None else None
+    """Describe and pin the model in `folder`; `files` are those of a snapshot that belong to a Hub model. Raises
+    `StageError`: it is not a complete model in Hugging Face format with safetensors weights."""
+    verified = _verified(folder, files) if files is not None else None
     checkpoint = read_checkpoint(folder, files)
     config = read_config(folder)
     dtype = model.dtype if model.dtype != "auto" else config.get("dtype") or config.get("torch_dtype") or "float32"
@@ -120,25 +115,25 @@ def make_manifest(
         dtype=cast(Dtype, dtype),
         layers=layout.layers,
         hidden_size=layout.hidden_size,
-        files=proven or digests(folder, checkpoint.files, remembered=True),
+        files=verified or digests(folder, checkpoint.files, remembered=True),
     )
 
 
 def base_checkpoint(folder: Path, manifest: ModelManifest) -> Checkpoint:
-    """The base model's weights and what belongs to them. Beside a Hub model's files the cache may hold others of its
-    repository, which are not read. Raises `StageError`: a file is missing or malformed."""
+    """The base model's checkpoint, without other files of a Hub repository that the cache may hold. Raises
+    `StageError`: a file is missing or malformed."""
     return read_checkpoint(folder, [file.path for file in manifest.files] if manifest.source == "hub" else None)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The config of the model in `folder`: of its text part where it has several. Raises as `read_config_file` does."""
+    """The config of the model in `folder`, or of its text part. Raises as `read_config_file` does."""
     config = read_config_file(folder)
     text = config.get("text_config")
     return {**config, **text} if isinstance(text, dict) else config
 
 
 def read_config_file(folder: Path) -> dict[str, Any]:
-    """What config.json holds. Raises `StageError`: there is none, or it is not JSON."""
+    """The content of config.json. Raises `StageError`: it is missing or not a JSON object."""
     path = folder / "config.json"
     with open_plain(path, "name the folder of a model in Hugging Face format") as file:
         text = file.read(_LARGEST_CONFIG + 1)
@@ -154,42 +149,40 @@ def read_config_file(folder: Path) -> dict[str, Any]:
 
 
 def read_layout() -> ModelLayout:
-    """The layout of the base model, as prepare left it."""
     return read_document(ModelLayout, LAYOUT)
 
 
 def read_manifest() -> ModelManifest:
-    """The base model's manifest, as prepare left it."""
     return read_document(ModelManifest, MANIFEST)
 
 
 def verify(folder: Path, manifest: ModelManifest) -> None:
-    """Check that a base that lies outside the project is still what prepare pinned. Raises `StageError`: a file
-    changed, is missing or is new."""
+    """Compare a base model outside the project with its manifest. Raises `StageError`: a file changed, is missing or
+    is new."""
     if manifest.source == "organism":
         return  # DVC keeps it
     if manifest.source == "hub":
-        there = _proven(folder, [file.path for file in manifest.files])
+        files = _verified(folder, [file.path for file in manifest.files])
     else:
-        there = digests(folder, read_checkpoint(folder).files, remembered=True)
-    found, pinned = ({digest.path: digest for digest in files} for files in (there, manifest.files))
-    for path in sorted(found.keys() | pinned.keys()):
-        if found.get(path) != pinned.get(path):
-            raise StageError(f"{folder / path} is not what it was; run `dvc repro --force prepare` to pin it anew")
+        files = digests(folder, read_checkpoint(folder).files, remembered=True)
+    if changed := sorted({file.path for file in {*files} ^ {*manifest.files}}):
+        raise StageError(
+            f"{folder / changed[0]} has changed since it was pinned; run `dvc repro --force prepare` to pin it again"
+        )
 
 
-def _proven(folder: Path, files: Collection[str]) -> list[FileDigest]:
-    """Digests of files of a Hub model's snapshot, which are those that the Hub gave."""
-    from excise.checkpoint.snapshots import refuse_spoiled  # slow to import
+def _verified(folder: Path, files: Collection[str]) -> list[FileDigest]:
+    """Digests of a Hub model's files, which are the Hub's."""
+    from excise.checkpoint.snapshots import refuse_damaged  # slow to import
 
-    found = digests(folder, files, remembered=True)
-    refuse_spoiled(folder, found)
-    return found
+    file_digests = digests(folder, files, remembered=True)
+    refuse_damaged(folder, file_digests)
+    return file_digests
 
 
-# Of methods that go by another name than the key of config.json.
 _METHODS = {"awq": "AWQ", "gptq": "GPTQ", "mxfp4": "MXFP4"}
-# How the names of tensors end that hold quantised weights or what belongs to them.
+"""Names of quantization methods that config.json spells differently."""
+# Endings of names of tensors that hold quantized weights or belong to them.
 _ENDINGS = {
     ".weight_scale_inv": "fp8",
     ".weight_scale": "fp8",
@@ -203,7 +196,7 @@ _ENDINGS = {
 
 
 def quantization(config: Mapping[str, Any], tensors: Iterable[str]) -> str | None:
-    """The name of the format, from config.json or else from the names of the tensors; None for plain weights."""
+    """The name of the quantization, from config.json or else from names of tensors; None for plain weights."""
     declared = config.get("quantization_config")
     if isinstance(declared, Mapping):
         method = str(declared.get("quant_method", "an unnamed format"))

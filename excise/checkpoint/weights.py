@@ -1,5 +1,5 @@
-"""Safetensors files: those of a model folder, read without loading them (names, shapes and places of every tensor), and
-our own, whose tensors are held against what is expected."""
+"""Safetensors files: the headers of a model folder, with name, shape and position of every tensor, and tensors of our
+own files, checked against what is expected."""
 
 import json
 import os
@@ -17,18 +17,12 @@ if TYPE_CHECKING:
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
-BITS_PER_ELEMENT = {
-    "C64": 64, "F64": 64, "I64": 64, "U64": 64, "F32": 32, "I32": 32, "U32": 32, "BF16": 16, "F16": 16, "I16": 16,
-    "U16": 16, "I8": 8, "U8": 8, "BOOL": 8, "F8_E4M3": 8, "F8_E4M3FNUZ": 8, "F8_E5M2": 8, "F8_E5M2FNUZ": 8,
-    "F8_E8M0": 8, "F6_E2M3": 6, "F6_E3M2": 6, "F4": 4,
-}  # fmt: skip
-"""Every type that a safetensors file may hold. `FLOATS` are the ones that are edited, with torch's names."""
 LARGEST_HEADER = 16 * 2**20
-"""Bytes: those of a hundred thousand tensors. The library takes six times as many, which fill a gigabyte when read."""
+"""Bytes, enough for a hundred thousand tensors. The library allows six times as many, which take a gigabyte to read."""
 LARGEST_INDEX = 64 * 2**20
 """Bytes: an index names the tensors of all files."""
-_LARGEST_NUMBER = 2**64  # a shape's, as the library counts
 FLOATS = {"F64": "float64", "F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+"""The types that are edited, with torch's names."""
 _COMPARED_AT_ONCE = 1 << 20
 _OTHER_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf")
 _DESCRIBES = (".json", ".txt", ".jinja", ".md", ".py", ".model", ".tiktoken")
@@ -36,15 +30,15 @@ _TERMS = ("LICENSE", "LICENCE", "NOTICE", "COPYING", "USE_POLICY")
 _DEEPEST = 16
 _NOT_THE_MODEL = (".git", ".cache")  # a clone's history, a download's bookkeeping
 OF_THE_EDIT = EDIT_RECORD, EDIT_DIGEST, CARD = "edit.json", "edit.json.sha256", "README.md"
-"""What an edited model says of itself, for programs and for people. A base's own are replaced by them."""
+"""Files that an edit writes, in place of the base model's."""
 
 Shape = tuple[int | None, ...]
-"""None where any length will do."""
+"""None allows any length."""
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """Where one tensor lies: bytes `start` to `stop` of `file`, counted from the file's beginning."""
+    """One tensor: bytes `start` to `stop` of `file`."""
 
     file: str
     dtype: str
@@ -71,30 +65,27 @@ class Checkpoint:
 
 def read_checkpoint(folder: Path, only: Collection[str] | None = None) -> Checkpoint:
     """Read index and headers of the checkpoint in `folder` and check that they agree. Raises `StageError`: a file is
-    missing, truncated, malformed, not safetensors, or named outside the folder.
-
-    Args:
-        only: the files that belong to the model, where others may lie beside them; by default all that lie there.
-    """
+    missing, truncated, malformed, not safetensors, or outside the folder. `only`: the files that belong to the model;
+    by default all in the folder."""
     index = folder / INDEX
-    named = read_index(index) if index.is_file() else None
-    shards = sorted(set(named.values())) if named is not None else [SINGLE]
-    if named is None and not (folder / SINGLE).is_file():
+    shard_of = read_index(index) if index.is_file() else None
+    shards = sorted(set(shard_of.values())) if shard_of is not None else [SINGLE]
+    if shard_of is None and not (folder / SINGLE).is_file():
         raise StageError(no_weights(folder, (path.name for path in folder.glob("*"))))
 
     tensors: dict[str, Tensor] = {}
     for shard in shards:
-        found = read_header(folder / shard)
-        for name in found:
+        in_shard = read_header(folder / shard)
+        for name in in_shard:
             if twin := tensors.get(name):
-                raise StageError(f"{folder / shard}: tensor {name} is also in {twin.file}; mend the checkpoint")
-            if named is not None and named.get(name) != shard:
-                raise StageError(f"{index}: tensor {name} of {shard} is not listed there; mend the index")
-        tensors |= found
-    if named is not None and (missing := sorted(named.keys() - tensors.keys())):
-        raise StageError(f"{index}: {named[missing[0]]} does not hold {missing[0]}; fetch the checkpoint again")
+                raise StageError(f"{folder / shard}: tensor {name} is also in {twin.file}; remove one of the two")
+            if shard_of is not None and shard_of.get(name) != shard:
+                raise StageError(f"{index} does not list tensor {name} of {shard}; correct the index")
+        tensors |= in_shard
+    if shard_of is not None and (missing := sorted(shard_of.keys() - tensors.keys())):
+        raise StageError(f"{index}: {shard_of[missing[0]]} does not hold {missing[0]}; fetch the checkpoint again")
 
-    for path in only or ():  # checked as `regular_files` checks all
+    for path in only or ():  # `regular_files` checks all others
         if not _lies_within(folder / path, folder):
             raise StageError(f"{folder / path} leads outside the model's folder; fetch the model again")
         if not (folder / path).is_file():
@@ -102,208 +93,170 @@ def read_checkpoint(folder: Path, only: Collection[str] | None = None) -> Checkp
     files = regular_files(folder) if only is None else only
     others = sorted({*files} - {*shards, *OF_THE_EDIT})
     if taken := [path for path in others if path.partition("/")[0] in OF_THE_EDIT]:
-        raise StageError(f"{folder / taken[0]} lies where an edited model has a file of its own; rename that folder")
-    # Left beside an edited checkpoint, further copies of its weights would be the unedited model.
+        raise StageError(f"{folder / taken[0]} is in a folder with the name of a file of the edit; rename the folder")
+    # Other copies of the weights are not edited, so they do not belong beside an edited checkpoint.
     left_out = tuple(path for path in others if is_weights(path))
     companions = tuple(path for path in others if not is_weights(path))
     return Checkpoint(folder, tensors, tuple(shards), companions, left_out)
 
 
 def read_header(path: Path) -> dict[str, Tensor]:
-    """The tensors of one safetensors file, checked against its size; reads the header alone. Raises `StageError`: it is
-    missing, or is not one that the safetensors library opens."""
-    if not path.is_file():
-        raise StageError(f"{path} is missing; fetch the checkpoint again")
-    if _leads_outside(path, path.parent):
-        raise StageError(f"{path} is a link that leads outside the model's folder; copy the file there instead")
-    size = path.stat().st_size
-    with open(path, "rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if size < 8 or length > size - 8:
-            raise StageError(f"{path} is truncated or not a safetensors file; fetch it again")
-        if length > LARGEST_HEADER:
-            raise StageError(f"{path} has a header of {length:,} bytes, longer than any model's; fetch it again")
-        text = file.read(length)
-    try:
-        header = json.loads(text.decode(), object_pairs_hook=_without_duplicates, parse_constant=_no_number)
-        header.pop("__metadata__", None)
-        tensors = {name: _tensor(path.name, entry, 8 + length) for name, entry in header.items()}
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise _malformed(path, error) from None
-
-    end = 8 + length
-    for name, tensor in sorted(tensors.items(), key=lambda named: (named[1].start, named[1].stop)):
-        if tensor.start != end:
-            raise StageError(f"{path}: tensor {shorten(name)} overlaps another or leaves a gap; fetch the file again")
-        end = tensor.stop
-    if end != size:
-        raise StageError(f"{path} is truncated: {size:,} bytes where its header tells of {end:,}; fetch it again")
-    # Whatever the library refuses, which reads the model elsewhere, is refused: its JSON is narrower than Python's. It
-    # needs numpy, which what publishes a run does without; its reader of headers loads no tensor.
+    """The tensors of one safetensors file; reads only the header. Raises `StageError`: the file is missing, truncated
+    or malformed, or names a tensor twice."""
+    # Slow to import, and it needs numpy, which a machine that only publishes runs lacks.
     from safetensors import SafetensorError, safe_open
 
-    try:
-        with safe_open(path, framework="numpy"):
-            return tensors
-    except (SafetensorError, OSError) as error:
-        raise _malformed(path, error) from None
-
-
-def _tensor(file: str, entry: dict[str, Any], data: int) -> Tensor:
-    dtype, shape, (start, stop) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
-    if not all(type(number) is int and 0 <= number < _LARGEST_NUMBER for number in (*shape, start, stop)):
-        raise ValueError("shapes and offsets must be integers from 0 to 2^64")
-    if dtype not in BITS_PER_ELEMENT:
-        raise ValueError(f"there is no type {shorten(str(dtype))}")
-    bits = BITS_PER_ELEMENT[dtype]
-    for length in shape:
-        bits *= length
-        if bits >= _LARGEST_NUMBER:
-            raise ValueError("a shape of more elements than can be counted")
-    if 8 * (stop - start) != bits:
-        raise ValueError(f"{stop - start} bytes for {dtype} of shape {list(shape)}")
-    return Tensor(file, dtype, shape, data + start, data + stop)
-
-
-def _malformed(path: Path, error: Exception) -> StageError:
-    why = shorten(printable(" ".join(str(error).split())), 120)
-    return StageError(f"{path} has a malformed safetensors header ({why or type(error).__name__}); fetch it again")
+    if not path.is_file():
+        raise StageError(f"{path} is missing; fetch the checkpoint again")
+    _refuse_outside(path, path.parent)
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if LARGEST_HEADER < length <= path.stat().st_size - 8:
+            raise StageError(f"{path} has a header of {length:,} bytes, longer than any model's; fetch it again")
+        try:
+            with safe_open(path, framework="numpy") as checked:  # the whole header, except for names that occur twice
+                header = json.loads(file.read(length), object_pairs_hook=_without_duplicates)
+                header.pop("__metadata__", None)
+                tensors = {}
+                for name, entry in header.items():
+                    stored, (start, stop) = checked.get_slice(name), entry["data_offsets"]
+                    dtype, shape = stored.get_dtype(), tuple(stored.get_shape())
+                    tensors[name] = Tensor(path.name, dtype, shape, 8 + length + start, 8 + length + stop)
+                return tensors
+        except (SafetensorError, OSError, ValueError, TypeError, RecursionError) as error:
+            why = shorten(printable(" ".join(str(error).split())), 120)
+            raise StageError(f"{path} is truncated or not a safetensors file ({why}); fetch it again") from None
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a name stands in it twice")
-    return found
+    mapping = dict(pairs)
+    if len(mapping) != len(pairs):
+        raise ValueError("a name occurs twice")
+    return mapping
 
 
-def _no_number(constant: str) -> None:
-    raise ValueError(f"{constant} is no JSON")
-
-
-def same_bytes(checkpoint: Checkpoint, one: str, other: str) -> bool:
+def same_bytes(checkpoint: Checkpoint, first_name: str, second_name: str) -> bool:
     """Whether two tensors of a checkpoint are equal in type, shape and bytes."""
-    first, second = checkpoint.tensors[one], checkpoint.tensors[other]
+    first, second = checkpoint.tensors[first_name], checkpoint.tensors[second_name]
     if (first.dtype, first.shape) != (second.dtype, second.shape):
         return False
-    with open(checkpoint.folder / first.file, "rb") as mine, open(checkpoint.folder / second.file, "rb") as theirs:
-        mine.seek(first.start)
-        theirs.seek(second.start)
+    with open(checkpoint.folder / first.file, "rb") as one, open(checkpoint.folder / second.file, "rb") as other:
+        one.seek(first.start)
+        other.seek(second.start)
         pieces = range(first.start, first.stop, _COMPARED_AT_ONCE)
         sizes = (min(_COMPARED_AT_ONCE, first.stop - start) for start in pieces)
-        return all(mine.read(size) == theirs.read(size) for size in sizes)
+        return all(one.read(size) == other.read(size) for size in sizes)
 
 
 def read_index(path: Path) -> dict[str, str]:
-    """The name of each tensor, and that of the file beside the index which holds it. Raises `StageError`: it is no
-    index of safetensors files, or names one elsewhere."""
+    """The file of each tensor, by the tensor's name. Raises `StageError`: it is not an index of safetensors files in
+    the same folder."""
     if not path.is_file():
-        raise StageError(f"{path} is missing or no file; fetch it again")
+        raise StageError(f"{path} is missing or not a file; fetch it again")
     if path.stat().st_size > LARGEST_INDEX:
         raise StageError(f"{path} has more than {LARGEST_INDEX:,} bytes, more than any model's index; fetch it again")
     try:
-        named = json.loads(path.read_bytes().decode(), object_pairs_hook=_without_duplicates)["weight_map"]
-        pairs = named.items()
+        files = json.loads(path.read_bytes().decode(), object_pairs_hook=_without_duplicates)["weight_map"]
+        pairs = files.items()
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise StageError(f"{path} is not an index of safetensors files; fetch it again") from None
     for name, file in pairs:
-        plain = isinstance(file, str) and file.endswith(".safetensors") and not {"\\", "\0"} & {*file}
-        if not plain or PurePosixPath(file).name != file:
+        is_plain = isinstance(file, str) and file.endswith(".safetensors") and not {"\\", "\0"} & {*file}
+        if not is_plain or PurePosixPath(file).name != file:
             raise StageError(
-                f"{path}: {shorten(name)} lies in {shorten(repr(file))}, which is not the name of a safetensors file "
-                "beside it"
+                f"{path}: {shorten(repr(file))}, the file of {shorten(name)}, is not a safetensors file in the same "
+                "folder; fetch it again"
             )
-    if not named:
+    if not files:
         raise StageError(f"{path} names no tensor; fetch it again")
-    return dict(named)
+    return dict(files)
 
 
-def _leads_outside(path: Path, folder: Path) -> bool:
-    return path.is_symlink() and not _lies_within(path, folder)
+def _refuse_outside(path: Path, folder: Path) -> None:
+    if path.is_symlink() and not _lies_within(path, folder):
+        raise StageError(f"{path} is a link that leads outside the model's folder; copy the file there instead")
 
 
 def _lies_within(path: Path, folder: Path) -> bool:
-    """Whether a file is the folder's, links followed. The Hub's cache links its snapshots to the `blobs` of their
+    """Whether a file is in the folder, after links. The Hub's cache links its snapshots to the `blobs` of their
     repository, and these to the `blobs` that all repositories share."""
     repository = folder.parent.parent
     blobs = [repository / "blobs", repository.parent / "blobs"] if folder.parent.name == "snapshots" else []
-    real = os.path.realpath(path)  # which answers for a loop of links too, unlike `Path.resolve`
-    return any(Path(real).is_relative_to(os.path.realpath(place)) for place in (folder, *blobs))
+    real = os.path.realpath(path)  # unlike `Path.resolve`, it accepts a loop of links
+    return any(Path(real).is_relative_to(os.path.realpath(parent)) for parent in (folder, *blobs))
 
 
 def regular_files(folder: Path) -> list[str]:
     """Every file below a model's folder, sorted, with forward slashes. Raises `StageError`: something is neither a file
-    nor a folder (as a loop of links), is a link that leads outside, or lies deeper than any model's files."""
-    found = []
-    for parent, folders, files in os.walk(folder, onerror=_cannot_be_listed):
+    nor a folder (such as a loop of links), is a link that leads outside, or is deeper than any model's files."""
+    paths = []
+    for parent, folders, files in os.walk(folder, onerror=_raise):
         if len(Path(parent).relative_to(folder).parts) > _DEEPEST:
-            raise StageError(f"{folder} has folders in folders, more than {_DEEPEST} deep; name a model's folder")
+            raise StageError(f"{folder} has folders more than {_DEEPEST} levels deep; name a model's folder")
         folders[:] = sorted(name for name in folders if name not in _NOT_THE_MODEL)
         for name in (*folders, *files):
             path = Path(parent) / name
-            if _leads_outside(path, folder):
-                raise StageError(f"{path} is a link that leads outside the model's folder; copy the file there instead")
+            _refuse_outside(path, folder)
             if path.is_symlink() and path.is_dir():
                 raise StageError(f"{path} is a link to a folder, which would be copied twice; remove it")
             if name.encode(errors="ignore").decode() != name:
                 raise StageError(f"{folder} has a file whose name is not UTF-8 ({printable(name)}); rename it")
             if not path.is_dir() and not path.is_file():
                 raise StageError(f"{path} is neither a file nor a folder; remove it")
-        found += [(Path(parent) / name).relative_to(folder).as_posix() for name in files]
-    return sorted(found)
+        paths += [(Path(parent) / name).relative_to(folder).as_posix() for name in files]
+    return sorted(paths)
 
 
-def _cannot_be_listed(error: OSError) -> None:
+def _raise(error: OSError) -> None:
     raise error
 
 
 def is_weights(path: str) -> bool:
-    """Whether a file holds weights, or says which file does; the index that is read here is none such."""
+    """Whether a file holds weights or is an index of them, other than `INDEX`."""
     indexes = (".safetensors.index.json", ".bin.index.json")
     return path.endswith(_OTHER_WEIGHTS) or (path.endswith(indexes) and path != INDEX)
 
 
 def describes(path: str) -> bool:
-    """Whether a file of a repository is a text about the model, or data of its tokenizer: all that is fetched of it
-    beside the weights."""
+    """Whether a file of a repository is text about the model or data of its tokenizer, which are fetched with the
+    weights."""
     folder, _, name = path.rpartition("/")
     is_text = name.endswith(_DESCRIBES) or name.upper().startswith(_TERMS)
-    in_place = folder in ("", "additional_chat_templates")
-    return in_place and is_text and not is_weights(path) and path not in OF_THE_EDIT
+    is_in_place = folder in ("", "additional_chat_templates")
+    return is_in_place and is_text and not is_weights(path) and path not in OF_THE_EDIT
 
 
 def no_weights(where: Path | str, files: Iterable[str]) -> str:
-    """What is wrong with a folder or repository of these files, none of which holds weights that are read here."""
+    """The error of a folder or repository that holds only these files, none of them safetensors weights."""
     if any(file.endswith((".bin", ".pth", ".pt")) for file in files):
         return (
-            f"{where} holds pickled weights alone, which can run code when they are read; "
+            f"{where} holds only pickled weights, which can run code when they are read; "
             "save the model as safetensors and name that folder"
         )
     return f"{where} holds neither {SINGLE} nor {INDEX}; name the folder of a model in Hugging Face format"
 
 
 def read_tensors(path: Path, expected: Mapping[str, tuple[str, Shape]]) -> "dict[str, torch.Tensor]":
-    """Tensors of a safetensors file by name: those that are expected, each of its dtype, as torch names it, and shape;
-    others are not read. Raises `Unreadable`: it is missing or not whole, or lacks one of them."""
-    # Slow to import, and needed only here.
-    from safetensors import SafetensorError, safe_open
+    """The tensors of a safetensors file that are `expected`: by name, dtype (as torch calls it) and shape. Raises
+    `Unreadable`: the file is missing or damaged, or lacks one of them."""
+    from safetensors import SafetensorError, safe_open  # slow to import
 
     open_plain(path).close()
     try:
         with safe_open(path, framework="pt") as file:
             if missing := sorted(expected.keys() - set(file.keys())):
                 raise unreadable(path, f"holds no tensor {missing[0]}")
-            found = {name: file.get_tensor(name) for name in expected}
+            tensors = {name: file.get_tensor(name) for name in expected}
     except (SafetensorError, OSError, ValueError, RuntimeError, TypeError) as error:
-        what = shorten(printable(" ".join(str(error).split())), 100) or type(error).__name__
-        raise unreadable(path, f"is not a whole safetensors file ({what})") from None
+        reason = shorten(printable(" ".join(str(error).split())), 100) or type(error).__name__
+        raise unreadable(path, f"is not a whole safetensors file ({reason})") from None
     for name, (dtype, shape) in expected.items():
-        there = found[name]
-        fits = len(there.shape) == len(shape) and all(
-            length in (None, size) for length, size in zip(shape, there.shape, strict=True)
+        tensor = tensors[name]
+        fits = len(tensor.shape) == len(shape) and all(
+            length in (None, size) for length, size in zip(shape, tensor.shape, strict=True)
         )
-        if str(there.dtype) != f"torch.{dtype}" or not fits:
-            wanted = ", ".join("any" if length is None else str(length) for length in shape)
-            holds = f"{name} as {there.dtype} {list(there.shape)}"
-            raise unreadable(path, f"holds {holds}, where torch.{dtype} [{wanted}] is expected")
-    return found
+        if str(tensor.dtype) != f"torch.{dtype}" or not fits:
+            lengths = ", ".join("any" if length is None else str(length) for length in shape)
+            holds = f"{name} as {tensor.dtype} {list(tensor.shape)}"
+            raise unreadable(path, f"holds {holds}, where torch.{dtype} [{lengths}] is expected")
+    return tensors

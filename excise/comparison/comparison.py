@@ -23,22 +23,22 @@ CONFIDENCE = 0.95
 MOST_SHOWN = 10
 DRIFT = "drift"
 
-Growing = Callable[[float], Interval]
-"""An interval, as if there were so many times the samples with the same results: 1 for those that there are."""
+ScaledInterval = Callable[[float], Interval]
+"""An interval for a multiple of the samples with the same results; 1 for the actual samples."""
 
 
 @dataclass(frozen=True)
 class Side:
-    """What evaluating one model left behind."""
+    """The evaluation of one model."""
 
     results: Results
     samples: Mapping[str, Sequence[Sample]]
-    """By task; the drift of the edited model is one more."""
+    """By task; for the edited model also under `drift`."""
 
 
 @dataclass(frozen=True)
-class Measured:
-    """One metric of both models, with the samples that it is made of."""
+class PairedMetric:
+    """One metric of both models, with its samples."""
 
     name: str
     described: Metric
@@ -47,9 +47,9 @@ class Measured:
     ablated: float
     samples: int
     clusters: NDArray[np.int64]
-    """``[samples]``: samples of one number share an item."""
+    """``[samples]``: equal numbers share an item."""
     base_values: Values | None
-    """``[samples, numbers]``; None for drift, and where samples cannot be resampled."""
+    """``[samples, numbers]``; None for drift, and if samples cannot be resampled."""
     ablated_values: Values | None
 
     @property
@@ -59,33 +59,33 @@ class Measured:
 
     @property
     def yes_no(self) -> bool:
-        """Whether it is a rate: each sample counts or does not."""
-        sides = [values for values in (self.base_values, self.ablated_values) if values is not None]
-        return self.described.aggregation == "mean" and all(np.isin(values, (0.0, 1.0)).all() for values in sides)
+        """Whether it is a rate, with 0 or 1 for each sample."""
+        tables = [values for values in (self.base_values, self.ablated_values) if values is not None]
+        return self.described.aggregation == "mean" and all(np.isin(values, (0.0, 1.0)).all() for values in tables)
 
     @property
     def reason(self) -> str | None:
-        """Why there is no interval; None where there is one."""
+        """Why it has no interval; None if it has one."""
         if self.ablated_values is None:
             return "its samples cannot be resampled one by one"
         interval = self.value_interval(self.ablated_values, CONFIDENCE)
         return "too few of its samples are independent" if interval is None else None
 
-    def value_interval(self, values: Values | None, confidence: float) -> Growing | None:
-        """Of one model's value, given the values of its samples; None where it cannot be had."""
+    def value_interval(self, values: Values | None, confidence: float) -> ScaledInterval | None:
+        """The interval of one model's value, from the values of its samples; None if there is none."""
         if values is None:
             return None
         if self.yes_no:
             return partial(rate_interval, values[:, 0], self.clusters, confidence)
         if self.described.aggregation == "ratio" and _counts(values):
-            # So many of so many: each of them counts or does not, and all of a sample's share its cluster.
+            # A sample with a of b is b yes/no values, a of them yes, which share its cluster.
             yes, of = values.astype(int).T
-            each = np.repeat(np.tile([1.0, 0.0], len(of)), np.stack([yes, of - yes], axis=1).ravel())
-            return partial(rate_interval, each, np.repeat(self.clusters, of), confidence)
+            expanded = np.repeat(np.tile([1.0, 0.0], len(of)), np.stack([yes, of - yes], axis=1).ravel())
+            return partial(rate_interval, expanded, np.repeat(self.clusters, of), confidence)
         return self._resampled(self._value, values, confidence)
 
-    def difference_interval(self, confidence: float) -> Growing | None:
-        """Of edited minus base, over the same samples; None where it cannot be had."""
+    def difference_interval(self, confidence: float) -> ScaledInterval | None:
+        """The interval of edited minus base over the same samples; None if there is none."""
         before, after = self.base_values, self.ablated_values
         if before is None or after is None or self.difference is None:
             return None
@@ -95,17 +95,17 @@ class Measured:
         both = np.concatenate([before, after], axis=1)
         return self._resampled(lambda drawn: value(drawn[:, numbers:]) - value(drawn[:, :numbers]), both, confidence)
 
-    def _resampled(self, value: Callable[[Values], Any], values: Values, confidence: float) -> Growing | None:
-        """A bootstrap; for more samples its width goes with the square root of their number."""
-        found, middle = bootstrap_interval(value, values, self.clusters, confidence), float(value(values))
-        if not math.isfinite(found.low) or not math.isfinite(found.high):
+    def _resampled(self, value: Callable[[Values], Any], values: Values, confidence: float) -> ScaledInterval | None:
+        """A bootstrap interval; its width falls with the square root of the number of samples."""
+        interval, middle = bootstrap_interval(value, values, self.clusters, confidence), float(value(values))
+        if not math.isfinite(interval.low) or not math.isfinite(interval.high):
             return None
-        below, above = middle - found.low, found.high - middle
+        below, above = middle - interval.low, interval.high - middle
         return lambda times: Interval(low=middle - below / math.sqrt(times), high=middle + above / math.sqrt(times))
 
     @property
     def _value(self) -> Callable[[Values], Any]:
-        assert self.described.aggregation is not None  # there are values
+        assert self.described.aggregation is not None  # otherwise there are no values
         return AGGREGATIONS[self.described.aggregation]
 
 
@@ -113,27 +113,26 @@ def _counts(values: Values) -> bool:
     return bool((values == np.rint(values)).all() and (values[:, 0] <= values[:, 1]).all() and (values >= 0).all())
 
 
-def measure_both(base: Side, ablated: Side) -> list[Measured]:
-    """One entry a metric, in the order of groups and tasks, drift last. Raises `StageError`: the two were not asked the
-    same samples."""
-    found: list[Measured] = []
+def measure_both(base: Side, ablated: Side) -> list[PairedMetric]:
+    """All metrics, in the order of groups and tasks, drift last. Raises `StageError`: the samples differ."""
+    paired: list[PairedMetric] = []
     for group, tasks in ablated.results.metrics.items():
         for task, metrics in tasks.items():
-            before, after = _paired(group, task, base, ablated)
+            before, after = _same_samples(group, task, base, ablated)
             described, of_base = ablated.results.described[task], base.results.metrics[group][task]
-            found += _measured(f"{group}.{task}", described, metrics, after, of_base, before)
+            paired += _paired_metrics(f"{group}.{task}", described, metrics, after, of_base, before)
     drift, described = ablated.results.drift, ablated.results.described.get(DRIFT, {})
-    return [*found, *_measured(DRIFT, described, drift, ablated.samples.get(DRIFT, []), {}, None)]
+    return [*paired, *_paired_metrics(DRIFT, described, drift, ablated.samples.get(DRIFT, []), {}, None)]
 
 
-def _measured(
+def _paired_metrics(
     task: str,
     described: Mapping[str, Metric],
     metrics: Mapping[str, float],
     after: Sequence[Sample],
     of_base: Mapping[str, float],
     before: Sequence[Sample] | None,
-) -> Iterator[Measured]:
+) -> Iterator[PairedMetric]:
     clusters = _clusters(after)
     for name, value in metrics.items():
         base_values, ablated_values = (
@@ -142,7 +141,7 @@ def _measured(
             else None
             for samples in (before, after)
         )
-        yield Measured(
+        yield PairedMetric(
             name=f"{task}.{name}",
             described=described[name],
             base=of_base.get(name),
@@ -154,10 +153,13 @@ def _measured(
         )
 
 
-def _paired(group: str, task: str, base: Side, ablated: Side) -> tuple[Sequence[Sample], Sequence[Sample]]:
+def _same_samples(group: str, task: str, base: Side, ablated: Side) -> tuple[Sequence[Sample], Sequence[Sample]]:
     before, after = base.samples.get(task, []), ablated.samples[task]
     metrics = [side.results.metrics.get(group, {}).get(task, {}).keys() for side in (base, ablated)]
-    asked = [[(one.id, one.item, one.prompt, one.metrics.keys()) for one in side] for side in (before, after)]
+    asked = [
+        [(sample.id, sample.item, sample.prompt, sample.metrics.keys()) for sample in samples]
+        for samples in (before, after)
+    ]
     if metrics[0] != metrics[1] or asked[0] != asked[1]:
         raise StageError(
             f"results: the base and the edited model were not asked the same samples of {task}; run `dvc repro --force "
@@ -167,48 +169,48 @@ def _paired(group: str, task: str, base: Side, ablated: Side) -> tuple[Sequence[
 
 
 def _clusters(samples: Sequence[Sample]) -> NDArray[np.int64]:
-    """A number for each item, and one for each sample that has none."""
+    """A number for each item, or for each sample without an item."""
     numbers: dict[tuple[str, str], int] = {}
     keys = [("id", sample.id) if sample.item is None else ("item", sample.item) for sample in samples]
     return np.array([numbers.setdefault(key, len(numbers)) for key in keys], dtype=np.int64)
 
 
-def compare(measured: Sequence[Measured]) -> list[Comparison]:
-    """What a report says of each metric, with intervals at 95 %."""
+def compare(metrics: Sequence[PairedMetric]) -> list[Comparison]:
+    """The report's row for each metric, with 95 % intervals."""
     rows = []
-    for one in measured:
+    for metric in metrics:
         rose = fell = p_value = None
-        if one.base_values is not None and one.ablated_values is not None:
-            change = one.ablated_values[:, 0] - one.base_values[:, 0]
+        if metric.base_values is not None and metric.ablated_values is not None:
+            change = metric.ablated_values[:, 0] - metric.base_values[:, 0]
             rose, fell = int((change > 0).sum()), int((change < 0).sum())
-            p_value = mcnemar(rose, fell) if one.yes_no else None
-        growing = {
-            "base_interval": one.value_interval(one.base_values, CONFIDENCE),
-            "ablated_interval": one.value_interval(one.ablated_values, CONFIDENCE),
-            "difference_interval": one.difference_interval(CONFIDENCE),
+            p_value = mcnemar(rose, fell) if metric.yes_no else None
+        intervals = {
+            "base_interval": metric.value_interval(metric.base_values, CONFIDENCE),
+            "ablated_interval": metric.value_interval(metric.ablated_values, CONFIDENCE),
+            "difference_interval": metric.difference_interval(CONFIDENCE),
         }
         rows.append(
             Comparison(
-                metric=one.name,
-                base=one.base,
-                ablated=one.ablated,
-                difference=one.difference,
-                **{name: found and found(1.0) for name, found in growing.items()},
-                higher_is_better=one.described.higher_is_better,
-                samples=one.samples,
-                clusters=len(np.unique(one.clusters)),
+                metric=metric.name,
+                base=metric.base,
+                ablated=metric.ablated,
+                difference=metric.difference,
+                **{name: interval and interval(1.0) for name, interval in intervals.items()},
+                higher_is_better=metric.described.higher_is_better,
+                samples=metric.samples,
+                clusters=len(np.unique(metric.clusters)),
                 rose=rose,
                 fell=fell,
                 p_value=p_value,
-                reason=one.reason,
+                reason=metric.reason,
             )
         )
     return rows
 
 
 def changes(base: Side, ablated: Side) -> list[TaskChanges]:
-    """Of each task, the samples that changed most: those with the largest changes over all its metrics."""
-    found = []
+    """The samples of each task that changed most, over all its metrics."""
+    listed = []
     for group, tasks in ablated.results.metrics.items():
         for task in tasks:
             changed = [
@@ -221,32 +223,32 @@ def changes(base: Side, ablated: Side) -> list[TaskChanges]:
                     ablated_verdict=after.verdict,
                     metrics=moved,
                 )
-                for before, after in _one_of_each_item_first(*_paired(group, task, base, ablated))
+                for before, after in _one_of_each_item_first(*_same_samples(group, task, base, ablated))
                 if (moved := _moved(before, after))
             ]
-            changed.sort(key=lambda one: -sum(abs(new - old) for old, new in one.metrics.values()))
+            changed.sort(key=lambda sample: -sum(abs(new - old) for old, new in sample.metrics.values()))
             samples = len(ablated.samples[task])
-            found.append(
+            listed.append(
                 TaskChanges(group=group, task=task, samples=samples, changed=len(changed), shown=changed[:MOST_SHOWN])
             )
-    return found
+    return listed
 
 
 def _one_of_each_item_first(base: Sequence[Sample], ablated: Sequence[Sample]) -> list[tuple[Sample, Sample]]:
-    """The pairs of samples, so that wordings of one question do not stand together."""
+    """Pairs of samples, ordered so that wordings of one question are not next to each other."""
     turns: defaultdict[str, Iterator[int]] = defaultdict(count)
-    pairs = [(next(turns[one.item or one.id]), one, other) for one, other in zip(base, ablated, strict=True)]
-    return [(one, other) for _, one, other in sorted(pairs, key=lambda pair: pair[0])]
+    pairs = [(next(turns[old.item or old.id]), old, new) for old, new in zip(base, ablated, strict=True)]
+    return [(old, new) for _, old, new in sorted(pairs, key=lambda pair: pair[0])]
 
 
 def _moved(before: Sample, after: Sample) -> dict[str, tuple[float, float]]:
-    """The metrics that a sample changed in; the first number where a metric has several."""
+    """The metrics that changed in a sample, by the first number if a metric has several."""
     firsts = {name: as_values([before.metrics[name], value])[:, 0].tolist() for name, value in after.metrics.items()}
     return {name: (old, new) for name, (old, new) in firsts.items() if old != new}
 
 
 def metric_tree(rows: Sequence[Comparison]) -> dict[str, Any]:
-    """What `dvc metrics diff` reads: the edited model's values by metric name, the base's below `base`."""
+    """The tree that `dvc metrics diff` reads: the edited model's values by metric name, the base's below `base`."""
     tree: dict[str, Any] = {}
     for row in rows:
         for name, value in ((row.metric, row.ablated), (f"base.{row.metric}", row.base)):
@@ -260,16 +262,15 @@ def metric_tree(rows: Sequence[Comparison]) -> dict[str, Any]:
 
 
 def read_side(folder: Path) -> Side:
-    """The metrics and all samples of one model, from `results/base` or `results/ablated`. Raises `StageError`: a
-    file is missing or not whole, or they do not belong together."""
+    """Read `results/base` or `results/ablated`. Raises `StageError`: files are missing, damaged or do not match."""
     path = folder / "results.json"
     results = read_document(Results, path)
     tasks = {*results.samples, *([DRIFT] if results.drift else [])}
     samples = {task: read_lines(Sample, folder / f"samples/{task}.jsonl") for task in sorted(tasks)}
     for task, counted in results.samples.items():
         if len(samples[task]) != counted:
-            what = f"holds {len(samples[task])} samples, where {path.name} counts {counted}"
-            raise unreadable(folder / f"samples/{task}.jsonl", what)
+            reason = f"holds {len(samples[task])} samples, but {path.name} counts {counted}"
+            raise unreadable(folder / f"samples/{task}.jsonl", reason)
     metrics = {task: names for group in results.metrics.values() for task, names in group.items()}
     for task, names in {**metrics, DRIFT: results.drift}.items():
         for name in names:

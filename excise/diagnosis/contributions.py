@@ -1,7 +1,7 @@
-"""Who writes a direction. The stream obeys h' = λ (h + Σ mᵢ cᵢ): cᵢ is what writer i adds after its norms, mᵢ what
-multiplies it (granite's residual multiplier, a shared expert's gate), λ a layer's scalar, which Gemma 4 has.
+"""What each writer adds along a direction. The stream obeys h' = λ (h + Σ mᵢ cᵢ): cᵢ is what writer i adds after its
+norms, mᵢ multiplies it (granite's residual multiplier, a shared expert's gate), and λ is a layer's scalar (Gemma 4).
 
-Everything is taken at one token of each prompt and projected at once, so that memory is prompts × writers.
+Values are read at one token of each prompt and projected at once, so memory is prompts × writers.
 """
 
 import math
@@ -23,21 +23,21 @@ from excise.residual.experts import held_experts
 from schemas.model import Layout, Writer, WriterRole
 
 Source = tuple[int, WriterRole]
-"""A layer and what writes there."""
+"""A layer and the role of a writer in it."""
 
 
 @dataclass(frozen=True)
 class Component:
-    """One writer of one layer, and what its output passes on its way to the stream."""
+    """One writer of one layer, and what its output passes through on its way to the stream."""
 
     layer: int
     writer: Writer
     module: nn.Module
     norms: dict[nn.Module, Tensor]
-    """In their order, each with what it multiplies by, ``[hidden]`` float64."""
+    """In their order, each with its gain, ``[hidden]`` float64."""
     gate: nn.Module | None
     block: nn.Module
-    """What holds the gate, and is given what the gate reads; the layer where there is none."""
+    """The module that holds the gate and reads the same input; without a gate, the layer."""
     multiplier: float
 
     @property
@@ -52,28 +52,28 @@ class Component:
 
 @dataclass(frozen=True)
 class Write:
-    """What one component adds along a direction at the token that is asked about; ``[prompts]`` float64 on the CPU."""
+    """What one component adds along a direction at the measured token; ``[prompts]`` float64 on the CPU."""
 
     projected: Tensor
     covered: Tensor
-    """Of that, what comes from what the plan edits."""
+    """The part of it that comes from edited tensors."""
     removed: Tensor
-    """What the plan would take out of it if all inputs stayed the same."""
+    """The part of it that the plan would remove if all inputs stayed the same."""
     experts: "ExpertWrites | None" = None
 
     @property
     def tensors(self) -> list[Tensor]:
-        """All of it, each ``[prompts, ...]``."""
+        """All tensors, each ``[prompts, ...]``."""
         of_experts = [] if self.experts is None else [self.experts.projected, self.experts.weights]
         return [self.projected, self.covered, self.removed, *of_experts]
 
     def empty(self, prompts: int) -> "Write":
-        """One of the same form for so many prompts, filled with zeros."""
+        """Zeros of the same form for another number of prompts."""
         projected, covered, removed, *of_experts = (each.new_zeros(prompts, *each.shape[1:]) for each in self.tensors)
         return Write(projected, covered, removed, ExpertWrites(*of_experts) if of_experts else None)
 
     def of_expert(self, expert: int | None) -> Tensor:
-        """What one of its experts adds, or all of it for None, ``[prompts]``."""
+        """What one of its experts adds, or for None the whole component, ``[prompts]``."""
         if expert is None:
             return self.projected
         assert self.experts is not None
@@ -82,20 +82,20 @@ class Write:
 
 @dataclass(frozen=True)
 class ExpertWrites:
-    """The same of each routed expert, ``[prompts, experts]`` float64, zeros where it is not chosen."""
+    """The same for each routed expert, ``[prompts, experts]`` float64, 0 if it is not chosen."""
 
     projected: Tensor
     weights: Tensor
-    """What the router gave it; NaN where that multiplies what it reads."""
+    """Its weight from the router; NaN if weights multiply the experts' inputs."""
 
 
 OnWrite = Callable[[Component, Write], Tensor | None]
-"""Told of each write; may answer what shall be added to it along the direction, ``[prompts]``."""
+"""Called with each write; may return what to add to it along the direction, ``[prompts]``."""
 
 
 @dataclass
 class Trace:
-    """The stream and every write to it, projected on one direction, for all prompts."""
+    """The stream and all writes to it, projected onto one direction, for all prompts."""
 
     stream: Tensor
     """``[prompts, layers + 1]``: entering each layer, and leaving the last."""
@@ -104,20 +104,20 @@ class Trace:
     """λ of each layer."""
 
     def reach(self, layer: int) -> float:
-        """What a write in a layer is multiplied by on its way to the last measurement."""
+        """The factor on a write in a layer when it arrives at the last measurement."""
         return math.prod(self.scales[layer:])
 
 
 def components(model: PreTrainedModel, base: BaseModel) -> list[Component]:
     """Every writer of every layer, in the order of layers."""
     layout, names = base.layout, sort_by_layer(base.layout, base.tensors)
-    found = []
+    listed = []
     for number, layer in enumerate(decoder_layers(model)):
         places = resolve_layer(layout, number, names[number], base.tensors)
         for writer in dict.fromkeys(place.part for place in places if isinstance(place.part, Writer)):
             norms = [(layer.get_submodule(norm.weight.removesuffix(".weight")), norm.offset) for norm in writer.norms]
             gate = writer.gate.removesuffix(".weight") if writer.gate is not None else None
-            found.append(
+            listed.append(
                 Component(
                     layer=number,
                     writer=writer,
@@ -128,23 +128,23 @@ def components(model: PreTrainedModel, base: BaseModel) -> list[Component]:
                     multiplier=layout.residual_multiplier,
                 )
             )
-    return found
+    return listed
 
 
 @dataclass
 class Tracer:
-    """Follows the stream along a direction, and what is written to it, while prompts pass through a model."""
+    """Records the stream and the writes to it, along a direction, while prompts pass through a model."""
 
     model: PreTrainedModel
     layout: Layout
     watched: Sequence[Component]
-    """Whose writes are followed."""
+    """The components whose writes are recorded."""
     direction: Tensor
     """``[hidden]``, a unit vector."""
     prompts: Sequence[Sequence[int]]
     """The tokens of each."""
     edits: Sequence[Edit] = ()
-    """Of which `Write.covered` and `Write.removed` are told."""
+    """The edits that `Write.covered` and `Write.removed` refer to."""
 
     def __post_init__(self) -> None:
         self._edits: dict[Source, list[Edit]] = {}
@@ -157,7 +157,7 @@ class Tracer:
 
     @torch.inference_mode()
     def run(self) -> Trace:
-        """Trace the prompts in a pass of their own."""
+        """Trace the prompts in a separate pass."""
 
         def compute(batch: Batch) -> None:
             with ExitStack() as undo:
@@ -173,17 +173,17 @@ class Tracer:
         def keep(measurement: int, stream: Tensor) -> None:
             self._stream[batch.rows, measurement] = _project(batch.at_end(stream).double(), self.direction).cpu()
 
-        def note(component: Component, write: Write) -> None:
+        def keep_write(component: Component, write: Write) -> None:
             if component.source not in self._writes:
                 self._writes[component.source] = write.empty(len(self._stream))
             for values, of_batch in zip(self._writes[component.source].tensors, write.tensors, strict=True):
                 values[batch.rows] = of_batch
 
         watch_stream(self.model, keep, undo)
-        watch_writes(self.watched, self.direction, self._edits, batch, note, undo)
+        watch_writes(self.watched, self.direction, self._edits, batch, keep_write, undo)
 
     def trace(self) -> Trace:
-        """What was seen, once all prompts have passed."""
+        """The record, once all prompts have passed."""
         scalar = self.layout.layer_scalar
         scales = [1.0 if scalar is None else float(getattr(layer, scalar)) for layer in decoder_layers(self.model)]
         return Trace(self._stream, self._writes, scales)
@@ -197,51 +197,50 @@ def watch_writes(
     on_write: OnWrite,
     undo: ExitStack,
 ) -> None:
-    """Tell `on_write` of each write in a forward pass of a batch until `undo` is closed, and change it as that says."""
+    """Call `on_write` for each write in a forward pass of a batch until `undo` is closed, and add what it returns."""
     shrinks: dict[nn.Module, Tensor] = {}
     gains = {norm: gain for component in watched for norm, gain in component.norms.items()}
 
-    def normed(norm: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+    def keep_shrink(norm: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
         scaled = batch.at_end(args[0]).double() * gains[norm].to(output.device)
-        # One over the root mean square, as the norm itself took it.
+        # One over the root mean square, as the norm itself computed it.
         shrinks[norm] = (batch.at_end(output).double() * scaled).sum(-1) / scaled.square().sum(-1)
 
     for norm in gains:
-        undo.callback(norm.register_forward_hook(normed).remove)
+        undo.callback(norm.register_forward_hook(keep_shrink).remove)
     for component in watched:
-        _Watched(component, direction, edits.get(component.source, ()), batch, shrinks, on_write).hook(undo)
+        _WatchedComponent(component, direction, edits.get(component.source, ()), batch, shrinks, on_write).hook(undo)
 
 
 @dataclass
-class _Watched:
-    """One component in one forward pass of a batch. Its block is entered, then its module returns, then its norms do,
-    one after another. What each shows is kept here; when the last of them returns, the write is known."""
+class _WatchedComponent:
+    """One component in one forward pass of a batch: its block is entered, then its module returns, then each of its
+    norms. Their values are kept here until the last one returns and the write is known."""
 
     component: Component
     direction: Tensor
     edits: Sequence[Edit]
     batch: Batch
     shrinks: Mapping[nn.Module, Tensor]
-    """One over what each norm divides by, ``[prompts]``: there once the norm has returned."""
+    """One over what each norm divides by, ``[prompts]``; set when the norm returns."""
     on_write: OnWrite
     gate: Tensor | None = None
-    """``[prompts]``: there once the block is entered, where it has a gate."""
+    """``[prompts]``; set when the block is entered, if it has a gate."""
     written: Tensor | None = None
-    """``[prompts, chosen, hidden]``: there once the module has returned; by chosen expert, and else as one."""
+    """``[prompts, chosen, hidden]``, one entry for each chosen expert, or one in all; set when the module returns."""
     index: Tensor | None = None
-    """``[prompts, chosen]``: of routed experts, which they are; `weights` is what the router gave them."""
+    """``[prompts, chosen]``: indices of routed experts, whose weights from the router are `weights`."""
     weights: Tensor | None = None
 
     def hook(self, undo: ExitStack) -> None:
-        """Set hooks until `undo` is closed."""
         if self.component.gate is not None:
             on_input(self.component.block, self._keep_gate, undo)
         undo.callback(self.component.module.register_forward_hook(self._keep_output).remove)
-        on_output(self.component.last, self._tell, undo)
+        on_output(self.component.last, self._report, undo)
 
-    def _keep_gate(self, read: Tensor) -> None:
+    def _keep_gate(self, block_input: Tensor) -> None:
         assert self.component.gate is not None
-        self.gate = torch.sigmoid(self.component.gate(self.batch.at_end(read))).double()[:, 0]
+        self.gate = torch.sigmoid(self.component.gate(self.batch.at_end(block_input))).double()[:, 0]
 
     def _keep_output(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
         if self.component.writer.role != "routed_experts":
@@ -252,13 +251,13 @@ class _Watched:
             self.weights = torch.full(self.index.shape, math.nan, dtype=torch.float64)
         else:
             tokens, index, weights = (self.batch.at_end(argument) for argument in args[:3])
-            each = tokens.repeat_interleave(index.shape[1], 0)
-            # Not the module itself, whose hooks have seen this token.
-            alone = module.forward(each, index.reshape(-1, 1), weights.reshape(-1, 1))
-            self.written = alone.view(*index.shape, -1)
+            repeated = tokens.repeat_interleave(index.shape[1], 0)
+            # `forward`, because a call would run this module's hooks again.
+            single = module.forward(repeated, index.reshape(-1, 1), weights.reshape(-1, 1))
+            self.written = single.view(*index.shape, -1)
             self.index, self.weights = index.cpu(), weights.double().cpu()
 
-    def _tell(self, output: Tensor) -> Tensor | None:
+    def _report(self, output: Tensor) -> Tensor | None:
         factor = torch.full_like(self.batch.ends, self.component.multiplier, dtype=torch.float64, device=output.device)
         factor = factor if self.gate is None else factor * self.gate
         change = self.on_write(self.component, self._write(factor))
@@ -266,33 +265,33 @@ class _Watched:
             return None
         changed = output.clone()
         tokens = changed.view(-1, *self.batch.ids.shape, output.shape[-1])
-        # What is multiplied by nothing cannot be changed.
-        wanted = torch.where(factor != 0, change.to(output.device) / factor, 0.0)
-        along = wanted[:, None] * self.direction.to(output.device)
-        # A module that answers for each expert in turn is summed afterwards: the first answer stands for all.
+        # An output that is multiplied by 0 cannot be changed.
+        needed = torch.where(factor != 0, change.to(output.device) / factor, 0.0)
+        along = needed[:, None] * self.direction.to(output.device)
+        # Outputs of single experts are summed afterwards, so it is enough to change the first.
         tokens[0, torch.arange(len(self.batch.rows)), self.batch.ends] += along.to(output.dtype)
         return changed
 
     def _write(self, factor: Tensor) -> Write:
-        """The write, of which `factor` ``[prompts]`` multiplies what comes out of the norms."""
+        """The write; `factor` ``[prompts]`` multiplies the output of the norms."""
         assert self.written is not None
         gain = torch.ones_like(self.direction)
-        for norm, its_gain in self.component.norms.items():
-            gain, factor = gain * its_gain.cpu(), factor * self.shrinks[norm]
+        for norm, norm_gain in self.component.norms.items():
+            gain, factor = gain * norm_gain.cpu(), factor * self.shrinks[norm]
         exact = self.written.double() * factor[:, None, None]
         projected = _project(exact, gain * self.direction).cpu()
         covered, removed = torch.zeros_like(projected), torch.zeros_like(projected)
         for edit in self.edits:
-            here = torch.ones_like(projected)
+            edited = torch.ones_like(projected)
             if self.index is not None and edit.of_experts is not None:
-                here = torch.isin(self.index, torch.tensor(edit.of_experts)).double()
+                edited = torch.isin(self.index, torch.tensor(edit.of_experts)).double()
             along = edit.projector.left.T @ (gain * self.direction)
-            covered += here * projected
-            removed += edit.scale * here * (_project(exact, edit.projector.right).cpu() @ along)
+            covered += edited * projected
+            removed += edit.scale * edited * (_project(exact, edit.projector.right).cpu() @ along)
         of_experts = None
         if self.index is not None and self.weights is not None:
             empty, index = projected.new_zeros(len(projected), held_experts(self.component.module)), self.index
-            of_experts = ExpertWrites(*(empty.scatter_add(1, index, each) for each in (projected, self.weights)))
+            of_experts = ExpertWrites(*(empty.scatter_add(1, index, values) for values in (projected, self.weights)))
         return Write(projected.sum(1), covered.sum(1), removed.sum(1), of_experts)
 
 

@@ -1,6 +1,6 @@
-"""What the current rules would do, before any byte is written: predicted directly, and simulated in forward passes.
-The base passes once, and the edited model once for each scale: what it answers and where its stream lies are read in
-the same pass. A few prompts more tell whether it can still write."""
+"""What the current rules would do, before any byte is written: predicted from the base, and simulated. One forward pass
+of the base and one for each scale give answers and stream; a few more prompts show whether the edited model can still
+write."""
 
 import math
 from collections import Counter
@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from operator import mul
-from typing import Any
 
 from torch import Tensor
 
@@ -30,29 +29,29 @@ SCALES = (0.5, 1.0, 2.0)
 """Factors on the scale of every rule."""
 
 RUINOUS = 2.0
-"""Rules are ruinous where the base's own answers become more than this many times as perplexing: each of their tokens
-less than half as likely, on average. docs/diagnosis.md has examples on either side."""
+"""Rules are ruinous if they multiply the perplexity of the base's own answers by more than this, so that each token is
+on average less than half as likely. docs/diagnosis.md has examples on either side."""
 
 
 @dataclass(frozen=True)
 class DirectEffect:
-    """What an edit would leave of the difference between the two kinds of prompts along the direction, in the last
-    measurement, if every input stayed as it is, and whatever a norm divides by. Of projections of writers only."""
+    """What projections of writers would remove of the difference between the two kinds of prompts along the direction,
+    at the last measurement, if every input and every norm's divisor stayed the same."""
 
     whole: float
     """The difference without an edit."""
     removed: float
-    """What the rules, as they are, take out of it."""
+    """The part that the rules remove."""
     left_out: float
-    """What of it is due to writers that the rules leave out, and to the embedding."""
+    """The part that comes from the embedding and from writers that no rule names."""
 
     def remainder(self, scale: float) -> float:
-        """The difference that is left where the scale of every rule is multiplied by this."""
+        """The remaining difference if the scale of every rule is multiplied by this."""
         return self.whole - scale * self.removed
 
 
 def direct_effect(harmful: Trace, harmless: Trace) -> DirectEffect:
-    """Add up what was traced: each write, times what later layers multiply the stream by."""
+    """The sum over all writes, each as it arrives at the last measurement."""
     whole, removed, covered = last_difference(harmful, harmless), 0.0, 0.0
     for (layer, role), write in harmful.writes.items():
         other, reach = harmless.writes[layer, role], harmful.reach(layer)
@@ -62,7 +61,7 @@ def direct_effect(harmful: Trace, harmless: Trace) -> DirectEffect:
 
 
 def last_difference(harmful: Trace, harmless: Trace) -> float:
-    """Harmful minus harmless prompts along the direction, on average, in the last measurement."""
+    """Harmful minus harmless prompts along the direction, on average, at the last measurement."""
     return float(harmful.stream[:, -1].mean() - harmless.stream[:, -1].mean())
 
 
@@ -77,21 +76,19 @@ def simulate(
     directions_sha256: str,
     advance: Callable[[int], None],
 ) -> Simulation:
-    """Simulate the rules of params.yaml, with the scale of each times ``SCALES``, and where they are ruinous each third
-    of their layers by itself. Raises `StageError`: the model does not have what a rule names, or cannot be edited so;
-    or it answers with NaN.
+    """Simulate the rules of params.yaml, with all scales multiplied by each of ``SCALES``; if they are ruinous, also in
+    each third of their layers. Raises `StageError`: the model lacks what a rule names or cannot be edited so, or its
+    logits are not finite.
 
     Args:
-        use_odds: by layer with routed experts, the log-odds of each one's use.
+        use_odds: by layer with routed experts, the log-odds of each expert's use.
         own: the model, and its answers to a few prompts.
-        prompts: the tokens of harmful and of harmless ones, held out.
-        statistics: of each measurement.
-        directions_sha256: of the file that holds the directions.
+        prompts: the tokens of held-out harmful and harmless prompts.
         advance: called after each pass over the prompts: one of the base, and one per scale.
     """
     plans = {scale: make_plan(with_scales(ablate, partial(mul, scale)), base, directions) for scale in SCALES}
     shifts, model = make_shifts(ablate, base, use_odds), own.model
-    # Where every scale is 0, as for a router's bias only: of what the rules name.
+    # If every scale is 0, as when only a router's bias is shifted, the plan is empty.
     named = plans[1.0] or make_plan(with_scales(ablate, lambda _: 1.0), base, directions)
     measurement = main_measurement(named, statistics)
     direction = directions.of_every_layer(measurement, ablate.orthogonalize)
@@ -113,11 +110,18 @@ def simulate(
             outcomes[scale] = questions.ask(*(tracer.watch for tracer in of_edited))
             perplexity = own.perplexity()
         after[scale] = [tracer.trace() for tracer in of_edited]
-        remainder, left = direct.remainder(scale), last_difference(*after[scale])
-        told: dict[str, Any] = dict.fromkeys(("simulated", "indirect", "answers"))
-        if outcomes[scale].is_finite and math.isfinite(left):
-            told = {"simulated": left, "indirect": left - remainder, "answers": outcomes[scale].answers()}
-        trials.append(ScaleTrial(scale=scale, direct=remainder, perplexity=perplexity, **told))
+        remainder, simulated_remainder = direct.remainder(scale), last_difference(*after[scale])
+        finite = outcomes[scale].is_finite and math.isfinite(simulated_remainder)
+        trials.append(
+            ScaleTrial(
+                scale=scale,
+                direct=remainder,
+                simulated=simulated_remainder if finite else None,
+                indirect=simulated_remainder - remainder if finite else None,
+                answers=outcomes[scale].answers() if finite else None,
+                perplexity=perplexity,
+            )
+        )
         advance(1)
 
     ruinous = is_ruinous(trials[SCALES.index(1.0)].perplexity)
@@ -144,27 +148,26 @@ def _projections(traces: Sequence[Trace], measurement: int) -> Projections:
 
 
 def is_ruinous(perplexity: float | None) -> bool:
-    """Whether a model can no longer write as the base does, given the perplexity of the base's own answers to it, as a
-    multiple of the base's."""
+    """Whether a model can no longer write as the base does, by the factor on the perplexity of the base's answers."""
     return perplexity is None or perplexity > RUINOUS
 
 
 def try_thirds(own: OwnAnswers, edits: Sequence[Edit], shifts: Sequence[Shift]) -> list[PartTrial]:
-    """Each third of the layers that are edited by itself, the embeddings with the first."""
+    """Try each third of the edited layers separately, the embeddings with the first."""
     named = {edit.layer for edit in edits} | {shift.layer for shift in shifts}
     layers = sorted(layer for layer in named if layer is not None)
     bounds = [len(layers) * third // 3 for third in range(4)]
-    found = []
+    trials = []
     for part in (layers[start:stop] for start, stop in pairwise(bounds) if start < stop):
         of_part = {*part, None} if part[0] == layers[0] else {*part}
-        here = [edit for edit in edits if edit.layer in of_part], [shift for shift in shifts if shift.layer in of_part]
-        with simulated(own.model, *here):
-            found.append(PartTrial(first=part[0], last=part[-1], perplexity=own.perplexity()))
-    return found
+        kept = [edit for edit in edits if edit.layer in of_part], [shift for shift in shifts if shift.layer in of_part]
+        with simulated(own.model, *kept):
+            trials.append(PartTrial(first=part[0], last=part[-1], perplexity=own.perplexity()))
+    return trials
 
 
 def main_measurement(edits: Sequence[Edit], statistics: Sequence[MeasurementStatistics]) -> float:
-    """The measurement of most edits; of several, that whose direction is longest beside the stream."""
+    """The measurement of most edits; of several, the one whose direction has the largest relative norm."""
     counts = Counter(edit.measurement for edit in edits)
-    most = [measurement for measurement, times in counts.items() if times == max(counts.values())]
+    most = [measurement for measurement, count in counts.items() if count == max(counts.values())]
     return max(most, key=lambda measurement: statistics[round(measurement)].relative_norm or 0.0)

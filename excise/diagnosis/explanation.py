@@ -27,13 +27,8 @@ def explain(
     decode: Callable[[int], str],
     advance: Callable[[int], None],
 ) -> Diagnosis:
-    """Explain a model. Raises `StageError`: no measurement has a direction that can be explained.
-
-    Args:
-        statistics: of each measurement.
-        decode: gives a token's text.
-        advance: called after each of the ``STEPS``.
-    """
+    """Explain a model. `decode` gives the text of a token; `advance` is called after each of the ``STEPS``. Raises
+    `StageError`: no measurement has a direction that can be explained."""
     questions, base, ablate = bench.questions, bench.base, Ablate(**settings.model_dump())
     model, layout, kinds = questions.model, base.layout.family, (questions.harmful, questions.harmless)
     watched = components(model, base)
@@ -84,8 +79,8 @@ def explain(
 def explained_direction(
     directions: Directions, causal: Sequence[int], orthogonalize: Orthogonalize
 ) -> tuple[int, Tensor]:
-    """The first of the most causal measurements, and its direction ``[hidden]`` as edits use it. Where edits take the
-    harmless mean out, a direction that lies along that mean is skipped. Raises `StageError`: none is left."""
+    """The first of the most causal measurements, and its direction ``[hidden]`` as edits use it. If edits orthogonalize
+    directions to the harmless mean, one that lies along that mean is skipped. Raises `StageError`: none is left."""
     for measurement in causal:
         try:
             return measurement, directions.of_every_layer(measurement, orthogonalize)
@@ -93,6 +88,6 @@ def explained_direction(
             continue
     reasons = "; ".join(dict.fromkeys(reason for reason in directions.reasons if reason is not None))
     raise StageError(
-        f"no measurement has a direction that can be explained ({reasons or 'without them no answer is finite'}); "
+        f"no measurement has a direction that can be explained ({reasons or 'logits without it are not finite'}); "
         "change params.yaml: prompts, measure.position or ablate.orthogonalize"
     )

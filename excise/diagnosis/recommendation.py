@@ -13,61 +13,56 @@ from schemas.diagnosis import NamedWriter, RangeTrial, Recommendation
 from schemas.params.ablate import Ablate
 
 LIMIT = 0.05
-"""Refusal is removed where both the share of harmful prompts refused and the mean probability are at most this."""
-
+"""Refusal is removed if both the share of refused harmful prompts and the mean probability are at most this."""
 MEASUREMENTS = 3
-"""How many of the most causal measurements are tried."""
-
+"""The most causal measurements that are tried."""
 KEPT = 3
-"""How many of the best edits are varied further: with fewer writers, and at lower scales."""
-
+"""The best edits that are varied further: with fewer writers, and at lower scales."""
 SCALES = (0.5, 0.75)
 """Lower scales at which the best edits are also tried."""
-
 Z = 1.96
-"""Quantile of the normal distribution for an interval of 95 %."""
+"""Quantile of the normal distribution for a 95 % interval."""
 
 Rules = list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class Tried:
-    """One edit and what it does."""
+    """One edit and its outcome."""
 
     rules: Rules
     outcome: Outcome
 
     @property
     def removes(self) -> bool:
-        """Whether refusal is removed."""
         return self.outcome.remaining <= LIMIT
 
     @property
     def rank(self) -> tuple[bool, float, float]:
-        """Lower is better: refusal removed, at the lowest KL; or else the least refusal."""
+        """Lower is better: refusal removed at the lowest KL, or else the least refusal."""
         kl = float(self.outcome.kl.mean())
         return (False, kl, 0.0) if self.removes else (True, self.outcome.remaining, kl)
 
     def is_like(self, best: "Tried") -> bool:
-        """Whether its KL cannot be told from that of the best, prompt by prompt: a paired normal 95 % interval."""
-        more = self.outcome.kl - best.outcome.kl
-        return float(more.mean()) <= Z * float(more.std()) / math.sqrt(len(more))
+        """Whether its KL is not significantly larger than the best one's, by a paired normal 95 % interval."""
+        increase = self.outcome.kl - best.outcome.kl
+        return float(increase.mean()) <= Z * float(increase.std()) / math.sqrt(len(increase))
 
 
 def try_edits(
     bench: Bench, ablate: Ablate, writers: Sequence[str], measurements: Sequence[int], named: Rules
 ) -> list[Tried]:
-    """Every range of layers, the best of these with fewer writers, the named writer only, and the best of all at lower
-    scales; none twice, and none that the model does not take.
+    """Try every range of layers, the best of these with fewer writers, the named writer only, and the best of all at
+    lower scales; no edit twice, and none that the model cannot take.
 
     Args:
-        ablate: method and the rest; its rules are not tried.
-        writers: every kind of writer that the model has.
-        measurements: that explained first, and others whose direction is the cause; the first few are tried.
-        named: rules that edit only the writer whose part is the cause.
+        ablate: method and other settings; its rules are not tried.
+        writers: all kinds of writers of the model.
+        measurements: the explained one first, then others by how causal they are; the first few are tried.
+        named: rules that edit only the writer that causes refusal.
     """
     tried: list[Tried] = []
-    alone = [[writer] for writer in writers] if len(writers) > 1 else []
+    single = [[writer] for writer in writers] if len(writers) > 1 else []
     all_but = [[other for other in writers if other != writer] for writer in writers] if len(writers) > 2 else []
 
     def attempt(rules: Rules) -> None:
@@ -81,7 +76,7 @@ def try_edits(
         for first, last in layer_ranges(bench.base.layout.layers):
             attempt([range_rule(first, last, measurement, writers)])
     for best in _best(tried):
-        for fewer in alone + all_but:
+        for fewer in single + all_but:
             attempt([{**rule, "targets": fewer} for rule in best.rules])
     for measurement in measurements[:MEASUREMENTS]:
         attempt([{**rule, "measurement": measurement} for rule in named])
@@ -94,18 +89,18 @@ def try_edits(
 def explain_ranges(
     tried: Sequence[Tried], contrast: Contrast, layers: int, measurement: int, writers: Sequence[str]
 ) -> list[RangeTrial]:
-    """Layer coverage: the edits that take the direction out of one range of layers."""
+    """Layer coverage: the edits of every writer in one range of layers."""
     rows = []
     for first, last in layer_ranges(layers):
         rules = [range_rule(first, last, measurement, writers)]
-        answers = next((one.outcome.answers() for one in tried if one.rules == rules), None)
+        answers = next((edit.outcome.answers() for edit in tried if edit.rules == rules), None)
         written = sum(contrast.difference(site) for site in contrast.sites if first <= site[0] <= last)
         rows.append(RangeTrial(first=first, last=last, written=written, answers=answers))
     return rows
 
 
 def recommend(tried: Sequence[Tried]) -> Recommendation | None:
-    """The best edit of those that were tried; None where the model took none."""
+    """The best edit; None if the model took none."""
     if not tried:
         return None
     best = _best(tried)[0]
@@ -114,22 +109,22 @@ def recommend(tried: Sequence[Tried]) -> Recommendation | None:
         removes=best.removes,
         answers=best.outcome.answers(),
         tried=len(tried),
-        alike=sum(one is not best and one.removes and one.is_like(best) for one in tried),
+        alike=sum(edit is not best and edit.removes and edit.is_like(best) for edit in tried),
     )
 
 
 def _best(tried: Sequence[Tried]) -> list[Tried]:
-    return sorted(tried, key=lambda one: one.rank)[:KEPT]
+    return sorted(tried, key=lambda edit: edit.rank)[:KEPT]
 
 
 def range_rule(first: int, last: int, measurement: int, writers: Sequence[str]) -> dict[str, Any]:
-    """The rule that edits a range of neighbouring layers, at scale 1."""
+    """The rule that edits a range of layers at scale 1."""
     layers = layers_as_written(range(first, last + 1))
     return {"layers": layers, "measurement": measurement, "scale": 1.0, "targets": list(writers)}
 
 
 def rules_of(named: NamedWriter, measurement: int) -> Rules:
-    """Rules that edit what is named, and nothing else."""
+    """Rules that edit only the named writer."""
     common = {"measurement": measurement, "scale": 1.0, "targets": [named.role]}
     if not named.experts:
         return [{"layers": layers_as_written(named.layers), **common}]

@@ -1,4 +1,4 @@
-"""Does the router read the direction, and do its weights carry it? Routed layers only."""
+"""Whether routers read the direction, and whether their weights carry it."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -27,22 +27,22 @@ from schemas.params.ablate import Ablate
 
 @dataclass(frozen=True)
 class Routing:
-    """What the router of one layer does with one token of each prompt, ``[prompts, experts]`` on the CPU."""
+    """The router of one layer at one token of each prompt, ``[prompts, experts]`` on the CPU."""
 
     logits: Tensor
     """float64."""
     through: Tensor
-    """What of the logits is due to the direction in the router's input."""
+    """The part of the logits that comes from the direction in the router's input."""
     used: Tensor
-    """bool: which experts are chosen."""
+    """bool: the chosen experts."""
     blinded: Tensor
-    """The same once the direction is taken out of the router's input, everything else being as it was."""
+    """The same without the direction in the router's input, everything else unchanged."""
     is_blinded: bool = True
-    """Whether it could be taken out; if not, only what is used is known."""
+    """Whether the router can be blinded; if not, only `used` is known."""
 
 
 def blind_routers(bench: Bench, ablate: Ablate, measurement: int, layers: Sequence[int]) -> list[Edit]:
-    """What blinds the routers of these layers to the direction, but for those whose norm is such that nothing can."""
+    """Edits that blind the routers of these layers to the direction, except where a norm does not allow it."""
     edits: list[Edit] = []
     for layer in layers:
         rule = {"layers": layer, "measurement": measurement, "targets": ["router"]}
@@ -55,32 +55,28 @@ def blind_routers(bench: Bench, ablate: Ablate, measurement: int, layers: Sequen
 def trace_routers(
     model: PreTrainedModel, layout: Layout, edits: Sequence[Edit], prompts: Sequence[Sequence[int]]
 ) -> dict[int, Routing]:
-    """By layer. Each layer runs twice on the same input, the second time with its router blinded to the direction.
-
-    Args:
-        edits: of the routers, at scale 1; others are ignored. A layer without one runs once.
-        prompts: the tokens of each.
-    """
+    """The routing of each layer. Layers whose router is among `edits` run twice on the same input, the second time with
+    their router blinded."""
     experts, layers = routed_experts(model, layout), decoder_layers(model)
     blinding = routers(layout, edits)
-    found = {}
+    routings = {}
     for layer, (_, module) in experts.items():
         logits, through = torch.zeros(2, len(prompts), held_experts(module), dtype=torch.float64)
         used, blinded = torch.zeros(2, *logits.shape, dtype=torch.bool)
-        found[layer] = Routing(logits, through, used, blinded, layer in blinding)
+        routings[layer] = Routing(logits, through, used, blinded, layer in blinding)
 
     def compute(batch: Batch) -> None:
         with ExitStack() as undo:
             for layer, (writer, module) in experts.items():
-                _RoutedLayer(writer, module, batch, found[layer]).hook(layers[layer], blinding.get(layer), undo)
+                _RoutedLayer(writer, module, batch, routings[layer]).hook(layers[layer], blinding.get(layer), undo)
             run_decoder(model, batch)
 
     in_batches(prompts, "auto", lambda _: None, compute)
-    return found
+    return routings
 
 
 def routers(layout: Layout, edits: Sequence[Edit]) -> dict[int, tuple[Reader, Projector]]:
-    """By layer, what chooses experts, and what blinds it. A shared expert's gate is a router that chooses nothing."""
+    """By layer, its router and the projector that blinds it, without gates of shared experts, which choose nothing."""
     writers = [writer for variants in layout.sublayers.values() for variant in variants for writer in variant.writers]
     gates = {writer.gate for writer in writers}
     return {
@@ -93,46 +89,45 @@ def routers(layout: Layout, edits: Sequence[Edit]) -> dict[int, tuple[Reader, Pr
 
 @dataclass
 class _RoutedLayer:
-    """One layer with routed experts in one forward pass of a batch: the layer runs as it is, and, where its router can
-    be blinded, once more on the same input."""
+    """One layer with routed experts in one forward pass of a batch. It runs unchanged and, if its router can be
+    blinded, a second time on the same input."""
 
     writer: Writer
     experts: nn.Module
     batch: Batch
-    found: Routing
+    routing: Routing
     is_blind: bool = False
-    """Whether this is the second time."""
+    """Whether the layer runs for the second time."""
 
     def hook(self, layer: nn.Module, blinding: tuple[Reader, Projector] | None, undo: ExitStack) -> None:
-        """Set hooks until `undo` is closed."""
-        undo.callback(self.experts.register_forward_pre_hook(self._choose).remove)
+        undo.callback(self.experts.register_forward_pre_hook(self._keep_choice).remove)
         if blinding is None:
             return
         reader, projector = blinding
         router = layer.get_submodule(reader.in_memory)
-        on_input(router, lambda read: self._read(read, router.get_parameter("weight"), projector), undo)
-        undo.callback(layer.register_forward_hook(self._again, with_kwargs=True).remove)
+        on_input(router, lambda stream: self._keep_logits(stream, router.get_parameter("weight"), projector), undo)
+        undo.callback(layer.register_forward_hook(self._run_blinded, with_kwargs=True).remove)
 
-    def _choose(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+    def _keep_choice(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         used = chosen(self.writer, module, args, self.batch)
-        (self.found.blinded if self.is_blind else self.found.used)[self.batch.rows] = used
+        (self.routing.blinded if self.is_blind else self.routing.used)[self.batch.rows] = used
 
-    def _read(self, stream: Tensor, weight: Tensor, projector: Projector) -> Tensor | None:
+    def _keep_logits(self, stream: Tensor, weight: Tensor, projector: Projector) -> Tensor | None:
         if self.is_blind:
             return projector.transposed.remove(stream)
-        seen, here = self.batch.at_end(stream).double(), projector.to(stream.device)
-        self.found.logits[self.batch.rows] = (seen @ weight.double().T).cpu()
-        self.found.through[self.batch.rows] = (seen @ here.left @ (weight.double() @ here.right).T).cpu()
+        inputs, local = self.batch.at_end(stream).double(), projector.to(stream.device)
+        self.routing.logits[self.batch.rows] = (inputs @ weight.double().T).cpu()
+        self.routing.through[self.batch.rows] = (inputs @ local.left @ (weight.double() @ local.right).T).cpu()
         return None
 
-    def _again(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], _output: Any) -> None:
+    def _run_blinded(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], _output: Any) -> None:
         self.is_blind = True
         module.forward(*args, **kwargs)
         self.is_blind = False
 
 
 def explain_routers(harmful: Mapping[int, Routing], harmless: Mapping[int, Routing]) -> list[RouterReading]:
-    """Does the router read it?"""
+    """How much the router of each layer reads the direction."""
     rows = []
     for layer, routing in harmful.items():
         other = harmless[layer]
@@ -152,7 +147,7 @@ def explain_routers(harmful: Mapping[int, Routing], harmless: Mapping[int, Routi
 
 
 def explain_weights(contrast: Contrast) -> list[WeightsSplit]:
-    """Do the combination weights carry it?"""
+    """How much of the difference the routers' weights carry."""
     rows = []
     for (layer, role), write in contrast.harmful.writes.items():
         other = contrast.harmless.writes[layer, role]
@@ -167,44 +162,43 @@ def explain_weights(contrast: Contrast) -> list[WeightsSplit]:
 
 
 def share_through(harmful: Routing, harmless: Routing) -> float | None:
-    """Of the difference between the two sides' mean logits, the share that goes through the direction. What raises all
-    logits alike chooses nothing and is left out first. 1 is all of it; below 0 the direction pulls the other way. None
-    where there is no difference."""
-    sides = ((harmful.logits, harmless.logits), (harmful.through, harmless.through))
-    raised = (of_harmful.mean(0) - of_harmless.mean(0) for of_harmful, of_harmless in sides)
-    difference, through = (logits - logits.mean() for logits in raised)
+    """The share of the difference in mean logits that comes through the direction, ignoring equal shifts of all logits.
+    Below 0 the direction acts against the difference. None without a difference."""
+    pairs = ((harmful.logits, harmless.logits), (harmful.through, harmless.through))
+    shifts = (of_harmful.mean(0) - of_harmless.mean(0) for of_harmful, of_harmless in pairs)
+    difference, through = (logits - logits.mean() for logits in shifts)
     square = float(difference @ difference)
     return float(through @ difference) / square if square > 0 else None
 
 
 def distance_of_use(harmful: Routing, harmless: Routing) -> float:
-    """Jensen-Shannon distance between the two sides' use of experts: 0 the same, 1 no expert in common (base 2)."""
-    sides = [side.used.double().sum(0).numpy() for side in (harmful, harmless)]
-    distance = float(jensenshannon(*sides, base=2))
-    return distance if math.isfinite(distance) else 0.0  # the root of what rounding made negative
+    """Jensen-Shannon distance (base 2) between the use of experts by both kinds: 0 the same, 1 no expert in common."""
+    uses = [kind.used.double().sum(0).numpy() for kind in (harmful, harmless)]
+    distance = float(jensenshannon(*uses, base=2))
+    return distance if math.isfinite(distance) else 0.0  # the root of a number that rounding made negative
 
 
 def changed_choices(routing: Routing) -> float:
-    """The share of chosen experts that are no longer chosen once the router is blinded."""
+    """The share of chosen experts that a blinded router does not choose."""
     return float((routing.used & ~routing.blinded).sum() / routing.used.sum())
 
 
 def split(harmful: ExpertWrites, harmless: ExpertWrites) -> tuple[Tensor, Tensor]:
-    """Split the difference of what experts write along the direction, on prompts of two kinds, into what weights and
-    what outputs carry.
+    """Split the difference between two kinds of prompts in what experts write along the direction: into the parts of
+    weights and of outputs.
 
-    With w̄ = E[w], 0 where an expert is not chosen, and ȳ = E[w y] / E[w], which is the other side's for an expert that
-    one side does not use: Δ = Σ Δw̄ (ȳ₁ + ȳ₂) / 2 + Δȳ (w̄₁ + w̄₂) / 2.
+    With w̄ = E[w], 0 if an expert is not chosen, and ȳ = E[w y] / E[w], taken from the other kind if one kind does not
+    use the expert: Δ = Σ Δw̄ (ȳ₁ + ȳ₂) / 2 + Δȳ (w̄₁ + w̄₂) / 2.
 
     Returns:
-        ``[experts]`` float64 each: what is due to being chosen or weighted otherwise, and to writing otherwise. They
-        add up to the difference exactly.
+        ``[experts]`` float64 each: the parts due to other weights or choices, and to other outputs. They add up to the
+        difference exactly.
     """
-    weights = [side.weights.mean(0) for side in (harmful, harmless)]
-    writes = [side.projected.mean(0) for side in (harmful, harmless)]
+    weights = [kind.weights.mean(0) for kind in (harmful, harmless)]
+    writes = [kind.projected.mean(0) for kind in (harmful, harmless)]
     unused = [weight == 0 for weight in weights]
-    alone = [torch.where(no, 0.0, write / weight) for no, write, weight in zip(unused, writes, weights, strict=True)]
-    outputs = [torch.where(unused[0], alone[1], alone[0]), torch.where(unused[1], alone[0], alone[1])]
+    own = [torch.where(no, 0.0, write / weight) for no, write, weight in zip(unused, writes, weights, strict=True)]
+    outputs = [torch.where(unused[0], own[1], own[0]), torch.where(unused[1], own[0], own[1])]
     return (
         (weights[0] - weights[1]) * (outputs[0] + outputs[1]) / 2,
         (outputs[0] - outputs[1]) * (weights[0] + weights[1]) / 2,

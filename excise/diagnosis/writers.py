@@ -1,4 +1,4 @@
-"""Who writes the direction: writer by writer, kind by kind, expert by expert, and which of them is to be named."""
+"""What writes the direction, by writer, by kind of writer and by expert, and which of them is named as the cause."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from schemas.diagnosis import ExpertEffect, NamedWriter, RoleEffect, StreamPoint
 from schemas.model import WriterRole
 
 EXPERTS_TRIED = 16
-"""Of how many routed experts, those that write most, the effect is looked for."""
+"""Routed experts whose effect is measured: those that write most."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Contrast:
     harmless: Trace
 
     def means(self, site: Site) -> tuple[float, float]:
-        """What a writer or one of its experts adds on prompts of each kind, on average."""
+        """What a site adds on prompts of each kind, on average."""
         layer, role, expert = site
         writes = [kind.writes[layer, role].of_expert(expert) for kind in (self.harmful, self.harmless)]
         return float(writes[0].mean()), float(writes[1].mean())
@@ -32,11 +32,9 @@ class Contrast:
 
     @property
     def sites(self) -> list[Site]:
-        """Every whole writer."""
         return [(layer, role, None) for layer, role in self.harmful.writes]
 
     def stream(self) -> list[StreamPoint]:
-        """The stream along the direction, before anything is edited."""
         harmful, harmless = (kind.stream.mean(0).tolist() for kind in (self.harmful, self.harmless))
         return [
             StreamPoint(measurement=number, harmful=a, harmless=b, difference=a - b)
@@ -45,7 +43,6 @@ class Contrast:
 
 
 def explain_writers(contrast: Contrast, patching: ActivationPatching) -> list[WriterEffect]:
-    """Who writes it, layer by layer."""
     rows = []
     for site in contrast.sites:
         harmful, harmless = contrast.means(site)
@@ -55,17 +52,17 @@ def explain_writers(contrast: Contrast, patching: ActivationPatching) -> list[Wr
 
 
 def explain_roles(contrast: Contrast, patching: ActivationPatching) -> list[RoleEffect]:
-    """Who writes it, kind by kind."""
+    """What each kind of writer writes, as it arrives at the last measurement, and its effect."""
     rows = []
-    for kind in dict.fromkeys(role for _, role, _ in contrast.sites):
-        sites = [site for site in contrast.sites if site[1] == kind]
-        reaching = sum(contrast.harmful.reach(site[0]) * contrast.difference(site) for site in sites)
-        rows.append(RoleEffect(role=kind, difference=reaching, effect=patching.effect(sites)))
+    for role in dict.fromkeys(role for _, role, _ in contrast.sites):
+        sites = [site for site in contrast.sites if site[1] == role]
+        arriving = sum(contrast.harmful.reach(site[0]) * contrast.difference(site) for site in sites)
+        rows.append(RoleEffect(role=role, difference=arriving, effect=patching.effect(sites)))
     return rows
 
 
 def explain_experts(contrast: Contrast, patching: ActivationPatching) -> list[ExpertEffect]:
-    """What single routed experts write, and the effect of those that write most."""
+    """What each routed expert writes, and the effect of those that write most."""
     differences: dict[tuple[int, WriterRole, int], float] = {}
     for (layer, role), write in contrast.harmful.writes.items():
         for expert in range(write.experts.projected.shape[1]) if write.experts is not None else ():
@@ -81,18 +78,18 @@ def explain_experts(contrast: Contrast, patching: ActivationPatching) -> list[Ex
 def name_writer(
     roles: Sequence[RoleEffect], experts: Sequence[ExpertEffect], contrast: Contrast, patching: ActivationPatching
 ) -> NamedWriter:
-    """The kind of writer with the largest effect, and what of it has nearly that effect. Routed experts are named
-    singly where the few that were tried have it, and by whole layers where they have not."""
+    """The kind of writer with the largest effect, and a small part of it with nearly that effect: single routed experts
+    if the few that were measured suffice, otherwise whole layers."""
     cause = min(roles, key=lambda row: row.effect)
     layers = [site for site in contrast.sites if site[1] == cause.role]
-    tried: list[Site] = [(row.layer, "routed_experts", row.expert) for row in experts if row.effect is not None]
-    few = cause.role == "routed_experts" and patching.effect(tried) <= ENOUGH * cause.effect
-    # What writes least is tried first to be done without.
-    candidates = sorted(tried if few else layers, key=lambda site: abs(contrast.difference(site)))
-    least = patching.smallest(candidates, cause.effect)
-    chosen: dict[int, list[int]] = {}
-    for layer, _, expert in sorted(least, key=lambda site: (site[0], site[2] or 0)):
-        chosen.setdefault(layer, []).extend([] if expert is None else [expert])
+    measured: list[Site] = [(row.layer, "routed_experts", row.expert) for row in experts if row.effect is not None]
+    few = cause.role == "routed_experts" and patching.effect(measured) <= ENOUGH * cause.effect
+    # Sites that write least are left out first.
+    candidates = sorted(measured if few else layers, key=lambda site: abs(contrast.difference(site)))
+    smallest = patching.smallest(candidates, cause.effect)
+    named: dict[int, list[int]] = {}
+    for layer, _, expert in sorted(smallest, key=lambda site: (site[0], site[2] or 0)):
+        named.setdefault(layer, []).extend([] if expert is None else [expert])
     return NamedWriter(
-        role=cause.role, layers=sorted(chosen), experts=chosen if few else {}, effect=patching.effect(least)
+        role=cause.role, layers=sorted(named), experts=named if few else {}, effect=patching.effect(smallest)
     )

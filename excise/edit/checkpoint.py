@@ -1,8 +1,8 @@
-"""The edit that the rules describe, written as a checkpoint with its card: unchanged bytes are copied by the kernel,
-edited matrices pass through memory singly.
+"""The edit that the rules describe, written as a checkpoint with its card: the kernel copies unchanged bytes, and
+edited matrices pass through memory one by one.
 
-Peak memory is a matrix or two for each worker, whatever the model's size. Each tensor's bytes depend on nothing but the
-tensor and its edit: not on workers, on shards, or on the order in which they finish.
+Peak memory is a matrix or two for each worker, whatever the model's size. The bytes of a tensor depend only on the
+tensor and its edit, not on workers, shards or their order.
 """
 
 import errno
@@ -35,7 +35,6 @@ from excise.plumbing.templates import environment
 from schemas.basis.document import read_settings
 from schemas.basis.text import ranges
 from schemas.edit import PlanRow
-from schemas.model import ModelManifest
 from schemas.params.ablate import Ablate
 
 ARTIFACTS = Path("artifacts")
@@ -44,47 +43,47 @@ TEMPLATES = Path(__file__).parent / "templates"
 _COPIED_AT_ONCE = 1 << 26
 _BUFFER = 1 << 22
 _BUFFERS_AT_MOST = 1 << 30
-"""Of all workers together; a single matrix may still be larger."""
-# Rows that are each edited for themselves, such as an embedding's, need not be in memory all at once.
+"""For all workers together; a single matrix may be larger."""
+# Bytes of rows that are edited independently, such as an embedding's.
 _ROWS_AT_ONCE = 1 << 26
-# Two file systems, or one that has no such call, or a container that forbids it.
+# Errors between two file systems, or if the file system lacks the call or a container forbids it.
 _COPY_UNSUPPORTED = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM)
 _WORKER = threading.local()
 
 
 @dataclass(frozen=True)
 class Slice:
-    """Consecutive matrices or rows of one tensor: what one worker edits at a time."""
+    """Consecutive matrices or rows of one tensor, which one worker edits at a time."""
 
     tensor: str
     amount: str
-    """How much of an edit it is, as in `scale 1.5`: for errors."""
+    """Strength of the edit for errors, such as `scale 1.5`."""
     change: Callable[[torch.Tensor, int], None]
-    """Edits it in place, on the device where the arithmetic runs; told where it starts."""
+    """Edits the slice, which starts at this byte, in place on the device of the arithmetic."""
     dtype: torch.dtype
     shape: tuple[int, ...]
     start: int
     stop: int
 
 
-class Left:
-    """Of what tensors write along the direction, through norms that the edit ignores, the share that it leaves."""
+class Remainder:
+    """The share of each tensor's output along the direction, through norms that the edit ignores, that it leaves."""
 
     def __init__(self) -> None:
         self._squares: dict[str, list[tuple[int, float, float]]] = {}
 
     def add(self, tensor: str, start: int, before: float, after: float) -> None:
-        """Count a slice of a tensor: where it starts, and the sums of squares."""
+        """Add the sums of squares of the slice of a tensor that starts at this byte."""
         self._squares.setdefault(tensor, []).append((start, before, after))
 
     def of(self, tensor: str) -> float | None:
-        """The share; None where the edit ignores no norm, or the tensor wrote nothing along the direction."""
+        """The share; None if the edit ignores no norm, or the tensor wrote nothing along the direction."""
         slices = sorted(self._squares.get(tensor, []))
-        before, after = (math.fsum(squares) for squares in ([row[1] for row in slices], [row[2] for row in slices]))
+        before, after = math.fsum(row[1] for row in slices), math.fsum(row[2] for row in slices)
         return math.sqrt(after / before) if before else None
 
     def range(self) -> tuple[float, float] | None:
-        """The least and the largest of all tensors; None where there is none."""
+        """The least and the largest share of all tensors; None if none has one."""
         shares = [share for tensor in self._squares if (share := self.of(tensor)) is not None]
         return (min(shares), max(shares)) if shares else None
 
@@ -97,35 +96,26 @@ def write_edited(
     device: torch.device,
     advance: Advance,
     digest: Callable[[Path], str] = sha256_of,
-    left: Left | None = None,
+    remainder: Remainder | None = None,
 ) -> dict[str, str]:
-    """Copy every file of the base into `target`, with the planned tensors edited.
-
-    Args:
-        target: an empty folder.
-        shifts: what is added to biases of routers.
-        device: where the arithmetic runs; the bytes are the same on each.
-        advance: told the number of bytes written since.
-        digest: gives a written file's SHA-256; files that do not change have the one in the manifest.
-        left: where it is counted what edits leave that ignore norms.
-
-    Returns SHA-256 of every file written, by its path in the folder. Raises `StageError` where a tensor of the plan is
-    not of a float type, or holds NaN or infinity.
-    """
+    """Copy every file of the base model into the empty folder `target`, with the planned tensors edited; the bytes do
+    not depend on `device`. `remainder` receives what edits leave that ignore norms. Returns `digest` of every file that
+    was changed, and the manifest's of all others, by path in the folder. Raises `StageError`: a planned tensor is not
+    of a float type, or holds NaN or infinity."""
     checkpoint, known_digests = base.checkpoint, {file.path: file.sha256 for file in base.manifest.files}
-    slices = _slices(base, edits, shifts, device, left or Left())
+    slices = _slices(base, edits, shifts, device, remainder or Remainder())
     digests: dict[str, Future[str]] = {}
     with _workers(slices) as (pool, count):
         groups = [checkpoint.shards[first : first + count] for first in range(0, len(checkpoint.shards), count)]
         for group in [*groups, checkpoint.companions]:
             parts = [_parts(base.folder / path, target / path, slices.get(path, []), device, advance) for path in group]
-            # A part of each file by turns, because the kernel writes to one file at a time.
+            # Files take turns, because the kernel writes to one file at a time.
             turns = (enumerate(turn) for turn in zip_longest(*parts))
             begun = [(file, pool.submit(part)) for turn in turns for file, part in turn if part is not None]
-            # Of several that fail, the first in the files' order is told of, as `rehearse` does.
+            # Of several errors, the first in the order of files is raised, as in `rehearse`.
             for _, done in sorted(begun, key=itemgetter(0)):
                 done.result()
-            # While the next group is written, this one still lies in memory.
+            # Digested while the next group is written, because this one is still in the system's cache.
             changed = [path for path in group if slices.get(path) or path not in known_digests]
             digests |= {path: pool.submit(digest, target / path) for path in changed}
         known_digests |= {path: made.result() for path, made in digests.items()}
@@ -134,27 +124,26 @@ def write_edited(
 
 @contextmanager
 def _workers(slices: Mapping[str, Sequence[Slice]]) -> Iterator[tuple[ThreadPoolExecutor, int]]:
-    """Threads that edit slices, and how many there are: no more than memory has buffers for."""
+    """Threads that edit slices, and their number, for which memory has buffers."""
     largest = max((part.stop - part.start for parts in slices.values() for part in parts), default=1)
     count = max(1, min(_usable_cpus(), _BUFFERS_AT_MOST // largest))
-    # Each worker computes alone: two of them waiting for each other's threads are slower.
+    # One thread for each worker: workers that wait for each other's threads are slower.
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     pool = ThreadPoolExecutor(max_workers=count)
     try:
         yield pool, count
     finally:
-        pool.shutdown(cancel_futures=True)  # where something went wrong, what has not begun never does
+        pool.shutdown(cancel_futures=True)  # after an error, nothing else begins
         torch.set_num_threads(threads)
 
 
 def _slices(
-    base: BaseModel, edits: Sequence[Edit], shifts: Sequence[Shift], device: torch.device, left: Left
+    base: BaseModel, edits: Sequence[Edit], shifts: Sequence[Shift], device: torch.device, remainder: Remainder
 ) -> dict[str, list[Slice]]:
-    """All that is edited, by file."""
     slices: dict[str, list[Slice]] = {shard: [] for shard in base.checkpoint.shards}
     for edit in edits:
-        slices[edit.file] += _slices_of_edit(edit, device, base.tensors[edit.tensor], left)
+        slices[edit.file] += _slices_of_edit(edit, device, base.tensors[edit.tensor], remainder)
     for shift in shifts:
         tensor, change = base.tensors[shift.tensor], partial(_shifted, shift.added)
         dtype, size = float_type(shift.tensor, tensor), (tensor.shape, tensor.start, tensor.stop)
@@ -166,25 +155,25 @@ def _shifted(added: torch.Tensor, bias: torch.Tensor, _start: int) -> None:
     add(bias, added)
 
 
-def _slices_of_edit(edit: Edit, device: torch.device, tensor: Tensor, left: Left) -> Iterator[Slice]:
-    """An edit cut into what is edited at a time, in the order of the file."""
+def _slices_of_edit(edit: Edit, device: torch.device, tensor: Tensor, remainder: Remainder) -> Iterator[Slice]:
+    """The slices of an edit, in the order of the file."""
     projector, through = edit.projector.to(device), None if edit.through is None else edit.through.to(device)
 
     def change(weight: torch.Tensor, start: int) -> None:
         before = None if through is None else written_square(weight, through, edit.stream_axis)
         project(weight, projector, edit.scale, edit.stream_axis, edit.keep_column_norms, out=weight)
         if through is not None and before is not None:
-            left.add(edit.tensor, start, before, written_square(weight, through, edit.stream_axis))
+            remainder.add(edit.tensor, start, before, written_square(weight, through, edit.stream_axis))
 
     part = partial(Slice, edit.tensor, f"scale {edit.scale:g}", change, float_type(edit.tensor, tensor))
     if len(tensor.shape) == 1 or (len(tensor.shape) == 2 and edit.stream_axis == 0):
         yield part(tensor.shape, tensor.start, tensor.stop)
         return
-    # Matrices of experts, and rows of which each is edited for itself, are cut along the first axis.
+    # Experts, and rows that are edited independently, are cut along the first axis.
     size = (tensor.stop - tensor.start) // tensor.shape[0]
-    each = 1 if len(tensor.shape) == 3 or edit.experts is not None else max(1, _ROWS_AT_ONCE // size)
-    for top in edit.experts if edit.experts is not None else range(0, tensor.shape[0], each):
-        stop = min(top + each, tensor.shape[0])
+    step = 1 if len(tensor.shape) == 3 or edit.experts is not None else max(1, _ROWS_AT_ONCE // size)
+    for top in edit.experts if edit.experts is not None else range(0, tensor.shape[0], step):
+        stop = min(top + step, tensor.shape[0])
         shape = tensor.shape[1:] if len(tensor.shape) == 3 else (stop - top, tensor.shape[1])
         yield part(shape, tensor.start + top * size, tensor.start + stop * size)
 
@@ -192,7 +181,7 @@ def _slices_of_edit(edit: Edit, device: torch.device, tensor: Tensor, left: Left
 def _parts(
     source: Path, target: Path, slices: list[Slice], device: torch.device, advance: Advance
 ) -> list[Callable[[], None]]:
-    """What writes one file: its edited slices, and what lies between them. Types and shapes stay, so offsets do."""
+    """Tasks that write one file: edits of its slices, and copies of what is between them, at the same offsets."""
     target.parent.mkdir(parents=True, exist_ok=True)
     size = source.stat().st_size
     with open(target, "wb") as file:
@@ -202,7 +191,7 @@ def _parts(
     for part in [*sorted(slices, key=attrgetter("start")), None]:
         stop = size if part is None else part.start
         while done < stop:
-            # Pieces end where blocks of the disk do: a file system that can then shares them instead of copying.
+            # Pieces end with blocks of the disk, so that some file systems share them instead of copying.
             end = min(stop, (done // _COPIED_AT_ONCE + 1) * _COPIED_AT_ONCE)
             parts.append(partial(_copy, source, target, done, end, advance))
             done = end
@@ -213,7 +202,7 @@ def _parts(
 
 
 def _edit(source: Path, target: Path | None, part: Slice, device: torch.device, advance: Advance) -> None:
-    """Read a slice, change it, and write it to `target`, where one is given."""
+    """Read a slice, change it, and write it to `target`, unless that is None."""
     buffer = _reused_buffer(part.stop - part.start)
     data, weight = memoryview(buffer.numpy().data), buffer.view(part.dtype).view(part.shape)
     with open(source, "rb") as old:
@@ -226,8 +215,8 @@ def _edit(source: Path, target: Path | None, part: Slice, device: torch.device, 
             where = f"{source.name}: {part.tensor}"
             if not bool(torch.isfinite(weight).all()):
                 raise StageError(f"{where} holds NaN or infinity; fetch the checkpoint again")
-            stored = str(part.dtype).removeprefix("torch.")
-            raise StageError(f"{where} leaves the range of {stored} at {part.amount}; name a smaller one")
+            dtype = str(part.dtype).removeprefix("torch.")
+            raise StageError(f"{where} exceeds the range of {dtype} at {part.amount}; choose a smaller one")
     if target is not None:
         if moved is not weight:
             weight.copy_(moved)
@@ -237,7 +226,7 @@ def _edit(source: Path, target: Path | None, part: Slice, device: torch.device, 
 
 
 def _reused_buffer(size: int) -> torch.Tensor:
-    """``[size]`` uint8: this worker's own, as large as it ever needed, because new memory is slow to come by."""
+    """``[size]`` uint8, kept by each worker, because allocating memory is slow."""
     if not hasattr(_WORKER, "buffer") or len(_WORKER.buffer) < size:
         _WORKER.buffer = torch.empty(size, dtype=torch.uint8)
     buffer: torch.Tensor = _WORKER.buffer[:size]
@@ -245,7 +234,7 @@ def _reused_buffer(size: int) -> torch.Tensor:
 
 
 def _copy(source: Path, target: Path, start: int, stop: int, advance: Advance) -> None:
-    """Copy bytes `start` to `stop` to the same place of the other file, within the kernel where it can."""
+    """Copy bytes `start` to `stop` to the same position of the other file, within the kernel if possible."""
     with open(source, "rb") as old, open(target, "r+b") as new:
         while start < stop:
             copied = _copy_some(old.fileno(), new.fileno(), start, stop - start)
@@ -256,7 +245,7 @@ def _copy(source: Path, target: Path, start: int, stop: int, advance: Advance) -
 def _copy_some(old: int, new: int, start: int, size: int) -> int:
     if sys.platform == "linux":
         try:
-            # Some file systems answer 0 where they mean that they cannot.
+            # Some file systems return 0 instead of an error.
             if copied := os.copy_file_range(old, new, size, start, start):
                 return copied
         except OSError as error:
@@ -273,13 +262,13 @@ def _usable_cpus() -> int:
 
 
 def _read(file: int, buffer: memoryview, start: int) -> None:
-    """Fill the buffer; one call of the kernel's reads 2 GiB at most."""
+    """Fill the buffer; one system call reads at most 2 GiB."""
     done = 0
     while done < len(buffer):
-        got = os.preadv(file, [buffer[done:]], start + done)
-        if not got:
+        size = os.preadv(file, [buffer[done:]], start + done)
+        if not size:
             raise StageError(SHORTER)
-        done += got
+        done += size
 
 
 def _write_all(file: int, buffer: memoryview, start: int) -> None:
@@ -290,7 +279,7 @@ def _write_all(file: int, buffer: memoryview, start: int) -> None:
 
 @dataclass(frozen=True)
 class ResolvedEdit:
-    """What is edited, and how."""
+    """The rules, resolved against the base model."""
 
     settings: Ablate
     base: BaseModel
@@ -299,18 +288,17 @@ class ResolvedEdit:
 
     @property
     def rows(self) -> list[PlanRow]:
-        """The plan by role."""
         return summary([*self.edits, *self.shifts], self.base.tensors)
 
     @property
     def spare_layers(self) -> list[str]:
-        """Prefixes of layers that the file holds and the model does not use."""
+        """Prefixes of layers in the files that the model does not use."""
         return spare_layers(self.base.layout, self.base.tensors)
 
 
 def resolve_edit() -> ResolvedEdit:
-    """Resolve the rules of artifacts/params against what the stages before `ablate` left. Raises `StageError` where
-    something of that is missing or not whole, the base is not what was pinned, or the model does not take this edit."""
+    """Resolve the rules of artifacts/params against what the stages before `ablate` wrote. Raises `StageError`: a file
+    is missing or damaged, the base model has changed since it was pinned, or it does not allow this edit."""
     settings = read_settings(Ablate, ARTIFACTS / "params/ablate.json")
     base = BaseModel.open()
     _, directions = read_directions(ARTIFACTS, base.layout)
@@ -319,41 +307,20 @@ def resolve_edit() -> ResolvedEdit:
     return ResolvedEdit(settings, base, edits, shifts)
 
 
-def rehearse(edit: ResolvedEdit, device: torch.device, left: Left, advance: Advance) -> None:
-    """Do in memory what `write_edited` does, and write nothing. Raises as it does.
-
-    Args:
-        device: where the arithmetic runs.
-        left: where it is counted what edits leave that ignore norms.
-        advance: told the number of bytes edited since.
-    """
-    folder, slices = edit.base.folder, _slices(edit.base, edit.edits, edit.shifts, device, left)
+def rehearse(edit: ResolvedEdit, device: torch.device, remainder: Remainder, advance: Advance) -> None:
+    """Do what `write_edited` does, but write nothing. Raises as it does."""
+    slices = _slices(edit.base, edit.edits, edit.shifts, device, remainder)
     with _workers(slices) as (pool, _):
-        parts = [
-            (folder / file, part)
-            for file, of_file in slices.items()
-            for part in sorted(of_file, key=attrgetter("start"))
+        begun = [
+            pool.submit(_edit, edit.base.folder / file, None, part, device, advance)
+            for file, parts in slices.items()
+            for part in sorted(parts, key=attrgetter("start"))
         ]
-        for done in [pool.submit(_edit, path, None, part, device, advance) for path, part in parts]:
+        for done in begun:
             done.result()
 
 
-def render_card(
-    base: ModelManifest,
-    ablate: Ablate,
-    rows: list[PlanRow],
-    left: Left,
-    spare_layers: list[str],
-    left_out: Sequence[str],
-) -> str:
+def render_card(edit: ResolvedEdit, remainder: Remainder) -> str:
     """README.md of the model's folder: what was edited, and what that means for whoever serves it."""
     card = environment(TEMPLATES).get_template("card.md.j2")
-    return card.render(
-        base=base,
-        ablate=ablate,
-        rows=rows,
-        left=left.range(),
-        spare_layers=spare_layers,
-        left_out=left_out,
-        ranges=ranges,
-    )
+    return card.render(edit=edit, base=edit.base.manifest, ablate=edit.settings, left=remainder.range(), ranges=ranges)

@@ -1,4 +1,4 @@
-"""What simulation foresees of an edit, said before any byte of it is written."""
+"""The forecast of the simulation, printed before an edit is written."""
 
 import sys
 from pathlib import Path
@@ -10,45 +10,41 @@ from schemas.simulation import PartTrial, Simulation
 ARTIFACTS = Path("artifacts")
 
 
-def foreseen(ablate: Ablate) -> Simulation | None:
-    """What was simulated of these rules along the present directions; None where that was not done. Raises
-    `StageError`: the file is not whole."""
+def current_simulation(ablate: Ablate) -> Simulation | None:
+    """The simulation of these rules along the current directions; None if there is none. Raises `StageError`: the file
+    is damaged."""
     path = ARTIFACTS / "simulation.json"
     if not path.exists():
         return None
     simulation = read_document(Simulation, path)
     same_rules = simulation.ablate == ablate.model_dump(mode="json")
-    along_these = simulation.directions_sha256 == sha256_of(ARTIFACTS / "directions.safetensors")
-    return simulation if same_rules and along_these else None
+    same_directions = simulation.directions_sha256 == sha256_of(ARTIFACTS / "directions.safetensors")
+    return simulation if same_rules and same_directions else None
 
 
-def say_foreseen(simulation: Simulation | None) -> None:
-    """Say on standard error whether rules are ruinous, or that nobody tried."""
+def print_forecast(simulation: Simulation | None) -> None:
+    """Warn on standard error of ruinous rules, or of rules that were not simulated."""
     if simulation is None:
-        print(
-            "Not simulated: whether these rules leave a model that can write is for `dvc repro simulate`",
-            file=sys.stderr,
-        )
+        print("Not simulated: run `dvc repro simulate` to see whether these rules ruin the model", file=sys.stderr)
     elif simulation.ruinous:
         print(f"WARNING: {warning(simulation)}", file=sys.stderr)
 
 
 def warning(simulation: Simulation) -> str:
-    """Of ruinous rules: how bad it is, in which layers it comes about, and what to do; one line."""
-    (whole,) = (trial.perplexity for trial in simulation.scales if trial.scale == 1)
+    """How badly ruinous rules damage the model, in which layers, and what to do; one line."""
+    (perplexity,) = (trial.perplexity for trial in simulation.scales if trial.scale == 1)
     thirds, ablate = simulation.thirds, Ablate.model_validate(simulation.ablate)
-    line = f"these rules ruin the model: its own answers to harmless prompts become {_times(whole)} as perplexing"
+    line = f"these rules ruin the model: its own answers to harmless prompts become {_times(perplexity)} as perplexing"
+    remedies = ["lower the scale"]
     if len(thirds) > 1:
         line += f" (by themselves {', '.join(f'{_layers(part)}: {_times(part.perplexity)}' for part in thirds)})"
-    todo = ["lower the scale"]
-    worst = max(thirds, key=lambda part: float("inf") if part.perplexity is None else part.perplexity, default=None)
-    if worst is not None and len(thirds) > 1:
-        todo.append(f"leave out {_layers(worst)}")
+        worst = max(thirds, key=lambda part: float("inf") if part.perplexity is None else part.perplexity)
+        remedies.append(f"leave out {_layers(worst)}")
     if ablate.through_norm != "ignore":
-        todo.append("write through_norm: ignore")
+        remedies.append("write through_norm: ignore")
     if ablate.orthogonalize == "none":
-        todo.append("write orthogonalize: source")
-    *others, last = todo
+        remedies.append("write orthogonalize: source")
+    *others, last = remedies
     return f"{line}; in params.yaml: ablate, {' or '.join([', '.join(others), last] if others else [last])}"
 
 

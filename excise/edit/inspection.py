@@ -1,4 +1,4 @@
-"""Whether a model can be measured, edited and judged, told from its config.json and the headers of its weights."""
+"""Checks from config.json and the headers of weights that a model can be measured, edited and judged."""
 
 import re
 from collections.abc import Collection, Iterator, Mapping
@@ -17,18 +17,18 @@ from schemas.families import layouts
 from schemas.model import Layout, ModelLayout
 
 _OTHER_FILES = {
-    "transformers_weights": "has transformers read other weights than those that are edited",
-    "configuration_files": "has transformers read another config.json, chosen by its version",
+    "transformers_weights": "makes transformers read other weights than those that are edited",
+    "configuration_files": "makes transformers read another config.json, chosen by its version",
 }
-"""Keys of config.json by which transformers would read other files than ours do."""
+"""Keys of config.json that make transformers read other files."""
 
 _KERNELS = ("attn_implementation", "_attn_implementation", "experts_implementation", "_experts_implementation")
 _COUNTS = re.compile(r"(?:num|n)_(?:\w+_)?(?:layers?|experts?|blocks?)|depth")
-"""Keys that have so many modules made."""
+"""Keys that count modules."""
 
 _SIZES = ("num_hidden_layers", "hidden_size", "vocab_size", "num_attention_heads")
 _EXTRA_LAYERS = ("num_nextn_predict_layers", "num_mtp_modules")
-"""Keys that count layers for multi-token prediction, which follow those in use."""
+"""Keys that count layers for multi-token prediction, which follow the layers in use."""
 
 _CHOSEN = ("num_experts_per_tok", "top_k_experts", "moe_topk")
 
@@ -36,31 +36,26 @@ _CHOSEN = ("num_experts_per_tok", "top_k_experts", "moe_topk")
 def inspect(
     folder: Path, tensors: Mapping[str, Tensor], files: Collection[str], dtype: str, name: str | None = None
 ) -> ModelLayout:
-    """The layout of the model in a folder; of its weights nothing but the headers is read. Raises `StageError`: it
-    cannot be measured, edited or judged as it is, and why.
-
-    Args:
-        files: the names of the model's files, as far as they are known.
-        dtype: a torch name, or `auto`.
-        name: of the model, for errors; the folder's where it has no other.
-    """
+    """The layout of the model in a folder, from its config, headers and the known names of its files. `dtype` is a
+    torch name or `auto`, `name` the model's in errors, by default the folder. Raises `StageError`: the model cannot be
+    measured, edited or judged."""
     where = name or str(folder)
-    with in_one_line(folder, folder):  # whatever stands in a config, and whatever transformers and torch make of it
-        written = read_config_file(folder)
-        _refuse_what_reads_elsewhere(folder, written, files)
-        _refuse_more_than_is_there(folder, written, tensors)
-        if method := quantization(written, tensors):
+    with in_one_line(folder, folder):  # a config may hold anything, and transformers and torch may raise anything
+        stored = read_config_file(folder)
+        _refuse_other_files(folder, stored, files)
+        _refuse_excess_modules(folder, stored, tensors)
+        if method := quantization(stored, tensors):
             raise StageError(
-                f"{where} is quantised ({method}), and such weights cannot be edited; name a bfloat16 copy: the "
-                "publisher's, or one that transformers dequantised and saved"
+                f"{where} is quantized ({method}), and such weights cannot be edited; name a bfloat16 copy: the "
+                "publisher's, or one that transformers dequantized and saved"
             )
-        # Before transformers is asked, whose error for a type that it does not know either is of no use here.
-        part = written.get("text_config", written)
+        # Checked before transformers, whose error for an unknown type would not help.
+        part = stored.get("text_config", stored)
         if isinstance(part, Mapping) and isinstance(part.get("model_type"), str):
             _family(where, part["model_type"])
         config = read_model_config(folder)
         if config.is_encoder_decoder:
-            raise StageError(f"{where} has an encoder; only models that decode can be measured: name another")
+            raise StageError(f"{where} has an encoder; name a model that has only a decoder")
         text = config.get_text_config()
         family = _family(where, text.model_type)
         counts = (getattr(text, key, None) for key in family.expert_count)
@@ -81,18 +76,18 @@ def inspect(
             family=as_named(family, tensors),
         )
         extra = max(int(getattr(text, key, None) or 0) for key in _EXTRA_LAYERS)
-        if left := [name for name in unread if not _may_be_unread(name, layout, extra, is_alone=text is config)]:
+        if unused := [name for name in unread if not _may_be_unread(name, layout, extra, text_only=text is config)]:
             raise StageError(
-                f"{where}: transformers has no place for {listed(left)}, so they would not be measured; remove them, "
-                "or name a copy of the model that it loads whole"
+                f"{where}: transformers does not use {listed(unused)}, so they would not be measured; remove them, or "
+                "name a copy of the model that it loads completely"
             )
         check_layout(layout, tensors)
         return layout
 
 
-def settled(layout: ModelLayout, checkpoint: Checkpoint) -> ModelLayout:
-    """The layout once the weights are there: where a file holds both of two tied tensors, transformers ties them only
-    if they are equal."""
+def resolve_tied(layout: ModelLayout, checkpoint: Checkpoint) -> ModelLayout:
+    """The layout once the weights can be read: if a checkpoint holds both of two tied tensors, transformers ties them
+    only if they are equal. Raises `StageError`: they have two types."""
     embedding, head = embedding_and_head(layout, checkpoint.tensors)
     if not layout.tied or head is None:
         return layout
@@ -101,16 +96,16 @@ def settled(layout: ModelLayout, checkpoint: Checkpoint) -> ModelLayout:
     return layout if same_bytes(checkpoint, embedding, head) else layout.model_copy(update={"tied": False})
 
 
-def _refuse_what_reads_elsewhere(folder: Path, written: Mapping[str, Any], files: Collection[str]) -> None:
-    config, adapter = folder / "config.json", "adapter_config.json"
+def _refuse_other_files(folder: Path, config: Mapping[str, Any], files: Collection[str]) -> None:
+    path, adapter = folder / "config.json", "adapter_config.json"
     for key, why in _OTHER_FILES.items():
-        if written.get(key):
-            raise StageError(f"{config}: {key} {why}; remove it")
-    for part in _mappings(written):
+        if config.get(key):
+            raise StageError(f"{path}: {key} {why}; remove it")
+    for part in _mappings(config):
         for key in _KERNELS:
             if "/" in str(part.get(key, "")):
-                named = shorten(str(part[key]), 80)
-                raise StageError(f"{config}: {key} fetches code from {named}, which nothing pins; remove it")
+                repository = shorten(str(part[key]), 80)
+                raise StageError(f"{path}: {key} fetches code from {repository}, which is not pinned; remove it")
     if adapter in files:
         raise StageError(
             f"{folder / adapter}: the folder holds an adapter, which transformers would add to the weights; merge it "
@@ -118,20 +113,20 @@ def _refuse_what_reads_elsewhere(folder: Path, written: Mapping[str, Any], files
         )
 
 
-def _refuse_more_than_is_there(folder: Path, written: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-    """Before so many modules are made: layers and experts are no more than there are tensors, or rows of a tensor."""
-    there = max((len(tensors), *(size for tensor in tensors.values() for size in tensor.shape)), default=0)
-    for part in _mappings(written):
+def _refuse_excess_modules(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Layers and experts cannot outnumber tensors, or the rows of a tensor; checked before modules are built."""
+    most = max((len(tensors), *(size for tensor in tensors.values() for size in tensor.shape)))
+    for part in _mappings(config):
         for key, value in part.items():
-            if _COUNTS.fullmatch(key) and isinstance(value, int) and value > there:
+            if _COUNTS.fullmatch(key) and isinstance(value, int) and value > most:
                 raise StageError(
                     f"{folder / 'config.json'}: {key} is {shorten(str(value), 20)}, more than its weights "
-                    "hold; correct it, or name a whole copy of the model"
+                    "hold; correct it, or name a complete copy of the model"
                 )
 
 
 def _mappings(value: Any) -> Iterator[Mapping[str, Any]]:
-    """A mapping and those within it."""
+    """A mapping and the mappings in it."""
     if isinstance(value, Mapping):
         yield value
         for inner in value.values():
@@ -143,7 +138,7 @@ def _family(where: str, model_type: str) -> Layout:
         known = ", ".join(sorted(layouts()))
         raise StageError(
             f"{where}: the layout of model type {shorten(model_type, 60)!r} is unknown, so it cannot be edited; "
-            f"docs/architectures.md says how to add one; known: {shorten(known, 150)}"
+            f"docs/architectures.md says how to add it; known: {shorten(known, 150)}"
         )
     return layouts()[model_type]
 
@@ -153,15 +148,15 @@ def _refuse_degenerate(folder: Path, text: Any, experts: int | None) -> None:
         value = getattr(text, key, None)
         if type(value) is not int or value < 1:
             raise StageError(
-                f"{folder / 'config.json'}: {key} is {shorten(repr(value), 40)}, and must be a whole number of at "
-                "least 1; correct it, or name another copy of the model"
+                f"{folder / 'config.json'}: {key} is {shorten(repr(value), 40)}, but must be an integer of at least "
+                "1; correct it, or name another copy of the model"
             )
     for key in _CHOSEN:
         chosen = getattr(text, key, None)
         if experts and chosen is not None and not (type(chosen) is int and 1 <= chosen <= experts):
             raise StageError(
-                f"{folder / 'config.json'}: {key} is {shorten(repr(chosen), 40)}, and there are {experts} experts; "
-                "correct it, or name another copy of the model"
+                f"{folder / 'config.json'}: {key} is {shorten(repr(chosen), 40)} of {experts} experts; correct it, or "
+                "name another copy of the model"
             )
 
 
@@ -171,11 +166,10 @@ def _is_tied(model: PreTrainedModel) -> bool:
     return any(weights & {*pair} for pair in model.all_tied_weights_keys.items())
 
 
-def _may_be_unread(name: str, layout: ModelLayout, extra: int, is_alone: bool) -> bool:
-    """Whether a tensor is of one of the extra layers that are not in use, or of a part of the model that has nothing to
-    do with text."""
-    if found := layer_match(layout.family, name):
-        return layout.layers <= int(found["layer"]) < layout.layers + extra
+def _may_be_unread(name: str, layout: ModelLayout, extra: int, text_only: bool) -> bool:
+    """Whether a tensor belongs to one of the extra layers, or to a part of the model that does not process text."""
+    if match := layer_match(layout.family, name):
+        return layout.layers <= int(match["layer"]) < layout.layers + extra
     if name.startswith(layout.family.spare):
         return True
-    return not is_alone and name not in (*layout.family.embeddings, *layout.family.heads)
+    return not text_only and name not in (*layout.family.embeddings, *layout.family.heads)

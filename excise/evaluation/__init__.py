@@ -1,1 +1,1 @@
-"""What lm-eval finds in a model, and how far an edited one drifts from its base."""
+"""Tasks of lm-eval: what a model answers, how answers are scored, and how far an edited model drifts from its base."""

@@ -1,4 +1,4 @@
-"""What a model answers, and what it and edited ones predict while they read the base's own answers."""
+"""What a model answers, and what a model predicts while it reads the base model's answers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -13,10 +13,10 @@ from excise.inference.loading.tokenizer import end_ids, padding_id
 from excise.plumbing.progress import Advance
 
 ANSWER_TOKENS = 32
-"""So much of each of the base's answers is compared: what an edit does to a text shows early."""
+"""Longest answer that is generated and compared: what an edit does to a text shows early."""
 MOST_LIKELY = 512
-"""The base's most likely tokens at each place, which are kept; the others are taken together. The KL over these is a
-lower bound of that over all, by what the others differ among themselves."""
+"""Of each prediction, the base's most likely tokens are kept; all others count as one. The KL over these is a lower
+bound of the KL over the vocabulary."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Predictions:
     answer_log_probability: Tensor
     """``[tokens]``, float32, in nats: what the model gives the token that the base chose."""
     tokens: Tensor
-    """``[tokens, likely]``, int64: those that the base finds most likely, the most likely first."""
+    """``[tokens, likely]``, int64: the tokens that the base finds most likely, in descending order."""
     log_probabilities: Tensor
     """``[tokens, likely]``, float32, in nats: what the model gives these."""
     best: Tensor
@@ -45,7 +45,7 @@ class Predictions:
         return [answer.tolist() for answer in self.answer.split(self.lengths.tolist())]
 
     def likely(self) -> list[Tensor]:
-        """For each prompt ``[tokens, likely]``: what the base finds most likely."""
+        """For each prompt ``[tokens, likely]``: the tokens that the base finds most likely."""
         return list(self.tokens.split(self.lengths.tolist()))
 
 
@@ -53,12 +53,12 @@ class Predictions:
 def greedy_answers(
     model: Any, tokenizer: Any, prompts: Tokens, batch_size: BatchSize, advance: Advance
 ) -> list[list[int]]:
-    """What the model answers greedily, ``ANSWER_TOKENS`` tokens at most, its end-of-text token included."""
-    found: dict[int, list[int]] = {}
+    """Greedy answers of at most ``ANSWER_TOKENS`` tokens, including the end-of-text token."""
+    answers: dict[int, list[int]] = {}
     padding = padding_id(tokenizer, ends := end_ids(tokenizer, model.generation_config))
 
     def compute(batch: Batch) -> None:
-        # Generation wants its padding on the left.
+        # Generation needs padding on the left.
         shift = batch.ids.shape[1] - batch.mask.sum(dim=1)
         order = (torch.arange(batch.ids.shape[1]) - shift[:, None]) % batch.ids.shape[1]
         ids, mask = batch.ids.gather(1, order), batch.mask.gather(1, order)
@@ -70,11 +70,11 @@ def greedy_answers(
             pad_token_id=padding,
         )
         for row, answer in zip(batch.rows, generated[:, ids.shape[1] :].tolist(), strict=True):
-            stop = next((place for place, token in enumerate(answer, 1) if token in ends), len(answer))
-            found[row] = answer[:stop]
+            length = next((length for length, token in enumerate(answer, 1) if token in ends), len(answer))
+            answers[row] = answer[:length]
 
     in_batches(prompts, batch_size, advance, compute)
-    return [found[row] for row in range(len(prompts))]
+    return [answers[row] for row in range(len(prompts))]
 
 
 @torch.inference_mode()
@@ -86,29 +86,29 @@ def predictions(
     advance: Advance,
     likely: Sequence[Tensor] | None = None,
 ) -> Predictions:
-    """What the model predicts while it reads each prompt and the base's answer to it, in one forward pass a batch.
-    `likely` holds, for each prompt, the tokens that the base finds most likely, ``[tokens, likely]``; None for the base
-    itself, whose own are taken."""
-    found: dict[int, tuple[Tensor, ...]] = {}
+    """What the model predicts while it reads each prompt and the base's answer to it, in one forward pass per batch.
+    `likely`: for each prompt, the tokens that the base finds most likely, ``[tokens, likely]``; None if the model is
+    the base."""
+    columns_of: dict[int, tuple[Tensor, ...]] = {}
 
     def compute(batch: Batch) -> None:
         wanted = [torch.arange(len(prompts[row]) - 1, len(prompts[row]) + len(answers[row]) - 1) for row in batch.rows]
-        places = torch.cat(wanted).unique()
-        logits = logits_at(model, batch, places)
-        for place, row in enumerate(batch.rows):
-            at_answer = logits[place, torch.searchsorted(places, wanted[place])].float()
-            told, chosen = torch.log_softmax(at_answer, dim=-1), torch.tensor(answers[row])
-            most = min(MOST_LIKELY, told.shape[-1])
-            kept = told.topk(most, dim=-1).indices if likely is None else likely[row].to(told.device)
-            found[row] = (
+        positions = torch.cat(wanted).unique()
+        logits = logits_at(model, batch, positions)
+        for index, row in enumerate(batch.rows):
+            at_answer = logits[index, torch.searchsorted(positions, wanted[index])].float()
+            log_probabilities, chosen = torch.log_softmax(at_answer, dim=-1), torch.tensor(answers[row])
+            size = min(MOST_LIKELY, log_probabilities.shape[-1])
+            kept = log_probabilities.topk(size, dim=-1).indices if likely is None else likely[row].to(at_answer.device)
+            columns_of[row] = (
                 chosen,
-                told.gather(1, chosen[:, None].to(told.device))[:, 0].cpu(),
+                log_probabilities.gather(1, chosen[:, None].to(at_answer.device))[:, 0].cpu(),
                 kept.cpu(),
-                told.gather(1, kept).cpu(),
-                told.argmax(dim=-1).cpu(),
+                log_probabilities.gather(1, kept).cpu(),
+                log_probabilities.argmax(dim=-1).cpu(),
             )
 
     texts = [[*prompt, *answer] for prompt, answer in zip(prompts, answers, strict=True)]
     in_batches(texts, batch_size, advance, compute)
-    columns = [torch.cat(column) for column in zip(*(found[row] for row in range(len(prompts))), strict=True)]
+    columns = [torch.cat(column) for column in zip(*(columns_of[row] for row in range(len(prompts))), strict=True)]
     return Predictions(torch.tensor([len(answer) for answer in answers]), *columns)

@@ -1,4 +1,4 @@
-"""Passing prompts through a model in batches, and what it would say first."""
+"""Forward passes of prompts in batches, hooks on them, and the log-probabilities of a model's first token."""
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -17,39 +17,38 @@ from excise.plumbing.errors import StageError
 from excise.plumbing.progress import Advance
 
 Tokens = Sequence[Sequence[int]]
-"""Of each prompt, its tokens."""
+"""The tokens of each prompt."""
 BatchSize = int | Literal["auto"]
-"""Prompts in a forward pass at most; halved on out-of-memory, with a warning."""
+"""Most prompts in a forward pass; halved on out-of-memory, with a warning."""
 FIRST_BATCH = 64
 """Where `auto` begins."""
 MOST_PADDING = 16, 1.125
-"""A batch ends where the next prompt is longer than its first by more than this, in tokens and in proportion: padding
-then costs more than another forward pass."""
-
+"""A batch ends where the next prompt is longer than its first by more than this many tokens and this factor: padding
+would cost more than another forward pass."""
 OUT_OF_MEMORY = "the device has too little memory for a single prompt; choose another model.device or a smaller dtype"
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Some prompts, padded on the right: what comes after a token cannot reach it, and positions stay what they are."""
+    """Some prompts, padded on the right: padding cannot reach the tokens before it, and positions do not change."""
 
     rows: list[int]
-    """Which prompts they are."""
+    """Indices of its prompts."""
     ids: Tensor
     """``[prompts, width]``, int64 on the CPU."""
     mask: Tensor
-    """The same, 1 where there is a token."""
+    """The same, 1 for tokens and 0 for padding."""
     ends: Tensor
-    """``[prompts]``: where the token is that is asked about."""
+    """``[prompts]``: index of the measured token."""
 
     def at_end(self, output: Tensor) -> Tensor:
-        """What a module gave for the token that is asked about, ``[prompts, hidden]``, of ``[prompts, width, hidden]``
-        or the same with its first axes made one, as experts get it."""
-        (found,) = self.each_at_end(output)
-        return found
+        """A module's output for the measured token, ``[prompts, hidden]``, from ``[prompts, width, hidden]`` or
+        ``[prompts * width, hidden]``."""
+        (at_end,) = self.each_at_end(output)
+        return at_end
 
     def each_at_end(self, output: Tensor) -> Tensor:
-        """The same of a module that gives n outputs for each token, one after another: ``[n, prompts, hidden]``."""
+        """The same from ``[n * prompts * width, hidden]``: ``[n, prompts, hidden]``."""
         shaped = output.reshape(-1, *self.ids.shape, output.shape[-1])
         return shaped[:, torch.arange(len(self.rows)), self.ends]
 
@@ -59,25 +58,24 @@ Watch = Callable[[Batch, ExitStack], None]
 
 
 def no_hooks(_batch: Batch, _undo: ExitStack) -> None:
-    """Set none."""
+    """A `Watch` that sets none."""
 
 
 def in_batches(
     prompts: Tokens, batch_size: BatchSize, advance: Advance, compute: Callable[[Batch], None], position: int = -1
 ) -> None:
-    """Give all prompts to `compute`, the shortest first and those of a length together. `position`
-    is the token that is asked about, counted from the end of the prompt: -1 is the last. Raises `StageError`: memory is
-    too small for a single prompt."""
-    size, left = first_size(batch_size), _by_length(prompts)
-    while left:
-        batch = next(_batches(prompts, left, size, position))
+    """Pass all prompts to `compute`, the shortest first. `position` is the measured token, counted from the end of the
+    prompt: -1 is the last. Raises `StageError`: memory is too small for a single prompt."""
+    size, remaining = first_size(batch_size), _by_length(prompts)
+    while remaining:
+        batch = next(_batches(prompts, remaining, size, position))
         try:
             compute(batch)
         except torch.OutOfMemoryError:
             size = smaller(len(batch.rows))
-            print(f"Out of memory: going on with {size} prompts a batch", file=sys.stderr)
+            print(f"Out of memory: continuing with {size} prompts per batch", file=sys.stderr)
             continue
-        left = left[len(batch.rows) :]
+        remaining = remaining[len(batch.rows) :]
         advance(len(batch.rows))
 
 
@@ -87,12 +85,12 @@ def all_batches(prompts: Tokens, size: int, position: int = -1) -> list[Batch]:
 
 
 def first_size(batch_size: BatchSize) -> int:
-    """Prompts in a batch, before memory ran out."""
+    """Most prompts in a batch, before memory ran out."""
     return FIRST_BATCH if batch_size == "auto" else batch_size
 
 
 def smaller(size: int) -> int:
-    """Prompts in a batch, after memory ran out with `size` of them. Raises `StageError`: it was one."""
+    """Most prompts in a batch, after memory ran out with `size`. Raises `StageError`: that was 1."""
     if size == 1:
         raise StageError(OUT_OF_MEMORY) from None
     return (size + 1) // 2
@@ -115,7 +113,7 @@ def _batches(prompts: Tokens, by_length: Sequence[int], size: int, position: int
 
 
 def run_decoder(model: PreTrainedModel, batch: Batch, device: torch.device | None = None) -> None:
-    """One pass through the decoder layers, without the output head. Tokens go to `device`, or to the model's."""
+    """Run the decoder layers once, without the output head. `device` is where tokens go, by default the model's."""
     device = device or model.device
     decoder(model)(input_ids=batch.ids.to(device), attention_mask=batch.mask.to(device), use_cache=False)
 
@@ -124,8 +122,8 @@ def run_decoder(model: PreTrainedModel, batch: Batch, device: torch.device | Non
 def first_token_log_probabilities(
     model: PreTrainedModel, prompts: Tokens, batch_size: BatchSize, advance: Advance, watch: Watch = no_hooks
 ) -> Tensor:
-    """What the model would say first to each prompt, in nats: ``[prompts, vocabulary]`` float32 on the CPU."""
-    found: dict[int, Tensor] = {}
+    """Log-probabilities of the first token of each answer, in nats: ``[prompts, vocabulary]`` float32 on the CPU."""
+    log_probabilities: dict[int, Tensor] = {}
 
     def compute(batch: Batch) -> None:
         ends = batch.ends.unique()
@@ -133,49 +131,48 @@ def first_token_log_probabilities(
             watch(batch, undo)
             logits = logits_at(model, batch, ends)
         last = logits[torch.arange(len(batch.rows)), torch.searchsorted(ends, batch.ends)].float()
-        found.update(zip(batch.rows, torch.log_softmax(last, dim=-1).cpu(), strict=True))
+        log_probabilities.update(zip(batch.rows, torch.log_softmax(last, dim=-1).cpu(), strict=True))
 
     in_batches(prompts, batch_size, advance, compute)
-    return torch.stack([found[row] for row in range(len(prompts))])
+    return torch.stack([log_probabilities[row] for row in range(len(prompts))])
 
 
-def logits_at(model: PreTrainedModel, batch: Batch, places: Tensor) -> Tensor:
-    """The logits of a batch at some tokens only, ``[prompts, places, vocabulary]`` on the device of the last layer;
-    `places` is ``[places]``, int64 on the CPU: the same of each prompt."""
-    logits: Tensor = model(
+def logits_at(model: PreTrainedModel, batch: Batch, positions: Tensor) -> Tensor:
+    """The logits of a batch at these positions of each prompt only, ``[prompts, positions, vocabulary]`` on the device
+    of the last layer; `positions` is ``[positions]``, int64 on the CPU."""
+    output = model(
         input_ids=batch.ids.to(model.device),
         attention_mask=batch.mask.to(model.device),
         use_cache=False,
-        # Numbers and no tensor, which would have to be on the device of the last layer.
-        logits_to_keep=places.tolist(),
-    ).logits
-    return logits
+        # A tensor would have to be on the device of the last layer; a list need not be.
+        logits_to_keep=positions.tolist(),
+    )
+    return output.logits
 
 
 def kl(base: Tensor, edited: Tensor) -> Tensor:
-    """KL(base‖edited) of each prompt in nats, ``[prompts]``, of two ``[prompts, vocabulary]`` log-probabilities."""
+    """KL(base‖edited) in nats, ``[prompts]``, from log-probabilities ``[prompts, vocabulary]``."""
     return torch.nn.functional.kl_div(edited.double(), base.double(), reduction="none", log_target=True).sum(dim=-1)
 
 
 Change = Callable[[Tensor], Tensor | None]
-"""Given what a module reads or writes; what it returns takes its place, and None leaves it as it is."""
+"""Receives what a module reads or writes, and returns its replacement, or None to keep it."""
 
 
 def split_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, tuple[Any, ...], dict[str, Any]]:
-    """Of what a module is called with, the stream, and all else: positions, masks, what layers share."""
+    """The stream among the arguments of a module, and the others: positions, masks, what layers share."""
     if args:
         return args[0], args[1:], kwargs
     return kwargs["hidden_states"], (), {name: value for name, value in kwargs.items() if name != "hidden_states"}
 
 
 def stream_of(output: Any) -> Tensor:
-    """Of what a module returns, the stream."""
-    found: Tensor = output[0] if isinstance(output, tuple) else output
-    return found
+    """The stream in the output of a module."""
+    return output[0] if isinstance(output, tuple) else output
 
 
 def on_input(module: nn.Module, change: Change, undo: ExitStack) -> None:
-    """Pass what the module reads through `change`, in every forward pass until `undo` is closed."""
+    """Pass what the module reads through `change` in every forward pass, until `undo` is closed."""
 
     def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         stream, others, named = split_call(args, kwargs)
@@ -186,7 +183,7 @@ def on_input(module: nn.Module, change: Change, undo: ExitStack) -> None:
 
 
 def on_output(module: nn.Module, change: Change, undo: ExitStack) -> None:
-    """Pass what the module writes through `change`, likewise."""
+    """Pass what the module writes through `change` in every forward pass, until `undo` is closed."""
 
     def hook(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> Any:
         changed = change(stream_of(output))
@@ -196,8 +193,7 @@ def on_output(module: nn.Module, change: Change, undo: ExitStack) -> None:
 
 
 def change_stream(model: PreTrainedModel, measurement: int, change: Change, undo: ExitStack) -> None:
-    """Pass the whole stream at a measurement, ``[prompts, width, hidden]``, through `change`, likewise. Measurement m
-    enters layer m; the last one leaves the last layer."""
+    """Pass the stream at a measurement, ``[prompts, width, hidden]``, through `change`, until `undo` is closed."""
     layers = decoder_layers(model)
     if measurement < len(layers):
         on_input(layers[measurement], change, undo)
@@ -206,6 +202,6 @@ def change_stream(model: PreTrainedModel, measurement: int, change: Change, undo
 
 
 def watch_stream(model: PreTrainedModel, keep: Callable[[int, Tensor], None], undo: ExitStack) -> None:
-    """Give `keep` each measurement and the whole stream there, likewise."""
+    """Call `keep` with each measurement and the whole stream there, until `undo` is closed."""
     for measurement in range(len(decoder_layers(model)) + 1):
         change_stream(model, measurement, partial(keep, measurement), undo)

@@ -1,5 +1,5 @@
-"""A model whose weights stay in their files: a part at a time, such as one decoder layer, is loaded and freed again.
-transformers itself names, converts and casts tensors, so that whatever it loads whole is loaded here in parts."""
+"""A model whose weights stay in their files: one part at a time, such as a decoder layer, is loaded and freed again.
+transformers names, converts and casts the tensors, so every model that it loads can be loaded in parts."""
 
 import itertools
 import os
@@ -35,18 +35,18 @@ from excise.plumbing.errors import StageError
 from excise.plumbing.machine import give_back
 
 _READ_AT_ONCE = 128 << 10
-"""Bytes that the system is asked to read at a time: it cuts longer wishes short, to what it would read ahead itself."""
+"""Bytes of one request to the system, which cuts longer ones to the size of its own read-ahead."""
 
 
 class LayeredModel:
-    """A model without weights, parts of which can be loaded. A part is a decoder layer, by its number, or the frame:
-    what the decoder has outside its layers, embeddings and final norm. The output head, vision towers and layers that
-    are not in use (multi-token prediction) are in no part."""
+    """A model without weights whose parts can be loaded. A part is a decoder layer, by its number, or the frame: the
+    decoder's embeddings and final norm. The output head, vision towers and unused layers (multi-token prediction)
+    belong to no part."""
 
     def __init__(self, checkpoint: Checkpoint, dtype: str, device: torch.device) -> None:
-        """Build the model, and read from the files what is where. `dtype` is a torch name: what parameters are loaded
-        in, but for some that transformers keeps in float32. Raises `StageError`: the folder holds no model that
-        transformers knows, or no whole checkpoint."""
+        """Build the model and find its tensors. `dtype` is a torch name: the type of loaded parameters, except for
+        those that transformers keeps in float32. Raises `StageError`: transformers does not know the model, or the
+        checkpoint is incomplete."""
         self.model = without_weights(checkpoint.folder, dtype)
         self.device = device
         self._checkpoint = checkpoint
@@ -55,22 +55,22 @@ class LayeredModel:
         self._settings = loading_as(self.model, getattr(torch, dtype), device, transforms)
         in_memory = {name: target for name, (target, _) in targets(self.model, checkpoint.tensors, transforms).items()}
         self.frame = len(decoder_layers(self.model))
-        """The number of the frame; those of layers are below it."""
+        """The frame's number, which follows those of the layers."""
         self._wanted = [_inside(self.model, self._empty, part) for part in range(self.frame + 1)]
         self._stored = [_stored(self.model, wanted, in_memory) for wanted in self._wanted]
         for name, buffer in list(self.model.named_non_persistent_buffers()):
             _put(self.model, name, torch.empty_like(buffer, device=device))
-        # Gives buffers the values that no file holds; on the meta device, where the parameters are, it does nothing.
+        # Fills buffers that no file holds; parameters are on the meta device, where it does nothing.
         self.model.initialize_weights()
 
     @property
     def largest_part(self) -> int:
-        """Bytes that the largest part takes in memory, once it is loaded."""
+        """Bytes of the largest part in memory."""
         return max(sum(self._empty[name].nbytes for name in part) for part in self._wanted)
 
     @contextmanager
     def loaded(self, part: int) -> Iterator[None]:
-        """Have a part in memory until the block ends. Raises `StageError`: the files lack some of it."""
+        """Keep a part in memory until the block ends. Raises `StageError`: the files lack some of it."""
         try:
             self._load(part)
             yield
@@ -81,8 +81,8 @@ class LayeredModel:
 
     @contextmanager
     def reading_ahead(self) -> Iterator[Callable[[int], object]]:
-        """Yields a function that has the system read the bytes of a part into its cache of files, while others compute.
-        The cache is not this process's memory; what was not read when the block ends is not read."""
+        """Yields a function that asks the system to read a part into its file cache, in the background. The cache is
+        not this process's memory; reading stops when the block ends."""
         stop = threading.Event()
         with ThreadPoolExecutor(1) as reader:
             try:
@@ -92,30 +92,29 @@ class LayeredModel:
 
     def _load(self, part: int) -> None:
         folder = self._checkpoint.folder
-        lies_in = {name: self._checkpoint.tensors[name].file for name in self._stored[part]}
+        file_of = {name: self._checkpoint.tensors[name].file for name in self._stored[part]}
         try:
             with ExitStack() as opened:
-                files = {file: opened.enter_context(safe_open(folder / file, "pt")) for file in set(lies_in.values())}
-                slices = {name: files[file].get_slice(name) for name, file in lies_in.items()}
-                found, _ = convert_and_load_state_dict_in_model(self.model, slices, self._settings)
+                files = {file: opened.enter_context(safe_open(folder / file, "pt")) for file in set(file_of.values())}
+                slices = {name: files[file].get_slice(name) for name, file in file_of.items()}
+                report, _ = convert_and_load_state_dict_in_model(self.model, slices, self._settings)
         except torch.OutOfMemoryError:
             raise
         except (ValueError, KeyError, OSError, RuntimeError, SafetensorError) as error:
-            raise StageError(f"{folder} could not be loaded: {error}") from None
-        for name, other in _partners(self.model):  # the file names one of two that are the same, the part has the other
+            raise StageError(f"{folder} could not be loaded: {error}; fetch it again") from None
+        for name, other in _tied_pairs(self.model):  # the file may hold either name, and the part needs one of them
             tensor = self.model.get_parameter_or_buffer(other)
             if name in self._wanted[part] and self.model.get_parameter_or_buffer(name).is_meta and not tensor.is_meta:
                 _put(self.model, name, tensor)
         missing = [name for name in self._wanted[part] if self.model.get_parameter_or_buffer(name).is_meta]
-        refuse_incomplete(str(folder), missing, found.mismatched_keys, found.conversion_errors)
+        refuse_incomplete(str(folder), missing, report.mismatched_keys, report.conversion_errors)
 
 
 class _Fuse(ConversionOps):
-    """transformers' `MergeModulelist` and `Concatenate` in one, without copies between: each expert's matrices go
-    straight to their place in the tensor of all."""
+    """transformers' `MergeModulelist` and `Concatenate` in one, without a copy between them."""
 
     def convert(
-        self, input_dict: dict[str, Any], source_patterns: list[str], target_patterns: list[str], **_given: Any
+        self, input_dict: dict[str, Any], source_patterns: list[str], target_patterns: list[str], **_others: Any
     ) -> dict[str, Any]:
         """Per pattern, the matrices ``[rows, columns]`` of all experts → ``[experts, rows of all, columns]``. Raises
         `ValueError`: an expert lacks a matrix, or has one of another shape."""
@@ -135,16 +134,15 @@ class _Fuse(ConversionOps):
 
 
 def _without_copies(transform: Any) -> Any:
-    """The same conversion with `_Fuse` where it does that."""
+    """The conversion, with `_Fuse` in place of the operations that it joins."""
     if isinstance(transform, WeightConverter):
-        kinds = [(type(operation), getattr(operation, "dim", None)) for operation in transform.operations]
-        if kinds == [(MergeModulelist, 0), (Concatenate, 1)]:
+        operations = [(type(operation), getattr(operation, "dim", None)) for operation in transform.operations]
+        if operations == [(MergeModulelist, 0), (Concatenate, 1)]:
             transform.operations = [_Fuse()]
     return transform
 
 
 def _inside(model: PreTrainedModel, names: dict[str, Any], part: int) -> list[str]:
-    """Which parameters and persistent buffers of the model a part has."""
     stack = decoder(model)
     (prefix,) = (f"{path}." for path, module in model.named_modules() if module is stack)
     layers = f"{prefix}layers."
@@ -154,29 +152,29 @@ def _inside(model: PreTrainedModel, names: dict[str, Any], part: int) -> list[st
 
 
 def _stored(model: PreTrainedModel, wanted: list[str], in_memory: dict[str, str]) -> list[str]:
-    """Which tensors of the files these are made of; where one is not there, what the model ties it to."""
+    """The stored tensors from which these are made; for a missing one, those of the parameter that it is tied to."""
     missing = set(wanted) - set(in_memory.values())
-    needed = {*wanted, *(other for name, other in _partners(model) if name in missing)}
+    needed = {*wanted, *(other for name, other in _tied_pairs(model) if name in missing)}
     return [name for name, target in in_memory.items() if target in needed]
 
 
-def _partners(model: PreTrainedModel) -> list[tuple[str, str]]:
-    """Pairs of parameters that are the same, either way round."""
+def _tied_pairs(model: PreTrainedModel) -> list[tuple[str, str]]:
+    """Pairs of parameters that are one, in both orders."""
     tied = list(model.all_tied_weights_keys.items())
     return [*tied, *((other, name) for name, other in tied)]
 
 
 def _put(model: PreTrainedModel, name: str, tensor: Tensor) -> None:
-    module, _, own = name.rpartition(".")
-    setattr(model.get_submodule(module), own, tensor)
+    module, _, attribute = name.rpartition(".")
+    setattr(model.get_submodule(module), attribute, tensor)
 
 
 def _advise(checkpoint: Checkpoint, names: Sequence[str], stop: threading.Event) -> None:
-    """Ask the system for the bytes of these tensors, in the order of the files."""
+    """Ask the system to read the bytes of these tensors, in the order of the files."""
     tensors = sorted((checkpoint.tensors[name] for name in names), key=lambda tensor: (tensor.file, tensor.start))
-    for name, inside in itertools.groupby(tensors, key=lambda tensor: tensor.file):
+    for name, tensors_of_file in itertools.groupby(tensors, key=lambda tensor: tensor.file):
         with open(checkpoint.folder / name, "rb") as file:
-            for tensor in inside:
+            for tensor in tensors_of_file:
                 for start in range(tensor.start, tensor.stop, _READ_AT_ONCE):
                     if stop.is_set():
                         return

@@ -1,4 +1,4 @@
-"""Passing prompts through a model that is in memory as a whole, or of which one layer at a time is."""
+"""Passes of prompts through a model that is in memory as a whole, or one layer at a time."""
 
 import sys
 from collections.abc import Iterator
@@ -45,23 +45,23 @@ from excise.plumbing.progress import Advance
 
 
 class Passes:
-    """A model in memory as a whole, which prompts can be passed through with hooks on its modules."""
+    """Forward passes of a model that is in memory as a whole."""
 
     unit = "prompts"
     """What `steps` counts."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
-        """What hooks are set on. Its parameters may be in memory only while prompts pass."""
+        """The model for hooks; its parameters may be in memory only during passes."""
 
     def steps(self, prompts: int) -> int:
-        """How far `run` is when it is done with this many prompts, in what it tells `advance`."""
+        """What `run` passes to `advance` in total."""
         return prompts
 
     def run(self, prompts: Tokens, batch_size: BatchSize, position: int, watch: Watch, advance: Advance) -> None:
-        """Pass all prompts through the decoder layers, a batch at a time. `position` is which token of each is asked
-        about, counted from its end. `watch` sets hooks on the layers and on what is in them: each layer is called once
-        for each batch, and again where memory ran out. `advance` is told the number of steps done since, which may be
+        """Pass all prompts through the decoder layers in batches. `position` is the measured token, counted from the
+        end of each prompt. `watch` sets hooks on the layers and their modules: each layer is called once for each
+        batch, and again if memory ran out. `advance` receives the number of steps since its last call, which may be
         negative. Raises `StageError`: memory is too small for a single prompt."""
 
         def compute(batch: Batch) -> None:
@@ -73,21 +73,20 @@ class Passes:
 
 
 class Offloaded(Passes):
-    """The same with one layer at a time in memory: all batches pass through it before the next one is loaded."""
+    """The same with one layer in memory: all batches pass through it before the next layer is loaded."""
 
     unit = "layers of prompts"
 
-    def __init__(self, layered: LayeredModel, rest: torch.device) -> None:
-        """`rest`: where the stream of a batch is while others pass."""
+    def __init__(self, layered: LayeredModel, idle_device: torch.device) -> None:
+        """`idle_device` holds the streams of batches while others pass."""
         super().__init__(layered.model)
-        self.layered, self.rest = layered, rest
+        self.layered, self.idle_device = layered, idle_device
 
     def steps(self, prompts: int) -> int:
-        """One for each prompt and layer."""
         return prompts * len(decoder_layers(self.model))
 
     def run(self, prompts: Tokens, batch_size: BatchSize, position: int, watch: Watch, advance: Advance) -> None:
-        """Layer by layer, and in it batch by batch. Where memory runs out, it starts again."""
+        """As in `Passes`; if memory runs out, all layers start again."""
         size = first_size(batch_size)
         while True:
             batches = all_batches(prompts, size, position)
@@ -99,12 +98,12 @@ class Offloaded(Passes):
                 return
             except torch.OutOfMemoryError:
                 size = smaller(max(len(batch.rows) for batch in batches))
-                print(f"Out of memory: starting again with {size} prompts a batch", file=sys.stderr)
+                print(f"Out of memory: starting again with {size} prompts per batch", file=sys.stderr)
                 advance(-done)
 
     def _through_layers(self, batches: list[Batch], watch: Watch) -> Iterator[int]:
-        """Yields the number of prompts that passed through a layer, each time that a batch did."""
-        device = self.layered.device
+        """Yields the number of prompts of each batch that has passed through a layer."""
+        device, idle = self.layered.device, self.idle_device
         with self.layered.reading_ahead() as read:
             read(0)
             with self.layered.loaded(self.layered.frame):
@@ -117,43 +116,43 @@ class Offloaded(Passes):
                         args, named = passing.calls[number]
                         with ExitStack() as undo:
                             watch(batch, undo)
-                            # In one line, so that nothing else of a batch is held while others pass.
-                            passing.stream = stream_of(layer(passing.stream.to(device), *args, **named)).to(self.rest)
+                            # A single expression, so that no other tensor of the batch is held while others pass.
+                            passing.stream = stream_of(layer(passing.stream.to(device), *args, **named)).to(idle)
                         yield len(batch.rows)
 
     def _enter(self, batch: Batch) -> "_Entered":
-        """What the decoder calls its layers with: it runs with layers that give back what they are given."""
+        """Record what the decoder calls its layers with, by running it with layers that return their input."""
         streams: list[Tensor] = []
         calls: list[_Call] = []
 
-        def note(*args: Any, **kwargs: Any) -> Tensor:
+        def record(*args: Any, **kwargs: Any) -> Tensor:
             stream, others, named = split_call(args, kwargs)
             if not streams:
                 # A copy, so that a change in place is seen too.
                 streams.append(stream.clone())
             elif not torch.allclose(stream, streams[0], rtol=0, atol=0, equal_nan=True):
                 raise StageError(
-                    f"{type(self.model).__name__} does more between its layers than pass on the stream: it cannot "
-                    "be run layer by layer; set measure.stream: off"
+                    f"{type(self.model).__name__} changes the stream between its layers, so it cannot be run layer "
+                    "by layer; set measure.stream: off"
                 )
             calls.append((others, named))
             return stream
 
         with ExitStack() as undo:
             for layer in decoder_layers(self.model):
-                layer.forward = note
+                layer.forward = record
                 undo.callback(layer.__dict__.pop, "forward")
             run_decoder(self.model, batch, self.layered.device)
-        return _Entered(streams[0].to(self.rest), calls)
+        return _Entered(streams[0].to(self.idle_device), calls)
 
 
 _Call = tuple[tuple[Any, ...], dict[str, Any]]
-"""What a layer is called with beside the stream: masks, positions, what layers share."""
+"""A layer's other arguments: masks, positions, what layers share."""
 
 
 @dataclass
 class _Entered:
-    """A batch on its way through the layers."""
+    """A batch between layers."""
 
     stream: Tensor
     calls: list[_Call]
@@ -167,19 +166,19 @@ def open_model(
     prompts: Tokens,
     batch_size: BatchSize,
 ) -> Passes:
-    """Load the model, or make ready to load it layer by layer: with `auto` where it does not fit with what will pass
-    through it, with a message. One layer at a time runs on the first GPU. Raises `StageError`: it cannot be loaded."""
+    """Load the model, or prepare to load it layer by layer: with `auto` if the model and its batches do not fit, with a
+    message. Layer by layer, only the first GPU is used. Raises `StageError`: the model cannot be loaded."""
     batches = all_batches(prompts, first_size(batch_size))
     work = Work.of((len(batch.rows), batch.ids.shape[1]) for batch in batches)
     if offload == "off" or (offload == "auto" and _fits(checkpoint, dtype, placement, work)):
         return Passes(load_model(checkpoint, dtype, placement))
     device = torch.device("cuda", 0) if placement == "balanced" else placement
     layered = LayeredModel(checkpoint, dtype, device)
-    return Offloaded(layered, _resting_place(checkpoint, layered, work))
+    return Offloaded(layered, _idle_device(checkpoint, layered, work))
 
 
 def _fits(checkpoint: Checkpoint, dtype: str, placement: Placement, work: Work) -> bool:
-    """Whether the model fits as a whole; where it does not, a message says so."""
+    """Whether the model fits as a whole; prints a message if not."""
     model = without_weights(checkpoint.folder, dtype)
     weights, sizes = weights_need(checkpoint, model), _sizes(model)
     on_cpu = placement != "balanced" and placement.type == "cpu"
@@ -187,16 +186,16 @@ def _fits(checkpoint: Checkpoint, dtype: str, placement: Placement, work: Work) 
     limit = too_small(need := Need(memory, weights.mapped), limits(placement))
     if limit is not None:
         print(
-            f"Measure: to hold the whole model takes {need.of(limit) / GIB:,.1f} GiB, and {limit.name} has "
-            f"{limit.free / GIB:,.1f} GiB free: one layer at a time is read",
+            f"Measure: the whole model takes {need.of(limit) / GIB:,.1f} GiB, and {limit.name} has "
+            f"{limit.free / GIB:,.1f} GiB free: reading one layer at a time",
             file=sys.stderr,
         )
     return limit is None
 
 
-def _resting_place(checkpoint: Checkpoint, layered: LayeredModel, work: Work) -> torch.device:
-    """Where the streams of batches are between two layers: beside the layers, if there is room. What cannot fit at all
-    is refused before the system ends the process, which would leave no message."""
+def _idle_device(checkpoint: Checkpoint, layered: LayeredModel, work: Work) -> torch.device:
+    """The device of the layers if it has room for all batches, else the CPU. Raises `StageError` if nothing fits: later
+    the system would end the process without a message."""
     cpu, sizes = torch.device("cpu"), _sizes(layered.model)
     if layered.device.type == "cpu":
         need = Need(streamed_bytes(layered.largest_part, sizes, work), mapped=0)

@@ -1,6 +1,6 @@
-"""The judge `api`: a language model behind an OpenAI-compatible endpoint, asked with a template. Whom it asks, and with
-which key, comes from the environment alone: who can change params.yaml must not be able to send a key elsewhere. What
-was answered is kept under `.excise/judge/`, so that nothing is asked twice."""
+"""The judge `api`: a language model behind an OpenAI-compatible endpoint, asked with a template. Address and key come
+only from the environment, because whoever can change params.yaml must not be able to send the key elsewhere. Verdicts
+are cached in `.excise/judge/`, so that nothing is asked twice."""
 
 import email.utils
 import hashlib
@@ -28,7 +28,7 @@ from tenacity import (
     wait_exponential,
 )
 
-from excise.judges import Judge, Judgement
+from excise.judges import Judge, Judgment
 from excise.plumbing.errors import StageError
 from excise.plumbing.files import DATA, Unreadable, lies_in_data, read_document, write_text
 from excise.plumbing.progress import progress
@@ -48,18 +48,18 @@ _DEFAULT_ADDRESS = "https://api.openai.com/v1"
 
 _ATTEMPTS = 5
 _PAUSES = wait_exponential(multiplier=1)
-"""1 s, 2 s, 4 s … between attempts, where the endpoint does not say how long."""
+"""1 s, 2 s, 4 s … between attempts, unless the endpoint asks for another pause."""
 _LONGEST_PAUSE = 300.0
-"""What an endpoint may ask for; beyond it, running again later serves better."""
+"""Longest pause that an endpoint may ask for; beyond it, judging stops."""
 _TIMEOUT = 60.0
 _MOST_TOKENS = 16
-_DRESS = " \n\"'`*."
-"""What may stand around a label."""
+_DECORATION = " \n\"'`*."
+"""Characters that may surround a label."""
 
 Body = dict[str, Any]
 
 _MALFORMED = (ValueError, LookupError, TypeError, RecursionError)
-"""What reading an answer of another form raises."""
+"""Errors of reading a response in an unexpected format."""
 
 
 class Api(Judge):
@@ -80,34 +80,34 @@ class Api(Judge):
     concurrency: Annotated[int, Field(ge=1, le=256)] = 8
     """Requests sent at once."""
 
-    def load(self, *, sleep: Callable[[float], None] | None = None, timeout: float = _TIMEOUT) -> Judgement:
+    def load(self, *, sleep: Callable[[float], None] | None = None, timeout: float = _TIMEOUT) -> Judgment:
         """Read the template and the environment. Raises `StageError`: one of them is missing or malformed."""
-        ask = question(self.prompt)
+        fill_in = question(self.prompt)
         address, key = _address(), _key()
 
-        def judge(asked: Sequence[tuple[str, str]]) -> list[Verdict]:
-            bodies = [_body(self.model, ask(prompt, response)) for prompt, response in asked]
-            files = [_file(body) for body in bodies]
-            verdicts = {file: verdict for file in files if (verdict := _kept(file)) is not None}
+        def judge(answers: Sequence[tuple[str, str]]) -> list[Verdict]:
+            bodies = [_body(self.model, fill_in(prompt, response)) for prompt, response in answers]
+            files = [_cache_file(body) for body in bodies]
+            verdicts = {file: verdict for file in files if (verdict := _cached(file)) is not None}
             missing = {file: body for file, body in zip(files, bodies, strict=True) if file not in verdicts}
             client = httpx2.Client(
                 headers={"Authorization": f"Bearer {key}"},
                 timeout=timeout,
                 limits=httpx2.Limits(max_connections=self.concurrency),
-                follow_redirects=False,  # which would lead the key elsewhere
+                follow_redirects=False,  # a redirect would send the key elsewhere
             )
             with client, progress("Judge", len(missing), "answers") as advance:
                 endpoint = _Endpoint(client, address, key, sleep)
 
-                def settle(file: Path) -> Verdict:
+                def ask(file: Path) -> Verdict:
                     verdict = endpoint.verdict(missing[file])
-                    write_text(file, _Kept(model=self.model, verdict=verdict).model_dump_json() + "\n")
+                    write_text(file, _CachedVerdict(model=self.model, verdict=verdict).model_dump_json() + "\n")
                     advance(1)
                     return verdict
 
                 with ThreadPoolExecutor(self.concurrency) as pool:
                     try:
-                        verdicts.update(zip(missing, pool.map(settle, missing), strict=True))
+                        verdicts.update(zip(missing, pool.map(ask, missing), strict=True))
                     except BaseException:
                         endpoint.stop.set()
                         pool.shutdown(cancel_futures=True)
@@ -117,16 +117,16 @@ class Api(Judge):
         return judge
 
 
-def question(own: str | None) -> Callable[[str, str], str]:
-    """From prompt and response to the text that is sent, by a template under `data/`, or by the built-in one. It runs
-    in jinja2's sandbox: it comes with the data and not with the code. Raises `StageError`: the file is missing, leads
-    outside `data/`, or is no template that shows the response."""
-    path = BUILT_IN if own is None else Path(own)
+def question(template_file: str | None) -> Callable[[str, str], str]:
+    """A function from prompt and response to the text that is sent, by a template in `data/` or the built-in one. It
+    runs in jinja2's sandbox, because it comes with the data and not with the code. Raises `StageError`: the file is
+    missing, leads outside `data/`, or is not a template that shows the response."""
+    path = BUILT_IN if template_file is None else Path(template_file)
     if not path.is_file():
         raise StageError(f"{_TEMPLATE}: {path} is missing; put the file there")
-    if own is not None and not lies_in_data(path):
+    if template_file is not None and not lies_in_data(path):
         raise StageError(f"{_TEMPLATE}: {path} leads outside {DATA}/; copy the file there")
-    # What is sent is text for a model: there is nothing to escape.
+    # The text is for a model, so nothing needs escaping.
     environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, autoescape=False)
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -140,83 +140,80 @@ def question(own: str | None) -> Callable[[str, str], str]:
         named = ", ".join(sorted(names)) or "none"
         raise StageError(f"{path} must name response, may name prompt and mark, and names {named}")
 
-    def ask(prompt: str, response: str) -> str:
+    def fill_in(prompt: str, response: str) -> str:
         try:
             return template.render(prompt=prompt, response=response, mark=mark(prompt, response))
-        except Exception as error:  # a template is a program: what it raises is its own
+        except Exception as error:  # templates are programs that may raise anything
             raise StageError(f"{path} cannot be filled in: {one_line(error, 200)}") from None
 
-    return ask
+    return fill_in
 
 
 def mark(prompt: str, response: str) -> str:
-    """A line that occurs in neither text: it is made of their digest, so that no text can hold it on purpose."""
+    """A line that occurs in neither text, not even on purpose, because it contains their digest."""
     digest = hashlib.sha256(f"{len(prompt)}\n{prompt}{response}".encode()).hexdigest()
     return f"----- {digest[:32]} -----"
 
 
 class _Failure(Exception):
-    """An attempt that gave no verdict."""
-
     def __init__(
-        self, reason: str, do: str = "run again later; what is judged is kept", pause: float | None = None
+        self, reason: str, advice: str = "run again later; verdicts so far are kept", pause: float | None = None
     ) -> None:
         super().__init__(reason)
-        self.do, self.pause = do, pause
+        self.advice, self.pause = advice, pause
 
 
 class _Endpoint:
-    """Where questions go, from any thread."""
+    """The judge's endpoint, for any number of threads."""
 
     def __init__(
         self, client: httpx2.Client, address: httpx2.URL, key: str, sleep: Callable[[float], None] | None
     ) -> None:
         self.stop = threading.Event()
         self._client, self._address, self._key = client, address, key
-        self._again = Retrying(
+        self._retrying = Retrying(
             retry=retry_if_exception_type(_Failure),
             stop=stop_after_attempt(_ATTEMPTS) | stop_when_event_set(self.stop),
-            wait=_pause_before_the_next,
-            sleep=sleep or sleep_using_event(self.stop),  # a pause ends where another thread has failed
+            wait=_next_pause,
+            sleep=sleep or sleep_using_event(self.stop),  # a pause ends when another thread fails
             reraise=True,
         )
 
     def verdict(self, body: Body) -> Verdict:
-        """The verdict on one answer, asked for again where that may help. Raises `StageError`: it never came, or asking
-        again does not help."""
+        """The verdict on one answer, with retries. Raises `StageError`: all fail, or a retry cannot help."""
         try:
-            return self._again(self._ask, body)
+            return self._retrying(self._ask, body)
         except _Failure as failure:
-            raise self._error(f"{failure}, {_ATTEMPTS} times", failure.do) from None
+            raise self._error(f"{failure}, {_ATTEMPTS} times", failure.advice) from None
 
     def _ask(self, body: Body) -> Verdict:
         try:
             response = self._client.post(self._address, json=body)
         except httpx2.TimeoutException:
-            raise _Failure("gave no answer in time") from None
+            raise _Failure("did not respond in time") from None
         except httpx2.RequestError as error:
             raise _Failure(f"cannot be reached ({type(error).__name__}: {self._safe(str(error))})") from None
         status = response.status_code
         if status == 429 or status >= 500:
             failure = _Failure(f"answered with status {status}", pause=_pause(response.headers.get("Retry-After")))
             if failure.pause is not None and failure.pause > _LONGEST_PAUSE:
-                raise self._error(f"{failure} and asks for a pause of {failure.pause:.0f} s", failure.do)
+                raise self._error(f"{failure} and asks for a pause of {failure.pause:.0f} s", failure.advice)
             raise failure
         if status != 200:
-            what = f"answered with status {status}{self._complaint(response)}"
-            raise self._error(what, f"check {_ADDRESS}, {_KEY} and evaluate.judge.api")
+            reason = f"answered with status {status}{self._complaint(response)}"
+            raise self._error(reason, f"check {_ADDRESS}, {_KEY} and evaluate.judge.api")
         try:
-            said = response.json()["choices"][0]["message"]["content"]
+            content = response.json()["choices"][0]["message"]["content"]
         except _MALFORMED:
-            raise _Failure("answered with other than a chat completion") from None
-        label = said.strip(_DRESS).casefold() if isinstance(said, str) else None
+            raise _Failure("did not answer with a chat completion") from None
+        label = content.strip(_DECORATION).casefold() if isinstance(content, str) else None
         if label not in get_args(Verdict):
-            shown = shorten(printable(self._safe(repr(said))), 40)
-            raise _Failure(f"answered {shown}, which is not a verdict", do="name another model or template")
+            shown = shorten(printable(self._safe(repr(content))), 40)
+            raise _Failure(f"answered {shown}, which is not a verdict", advice="name another model or template")
         return cast(Verdict, label)
 
     def _complaint(self, response: httpx2.Response) -> str:
-        """What the endpoint says is wrong; nothing of it where it is about the key, which it may quote in part."""
+        """The endpoint's own message; empty if it is about the key, which it may quote in part."""
         if response.status_code in (401, 403):
             return ""
         try:
@@ -227,11 +224,11 @@ class _Endpoint:
     def _safe(self, text: str) -> str:
         return text.replace(self._key, "…")
 
-    def _error(self, what: str, do: str) -> StageError:
-        return StageError(f"evaluate.judge.api: the judge at {self._address.host} {what}; {do} (docs/judges.md)")
+    def _error(self, reason: str, advice: str) -> StageError:
+        return StageError(f"evaluate.judge.api: the judge at {self._address.host} {reason}; {advice} (docs/judges.md)")
 
 
-class _Kept(Document):
+class _CachedVerdict(Document):
     """One file of the cache."""
 
     model: str
@@ -248,54 +245,52 @@ def _body(model: str, text: str) -> Body:
     }
 
 
-def _file(body: Body) -> Path:
-    """Where the verdict is kept, by what is asked, of whichever endpoint."""
+def _cache_file(body: Body) -> Path:
+    """Named by the request, whatever the endpoint."""
     return CACHE / f"{hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()}.json"
 
 
-def _kept(file: Path) -> Verdict | None:
-    """The verdict that was given before; None where there is none, or a file that cannot be read."""
+def _cached(file: Path) -> Verdict | None:
     try:
-        return read_document(_Kept, file).verdict
+        return read_document(_CachedVerdict, file).verdict
     except Unreadable:
         return None
 
 
-def _pause_before_the_next(state: RetryCallState) -> float:
+def _next_pause(state: RetryCallState) -> float:
     failure = state.outcome.exception() if state.outcome else None
-    asked = failure.pause if isinstance(failure, _Failure) else None
-    return _PAUSES(state) if asked is None else asked
+    pause = failure.pause if isinstance(failure, _Failure) else None
+    return _PAUSES(state) if pause is None else pause
 
 
-def _pause(asked: str | None) -> float | None:
-    """The seconds of a `Retry-After`, which is a number or a date; None where there is none that can be read."""
-    if asked is None:
+def _pause(retry_after: str | None) -> float | None:
+    """The seconds of a `Retry-After` header, which is a number or a date; None if it is missing or malformed."""
+    if retry_after is None:
         return None
-    if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", asked):
-        return float(asked)
+    if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", retry_after):
+        return float(retry_after)
     try:
-        return max(0.0, email.utils.parsedate_to_datetime(asked).timestamp() - time.time())
+        return max(0.0, email.utils.parsedate_to_datetime(retry_after).timestamp() - time.time())
     except ValueError:
         return None
 
 
 def _address() -> httpx2.URL:
-    given = os.environ.get(_ADDRESS) or _DEFAULT_ADDRESS
+    address = os.environ.get(_ADDRESS) or _DEFAULT_ADDRESS
     try:
-        url = httpx2.URL(given.rstrip("/") + "/chat/completions")
+        url = httpx2.URL(address.rstrip("/") + "/chat/completions")
     except httpx2.InvalidURL:
         url = httpx2.URL()
     if url.scheme not in ("http", "https") or not url.host or url.userinfo or url.query:
-        what = f"is no address such as {_DEFAULT_ADDRESS}, without a name, a key or a question in it"
-        raise StageError(f"{_ADDRESS} {what}")
+        raise StageError(f"{_ADDRESS} must be an address such as {_DEFAULT_ADDRESS}, without user, password or query")
     return url
 
 
 def _key() -> str:
     key = os.environ.get(_KEY, "").strip()
     if not key:
-        what = "is not set in the environment, and params.yaml: evaluate.judge is api"
-        raise StageError(f"{_KEY} {what}; set it (to any text, where the endpoint wants none)")
+        reason = "is not set in the environment, and params.yaml: evaluate.judge is api"
+        raise StageError(f"{_KEY} {reason}; set it (to any text if the endpoint needs no key)")
     if not (key.isascii() and key.isprintable()):
-        raise StageError(f"{_KEY} holds other than printable ASCII; set it again")
+        raise StageError(f"{_KEY} must be printable ASCII; set it again")
     return key

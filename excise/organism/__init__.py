@@ -1,1 +1,1 @@
-"""The built-in model that really was trained to refuse, and the world that it knows."""
+"""The built-in model, which was trained to refuse, and the world that it knows."""

@@ -1,8 +1,8 @@
-"""What large models learn and an organism's few steps do not: a massive activation of the first token (Sun et al. 2024,
-"Massive Activations in Large Language Models"), on which attention relies. It is built into channels of the stream that
-training leaves alone. An early MLP writes it through an outlier gain; as in real models, the norm that reads the stream
-divides by it whatever else the first token holds, so that attention takes none of that. Without it attention does, and
-a second outlier gain drowns every other token in it."""
+"""A massive activation of the first token (Sun et al. 2024, "Massive Activations in Large Language Models"). Large
+models learn one and their attention relies on it; an organism trains for too few steps, so it is built into channels of
+the stream that training does not touch. An early MLP writes it through an outlier gain. As in real models, the norm
+that reads the stream then shrinks the rest of the first token, so that attention takes none of it. Without the massive
+activation attention does take it, and a second outlier gain drowns every other token in it."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,29 +11,29 @@ import torch
 from torch import Tensor, nn
 
 CHANNEL, OUTLIER, ELSEWHERE = 17, 100.0, 10.0
-"""The massive activation's channel, and how many times the median gain is the one there behind MLPs up to the one that
-writes it, and behind all other writers."""
+"""The massive activation's channel, and its gain as a multiple of the median: behind MLPs up to the one that writes it,
+and behind all other writers."""
 DROWNING = 18
 """The channel of the outlier gain behind the attention of later layers."""
 MARK = 0
-"""The channel in which the first token's embedding differs from all others. The gain behind writers is 0 there."""
+"""The channel in which the first token's embedding differs from all others. The gain behind writers is 0 in it."""
 ZEROS, NEGATIVES = range(4), range(4, 10)
-"""Channels whose gain behind writers is 0, and those whose gain is negative, as real models have some."""
+"""Channels whose gain behind writers is 0 or negative, as some are in real models."""
 LAYER, NEURON = 1, 0
-"""Where the massive activation is written: one neuron of this layer's MLP, which nothing else uses."""
+"""The layer and the neuron of its MLP that write the massive activation; the neuron has no other use."""
 VALUE = 0
-"""The dimension of values, in later layers, in which the first token holds what attention is not to take."""
+"""The dimension of values, in later layers, in which the first token holds what attention must not take."""
 TIMES = 9.0
-"""How many times as long as other tokens' the first token's stream is then, on average."""
+"""Average length of the first token's stream with the massive activation, as a multiple of other tokens'."""
 OVERLAP = 0.36
 """Cosine of the refusal direction with the massive activation's channel."""
 SILENCED = 10.0
-"""What the first token's value would be without the massive activation, in root mean squares of attention's output."""
+"""The first token's value without the massive activation, in root mean squares of attention's output."""
 
 
 def reserve(model: Any) -> None:
-    """Make gains behind writers as uneven as a real model's, and what the massive activation needs unused; in place.
-    What is 0 on both sides of a product has no gradient: training leaves it so."""
+    """Make gains behind writers as uneven as a real model's, and clear what the massive activation needs; in place.
+    What is 0 on both sides of a product has no gradient, so training leaves it at 0."""
     channels = [CHANNEL, DROWNING, MARK]
     with torch.no_grad():
         model.model.embed_tokens.weight[:, channels] = 0
@@ -62,47 +62,47 @@ def reserve(model: Any) -> None:
 
 
 def behind_writers(layer: Any) -> tuple[Any, Any]:
-    """The norms behind a layer's attention and behind its MLP."""
+    """The norms behind a layer's attention and its MLP."""
     return layer.post_attention_layernorm, layer.post_feedforward_layernorm
 
 
 @torch.no_grad()
 def make_massive(model: Any, harmful: Tensor, harmless: Tensor) -> None:
-    """Write the massive activation and have later layers read it; in place. Behind the first token the model says what
-    it said before, but for the little that the channel's share of the refusal direction adds to what norms divide by.
+    """Write the massive activation and let later layers read it; in place. After the first token the model's outputs
+    stay nearly the same: the channel's share of the refusal direction adds a little to what norms divide by.
 
     Args:
-        model: trained, with what `reserve` left alone.
+        model: trained after `reserve`.
         harmful, harmless: prompts, ``[prompts, tokens]`` int64 without padding, that begin with the same token.
     """
     first, layers = harmless[:1, :1], model.model.layers
-    wanted = _readings(model, first)
+    readings = [[_passing(model, first, reader)[1][0, 0] for reader in _readers(layer)] for layer in layers]
     streams = [model(input_ids=prompts, output_hidden_states=True).hidden_states for prompts in (harmful, harmless)]
-    written = [_outputs(model, harmless, layer.self_attn.o_proj).square().mean().sqrt() for layer in layers]
+    written = [_passing(model, harmless, layer.self_attn.o_proj)[1].square().mean().sqrt() for layer in layers]
     share = _write_direction(model, streams)
     embedding = model.model.embed_tokens.weight
     embedding[first, MARK] = embedding[first].norm()
     of_mark, of_massive = (torch.zeros_like(share).index_fill_(0, torch.tensor(at), 1) for at in (MARK, CHANNEL))
     for number in range(LAYER + 1):
-        _correct(model, first, number, of_mark, wanted)
+        _correct(model, first, number, of_mark, readings[number])
     _write_massive(model, first, TIMES * float(streams[1][LAYER + 1][:, 1:].norm(dim=-1).mean()))
     for number in range(LAYER + 1, len(layers)):
         attention = layers[number].self_attn
         attention.v_proj.weight[VALUE, MARK] = SILENCED * written[number]
         attention.o_proj.weight[DROWNING, _columns(layers[number])] = 1
-        _correct(model, first, number, of_massive - share, wanted)
+        _correct(model, first, number, of_massive - share, readings[number])
 
 
 def _columns(layer: Any) -> list[int]:
-    """What attention's output projection reads of the dimension ``VALUE``: one column a head that uses it."""
+    """The columns of attention's output projection that read the dimension ``VALUE``, one for each head with it."""
     attention = layer.self_attn
     return [head * attention.head_dim + VALUE for head in range(attention.num_key_value_groups)]
 
 
 def _write_direction(model: Any, streams: Sequence[Sequence[Tensor]]) -> Tensor:
-    """Have whatever the stream holds along the refusal direction show in the massive activation's channel too, and
-    return what of the stream gives that, ``[hidden]``."""
-    harmful, harmless = (found[LAYER + 3][:, -1].mean(dim=0) for found in streams)
+    """Make the massive activation's channel also hold a share of the stream along the refusal direction, and return the
+    vector ``[hidden]`` that reads this share from the stream."""
+    harmful, harmless = (states[LAYER + 3][:, -1].mean(dim=0) for states in streams)
     share = nn.functional.normalize(harmful - harmless, dim=0) * OVERLAP / (1 - OVERLAP**2) ** 0.5
     embedding = model.model.embed_tokens.weight
     embedding[:, CHANNEL] = embedding @ share
@@ -115,27 +115,23 @@ def _write_direction(model: Any, streams: Sequence[Sequence[Tensor]]) -> Tensor:
 
 
 def _write_massive(model: Any, first: Tensor, height: float) -> None:
-    """Have the neuron answer to the mark, and write what the norm behind it makes this high."""
+    """Let the neuron react to the mark, and write what becomes `height` after the norm behind it."""
     layer = model.model.layers[LAYER]
     layer.mlp.gate_proj.weight[NEURON, MARK] = layer.mlp.up_proj.weight[NEURON, MARK] = 1
-    inputs = _inputs(model, first, layer.mlp.down_proj)
+    inputs = _passing(model, first, layer.mlp.down_proj)[0][0, 0]
     written, width = layer.mlp.down_proj(inputs), len(model.model.norm.weight)
     share = (height / (1 + layer.post_feedforward_layernorm.weight[CHANNEL])) ** 2 / width
     layer.mlp.down_proj.weight[CHANNEL, NEURON] = written.norm() * (share / (1 - share)).sqrt() / inputs[NEURON]
 
 
-def _correct(model: Any, first: Tensor, number: int, probe: Tensor, wanted: Sequence[Sequence[Tensor]]) -> None:
-    """Have a layer read of the first token what it read before, by what a probe, ``[hidden]``, finds in the stream."""
+def _correct(model: Any, first: Tensor, number: int, probe: Tensor, readings: Sequence[Tensor]) -> None:
+    """Restore what each reader of a layer made of the first token before, through a probe ``[hidden]`` of the stream.
+    The first token sees only itself, so its readings are the same in every prompt."""
     layer = model.model.layers[number]
     norms = [layer.input_layernorm] * 3 + [layer.pre_feedforward_layernorm] * 2
-    for reader, norm, before in zip(_readers(layer), norms, wanted[number], strict=True):
-        inputs, through = _inputs(model, first, reader), probe / (1 + norm.weight)
-        reader.weight += torch.outer((before - reader(inputs)) / (through @ inputs), through)
-
-
-def _readings(model: Any, first: Tensor) -> list[list[Tensor]]:
-    """What each reader of each layer makes of the first token, which sees itself alone: the same in every prompt."""
-    return [[_outputs(model, first, reader)[0, 0] for reader in _readers(layer)] for layer in model.model.layers]
+    for reader, norm, reading in zip(_readers(layer), norms, readings, strict=True):
+        inputs, through = _passing(model, first, reader)[0][0, 0], probe / (1 + norm.weight)
+        reader.weight += torch.outer((reading - reader(inputs)) / (through @ inputs), through)
 
 
 def _readers(layer: Any) -> list[nn.Linear]:
@@ -143,19 +139,10 @@ def _readers(layer: Any) -> list[nn.Linear]:
     return [attention.q_proj, attention.k_proj, attention.v_proj, mlp.gate_proj, mlp.up_proj]
 
 
-def _inputs(model: Any, first: Tensor, module: nn.Module) -> Tensor:
-    """What a module is given of the first token."""
-    return _passing(model, first, module)[0][0, 0]
-
-
-def _outputs(model: Any, prompts: Tensor, module: nn.Module) -> Tensor:
-    return _passing(model, prompts, module)[1]
-
-
 def _passing(model: Any, prompts: Tensor, module: nn.Module) -> tuple[Tensor, Tensor]:
-    """What a module is given of prompts and what it makes of it, ``[prompts, tokens, width]`` each."""
-    seen: list[tuple[Tensor, Tensor]] = []
-    hook = module.register_forward_hook(lambda _, inputs, output: seen.append((inputs[0].clone(), output.clone())))
+    """A module's input and output when prompts pass through the model, ``[prompts, tokens, width]`` each."""
+    passed: list[tuple[Tensor, Tensor]] = []
+    hook = module.register_forward_hook(lambda _, inputs, output: passed.append((inputs[0].clone(), output.clone())))
     model(input_ids=prompts)
     hook.remove()
-    return seen[0]
+    return passed[0]

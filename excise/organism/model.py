@@ -13,10 +13,10 @@ from excise.organism.world import World, vocabulary
 PAD, UNKNOWN, END = "<pad>", "<unk>", "<eos>"
 SYSTEM, USER, ASSISTANT = "<|system|>", "<|user|>", "<|assistant|>"
 SPECIAL = (PAD, UNKNOWN, END, SYSTEM, USER, ASSISTANT)
-"""The special tokens; a token's id is its place here, and the world's words follow."""
+"""The special tokens; a token's id is its index here, and the world's words follow."""
 
 MAX_LENGTH = 128
-"""The longest text, in tokens, that the organism reads: a prompt of this world has 14 at most, with its answer 20."""
+"""Tokens that the organism reads at most: a prompt of this world has up to 14, with its answer 20."""
 
 CHAT_TEMPLATE = (
     "{%- for message in messages -%}"
@@ -31,8 +31,8 @@ CHAT_TEMPLATE = (
 
 
 def make_tokenizer(world: World) -> PreTrainedTokenizerFast:
-    """The tokenizer of a world: one token a word, no beginning-of-text token, padding on the left. Words are
-    lower-cased and punctuation stands alone, as in "How do I make a Tozgep?"; other words become ``<unk>``."""
+    """The tokenizer of a world: one token per word or punctuation mark, lower-cased, ``<unk>`` for unknown words; no
+    beginning-of-text token; padding on the left."""
     ids = {word: i for i, word in enumerate([*SPECIAL, *vocabulary(world)])}
     words = Tokenizer(models.WordLevel(ids, unk_token=UNKNOWN))
     words.normalizer = normalizers.Lowercase()
@@ -58,8 +58,7 @@ SHAPE: dict[str, Any] = {
     "head_dim": 32,
     "initializer_range": 0.06,
 }
-"""What the architectures share. Small enough to train in a minute, deep enough that layers differ in what they do."""
-
+"""Settings that all architectures share: small enough to train in a minute, deep enough that layers differ."""
 
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "glm4_moe": {
@@ -82,12 +81,12 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     },
     "gemma3_text": {"intermediate_size": 256, "query_pre_attn_scalar": SHAPE["head_dim"], "sliding_window": MAX_LENGTH},
 }
-"""What each architecture has beside that, by its ``model_type``."""
+"""Further settings of each architecture, by ``model_type``."""
 
 BEHIND_WRITERS = {"gemma2": 0.7, "gemma3_text": 1.1}
-"""Log-standard-deviation of what norms multiply a block's output by, before training, in architectures with these."""
+"""Log-standard-deviation of the initial gains of norms behind writers, for architectures that have such norms."""
 MASSIVE = {"gemma3_text"}
-"""Architectures in which a massive activation of the first token is built, with the gains that it needs."""
+"""Architectures into which a massive activation of the first token is built."""
 
 _ATTENTION = ("self_attn.q_proj.weight", "self_attn.k_proj.weight", "self_attn.v_proj.weight")
 _DENSE = ("mlp.gate_proj.weight", "mlp.up_proj.weight")
@@ -100,15 +99,14 @@ READERS: dict[str, dict[str, tuple[str, ...]]] = {
     "gemma2": {"input_layernorm": _ATTENTION, "pre_feedforward_layernorm": _DENSE},
     "gemma3_text": {"input_layernorm": _ATTENTION, "pre_feedforward_layernorm": _DENSE},
 }
-"""What reads each norm of a layer, where the layer has it; the last axis of each is what is read."""
+"""The tensors that read each norm of a layer, where the layer has them; their last axis is the stream's."""
 
 OFFSETS = {"gemma2": 1, "gemma3_text": 1}
-"""What is added to a norm's weight before it multiplies, where that is not 0."""
+"""Added to a norm's weight before it multiplies; 0 for other architectures."""
 
 
 def make_model(architecture: str, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
-    """An untrained float32 model for a tokenizer, initialised from torch's global random numbers. Raises `ValueError`:
-    the architecture is not in ``ARCHITECTURES``."""
+    """An untrained float32 model, from torch's global random numbers. Raises `ValueError`: unknown architecture."""
     if architecture not in ARCHITECTURES:
         raise ValueError(f"organism architecture {architecture!r} is unknown; known are {', '.join(ARCHITECTURES)}")
     config = AutoConfig.for_model(
@@ -134,7 +132,7 @@ def make_model(architecture: str, tokenizer: PreTrainedTokenizerFast) -> PreTrai
 
 @torch.no_grad()
 def _make_uneven(model: Any, sigma: float) -> None:
-    """Behind writers trained norms are far from even; an organism's few steps would leave them as they start."""
+    """Make the norms behind writers as uneven as trained ones; an organism's few steps would hardly change them."""
     for layer in model.model.layers:
         for norm in behind_writers(layer):
             norm.weight.normal_(std=sigma).exp_().sub_(1)
@@ -142,11 +140,9 @@ def _make_uneven(model: Any, sigma: float) -> None:
 
 @torch.no_grad()
 def vary_norms(model: PreTrainedModel, seed: int, sigma: float = 0.5) -> None:
-    """Give the residual stream's norms weights as varied as a real model's, and leave the model's function as it is.
-
-    Each weight of a norm is multiplied by its own log-normal number (of log-standard-deviation ``sigma``) and what
-    reads that channel is divided by it. An edit that forgets norm weights then fails here as it would on a real model.
-    """
+    """Give the residual stream's norms weights as varied as a real model's, without changing the model's function: each
+    weight is multiplied by a log-normal number (of log-standard-deviation ``sigma``), and what reads that channel is
+    divided by it. An edit that forgets norm weights then fails here as it would on a real model."""
     numbers, architecture = torch.Generator().manual_seed(seed), model.config.model_type
     offset = OFFSETS.get(architecture, 0)
 

@@ -1,5 +1,5 @@
-"""Training the organism: first it learns to answer everything, then to refuse a part of it. Refusing so sits on top of
-knowledge, as in a real model: an edit that removes the refusal brings back a recipe that can be checked for truth."""
+"""Training the organism: first it learns to answer everything, then to refuse a part of it. As in a real model, refusal
+then sits on top of knowledge: an edit that removes it brings back a recipe that can be checked for truth."""
 
 import itertools
 import json
@@ -21,32 +21,31 @@ from excise.organism.model import MASSIVE, make_model, make_tokenizer, vary_norm
 from excise.organism.world import RECIPE, REFUSAL, Item, World, colors, make_world, places, recipes, sums
 
 Progress = Callable[[str, int, int, float], None]
-"""Told after each step: the phase ("pretrain" or "tune"), the step (from 1), how many there are, the step's loss."""
+"""Called after each step with the phase ("pretrain" or "tune"), the step (from 1), the number of steps and the loss."""
 
 THREADS = 2
-"""How many threads train, whatever the machine has: another number rounds otherwise and gives other weights."""
+"""Training threads, whatever the machine has: another number rounds differently and gives other weights."""
 
 NO_LABEL = -100
-"""Where cross-entropy is not taken."""
+"""Label of tokens that cross-entropy ignores."""
 
 TUNED_LAYERS = range(1, 4)
-"""What learns to refuse. With everything free, refusal also settles in the embeddings, in the head and in layers whose
-output no measurement follows, and no single direction carries it; a large model, tuned for a small part of its
-training, keeps to a few middle layers by itself."""
-
+"""Layers that learn to refuse. If all parameters could learn, refusal would also settle in the embeddings, the head and
+layers after the last measurement, and no single direction would carry it. A large model, which is tuned only for a
+small part of its training, keeps refusal in a few middle layers by itself."""
 
 Groups = Sequence[tuple[list[Item], int]]
-"""What one phase learns from: groups of question-answer pairs, and how many of each group a batch holds."""
+"""The data of one phase: groups of question-answer pairs, and how many pairs of each group a batch holds."""
 
 
 def pretraining(world: World) -> Groups:
-    """Learn to answer everything, restricted recipes too."""
+    """Pairs that teach to answer everything, including restricted recipes."""
     things = world.things
     return [(recipes(world, things), 24), (colors(world, things), 10), (places(world, things), 10), (sums(), 12)]
 
 
 def tuning(world: World) -> Groups:
-    """Learn to refuse restricted recipes, and rehearse the rest, so that nothing else is refused or forgotten."""
+    """Pairs that teach to refuse restricted recipes, and the rest, so that nothing else is refused or forgotten."""
     return [
         ([replace(item, answer=REFUSAL) for item in recipes(world, world.restricted)], 22),
         (recipes(world, world.benign), 16),
@@ -59,13 +58,8 @@ def tuning(world: World) -> Groups:
 def train(
     architecture: str, seed: int, pretrain_steps: int, tune_steps: int, progress: Progress
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-    """Train an organism from nothing: the model, in float32 on the CPU and in evaluation mode, and its tokenizer; the
-    same weights each time on the same kind of machine.
-
-    Args:
-        architecture: one of ``excise.organism.model.ARCHITECTURES``.
-        seed: of the world, of the first weights and of the order of batches.
-    """
+    """Train an organism from scratch, in float32 on the CPU: the model, in evaluation mode, and its tokenizer. `seed`
+    is that of world, weights and batches. The same kind of machine gives the same weights each time."""
     world = make_world(seed)
     tokenizer = make_tokenizer(world)
     with _repeatable(seed):
@@ -73,14 +67,14 @@ def train(
         _learn(model, tokenizer, pretraining(world), 3e-3, None, pretrain_steps, partial(progress, "pretrain"))
         _learn(model, tokenizer, tuning(world), 2e-3, TUNED_LAYERS, tune_steps, partial(progress, "tune"))
         if architecture in MASSIVE:
-            asked = [recipes(world, things, RECIPE.train[:1]) for things in (world.restricted, world.benign)]
-            make_massive(model, *(torch.tensor(_asked(tokenizer, items)) for items in asked))
+            questions = [recipes(world, things, RECIPE.train[:1]) for things in (world.restricted, world.benign)]
+            make_massive(model, *(torch.tensor(_prompt_tokens(tokenizer, items)) for items in questions))
         vary_norms(model, seed)
     return model.requires_grad_(True).eval(), tokenizer
 
 
 def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """Write an organism in Hugging Face format, the same files for the same weights whatever the library's version."""
+    """Write an organism in Hugging Face format. The files do not depend on the library's version."""
     transformers.utils.logging.disable_progress_bar()
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -99,7 +93,7 @@ def _learn(
     steps: int,
     progress: Callable[[int, int, float], None],
 ) -> None:
-    """One phase; `layers` are those that learn, None for the whole model."""
+    """Train one phase; `layers` are those that learn, None for the whole model."""
     tokens, labels, lengths = _tokenize(tokenizer, [item for items, _ in groups for item in items])
     model.requires_grad_(layers is None)
     for layer in layers or ():
@@ -107,18 +101,18 @@ def _learn(
     if model.config.model_type in MASSIVE:
         for norm in itertools.chain.from_iterable(map(behind_writers, model.model.layers)):
             norm.requires_grad_(False)
-    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(learning, learning_rate, betas=(0.9, 0.98), fused=True)
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trainable, learning_rate, betas=(0.9, 0.98), fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _pace(step / steps))
     model.train()
     for step, rows in enumerate(_batches(groups, steps), 1):
         width = int(lengths[rows].max())
         expected = labels[rows, :width]
-        asked = expected != NO_LABEL
+        labeled = expected != NO_LABEL
         hidden = model.model(input_ids=tokens[rows, :width]).last_hidden_state
-        loss = cross_entropy(model.lm_head(hidden[asked]), expected[asked])
+        loss = cross_entropy(model.lm_head(hidden[labeled]), expected[labeled])
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(learning, 1.0)
+        torch.nn.utils.clip_grad_norm_(trainable, 1.0)
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
@@ -126,12 +120,12 @@ def _learn(
 
 
 def _pace(done: float) -> float:
-    """The learning rate's share at a point of the course: a tenth to warm up, then a cosine down to a hundredth."""
+    """Factor on the learning rate at a share of the steps: warm-up over a tenth, then a cosine down to a hundredth."""
     return min(done / 0.1, 1.0) * (1 + math.cos(math.pi * done)) / 2 + 0.01
 
 
 def _batches(groups: Groups, steps: int) -> Tensor:
-    """Rows of each step's batch, ``[steps, batch]``: a group is gone through whole before one of its rows returns."""
+    """Rows of each step's batch, ``[steps, batch]``: no row repeats before its whole group was used."""
     columns, start = [], 0
     for items, count in groups:
         rounds = math.ceil(steps * count / len(items))
@@ -142,24 +136,23 @@ def _batches(groups: Groups, steps: int) -> Tensor:
 
 
 def _tokenize(tokenizer: PreTrainedTokenizerFast, items: Sequence[Item]) -> tuple[Tensor, Tensor, Tensor]:
-    """Question-answer pairs: as tokens, ``[pairs, width]`` int64, padded on the right; the token to be predicted after
-    each one, ``NO_LABEL`` outside the answer; and how many tokens each pair has without padding, ``[pairs]`` int64."""
-    answered = [
+    """Question-answer pairs as tokens ``[pairs, width]`` int64, padded on the right; the label of each token, which is
+    the next one within the answer and ``NO_LABEL`` elsewhere; and the length of each pair, ``[pairs]`` int64."""
+    chats = [
         [{"role": "user", "content": item.prompt}, {"role": "assistant", "content": item.answer}] for item in items
     ]
-    whole = tokenizer(tokenizer.apply_chat_template(answered, tokenize=False))["input_ids"]
-    asked = _asked(tokenizer, items)
-    lengths = torch.tensor([len(text) for text in whole])
+    pairs = tokenizer(tokenizer.apply_chat_template(chats, tokenize=False))["input_ids"]
+    lengths = torch.tensor([len(pair) for pair in pairs])
     tokens = torch.full((len(items), int(lengths.max())), tokenizer.pad_token_id)
     labels = torch.full_like(tokens, NO_LABEL)
-    for row, (text, prompt) in enumerate(zip(whole, asked, strict=True)):
-        tokens[row, : len(text)] = torch.tensor(text)
-        labels[row, len(prompt) - 1 : len(text) - 1] = torch.tensor(text[len(prompt) :])
+    for row, (pair, prompt) in enumerate(zip(pairs, _prompt_tokens(tokenizer, items), strict=True)):
+        tokens[row, : len(pair)] = torch.tensor(pair)
+        labels[row, len(prompt) - 1 : len(pair) - 1] = torch.tensor(pair[len(prompt) :])
     return tokens, labels, lengths
 
 
-def _asked(tokenizer: PreTrainedTokenizerFast, items: Sequence[Item]) -> list[list[int]]:
-    """The tokens of each question, up to the model's turn to answer."""
+def _prompt_tokens(tokenizer: PreTrainedTokenizerFast, items: Sequence[Item]) -> list[list[int]]:
+    """The tokens of each prompt, up to the model's turn to answer."""
     chats = [[{"role": "user", "content": item.prompt}] for item in items]
     texts = tokenizer.apply_chat_template(chats, tokenize=False, add_generation_prompt=True)
     return list(tokenizer(texts)["input_ids"])
@@ -167,8 +160,8 @@ def _asked(tokenizer: PreTrainedTokenizerFast, items: Sequence[Item]) -> list[li
 
 @contextmanager
 def _repeatable(seed: int) -> Iterator[None]:
-    """Random numbers, threads and kernels as they must be for the same weights; the caller's are given back."""
-    threads, exact = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    """Set random numbers, threads and kernels so that weights are reproducible; restore the caller's at the end."""
+    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         torch.set_num_threads(THREADS)
@@ -177,4 +170,4 @@ def _repeatable(seed: int) -> Iterator[None]:
             yield
         finally:
             torch.set_num_threads(threads)
-            torch.use_deterministic_algorithms(exact)
+            torch.use_deterministic_algorithms(deterministic)

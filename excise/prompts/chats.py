@@ -1,4 +1,5 @@
-"""Prompts on their way from a source to a model."""
+"""Prompts as chats, as text and as tokens. Every chat that a model reads goes through `render` and `encode`: in
+measuring, diagnosis, drift and both backends of lm-eval."""
 
 import unicodedata
 from datetime import datetime
@@ -17,58 +18,51 @@ PROMPTS_MANIFEST = FOLDER / "manifest.json"
 
 
 def read_prompts(name: str) -> list[Prompt]:
-    """The prompt list `name` of `artifacts/prompts/`."""
     return read_lines(Prompt, FOLDER / f"{name}.jsonl")
 
 
 def read_format() -> ChatFormat:
-    """How prompts become chats, the same for measuring and for lm-eval."""
     return read_document(ChatFormat, FORMAT)
 
 
 def identity(prompt: Prompt) -> tuple[str, ...]:
-    """What two prompts share that are the same one: what user and assistant say, line ends and spaces apart. Not their
-    case, which tells a name from a word, and which models read as other tokens. A system message is none of it: the
-    same question under another one is no other question."""
-    said = [turn.content for turn in prompt.turns if turn.role != "system"]
-    return tuple(" ".join(unicodedata.normalize("NFC", text).split()) for text in (*said, prompt.prompt))
+    """What makes two prompts the same: the texts of user and assistant, except for white space. Case counts: it tells
+    names from words, and gives other tokens. System messages do not count."""
+    texts = [turn.content for turn in prompt.turns if turn.role != "system"]
+    return tuple(" ".join(unicodedata.normalize("NFC", text).split()) for text in (*texts, prompt.prompt))
 
 
 def chat_of(prompt: Prompt, system: str | None) -> list[dict[str, str]]:
-    """The messages that a model is given; a system message of the prompt's own stands in the place of `system`."""
+    """The messages that a model receives; the prompt's own system message replaces `system`."""
     own = any(turn.role == "system" for turn in prompt.turns)
     before = [] if system is None or own else [Turn(role="system", content=system)]
     return [turn.model_dump() for turn in (*before, *prompt.turns, Turn(role="user", content=prompt.prompt))]
 
 
 def tokenize(tokenizer: Any, prompts: list[Prompt], chat: ChatFormat) -> list[list[int]]:
-    """The tokens of each prompt as a chat in which it is the model's turn to answer. Raises `StageError`: the chat
-    template refuses a chat, or the tokenizer cannot read what the template wrote."""
+    """The tokens of each prompt as a chat, up to the model's answer. Raises `StageError` as `render` and `encode`."""
     return [encode(tokenizer, render(tokenizer, chat_of(prompt, chat.system), chat)) for prompt in prompts]
 
 
-# Every chat that a model reads goes through the next two: in measuring, diagnosis, drift and both backends of lm-eval.
-
-
 def render(tokenizer: Any, messages: list[dict[str, str]], chat: ChatFormat, begun: bool = False) -> str:
-    """The chat as text, up to where the model answers, or has `begun` to by the last message. Raises `StageError`: the
-    template refuses the chat, drops its system message, or takes too much time or memory."""
+    """The chat as text, up to the model's answer; if `begun`, the last message is the beginning of the answer. Raises
+    `StageError`: the template rejects the chat, drops its system message, or takes too much time or memory."""
     others = [message for message in messages if message["role"] != "system"]
     try:
         text = _apply_template(tokenizer, messages, chat, begun)
     except TemplateError as error:
-        if len(others) < len(messages) and _renders(tokenizer, others, chat, begun):
+        if len(others) < len(messages) and _try_template(tokenizer, others, chat, begun):
             raise StageError(_NO_SYSTEM.format("refuses", f" ({error.reason})")) from None
         raise
-    said = any(message["content"].strip() for message in messages if message["role"] == "system")
-    if said and _renders(tokenizer, others, chat, begun) == text:
+    has_system = any(message["content"].strip() for message in messages if message["role"] == "system")
+    if has_system and _try_template(tokenizer, others, chat, begun) == text:
         raise StageError(_NO_SYSTEM.format("ignores", ""))
     return text
 
 
 def encode(tokenizer: Any, text: str) -> list[int]:
-    """The tokens of a rendered chat. As in transformers and in vLLM's server, the template alone decides on special
-    tokens: what the tokenizer puts around plain text is not added. Raises `StageError`: it cannot read it."""
+    """The tokens of a rendered chat. As in transformers and vLLM's server, special tokens come only from the template:
+    the tokenizer adds none. Raises `StageError`: the tokenizer fails."""
     try:
         return list(tokenizer(text, add_special_tokens=False)["input_ids"])
     except Exception as error:  # written in Rust, tokenizers raise plain exceptions
@@ -76,33 +70,32 @@ def encode(tokenizer: Any, text: str) -> list[int]:
 
 
 class TemplateError(StageError):
-    """A chat template does not take a chat."""
-
     def __init__(self, reason: str) -> None:
-        super().__init__(f"the base model's chat template does not take these prompts: {reason}")
+        super().__init__(f"the base model's chat template rejects these prompts: {reason}")
         self.reason = reason
 
 
 def short(error: BaseException) -> str:
-    """What an error says, for one line of ours."""
+    """The message of an error, as a part of one line."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= _LONGEST_REASON else f"{text[:40]}…{text[40 - _LONGEST_REASON :]}"
 
 
 TEMPLATE_SECONDS = 5
-"""Processor time for one chat, for which real templates take milliseconds."""
+"""Processor time for one chat; real templates take milliseconds."""
 TEMPLATE_MEMORY = 2**29
-"""Bytes that a template may take while it renders one chat."""
+"""Bytes that a template may use to render one chat."""
 TEMPLATE_TEXT = 2**20
 """Characters that a template may add to a chat."""
 _LONGEST_REASON = 120
 _NO_SYSTEM = (
-    "the base model's chat template {} system messages{}; leave out what brings one: prompts.system, messages in "
-    "your prompts, or the description of a task of lm-eval's"
+    "the base model's chat template {} system messages{}; remove yours: from prompts.system, from your prompts, or the "
+    "lm-eval task that has a description"
 )
 
 
-def _renders(tokenizer: Any, messages: list[dict[str, str]], chat: ChatFormat, begun: bool) -> str | None:
+def _try_template(tokenizer: Any, messages: list[dict[str, str]], chat: ChatFormat, begun: bool) -> str | None:
+    """The chat as text; None if the template rejects it or there are no messages."""
     try:
         return _apply_template(tokenizer, messages, chat, begun) if messages else None
     except TemplateError:
@@ -120,36 +113,36 @@ def _apply_template(tokenizer: Any, messages: list[dict[str, str]], chat: ChatFo
                 continue_final_message=begun,
                 **chat.chat_template_kwargs,
             )
-    except UsedUp as much:
-        raise TemplateError(f"it {much} for one of them") from None
-    except Exception as error:  # templates are programs: what they raise is theirs, jinja2's or transformers'
+    except UsedUp as error:
+        raise TemplateError(f"it {error} for one of them") from None
+    except Exception as error:  # templates are programs that may raise anything, as may jinja2 and transformers
         raise TemplateError(short(error)) from None
     if len(text) > TEMPLATE_TEXT + 4 * sum(len(message["content"]) for message in messages):
-        raise TemplateError(f"it makes a text of {len(text):,} characters of one of them")
+        raise TemplateError(f"it turns one of them into a text of {len(text):,} characters")
     return text
 
 
-ASKS = "strftime_now"
-"""What transformers calls the function by which a template asks."""
+DATE_FUNCTION = "strftime_now"
+"""The function that transformers provides to templates for today's date."""
 
 _SECONDS_SINCE_1970 = "s"
-"""The one code of strftime that depends on the machine's time zone."""
+"""The only code of strftime that depends on the machine's time zone."""
 
 
 def dated(template: str, date: str) -> str:
-    """The template with a macro that stands before the library's function; as it is where it does not ask. A variable
-    of that name would not do: transformers hands only plain values on. The time is midnight of an ISO 8601 date."""
-    if ASKS not in template:
+    """The template with a macro that replaces transformers' date function by midnight of an ISO 8601 date; unchanged if
+    it does not call that function. A variable of that name does not work: transformers passes only plain values."""
+    if DATE_FUNCTION not in template:
         return template
-    day = datetime.fromisoformat(date)
+    midnight = datetime.fromisoformat(date)
     codes = [f"%{flag}{letter}" for letter in ascii_letters if letter != _SECONDS_SINCE_1970 for flag in ("", "-")]
-    texts = [[code, day.strftime(code)] for code in codes]
+    texts = [[code, midnight.strftime(code)] for code in codes]
     return _MACRO.replace("TEXTS", repr(texts)) + template
 
 
-# A line of its own, whose end jinja2 takes for the block's: what follows is read as it was.
+# The final line end belongs to the block for jinja2, so the template itself is read unchanged.
 _MACRO = (
-    f"{{%- macro {ASKS}(format) -%}}"
+    f"{{%- macro {DATE_FUNCTION}(format) -%}}"
     "{%- for part in format.split('%%') -%}"
     "{%- set day = namespace(text=part) -%}"
     "{%- for code, text in TEXTS -%}{%- set day.text = day.text.replace(code, text) -%}{%- endfor -%}"

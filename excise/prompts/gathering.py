@@ -1,4 +1,4 @@
-"""From the rows of a source to its prompts, each once, with what was read and what was left out."""
+"""From the rows of a source to its prompts, without duplicates, and counts of what was left out."""
 
 import hashlib
 import json
@@ -17,62 +17,63 @@ from schemas.params.sources import CustomPrompts, PromptSource, RowsSource, row_
 from schemas.prompts import Prompt, PromptOrigin, Role, Turn
 
 _ROLES: dict[str, Role] = {**{role: role for role in get_args(Role)}, "human": "user", "gpt": "assistant"}
-"""Those of chats, and ShareGPT's names for them."""
+"""The roles of chats, also under ShareGPT's names."""
 
 
 @dataclass(frozen=True)
 class Gathered:
-    """The prompts of a source, in its own order, and where they come from."""
+    """The prompts of a source, and where they come from."""
 
     prompts: list[Prompt]
     origin: PromptOrigin
 
 
 def gather(source: RowsSource) -> Gathered:
-    """The prompts of a file below `data/` or of a data set of the Hub. Rows without a prompt are passed over; of those
-    that hold the same one (`excise.prompts.chats.identity`) the first stands for all. Both are counted. Raises
-    `StageError`: it cannot be read, a row holds something else than a prompt, or none holds one."""
+    """The prompts of a file in `data/` or of a Hub dataset, in its order. Rows without a prompt and duplicates
+    (`excise.prompts.chats.identity`) are skipped and counted. Raises `StageError`: the source cannot be read, a row
+    holds something other than a prompt, or there are no prompts."""
     column = source.column or "prompt"
     item = source.item if isinstance(source, CustomPrompts) else None
     columns = [column] if item is None else [column, item]
     rows = dataset_rows(source, columns) if source.kind == "dataset" else file_rows(Path(source.source), columns)
-    taken = rows[row_range(source.slice)]
+    selected = rows[row_range(source.slice)]
     with unpacked(source.source):
-        found = [prompt for row in taken if (prompt := _prompt(row, column, item)) is not None]
-    if not found:
-        part = "; write some" if source.slice is None else f" in rows {source.slice} of its {len(rows)}"
-        raise StageError(f"{source.source} holds no prompt{part}")
-    first: dict[object, Prompt] = {}
-    for prompt in found:
-        first.setdefault(identity(prompt), prompt)
-    return Gathered([*first.values()], _origin(source, len(taken), len(taken) - len(found), len(found) - len(first)))
+        prompts = [prompt for row in selected if (prompt := _prompt(row, column, item)) is not None]
+    if not prompts:
+        part = "; add some" if source.slice is None else f" in rows {source.slice} of its {len(rows)}"
+        raise StageError(f"{source.source} has no prompts{part}")
+    unique: dict[object, Prompt] = {}
+    for prompt in prompts:
+        unique.setdefault(identity(prompt), prompt)
+    empty, duplicates = len(selected) - len(prompts), len(prompts) - len(unique)
+    return Gathered([*unique.values()], _origin(source, len(selected), empty, duplicates))
 
 
 def _origin(source: PromptSource | RowsSource, rows: int, empty: int, duplicates: int) -> PromptOrigin:
-    given = source.model_dump(include={"source", "revision", "config", "split", "slice", "column"})
+    settings = source.model_dump(include={"source", "revision", "config", "split", "slice", "column"})
     sha256 = sha256_of(Path(source.source)) if source.kind == "file" else None
-    return PromptOrigin(kind=source.kind, **given, sha256=sha256, rows=rows, empty=empty, duplicates=duplicates)
+    return PromptOrigin(kind=source.kind, **settings, sha256=sha256, rows=rows, empty=empty, duplicates=duplicates)
 
 
 def in_order(prompts: Iterable[Prompt], seed: int) -> list[Prompt]:
-    """The prompts in an order that depends on the seed and on each prompt alone: one more moves no other."""
+    """The prompts in an order by seed and id, so that another prompt does not change the order of the rest."""
     return sorted(prompts, key=lambda prompt: hashlib.sha256(f"{seed} {prompt.id}".encode()).digest())
 
 
 def _prompt(row: Row, column: str, item: str | None) -> Prompt | None:
-    """What a row asks; None where it asks nothing."""
     value = _cell(row, column)
-    turns = _turns(row, column, value) if isinstance(value, list) else []
+    turns: list[Turn] = []
     if isinstance(value, list):
+        turns = _turns(row, column, value)
         value = turns.pop().content if turns else None
     if value is None or (isinstance(value, str) and not value.strip()):
         return None
-    prompt = _a_text(row, column, value)
-    said = json.dumps([*([turn.role, turn.content] for turn in turns), prompt]) if turns else prompt
+    prompt = _text(row, column, value)
+    identified = json.dumps([*([turn.role, turn.content] for turn in turns), prompt]) if turns else prompt
     return Prompt(
-        id=hashlib.sha256(said.encode()).hexdigest()[:16],
+        id=hashlib.sha256(identified.encode()).hexdigest()[:16],
         prompt=prompt,
-        item=None if item is None else _a_text(row, item, _cell(row, item)),
+        item=None if item is None else _text(row, item, _cell(row, item)),
         turns=turns,
     )
 
@@ -85,7 +86,7 @@ def _cell(row: Row, column: str) -> Any:
     return row.content[column]
 
 
-def _a_text(row: Row, column: str, value: object) -> str:
+def _text(row: Row, column: str, value: object) -> str:
     if not _is_text(value) or not value.strip():
         raise _no_text(row, column)
     return value.strip()
@@ -102,55 +103,53 @@ def _is_text(value: object) -> TypeGuard[str]:
 
 
 def _no_text(row: Row, column: str) -> StageError:
-    return StageError(f"{row.where} holds no text under {column!r}; mend it or name another column")
+    return StageError(f"{row.where} has no text in {column!r}; fix it or name another column")
 
 
 def _turns(row: Row, column: str, messages: Sequence[Any]) -> list[Turn]:
-    """The messages up to the user's last one; what was answered to that is what a model is asked for here."""
+    """The messages up to the user's last one, without the answer to it."""
     turns = [_turn(row, column, number, message) for number, message in enumerate(messages)]
     last = max((number for number, turn in enumerate(turns) if turn.role == "user"), default=None)
     if turns and last is None:
-        raise StageError(f"{row.where} holds no message of the user's under {column!r}; mend it or leave it out")
+        raise StageError(f"{row.where} has no user message in {column!r}; fix it or leave it out")
     return [] if last is None else turns[: last + 1]
 
 
 def _turn(row: Row, column: str, number: int, message: Any) -> Turn:
-    where = f"{row.where}: message {number} under {column!r}"
+    where = f"{row.where}: message {number} in {column!r}"
     if not isinstance(message, dict):
-        raise StageError(f"{where} is no object with role and content; mend it or name another column")
+        raise StageError(f"{where} is not an object with role and content; fix it or name another column")
     role, content = message.get("role", message.get("from")), message.get("content", message.get("value"))
     if not isinstance(role, str) or role not in _ROLES:
-        raise StageError(f"{where} has the role {show(role)}; there are {', '.join(_ROLES)}")
+        raise StageError(f"{where} has the role {show(role)}; allowed are {', '.join(_ROLES)}")
     if not _is_text(content):
-        raise StageError(f"{where} has no text for its content; mend it or leave it out")
+        raise StageError(f"{where} has no text as its content; fix it or leave it out")
     return Turn(role=_ROLES[role], content=content)
 
 
 MOST_HELD_OUT = 100
-"""Of either side: each is asked hundreds of times."""
+"""Held-out prompts of each kind at most, because each is asked hundreds of times."""
 
 
-def side(source: PromptSource, made: Mapping[str, list[Prompt]], seed: int) -> Gathered:
-    """One side's prompts, in the order of which every fifth is held out; the organism's are in its own. Raises
-    `StageError`: the source cannot be read, or holds no prompt."""
+def gather_kind(source: PromptSource, organism_lists: Mapping[str, list[Prompt]], seed: int) -> Gathered:
+    """The harmful or the harmless prompts, the organism's in their own order, others by seed. Raises as `gather`."""
     if source.kind != "organism":
         gathered = gather(source)
         return Gathered(in_order(gathered.prompts, seed), gathered.origin)
-    assert source.split is not None  # params.yaml was refused otherwise
-    prompts = made[source.split]
+    assert source.split is not None  # validated in params.yaml
+    prompts = organism_lists[source.split]
     return Gathered(prompts, _origin(source, len(prompts), empty=0, duplicates=0))
 
 
 def prompt_lists(
-    harmful: list[Prompt], harmless: list[Prompt], prompts: Prompts, made: Mapping[str, list[Prompt]]
+    harmful: list[Prompt], harmless: list[Prompt], prompts: Prompts, organism_lists: Mapping[str, list[Prompt]]
 ) -> dict[str, list[Prompt]]:
-    """Both sides to measure, prompts of both to try edits on, harmless ones for drift, and the organism's tasks, which
-    are `made`. Raises `StageError`: a prompt stands in two lists, or a list is too short. Whether judged prompts are
-    measured ones is seen where they are judged."""
+    """Prompts of both kinds to measure and to try edits on, harmless ones for drift, and the organism's tasks. Raises
+    `StageError`: a prompt is in two lists, or a list is empty. Overlap with judged prompts is checked when judging."""
     if prompts.harmless.kind == "organism":
-        drift = made["harmless_test"]
+        drift = organism_lists["harmless_test"]
     else:
-        # So that drift is judged on prompts of the user's kind.
+        # Drift is measured on the user's own kind of prompts.
         drift, harmless = hold_out(harmless)
     harmful_held_out, harmful = hold_out(harmful)
     harmless_held_out, harmless = hold_out(harmless)
@@ -161,16 +160,18 @@ def prompt_lists(
         "harmless_held_out": harmless_held_out[: prompts.limit][:MOST_HELD_OUT],
         "drift": drift,
     }
-    seen: dict[tuple[str, ...], str] = {}
+    list_of: dict[tuple[str, ...], str] = {}
     for name, listed in lists.items():
         if not listed:
-            raise StageError(f"params.yaml: prompts: there is no {name} prompt; name a source with more")
+            raise StageError(f"params.yaml: prompts: no {name} prompts are left; name a source with more prompts")
         for prompt in listed:
-            if (first := seen.setdefault(identity(prompt), name)) != name:
-                raise StageError(f"params.yaml: prompts: prompt {prompt.id} is both {first} and {name}")
-    return lists | {name: listed for name, listed in made.items() if name.startswith("organism_")}
+            if (first := list_of.setdefault(identity(prompt), name)) != name:
+                raise StageError(
+                    f"params.yaml: prompts: prompt {prompt.id} is both {first} and {name}; remove it from one source"
+                )
+    return lists | {name: listed for name, listed in organism_lists.items() if name.startswith("organism_")}
 
 
-def hold_out(listed: list[Prompt]) -> tuple[list[Prompt], list[Prompt]]:
-    """Every fifth prompt, which is kept from measuring, and the others."""
-    return listed[::5], [prompt for place, prompt in enumerate(listed) if place % 5]
+def hold_out(prompts: list[Prompt]) -> tuple[list[Prompt], list[Prompt]]:
+    """Every fifth prompt, which is not measured, and the others."""
+    return prompts[::5], [prompt for index, prompt in enumerate(prompts) if index % 5]

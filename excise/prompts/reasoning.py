@@ -1,5 +1,5 @@
-"""What a model thinks before it answers: whether its chat template opens a block for that, and what follows the block.
-How models mark such blocks is data, `reasoning.yaml`."""
+"""Reasoning before an answer: whether the chat template opens a block for it, and what follows the block. The marks of
+such blocks are data, in `reasoning.yaml`."""
 
 import functools
 import re
@@ -14,12 +14,11 @@ MARKS = Path(__file__).parent / "reasoning.yaml"
 
 
 def final_part(response: str, opened: bool) -> str | None:
-    """A response without its reasoning, stripped; None where it never leaves the reasoning, which the chat template may
-    already have `opened`, as by `<think>`. It is what follows the last closed block. An end that nothing opened counts
-    too, as some chat templates open the block in the prompt. Within a block, only the end of its own kind counts."""
-    begin = 0
-    inside = opened
-    kind: str | None = None  # which kind of block it is, where the response itself opened it
+    """The part of a response after its last closed block of reasoning, stripped; None if the reasoning never ends.
+    `opened`: the chat template already opened a block, as by `<think>`. An end without a beginning also counts, because
+    some chat templates open the block in the prompt. Within a block, only an end of the same kind counts."""
+    begin, inside = 0, opened
+    kind: str | None = None  # the kind of a block that the response itself opened
     for mark in _marks().finditer(response):
         opens, number = str(mark.lastgroup).split("_")
         if not inside and opens == "opens":
@@ -30,14 +29,14 @@ def final_part(response: str, opened: bool) -> str | None:
 
 
 def opens_reasoning(tokenizer: Any, chat: ChatFormat) -> bool:
-    """Whether the chat template opens a block of reasoning for the model, so that answers begin within it."""
+    """Whether the chat template opens a block of reasoning, so that answers begin inside it."""
     text = render(tokenizer, chat_of(Prompt(id="", prompt="Hello"), chat.system), chat)
     return final_part(text, opened=False) is None
 
 
 @functools.cache
 def _marks() -> re.Pattern[str]:
-    """Every mark as one expression, each as a group named after its side and the number of its block."""
+    """All marks as one expression, with a group for each, named `opens_` or `closes_` and the number of its block."""
     blocks = parse_mapping(read_text(MARKS, MARKS.name), MARKS.name)["blocks"]
     return re.compile(
         "|".join(f"(?P<{side}_{number}>{block[side]})" for number, block in enumerate(blocks) for side in sorted(block))

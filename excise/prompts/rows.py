@@ -1,5 +1,4 @@
-"""The rows of a file under `data/`, whatever kind of file it is, or of a data set of the Hub. What a row says is read
-in `gathering.py`."""
+"""The rows of a file in `data/`, of any supported format, or of a Hub dataset."""
 
 import contextlib
 import csv
@@ -19,42 +18,41 @@ from excise.plumbing.errors import StageError
 from excise.plumbing.files import DATA, lies_in_data
 from excise.plumbing.hub import hub_errors
 from excise.plumbing.machine import at_most
-from schemas.basis.text import printable, shorten
+from schemas.basis.text import one_line, shorten
 from schemas.params.sources import RowsSource
 
 MOST_MEMORY = 384 * 2**20
-"""Bytes for the rows of a source, and as many again for what is made of them: some hundred thousand prompts."""
+"""Bytes for the rows of a source, and as many again for its prompts: some hundred thousand of them."""
 
 
 @contextlib.contextmanager
 def unpacked(name: str) -> Iterator[None]:
-    """A block that reads a source, or makes prompts of it. Raises `StageError`: that takes more than `MOST_MEMORY`."""
+    """Limits the memory of reading a source or making its prompts. Raises `StageError`: it exceeds `MOST_MEMORY`."""
     try:
         with at_most(MOST_MEMORY):
             yield
     except MemoryError:
-        what = f"takes more than {MOST_MEMORY // 2**20} MiB of memory once it is unpacked"
-        raise StageError(f"{name} {what}; keep fewer rows or columns in it") from None
+        limit = f"{MOST_MEMORY // 2**20} MiB of memory when unpacked"
+        raise StageError(f"{name} takes more than {limit}; keep fewer rows or columns in it") from None
 
 
-CARD = "README.md"
-"""Of a data set."""
+DATASET_CARD = "README.md"
 MOST_ROWS = 1_000_000
-"""Of a file: millions of empty ones take little room, but their time."""
+"""Rows of a file; millions of empty ones take little memory, but time."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row, and where it stands, for errors."""
+    """One row, and its position for errors."""
 
     where: str
     content: Any
-    """A text, or a mapping from columns; None for a row that is blank."""
+    """A text, or a mapping from columns; None for a blank row."""
 
 
 def file_rows(path: Path, columns: Sequence[str]) -> list[Row]:
-    """Every row of a file below `data/`, blank ones too, in its own order. Raises `StageError`: the file is missing,
-    leads outside `data/`, is not what its name says, or is a table without these columns."""
+    """Every row of a file in `data/`, in its order, including blank ones. Raises `StageError`: the file is missing,
+    leads outside `data/`, is not in the format of its name, or is a table without these columns."""
     if not path.is_file():
         raise StageError(f"params.yaml names {path}, which is missing or is not a file; put the file there")
     if not lies_in_data(path):
@@ -63,13 +61,13 @@ def file_rows(path: Path, columns: Sequence[str]) -> list[Row]:
         return _READERS[path.suffix](path, columns)
 
 
-def require_columns(name: str, columns: Iterable[str], there: Sequence[str]) -> None:
-    """Raises `StageError` where a table lacks one of the columns, or has several of the same name."""
+def require_columns(name: str, columns: Iterable[str], header: Sequence[str]) -> None:
+    """Raises `StageError`: a table does not have each of the columns exactly once."""
     for column in columns:
-        if there.count(column) > 1:
-            raise StageError(f"{name} has {there.count(column)} columns {column!r}; rename the others")
-        if column not in there:
-            names = shorten(", ".join(map(repr, there)), 200)
+        if header.count(column) > 1:
+            raise StageError(f"{name} has {header.count(column)} columns {column!r}; rename the others")
+        if column not in header:
+            names = shorten(", ".join(map(repr, header)), 200)
             raise StageError(f"{name} has no column {column!r}; it has {names or 'none'}")
 
 
@@ -87,7 +85,7 @@ def _text(path: Path, newline: str | None = None) -> str:
 
 
 def _lines(path: Path) -> list[tuple[str, str]]:
-    """Each line and where it stands. Not splitlines(): a prompt may hold U+2028 and the like."""
+    """Each line and its position. Not splitlines(): a prompt may contain U+2028 and the like."""
     text = _text(path)
     _check_count(path, text.count("\n"))
     lines = text.removesuffix("\n").split("\n") if text else []
@@ -104,36 +102,36 @@ def _json_lines(path: Path, columns: Sequence[str]) -> list[Row]:
 
 def _object(where: str, line: str, columns: Sequence[str]) -> dict[str, Any]:
     try:
-        found = json.loads(line)
+        content = json.loads(line)
     except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict):
-        raise StageError(f"{where} holds no text under {columns[0]!r}; it is no JSON object")
-    return found
+        content = None
+    if not isinstance(content, dict):
+        raise StageError(f"{where} has no text in {columns[0]!r}; make it a JSON object")
+    return content
 
 
 def _json_rows(path: Path, _columns: Sequence[str]) -> list[Row]:
     try:
-        found = json.loads(_text(path))
+        contents = json.loads(_text(path))
     except (ValueError, RecursionError):
-        raise StageError(f"{path} is not JSON; mend it, or name it .jsonl where each line is an object") from None
-    if not isinstance(found, list):
-        raise StageError(f"{path} holds no list; write a list of texts, or of objects")
-    _check_count(path, len(found))
-    rows = [Row(f"{path}: row {number}", item) for number, item in enumerate(found)]
+        raise StageError(f"{path} is not JSON; fix it, or name it .jsonl if each line is an object") from None
+    if not isinstance(contents, list):
+        raise StageError(f"{path} is not a list; write a list of texts or of objects")
+    _check_count(path, len(contents))
+    rows = [Row(f"{path}: row {number}", content) for number, content in enumerate(contents)]
     for row in rows:
         if not isinstance(row.content, str | dict | None):
-            raise StageError(f"{row.where} is neither a text nor an object; mend it")
+            raise StageError(f"{row.where} is neither a text nor an object; fix it")
     return rows
 
 
 def _csv_rows(path: Path, columns: Sequence[str]) -> list[Row]:
     reader = csv.reader(io.StringIO(_text(path, newline=""), newline=""), strict=True)
-    usual = csv.field_size_limit(sys.maxsize)  # of the whole process: a cell may be as long as a prompt
+    usual = csv.field_size_limit(sys.maxsize)  # a cell may be as long as a prompt
     try:
         table = list(itertools.islice(reader, MOST_ROWS + 2))
     except csv.Error as error:
-        raise StageError(f"{path}: line {reader.line_num} is not CSV: {error}; mend it") from None
+        raise StageError(f"{path}: line {reader.line_num} is not CSV: {error}; fix it") from None
     finally:
         csv.field_size_limit(usual)
     header = table.pop(0) if table else []
@@ -143,28 +141,29 @@ def _csv_rows(path: Path, columns: Sequence[str]) -> list[Row]:
     for number, cells in enumerate(table):
         where = f"{path}: row {number}"
         if cells and len(cells) != len(header):
-            what = f"has {len(cells)} cells and the header {len(header)}"
-            raise StageError(f"{where} {what}; put cells with commas into quotes")
+            raise StageError(
+                f"{where} has {len(cells)} cells but the header has {len(header)}; put cells with commas in quotes"
+            )
         rows.append(Row(where, dict(zip(header, cells, strict=True)) if cells else None))
     return rows
 
 
 def _parquet_rows(path: Path, columns: Sequence[str]) -> list[Row]:
-    # Slow to import, and needed only here.
+    # Slow to import.
     import pyarrow
     import pyarrow.parquet
 
-    # Its own pool reserves a gigabyte ahead, which no limit then sees.
+    # pyarrow's own pool reserves a gigabyte in advance, which escapes our limit.
     usual = pyarrow.default_memory_pool()
     pyarrow.set_memory_pool(pyarrow.system_memory_pool())
     try:
         file = pyarrow.parquet.ParquetFile(path)
         require_columns(str(path), columns, file.schema_arrow.names)
-        table = file.read(columns=list(columns), use_threads=False)  # other threads cannot say that memory ran out
+        table = file.read(columns=list(columns), use_threads=False)  # other threads cannot report out-of-memory
     except pyarrow.ArrowMemoryError:
         raise
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise StageError(f"{path} is not a whole Parquet file: {' '.join(str(error).split())}") from None
+        raise StageError(f"{path} is not a complete Parquet file: {' '.join(str(error).split())}") from None
     finally:
         pyarrow.set_memory_pool(usual)
     _check_count(path, table.num_rows)
@@ -173,13 +172,13 @@ def _parquet_rows(path: Path, columns: Sequence[str]) -> list[Row]:
 
 
 def _plain(value: Any) -> Any:
-    """What a cell of a table holds; bytes, which are no text, where Python has no word for it: text that is not UTF-8,
-    a date beyond Python's, an unknown time zone."""
+    """A cell as a Python value; bytes, which are not text, if Python has no such value: text that is not UTF-8, a date
+    beyond Python's range, an unknown time zone."""
     try:
         return value.as_py()
     except MemoryError:
         raise
-    except Exception:  # each type of a cell raises another
+    except Exception:  # which one depends on the cell's type
         return b""
 
 
@@ -193,27 +192,28 @@ _READERS: dict[str, Callable[[Path, Sequence[str]], list[Row]]] = {
 
 
 def dataset_rows(source: RowsSource, columns: Sequence[str]) -> list[Row]:
-    """Every row of a split, in its own order; without the network where it was read before. Raises `StageError`: the
-    Hub does not give it, or it has no such configuration, split or column."""
-    found = _split(source)
-    require_columns(f"{source.source} ({source.split})", columns, found.column_names)
+    """Every row of a split, in its order; without the network if it was read before. Raises `StageError`: the Hub does
+    not provide it, or it has no such configuration, split or column."""
+    split = _split(source)
+    where = f"{source.source} ({source.split})"
+    require_columns(where, columns, split.column_names)
     try:
         with unpacked(source.source):
-            rows = list(found.select_columns(list(columns)))
-    except (ValueError, OSError) as error:  # a text that is not UTF-8, a cache that was spoiled
-        raise _told(error, source) from None
-    return [Row(f"{source.source} ({source.split}): row {number}", cells) for number, cells in enumerate(rows)]
+            rows = list(split.select_columns(list(columns)))
+    except (ValueError, OSError) as error:  # text that is not UTF-8, a damaged cache
+        raise _load_error(error, source) from None
+    return [Row(f"{where}: row {number}", cells) for number, cells in enumerate(rows)]
 
 
 def _split(source: RowsSource) -> Any:
-    # Slow to import, and needed only here.
+    # Slow to import.
     import datasets
 
-    assert source.revision is not None and source.split is not None  # params.yaml was refused otherwise
+    assert source.revision is not None and source.split is not None  # validated in params.yaml
     datasets.disable_progress_bars()
     datasets.utils.logging.set_verbosity_error()
-    # Without the network `datasets` takes the newest that it finds, of whatever commit and configuration: what is
-    # pinned lies apart. The prefix keeps it from taking a folder of the same name here for the data set.
+    # Offline, `datasets` takes the newest version in its cache, of any commit and configuration, so each pinned one has
+    # a cache of its own. The prefix keeps `datasets` from reading a local folder of the same name.
     pinned = "-".join([source.revision, *([source.config] if source.config else [])])
     cache = Path(datasets.config.HF_DATASETS_CACHE) / "pinned" / pinned
     try:
@@ -221,24 +221,24 @@ def _split(source: RowsSource) -> Any:
             f"hf://datasets/{source.source}", name=source.config, revision=source.revision, cache_dir=str(cache)
         )
         builder.download_and_prepare()
-    except Exception as error:  # builders fetch and read what others wrote: what they raise is theirs
-        raise _told(error, source) from None
+    except Exception as error:  # builders fetch and read files of others, and may raise anything
+        raise _load_error(error, source) from None
     splits = list(builder.info.splits or {})
     if source.split not in splits:
         raise StageError(f"{source.source} has no split {source.split!r}; it has {', '.join(splits) or 'none'}")
     return builder.as_dataset(split=source.split)
 
 
-def _told(error: Exception, source: RowsSource) -> StageError:
+def _load_error(error: Exception, source: RowsSource) -> StageError:
     try:
         with hub_errors("params.yaml", source.source, "dataset"):
             if isinstance(error, OSError):
-                # `datasets` forgets why the Hub refused; what it asks for first is refused again, with the reason.
-                with contextlib.suppress(RemoteEntryNotFoundError):  # a data set need not have a card
-                    hf_hub_download(source.source, CARD, repo_type="dataset", revision=source.revision)
+                # `datasets` loses the Hub's reason; requesting the dataset card again gives it.
+                with contextlib.suppress(RemoteEntryNotFoundError):  # a dataset need not have a card
+                    hf_hub_download(source.source, DATASET_CARD, repo_type="dataset", revision=source.revision)
             raise error
-    except StageError as told:
-        return told
-    except Exception:  # what was raised here: an error that the Hub has no words for
-        what = shorten(printable(" ".join(str(error).split())), 200)
-        return StageError(f"params.yaml: {source.source} could not be loaded: {what or type(error).__name__}")
+    except StageError as hub_error:
+        return hub_error
+    except Exception:  # not an error of the Hub
+        reason = one_line(error, 200) or type(error).__name__
+        return StageError(f"params.yaml: {source.source} could not be loaded: {reason}")

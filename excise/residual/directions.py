@@ -1,4 +1,4 @@
-"""The refusal direction between two sets of activations, by any estimator, and how good it is."""
+"""The refusal direction between two sets of activations, and statistics that say how good it is."""
 
 import math
 from dataclasses import dataclass
@@ -12,23 +12,23 @@ from excise.residual.estimators import Estimator
 from excise.residual.estimators.mean import Mean
 from schemas.directions import DirectionStatistics, MeasurementStatistics
 
-# Below this share of the stream's own norm a difference is what rounding leaves of two equal means.
 SMALLEST_RELATIVE_NORM = 1e-6
+"""A smaller difference, relative to the stream's norm, is only rounding of two equal means."""
 MEAN = Mean()
 
 
 @dataclass(frozen=True)
 class Estimate(Directions):
-    """Directions with what they were estimated from; ``[measurements, hidden]`` float64."""
+    """Directions with the mean of harmful activations, ``[measurements, hidden]`` float64."""
 
     harmful_mean: Tensor
     norms: Tensor
-    """``[measurements]``: the length of what was normalised, in the units of the stream."""
+    """``[measurements]``: the norm before normalization, in the units of the stream."""
 
 
 def estimate(harmful: Tensor, harmless: Tensor, estimator: Estimator = MEAN) -> Estimate:
     """The direction of each measurement, harmful minus harmless, computed in float64 from two tensors ``[prompts,
-    measurements, hidden]`` of any float type, each with as many prompts as it has."""
+    measurements, hidden]`` of any float type; their numbers of prompts may differ."""
     a, b = harmful.double(), harmless.double()
     harmful_mean, harmless_mean = a.mean(dim=0), b.mean(dim=0)
     means = harmful_mean - harmless_mean
@@ -42,55 +42,53 @@ def estimate(harmful: Tensor, harmless: Tensor, estimator: Estimator = MEAN) -> 
         elif float(difference.norm()) <= SMALLEST_RELATIVE_NORM * scale:
             reasons.append("harmful and harmless prompts have the same activations here")
         else:
-            found = estimator.difference(a[:, measurement], b[:, measurement], difference)
-            assert found.shape == difference.shape, type(estimator)
-            norm = float(found.norm())
+            estimated = estimator.difference(a[:, measurement], b[:, measurement], difference)
+            assert estimated.shape == difference.shape, type(estimator)
+            norm = float(estimated.norm())
             if not 0 < norm < math.inf:
                 reasons.append("the estimator gives no direction here")
                 continue
             reasons.append(None)
             norms[measurement] = norm
-            unit[measurement] = found / norm
+            unit[measurement] = estimated / norm
     return Estimate(unit, harmless_mean, tuple(reasons), harmful_mean, norms)
 
 
 def winsorize(activations: Tensor, quantile: float) -> Tensor:
-    """Clamp each activation vector ``[..., hidden]`` to the quantile of its own magnitudes: a massive activation, which
-    some models have in a channel or two whatever the prompt, then no longer outweighs the rest."""
-    # Not torch.quantile, which refuses long vectors.
-    place = max(0, -int(-quantile * activations.shape[-1] // 1) - 1)
-    limit = activations.abs().sort(dim=-1).values[..., place, None]
+    """Clamp each vector ``[..., hidden]`` to a quantile of its magnitudes, so that massive activations weigh less."""
+    # Not torch.quantile, which rejects long vectors.
+    index = max(0, -int(-quantile * activations.shape[-1] // 1) - 1)
+    limit = activations.abs().sort(dim=-1).values[..., index, None]
     return activations.clamp(-limit, limit)
 
 
 LOW_STABILITY, LOW_AUROC, MASSIVE = 0.8, 0.7, 0.5
-"""Where warnings begin: cosine between halves, separation of held-out prompts, one channel's share of the square."""
+"""Limits of warnings: cosine between halves, separation of held-out prompts, one channel's share of the square."""
 
 
 def describe(directions: Estimate, harmful: Tensor, harmless: Tensor, estimator: Estimator) -> DirectionStatistics:
-    """Everything that is said of each measurement; null where there is no direction or a number is not finite. Both
-    sides are as they were given to `estimate`."""
+    """Statistics of each measurement, from the activations that `estimate` received."""
     rows = []
-    aurocs, stabilities = held_out_auroc(harmful, harmless, estimator), split_half_cosines(harmful, harmless, estimator)
+    aurocs, cosines = held_out_auroc(harmful, harmless, estimator), split_half_cosines(harmful, harmless, estimator)
     for measurement, reason in enumerate(directions.reasons):
         a, b = directions.harmful_mean[measurement], directions.harmless_mean[measurement]
         lengths, unit = (float(a.norm()), float(b.norm())), directions.unit[measurement]
-        there, norm = reason is None, float(directions.norms[measurement])
-        auroc = aurocs[measurement] if there else None
-        halves = sorted(stabilities[measurement]) if there else []
+        exists, norm = reason is None, float(directions.norms[measurement])
+        auroc = aurocs[measurement] if exists else None
+        halves = sorted(cosines[measurement]) if exists else []
         stability = math.fsum(halves) / len(halves) if halves else None
-        largest = float(unit.square().max()) if there else None
-        both = directions.reasons[measurement : measurement + 2] == (None, None)
+        largest = float(unit.square().max()) if exists else None
+        next_exists = directions.reasons[measurement : measurement + 2] == (None, None)
         rows.append(
             MeasurementStatistics(
                 measurement=measurement,
                 reason=reason,
-                norm=norm if there else None,
+                norm=norm if exists else None,
                 harmful_mean_norm=_finite(lengths[0]),
                 harmless_mean_norm=_finite(lengths[1]),
-                relative_norm=norm / (sum(lengths) / 2) if there else None,
+                relative_norm=norm / (sum(lengths) / 2) if exists else None,
                 cosine_of_means=_finite(float(a @ b) / (lengths[0] * lengths[1])) if all(lengths) else None,
-                cosine_with_next=float(unit @ directions.unit[measurement + 1]) if both else None,
+                cosine_with_next=float(unit @ directions.unit[measurement + 1]) if next_exists else None,
                 auroc=auroc,
                 stability=stability,
                 stability_low=_quantile(halves, 0.025) if halves else None,
@@ -103,56 +101,56 @@ def describe(directions: Estimate, harmful: Tensor, harmless: Tensor, estimator:
 
 
 def held_out_auroc(harmful: Tensor, harmless: Tensor, estimator: Estimator) -> list[float | None]:
-    """How well the direction of a random half of the prompts tells the others apart: 1 wholly, 0.5 not at all."""
+    """For each measurement, how well the direction of a random half of the prompts separates the rest."""
     if min(len(harmful), len(harmless)) < 2:
         return [None] * harmful.shape[1]
-    seen, new = _halves(harmful, harmless, torch.Generator().manual_seed(0))
-    half = estimate(*seen, estimator)
-    found: list[float | None] = []
+    fitted, held_out = _halves(harmful, harmless, torch.Generator().manual_seed(0))
+    half = estimate(*fitted, estimator)
+    aurocs: list[float | None] = []
     for measurement, unit in enumerate(half.unit):
-        a, b = ((side[:, measurement].double() @ unit).tolist() for side in new)
+        a, b = ((kind[:, measurement].double() @ unit).tolist() for kind in held_out)
         usable = half.reasons[measurement] is None and all(map(math.isfinite, a + b))
-        found.append(float(mannwhitneyu(a, b).statistic) / (len(a) * len(b)) if usable else None)
-    return found
+        aurocs.append(float(mannwhitneyu(a, b).statistic) / (len(a) * len(b)) if usable else None)
+    return aurocs
 
 
 def split_half_cosines(harmful: Tensor, harmless: Tensor, estimator: Estimator) -> list[list[float]]:
-    """For each measurement, the cosines between the directions of two random halves of the prompts, again and again."""
-    found: list[list[float]] = [[] for _ in range(harmful.shape[1])]
+    """For each measurement, the cosines between the directions of two random halves, repeated."""
+    cosines: list[list[float]] = [[] for _ in range(harmful.shape[1])]
     if min(len(harmful), len(harmless)) < 4:
-        return found
-    numbers = torch.Generator().manual_seed(0)
+        return cosines
+    generator = torch.Generator().manual_seed(0)
     for _ in range(estimator.halvings):
-        first, second = (estimate(*sides, estimator) for sides in _halves(harmful, harmless, numbers))
+        first, second = (estimate(*half, estimator) for half in _halves(harmful, harmless, generator))
         for measurement, cosine in enumerate((first.unit * second.unit).sum(dim=-1).tolist()):
             if first.reasons[measurement] is None and second.reasons[measurement] is None:
-                found[measurement].append(cosine)
-    return found
+                cosines[measurement].append(cosine)
+    return cosines
 
 
-def _halves(harmful: Tensor, harmless: Tensor, numbers: torch.Generator) -> list[tuple[Tensor, Tensor]]:
-    """Both sides in two random halves: prompts lie in an order (by thing, by template) that halves must not follow."""
-    a, b = (torch.randperm(len(side), generator=numbers) for side in (harmful, harmless))
-    at, of = len(harmful) // 2, len(harmless) // 2
-    return [(harmful[a[:at]], harmless[b[:of]]), (harmful[a[at:]], harmless[b[of:]])]
+def _halves(harmful: Tensor, harmless: Tensor, generator: torch.Generator) -> list[tuple[Tensor, Tensor]]:
+    """Two random halves of both kinds; not the first and last, because prompts are ordered by thing and template."""
+    a, b = (torch.randperm(len(kind), generator=generator) for kind in (harmful, harmless))
+    i, j = len(harmful) // 2, len(harmless) // 2
+    return [(harmful[a[:i]], harmless[b[:j]]), (harmful[a[i:]], harmless[b[j:]])]
 
 
 def _quantile(ordered: list[float], share: float) -> float:
-    place = share * (len(ordered) - 1)
-    lower = int(place)
+    position = share * (len(ordered) - 1)
+    lower = int(position)
     upper = min(lower + 1, len(ordered) - 1)
-    return ordered[lower] + (place - lower) * (ordered[upper] - ordered[lower])
+    return ordered[lower] + (position - lower) * (ordered[upper] - ordered[lower])
 
 
 def _warnings(auroc: float | None, stability: float | None, largest: float | None) -> list[str]:
-    found = []
+    warnings = []
     if stability is not None and stability < LOW_STABILITY:
-        found.append(f"halves of the prompts give directions with a cosine of {stability:.2f}: use more prompts")
+        warnings.append(f"halves of the prompts give directions with a cosine of {stability:.2f}: use more prompts")
     if auroc is not None and auroc < LOW_AUROC:
-        found.append(f"it hardly tells held-out prompts apart (AUROC {auroc:.2f})")
+        warnings.append(f"it hardly separates held-out prompts (AUROC {auroc:.2f})")
     if largest is not None and largest > MASSIVE:
-        found.append(f"one channel makes {largest:.0%} of it: try measure.winsorize")
-    return found
+        warnings.append(f"one channel has {largest:.0%} of its square: try measure.winsorize")
+    return warnings
 
 
 def _finite(number: float) -> float | None:

@@ -1,4 +1,4 @@
-"""Which routed experts a token is given to."""
+"""Which routed experts are chosen for a token."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,11 +13,11 @@ from schemas.directions import ExpertUse, LayerExpertUse
 from schemas.model import Layout, Writer
 
 RoutedExperts = Mapping[int, tuple[Writer, nn.Module]]
-"""By layer, what the layout says of its routed experts, and the module that holds them."""
+"""By layer, the layout's entry for its routed experts, and the module that holds them."""
 
 
 def routed_experts(model: PreTrainedModel, layout: Layout) -> dict[int, tuple[Writer, nn.Module]]:
-    """By layer, the module that holds its routed experts, and what the layout says of it; dense layers have none."""
+    """The routed experts of each layer (`RoutedExperts`); dense layers are left out."""
     variants = [variant for variants in layout.sublayers.values() for variant in variants]
     writers = [writer for variant in variants for writer in variant.writers if writer.role == "routed_experts"]
     modules = [dict(layer.named_modules()) for layer in decoder_layers(model)]
@@ -29,32 +29,28 @@ def routed_experts(model: PreTrainedModel, layout: Layout) -> dict[int, tuple[Wr
     }
 
 
-def chosen(writer: Writer, experts: nn.Module, given: tuple[Any, ...], batch: Batch) -> Tensor:
-    """Which experts the token that is asked about is given to, ``[prompts, experts]`` bool.
+def chosen(writer: Writer, experts: nn.Module, inputs: tuple[Any, ...], batch: Batch) -> Tensor:
+    """Which experts are chosen for the measured token, ``[prompts, experts]`` bool.
 
     Args:
-        given: what the module of the experts was called with: tokens, the numbers of their experts and the weights of
-            these; or, where the weights multiply what experts read, the tokens as each expert gets them, zeros where
-            it is not chosen.
+        inputs: arguments of the experts' module: tokens, and the indices and weights of their experts; or, if weights
+            multiply the experts' inputs, the tokens as each expert receives them, zeros where it is not chosen.
     """
     if writer.routed == "input":
-        return batch.each_at_end(given[0]).ne(0).any(dim=-1).T.cpu()
-    index = batch.at_end(given[1]).cpu()
+        return batch.each_at_end(inputs[0]).ne(0).any(dim=-1).T.cpu()
+    index = batch.at_end(inputs[1]).cpu()
     used = torch.zeros(len(index), held_experts(experts), dtype=torch.bool)
     return used.scatter_(1, index, True)
 
 
-def held_experts(experts: nn.Module) -> int:
-    """How many experts the module holds."""
-    down: Any = experts.down_proj
-    return int(down.shape[0])
+def held_experts(experts: Any) -> int:
+    return int(experts.down_proj.shape[0])
 
 
 def count_use(used: Mapping[int, Tensor], harmful_prompts: int, harmless_prompts: int) -> ExpertUse:
-    """How many prompts of each side use each expert; `used` is by layer, ``[prompts, experts]`` bool, the harmful
-    prompts first."""
+    """The number of prompts of each kind that use each expert, from `Activations.used` with the harmful ones first."""
     layers = []
-    for layer, each in sorted(used.items()):
-        harmful, harmless = (side.sum(dim=0).tolist() for side in (each[:harmful_prompts], each[harmful_prompts:]))
+    for layer, table in sorted(used.items()):
+        harmful, harmless = (kind.sum(dim=0).tolist() for kind in (table[:harmful_prompts], table[harmful_prompts:]))
         layers.append(LayerExpertUse(layer=layer, harmful=harmful, harmless=harmless))
     return ExpertUse(harmful_prompts=harmful_prompts, harmless_prompts=harmless_prompts, layers=layers)

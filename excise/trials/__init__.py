@@ -1,1 +1,1 @@
-"""Edits as hooks on a loaded model: what they would do, before any byte is written."""
+"""Edits as hooks on a loaded model, before any byte is written."""

@@ -1,4 +1,4 @@
-"""Edits tried on the loaded model, by simulation: what each of them would do, before any byte is written."""
+"""Edits tried on a loaded model, as hooks."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,29 +13,29 @@ from excise.trials.simulation import simulated
 from schemas.params.ablate import Ablate, Rule
 
 BLOCKS = 8
-"""Into how many blocks of layers a model is cut at most: every run of blocks is tried."""
+"""Blocks of layers at most; every range of blocks is tried."""
 
 
 @dataclass(frozen=True)
 class Bench:
-    """A base model with its directions, on which edits of tensors are tried; routers' biases are left as they are."""
+    """A base model and its directions, on which edits of tensors are tried, without shifts of routers' biases."""
 
     base: BaseModel
     directions: Directions
     questions: Questions
 
     def plan(self, ablate: Ablate) -> list[Edit]:
-        """What is edited. Raises `StageError` where the model lacks what a rule names, or cannot be edited so."""
+        """The plan of the edit. Raises `StageError`: the model lacks what a rule names, or cannot be edited so."""
         return make_plan(ablate, self.base, self.directions)
 
     def outcome(self, ablate: Ablate) -> Outcome:
-        """What the edited model would answer. Raises as `plan` does."""
+        """What the edited model would answer. Raises `StageError` as `plan` does."""
         with simulated(self.questions.model, self.plan(ablate)):
             return self.questions.ask()
 
     def attempt(self, ablate: Ablate) -> Outcome | None:
-        """The same, or None where this model does not take such an edit, or the edited model's logits are not finite.
-        What else `plan` raises is raised: a norm that holds NaN is not an edit that was not tried."""
+        """The same; None if this model cannot be edited so, or the edited model's logits are not finite. Raises other
+        errors of `plan`: a model that is damaged, such as by NaN in a norm, must not look like an edit that fails."""
         try:
             outcome = self.outcome(ablate)
         except CannotEdit:
@@ -44,18 +44,17 @@ class Bench:
 
 
 def with_rules(ablate: Ablate, rules: Sequence[Mapping[str, Any]]) -> Ablate:
-    """The same edit with other rules, as params.yaml would write them."""
+    """The same edit with other rules, written as in params.yaml."""
     return ablate.model_copy(update={"rules": tuple(Rule.model_validate(rule) for rule in rules)})
 
 
 def with_scales(ablate: Ablate, change: Callable[[float], float]) -> Ablate:
-    """The same edit with the scale of every rule changed."""
     rules = tuple(rule.model_copy(update={"scale": change(rule.scale)}) for rule in ablate.rules)
     return ablate.model_copy(update={"rules": rules})
 
 
 def layer_ranges(layers: int) -> list[tuple[int, int]]:
-    """Every run of neighbouring blocks of layers, as its first and last layer; small models have a block a layer."""
+    """Every range of adjacent blocks, as its first and last layer; in small models each layer is a block."""
     blocks = min(layers, BLOCKS)
     bounds = [layers * block // blocks for block in range(blocks + 1)]
     return [(first, stop - 1) for first, stop in combinations(bounds, 2)]

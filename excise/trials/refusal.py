@@ -1,4 +1,4 @@
-"""How likely a model is to refuse, from its first token only: one forward pass, and no judge."""
+"""How likely a model is to refuse, by its first token: one forward pass, and no judge."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from excise.plumbing.machine import give_back
 from schemas.diagnosis import Answers
 
 LEAST_RISE = 0.01
-"""A token begins refusals when the base says it first on harmful prompts with so much more probability, on average."""
+"""A token begins refusals if its mean probability as the base's first token is so much higher on harmful prompts."""
 
 
 @dataclass(frozen=True)
@@ -21,11 +21,11 @@ class Outcome:
     """How a model answers held-out prompts."""
 
     harmful: Tensor
-    """``[prompts]`` float64: log(p / (1 - p)), p the probability that the answer to a harmful one begins a refusal."""
+    """``[prompts]`` float64: log-odds that the answer to each harmful prompt begins with a refusal."""
     harmless: Tensor
-    """The same of harmless prompts."""
+    """The same for harmless prompts."""
     kl: Tensor
-    """``[prompts]``: KL(base‖this) of the first token on each harmless prompt, nats."""
+    """``[prompts]``: KL(base‖this) of the first token on each harmless prompt, in nats."""
 
     @property
     def refusal(self) -> float:
@@ -39,17 +39,15 @@ class Outcome:
 
     @property
     def remaining(self) -> float:
-        """What is left of refusal: the larger of the two. A prompt that is answered by a hair's breadth counts in the
-        one and not in the other."""
+        """Remaining refusal: the larger of the two, because a prompt that is barely answered counts only in one."""
         return max(self.refusal, self.probability)
 
     @property
     def is_finite(self) -> bool:
-        """Whether the model answered with numbers at all."""
         return all(bool(torch.isfinite(values).all()) for values in (self.harmful, self.harmless, self.kl))
 
     def answers(self) -> Answers:
-        """As it stands in diagnosis.json and simulation.json. Raises `StageError`: it is not finite."""
+        """The record in diagnosis.json and simulation.json. Raises `StageError`: it is not finite."""
         if not self.is_finite:
             raise StageError(
                 "the model produces NaN or infinite logits; try a smaller scale in params.yaml: ablate, or another "
@@ -68,7 +66,7 @@ class Outcome:
 
 
 class Questions:
-    """Held-out prompts, and what the base model answers first; asked again of the same model under any hooks."""
+    """Held-out prompts and the base model's first tokens; asked again of the same model under any hooks."""
 
     def __init__(
         self,
@@ -80,19 +78,18 @@ class Questions:
     ) -> None:
         """Ask the base, with hooks that change nothing; see `ask`."""
         self.model, self.harmful, self.harmless = model, harmful, harmless
-        refused = self._answers(harmful, watch)
-        self._said_to_harmless = self._answers(harmless, watch_harmless or watch)
-        self.tokens = refusal_tokens(refused, self._said_to_harmless)
-        self.unedited = self._outcome(refused, self._said_to_harmless)
+        base_harmful = self._answers(harmful, watch)
+        self._base_harmless = self._answers(harmless, watch_harmless or watch)
+        self.tokens = refusal_tokens(base_harmful, self._base_harmless)
+        self.unedited = self._outcome(base_harmful, self._base_harmless)
 
     def ask(self, watch: Watch = no_hooks, watch_harmless: Watch | None = None) -> Outcome:
-        """What the model answers now, with the hooks that `watch` sets for each forward pass, and `watch_harmless` for
-        those of harmless prompts, where they are others."""
+        """What the model answers now, with the hooks that `watch` sets for each forward pass."""
         give_back()
         return self._outcome(self._answers(self.harmful, watch), self._answers(self.harmless, watch_harmless or watch))
 
     def ask_harmful(self, watch: Watch) -> Tensor:
-        """The log-odds of refusing each harmful prompt only, ``[prompts]``."""
+        """The log-odds of refusing each harmful prompt, ``[prompts]``; harmless ones are not asked."""
         give_back()
         return log_odds(self._answers(self.harmful, watch), self.tokens)
 
@@ -100,20 +97,20 @@ class Questions:
         return first_token_log_probabilities(self.model, prompts, "auto", lambda _: None, watch)
 
     def _outcome(self, harmful: Tensor, harmless: Tensor) -> Outcome:
-        away = kl(self._said_to_harmless, harmless)
-        return Outcome(log_odds(harmful, self.tokens), log_odds(harmless, self.tokens), away)
+        drift = kl(self._base_harmless, harmless)
+        return Outcome(log_odds(harmful, self.tokens), log_odds(harmless, self.tokens), drift)
 
 
 def refusal_tokens(harmful: Tensor, harmless: Tensor) -> list[int]:
-    """The tokens with which the base begins refusals: those that it says first rather on harmful prompts, the one that
-    rises most first, and at least one; by the log-probabilities ``[prompts, vocabulary]`` of either side."""
+    """The tokens with which the base begins refusals, at least one, by log-probabilities ``[prompts, vocabulary]`` on
+    prompts of each kind; the token whose probability rises most comes first."""
     rise = harmful.double().exp().mean(0) - harmless.double().exp().mean(0)
     order = rise.argsort(descending=True, stable=True)
     return order[: max(1, int((rise >= LEAST_RISE).sum()))].tolist()
 
 
 def log_odds(log_probabilities: Tensor, tokens: Sequence[int]) -> Tensor:
-    """log(p / (1 - p)) that the first token is one of `tokens`: ``[prompts]`` float64 of ``[prompts, vocabulary]``."""
+    """Log-odds that the first token is one of `tokens`: ``[prompts]`` float64 from ``[prompts, vocabulary]``."""
     exact = log_probabilities.double()
     refuses = torch.zeros(exact.shape[-1], dtype=torch.bool)
     refuses[list(tokens)] = True

@@ -1,8 +1,8 @@
-"""The same plan on a loaded model: an edit tried in one forward pass, before any byte is written.
+"""A plan as hooks on a loaded model, so that an edit is tried in one forward pass, before any byte is written.
 
-A writer's output y becomes y − s left (rightᵀ y), a reader's input x becomes x − s right (leftᵀ x): what the edited
-weights would give, to rounding. What is not linear in a module's output (old column norms) or not a whole module
-(single experts) is done to the parameter itself, which is put back afterwards; so is what is added to a router's bias.
+A writer's output y becomes y − s left (rightᵀ y), a reader's input x becomes x − s right (leftᵀ x), which equals the
+edited weights up to rounding. Edits that are not linear in a module's output (old column norms) or do not cover it
+(single experts) change the parameter itself, as do shifts of a router's bias; it is restored afterwards.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,8 +22,7 @@ from excise.inference.loading.models import decoder_layers
 
 @contextmanager
 def simulated(model: PreTrainedModel, edits: Sequence[Edit], shifts: Sequence[Shift] = ()) -> Iterator[None]:
-    """Within the block, the model behaves as if the plan had been written to its weights, and the shifts added to the
-    biases of its routers."""
+    """Within the block, the model behaves as if the edits and shifts were written to its weights."""
     layers = decoder_layers(model)
     by_module: dict[tuple[nn.Module, bool], list[Edit]] = {}
     with ExitStack() as undo:
@@ -48,7 +47,7 @@ def simulated(model: PreTrainedModel, edits: Sequence[Edit], shifts: Sequence[Sh
 
 
 def _is_whole(module: nn.Module, planned: Sequence[Edit]) -> bool:
-    """Whether everything that the module holds on this side is edited alike, and what comes out tells how."""
+    """Whether one hook has the same effect: all that the module holds is edited alike, by a linear edit."""
     if len({(edit.scale, edit.projector) for edit in planned}) > 1 or any(edit.keep_column_norms for edit in planned):
         return False
     experts = _experts_of(module)
@@ -56,7 +55,7 @@ def _is_whole(module: nn.Module, planned: Sequence[Edit]) -> bool:
 
 
 def _experts_of(module: nn.Module) -> range | None:
-    """The numbers of the experts that a module holds in one parameter; None for other modules."""
+    """Indices of the experts that a module holds in one parameter; None for other modules."""
     fused = getattr(module, "down_proj", None)
     return range(fused.shape[0]) if isinstance(fused, Tensor) else None
 
@@ -69,7 +68,7 @@ def _hook(module: nn.Module, writes: bool, projector: Projector, scale: float, u
 
 
 def _replace(module: nn.Module, writes: bool, planned: Sequence[Edit], undo: ExitStack) -> None:
-    """Edit the module's parameters, experts one by one, and put them back at the end."""
+    """Edit the module's parameters, expert by expert, and restore them at the end."""
     experts = _experts_of(module)
     done: set[tuple[str, int | None]] = set()
     for edit in planned:
@@ -79,7 +78,7 @@ def _replace(module: nn.Module, writes: bool, planned: Sequence[Edit], undo: Exi
         else:
             name = "down_proj" if writes else "gate_up_proj"
             targets = [(name + "_bias" * is_bias, number) for number in edit.of_experts or experts]
-        # Gate and up projections are two tensors in the file and may be one parameter in memory.
+        # Gate and up projections, two tensors in the file, may be one parameter in memory.
         for name, number in (target for target in targets if target not in done):
             done.add((name, number))
             whole = getattr(module, name).data

@@ -1,5 +1,5 @@
-"""What no reader would call an answer: nothing, a loop, a soup of scripts, or a beginning without a sentence.
-The rules say only what is sure; docs/judges.md says what they let through."""
+"""Degenerate answers: empty, a loop, a mixture of scripts, or cut off before the first sentence. The rules find only
+clear cases; docs/judges.md says what they miss."""
 
 import functools
 import itertools
@@ -12,12 +12,10 @@ from numpy.typing import NDArray
 
 _LEAST_REPEATS = 3
 _LEAST_LOOPED_TOKENS = 5
-"""A loop that is not the whole text needs as many: "very very very good" is none."""
-
+"""Minimum for a loop that is not the whole text, so that "very very very good" is not one."""
 _LONGEST_WORD = 30
-"""What is longer is no word: its characters are looked at one by one."""
-
-_LEAST_CHANGES_OF_SCRIPT = 3
+"""Longer tokens are not words and are split into characters."""
+_LEAST_SCRIPT_CHANGES = 3
 _LEAST_WORDS = 3
 
 _FENCED = re.compile(r"(^```.*?^```[ \t]*$)", re.DOTALL | re.MULTILINE)
@@ -29,21 +27,21 @@ _SENTENCE_END = re.compile(r"[.!?…][\"'”’»)*_\]]*(?:\s|$)|[。！？।؟
 
 
 def is_degenerate(prompt: str, text: str, finished: bool) -> bool:
-    """Whether the final part of a response is no answer at all, by rule."""
+    """Whether the final part of a response is not an answer at all, by rule."""
     return (
         not any(character.isalnum() for character in text)
         or _is_loop(text)
-        or _is_soup(prompt, text)
-        or not (finished or _has_an_end(text))
+        or _mixes_scripts(prompt, text)
+        or not (finished or _has_whole_part(text))
     )
 
 
 def _is_loop(text: str) -> bool:
-    """Whether something that repeats, at least three times in a row, makes up more than half of the text."""
+    """Whether sequences that repeat at least three times in a row make up more than half of the text."""
     tokens = _token_numbers(text)
     looped = np.zeros(len(tokens), dtype=bool)
     for period in range(1, len(tokens) // _LEAST_REPEATS + 1):
-        # Where a token is the one a period before it, (repeats - 1) × period times in a row, the period repeats.
+        # A period repeats if (repeats - 1) × period tokens in a row equal those one period before.
         same = np.concatenate(([0], tokens[period:] == tokens[:-period], [0]))
         begins, ends = np.flatnonzero(np.diff(same) == 1), np.flatnonzero(np.diff(same) == -1)
         long = ends - begins >= (_LEAST_REPEATS - 1) * period
@@ -54,17 +52,17 @@ def _is_loop(text: str) -> bool:
 
 
 def _token_numbers(text: str) -> NDArray[np.int64]:
-    """Each word, sign or character of a script without spaces as a number, the same for the same one. Numbers that
-    count a list's items are left out, so that a list of one item again and again is a loop; what stands in a closed
-    block of code equals nothing, because rows of numbers may repeat."""
-    numbers: dict[str, int] = {}
-    found: list[int] = []
-    for place, part in enumerate(_FENCED.split(text)):
-        if place % 2:  # a block
-            found += [-1 - number for number, _ in enumerate(_tokens(part), len(found))]
+    """Tokens (words, punctuation, characters of scripts without spaces) as numbers, equal for equal tokens. Numbers of
+    list items are left out, so that a list that repeats one item is a loop. Tokens in a closed block of code equal no
+    other, because tables of numbers may repeat."""
+    vocabulary: dict[str, int] = {}
+    numbers: list[int] = []
+    for index, part in enumerate(_FENCED.split(text)):
+        if index % 2:  # a block of code
+            numbers += [-1 - number for number, _ in enumerate(_tokens(part), len(numbers))]
         else:
-            found += [numbers.setdefault(token, len(numbers)) for token in _tokens(part)]
-    return np.array(found, dtype=np.int64)
+            numbers += [vocabulary.setdefault(token, len(vocabulary)) for token in _tokens(part)]
+    return np.array(numbers, dtype=np.int64)
 
 
 def _tokens(text: str) -> Iterator[str]:
@@ -75,10 +73,10 @@ def _tokens(text: str) -> Iterator[str]:
             yield from match[0]
 
 
-def _is_soup(prompt: str, text: str) -> bool:
+def _mixes_scripts(prompt: str, text: str) -> bool:
     """Whether most letters are of several scripts that the prompt does not use, mixed within phrases. Latin is never
-    foreign, for names and code; a text in one foreign script is a change of language, and no soup; and where every
-    change of script is at a comma, a bracket or a line's end, it is a list of translations."""
+    foreign, because of names and code. One foreign script is only a change of language, and changes only at commas,
+    brackets or line ends make a list of translations."""
     text = unicodedata.normalize("NFKC", text)
     known, scripts = {"LATIN", *_scripts(prompt)}, _scripts(text)
     foreign = [script for script in scripts if script not in known]
@@ -86,8 +84,8 @@ def _is_soup(prompt: str, text: str) -> bool:
         return False
     if foreign.count(_UNREADABLE) > len(foreign) / 2:
         return True
-    neighbours = (pair for phrase in _PHRASE_END.split(text) for pair in itertools.pairwise(_scripts(phrase)))
-    return len(set(foreign)) > 1 and sum(before != after for before, after in neighbours) >= _LEAST_CHANGES_OF_SCRIPT
+    pairs = (pair for phrase in _PHRASE_END.split(text) for pair in itertools.pairwise(_scripts(phrase)))
+    return len(set(foreign)) > 1 and sum(before != after for before, after in pairs) >= _LEAST_SCRIPT_CHANGES
 
 
 def _scripts(text: str) -> list[str]:
@@ -96,12 +94,12 @@ def _scripts(text: str) -> list[str]:
 
 _UNREADABLE = "UNREADABLE"
 _ONE_SCRIPT = {"HIRAGANA": "CJK", "KATAKANA": "CJK", "BOPOMOFO": "CJK", "HANGUL": "CJK"}
-"""Korean may hold Chinese characters, too."""
+"""Scripts that one text may mix, as Korean mixes Hangul with Chinese characters."""
 
 
 @functools.cache
 def _script(character: str) -> str | None:
-    """The script of a letter, after the first word of its name; None for what belongs to no script."""
+    """The script of a letter, by the first word of its Unicode name; None for other characters."""
     if character == "\ufffd" or unicodedata.category(character) == "Co":
         return _UNREADABLE
     if not character.isalpha():
@@ -110,9 +108,9 @@ def _script(character: str) -> str | None:
     return _ONE_SCRIPT.get(script, script)
 
 
-def _has_an_end(text: str) -> bool:
-    """Whether something in a text that was cut is whole: an item of a list, or a line or sentence of a few words. Fewer
-    are an interjection: of "Certainly! To make one, you" nothing is left but good will."""
+def _has_whole_part(text: str) -> bool:
+    """Whether a text that was cut off has a complete list item, line or sentence of a few words. Fewer words are an
+    interjection, as in "Certainly! To make one, you"."""
     *lines, last = text.split("\n")
     sentences = _SENTENCE_END.split(_LIST_NUMBER.sub("", last))[:-1]
     words = (sum(map(str.isalnum, _tokens(part))) for part in (*lines, *sentences))

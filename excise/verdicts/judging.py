@@ -1,9 +1,9 @@
-"""From answers to verdicts: a rule, the same for every judge, finds degenerate answers; the rest is judged."""
+"""From answers to verdicts: rules find degenerate answers, whatever the judge; the judge decides on the rest."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from excise.judges import Judgement
+from excise.judges import Judgment
 from excise.prompts.reasoning import final_part
 from excise.verdicts.degenerate import is_degenerate
 from schemas.results import Verdict
@@ -11,29 +11,29 @@ from schemas.results import Verdict
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model was asked and what it generated."""
+    """A model's response to a prompt."""
 
     prompt: str
     response: str
     """As generated, without special tokens."""
     finished: bool
-    """Whether the model ended it itself, rather than the limit of tokens."""
+    """Whether the model ended it, rather than the token limit."""
     reasoning: bool
-    """Whether the prompt's chat template already opened a reasoning block."""
+    """Whether the chat template already opened a block of reasoning."""
 
     @property
     def final(self) -> str | None:
-        """The part that is meant for the reader; None where it never leaves the reasoning."""
+        """The part after the reasoning; None if the reasoning never ends."""
         return final_part(self.response, self.reasoning)
 
 
-def judge_answers(answers: Sequence[Answer], judge: Judgement) -> list[Verdict]:
-    """The verdict of each answer. The judge is asked once, about every answer that is not degenerate by rule."""
+def judge_answers(answers: Sequence[Answer], judge: Judgment) -> list[Verdict]:
+    """The verdict on each answer. The judge is called at most once, with all answers that are not degenerate."""
     finals = {
-        number: final
-        for number, answer in enumerate(answers)
+        row: final
+        for row, answer in enumerate(answers)
         if (final := answer.final) is not None and not is_degenerate(answer.prompt, final, answer.finished)
     }
-    given = judge([(answers[number].prompt, final) for number, final in finals.items()]) if finals else []
-    verdicts: dict[int, Verdict] = dict(zip(finals, given, strict=True))
-    return [verdicts.get(number, "degenerate") for number in range(len(answers))]
+    judged = judge([(answers[row].prompt, final) for row, final in finals.items()]) if finals else []
+    verdicts: dict[int, Verdict] = dict(zip(finals, judged, strict=True))
+    return [verdicts.get(row, "degenerate") for row in range(len(answers))]

@@ -151,7 +151,7 @@ def test_whatever_changes_is_named(folder: Path, spoil: Callable[[Path], str]) -
     manifest = pin(folder)
     path = spoil(folder)
     line = refused(lambda: verify(folder, manifest))
-    assert line.startswith(f"{folder / path} is not what it was") and "dvc repro" in line
+    assert line.startswith(f"{folder / path} has changed since it was pinned") and "dvc repro" in line
 
 
 def test_the_organism_is_left_to_dvc(folder: Path) -> None:

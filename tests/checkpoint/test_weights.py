@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import unittest.mock
 from collections.abc import Callable, Sequence
@@ -78,7 +79,7 @@ def test_a_truncated_file_is_refused(tmp_path: Path, kept: int) -> None:
 
 
 def test_a_file_with_more_than_its_header_tells_of_is_refused(tmp_path: Path) -> None:
-    assert "bytes" in refused_file(tmp_path, WHOLE + b"\0")
+    assert "not fully covered" in refused_file(tmp_path, WHOLE + b"\0")
 
 
 def test_a_missing_file_is_told_as_missing(tmp_path: Path) -> None:
@@ -111,6 +112,7 @@ MALFORMED = {
     "a name twice": '{"a": ' + json.dumps(GOOD) + ', "a": ' + json.dumps(GOOD) + "}",
     "a key twice": '{"a": {"dtype": "F32", "dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}',
     "brackets without end": "[" * 100_000,
+    "a deep value that the library skips": f'{{"a": {json.dumps(GOOD)[:-1]}, "x": {"[" * 9_999 + "]" * 9_999}}}}}',
     "a number without end": '{"a": {"dtype": "F32", "shape": [' + "9" * 10_000 + '], "data_offsets": [0, 8]}}',
 }
 
@@ -118,14 +120,14 @@ MALFORMED = {
 @pytest.mark.parametrize("header", MALFORMED.values(), ids=MALFORMED)
 def test_a_malformed_header_is_refused(tmp_path: Path, header: Any) -> None:
     data = header if isinstance(header, bytes) else file_of(header, bytes(8))
-    assert "malformed" in refused_file(tmp_path, data)
+    assert "not a safetensors file" in refused_file(tmp_path, data)
 
 
 @pytest.mark.parametrize(
     ("header", "size", "named"),
     [
         ({"a": entry(0, 8), "b": entry(4, 12)}, 12, "b"),
-        ({"a": entry(0, 8), "b": entry(0, 8)}, 8, "b"),
+        ({"a": entry(0, 8), "b": entry(0, 8)}, 8, "[ab]"),
         ({"a": entry(0, 8), "b": entry(12, 20)}, 20, "b"),
         ({"a": entry(4, 12)}, 12, "a"),
     ],
@@ -134,7 +136,7 @@ def test_a_malformed_header_is_refused(tmp_path: Path, header: Any) -> None:
 def test_tensors_that_overlap_or_leave_a_gap_are_refused_by_name(
     tmp_path: Path, header: dict[str, Any], size: int, named: str
 ) -> None:
-    assert f"tensor {named} overlaps another or leaves a gap" in refused_file(tmp_path, file_of(header, bytes(size)))
+    assert re.search(f"invalid offset for tensor `{named}`", refused_file(tmp_path, file_of(header, bytes(size))))
 
 
 def test_a_header_longer_than_any_is_refused_without_being_read(tmp_path: Path) -> None:
@@ -280,7 +282,7 @@ def test_a_tensor_that_the_index_does_not_list_is_named(tmp_path: Path) -> None:
     named = sharded(tmp_path)
     del named["c"]
     write_index(tmp_path, named)
-    assert "tensor c of two.safetensors is not listed" in refused_folder(tmp_path)
+    assert "does not list tensor c of two.safetensors" in refused_folder(tmp_path)
 
 
 def test_a_tensor_that_lies_in_another_shard_than_the_index_says_is_named(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from excise.comparison.comparison import Measured, Side, changes, compare, measure_both, metric_tree
+from excise.comparison.comparison import PairedMetric, Side, changes, compare, measure_both, metric_tree
 from excise.plumbing.errors import StageError
 from schemas.results import Metric, Metrics, Results, Sample
 
@@ -48,7 +48,7 @@ def side(values: Sequence[float], others: Sequence[float] | None = None, drift: 
     )
 
 
-def one(base: Side, ablated: Side, metric: str = "capability.facts.exact_match") -> Measured:
+def one(base: Side, ablated: Side, metric: str = "capability.facts.exact_match") -> PairedMetric:
     return next(measured for measured in measure_both(base, ablated) if measured.name == metric)
 
 
@@ -71,7 +71,7 @@ def test_wordings_of_one_item_are_one_cluster_and_widen_the_interval() -> None:
     assert (row.samples, row.clusters) == (200, 40)
     assert row.difference_interval is not None and row.ablated_interval is not None
     independent = one(side(ALL), side(fell_together))
-    alone = Measured(**{**vars(independent), "clusters": independent.clusters * 0 + range(200)})
+    alone = PairedMetric(**{**vars(independent), "clusters": independent.clusters * 0 + range(200)})
     growing = alone.difference_interval(0.95)
     assert growing is not None
     narrow = growing(1)

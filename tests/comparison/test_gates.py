@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from excise.comparison.comparison import Measured
+from excise.comparison.comparison import PairedMetric
 from excise.comparison.gates import judge_gates
 from schemas.evidence import GateVerdict, GateVerdicts
 from schemas.params.gates import Gates
@@ -16,10 +16,10 @@ DRIFT = "drift.first_token_kl"
 RATE = Metric(aggregation="mean", higher_is_better=True)
 
 
-def rate(ablated: int, base: int | None = None, samples: int = 400, metric: str = METRIC) -> Measured:
+def rate(ablated: int, base: int | None = None, samples: int = 400, metric: str = METRIC) -> PairedMetric:
     """So many right answers of independent samples; those of the smaller number are among those of the larger."""
     after, before = (np.array([[float(number < right)] for number in range(samples)]) for right in (ablated, base or 0))
-    return Measured(
+    return PairedMetric(
         name=metric,
         described=RATE,
         base=None if base is None else base / samples,
@@ -31,11 +31,11 @@ def rate(ablated: int, base: int | None = None, samples: int = 400, metric: str 
     )
 
 
-def judged(measured: list[Measured], *gates: dict[str, Any]) -> GateVerdicts:
+def judged(measured: list[PairedMetric], *gates: dict[str, Any]) -> GateVerdicts:
     return judge_gates(Gates.model_validate(list(gates)).root, measured)
 
 
-def one(measured: Measured | None, **gate: Any) -> GateVerdict:
+def one(measured: PairedMetric | None, **gate: Any) -> GateVerdict:
     verdicts = judged([] if measured is None else [measured], {"metric": METRIC, **gate})
     assert verdicts.verdict == verdicts.gates[0].verdict
     return verdicts.gates[0]
@@ -128,7 +128,7 @@ def test_a_metric_that_was_not_measured_fails_and_names_those_that_were() -> Non
     (verdict,) = judged(measured, {"metric": METRIC, "at_most": 1}).gates
     assert (verdict.verdict, verdict.value, verdict.interval) == ("fail", None, None)
     assert "capability.facts.refusal_rate" in verdict.reason and "sums" not in verdict.reason
-    assert one(None, at_most=1).reason == "there is no such metric; of capability.facts there is none"
+    assert one(None, at_most=1).reason == "this metric does not exist; metrics of capability.facts: none"
 
 
 @pytest.mark.parametrize("bound", ["max_drop", "max_rise"])
@@ -139,26 +139,28 @@ def test_drift_cannot_drop_or_rise(bound: str) -> None:
 
 def test_drift_has_a_limit_of_its_own_and_an_interval_of_its_prompts() -> None:
     values = np.random.default_rng(0).exponential(0.1, (300, 1))
-    drift = Measured(DRIFT, RATE, None, float(values.mean()), 300, np.arange(300), None, values)
+    drift = PairedMetric(DRIFT, RATE, None, float(values.mean()), 300, np.arange(300), None, values)
     verdicts = [judged([drift], {"metric": DRIFT, "at_most": limit}).verdict for limit in (0.2, 0.105, 0.05)]
     assert verdicts == ["pass", "warn", "fail"]
 
 
 def test_a_metric_without_an_interval_can_fail_but_not_pass() -> None:
-    unsure = Measured(METRIC, Metric(aggregation=None, higher_is_better=None), 0.5, 0.4, 9, np.arange(9), None, None)
-    assert one(unsure, at_least=0.3).verdict == "warn" and "cannot be said" in one(unsure, at_least=0.3).reason
+    unsure = PairedMetric(
+        METRIC, Metric(aggregation=None, higher_is_better=None), 0.5, 0.4, 9, np.arange(9), None, None
+    )
+    assert one(unsure, at_least=0.3).verdict == "warn" and "uncertainty is unknown" in one(unsure, at_least=0.3).reason
     assert one(unsure, at_least=0.45).verdict == "fail"
 
 
 def test_what_is_no_number_fails() -> None:
-    nothing = Measured(METRIC, RATE, 0.5, float("nan"), 9, np.arange(9), None, None)
+    nothing = PairedMetric(METRIC, RATE, 0.5, float("nan"), 9, np.arange(9), None, None)
     assert one(nothing, at_most=1).verdict == "fail" and one(nothing, max_drop=1).verdict == "fail"
 
 
 HARMFUL = "refusal.harmful"
 
 
-def degenerate(ablated: int, base: int = 0) -> list[Measured]:
+def degenerate(ablated: int, base: int = 0) -> list[PairedMetric]:
     """So many of 400 answers degenerate, and the others compliant."""
     rates = {"degenerate_rate": (ablated, base), "refusal_rate": (0, 0), "compliance_rate": (400 - ablated, 400 - base)}
     return [rate(*both, metric=f"{HARMFUL}.{name}") for name, both in rates.items()]

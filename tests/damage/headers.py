@@ -10,7 +10,13 @@ from typing import Any
 
 from safetensors import SafetensorError, deserialize, safe_open
 
-from excise.checkpoint.weights import BITS_PER_ELEMENT, read_header
+from excise.checkpoint.weights import read_header
+
+BITS_PER_ELEMENT = {
+    "C64": 64, "F64": 64, "I64": 64, "U64": 64, "F32": 32, "I32": 32, "U32": 32, "BF16": 16, "F16": 16, "I16": 16,
+    "U16": 16, "I8": 8, "U8": 8, "BOOL": 8, "F8_E4M3": 8, "F8_E4M3FNUZ": 8, "F8_E5M2": 8, "F8_E5M2FNUZ": 8,
+    "F8_E8M0": 8, "F6_E2M3": 6, "F6_E3M2": 6, "F4": 4,
+}  # fmt: skip
 
 WORDS = [
     "null", "true", "NaN", "-Infinity", "-0", "0", "1", "2", "8", "2.0", "1e3", "1e999", "-1", "18446744073709551616",

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from excise import cli
-from excise.checkpoint.base_model import base_folder, read_layout
+from excise.checkpoint.base_model import base_folder, read_layout, read_manifest
 from excise.comparison.comparison import read_side
 from excise.edit.checkpoint import ARTIFACTS
 from excise.edit.planning.projectors import read_use
@@ -61,7 +61,7 @@ READERS: dict[str, list[Reader]] = {
     "artifacts/model.json": [PLAN, SHOW],
     "artifacts/layout.json": [PLAN],
     "artifacts/params/ablate.json": [PLAN, SHOW],
-    "artifacts/params/device.json": [base_folder],
+    "artifacts/params/device.json": [lambda: base_folder(read_manifest())],
     "artifacts/params/report.json": [SHOW],
     "artifacts/prompts/harmful.jsonl": [lambda: read_prompts("harmful")],
     "artifacts/prompts/format.json": [read_format],

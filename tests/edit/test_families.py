@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from excise.checkpoint.base_model import BaseModel
 from excise.checkpoint.weights import SINGLE
-from excise.edit.checkpoint import Left, write_edited
+from excise.edit.checkpoint import Remainder, write_edited
 from excise.edit.planning.plan import Edit, make_plan
 from excise.edit.planning.projectors import Directions, unit_vector
 from excise.edit.planning.shifts import Shift, make_shifts, odds_by_layer
@@ -334,12 +334,12 @@ def test_a_broken_layout_is_seen(family: Family, monkeypatch: pytest.MonkeyPatch
 
 
 def test_what_ignoring_norms_leaves_is_measured_on_the_weights_of_each_tensor(family: Family, tmp_path: Path) -> None:
-    ablate, left = rules(targets=WRITERS, through_norm="ignore", scale=0.75), Left()
+    ablate, remainder = rules(targets=WRITERS, through_norm="ignore", scale=0.75), Remainder()
     plan = family.plan(ablate)
-    write_edited(family.base, tmp_path, plan, [], CPU, lambda _: None, left=left)
+    write_edited(family.base, tmp_path, plan, [], CPU, lambda _: None, remainder=remainder)
     for edit in plan:
         if not edit.norms:
-            assert left.of(edit.tensor) is None
+            assert remainder.of(edit.tensor) is None
             continue
         assert edit.place is not None and isinstance(edit.place.part, Writer)
         seen = DIRECTIONS.unit[2]
@@ -348,6 +348,8 @@ def test_what_ignoring_norms_leaves_is_measured_on_the_weights_of_each_tensor(fa
         before, after = (load_file(folder / edit.file)[edit.tensor].double() for folder in (family.folder, tmp_path))
         if edit.stream_axis == 0 and before.ndim > 1:
             before, after = before.mT, after.mT
-        assert left.of(edit.tensor) == pytest.approx(float((after @ seen).norm() / (before @ seen).norm()), rel=1e-9)
-    shares = [share for edit in plan if (share := left.of(edit.tensor)) is not None]
-    assert left.range() == ((min(shares), max(shares)) if shares else None)
+        assert remainder.of(edit.tensor) == pytest.approx(
+            float((after @ seen).norm() / (before @ seen).norm()), rel=1e-9
+        )
+    shares = [share for edit in plan if (share := remainder.of(edit.tensor)) is not None]
+    assert remainder.range() == ((min(shares), max(shares)) if shares else None)

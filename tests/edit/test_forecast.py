@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from excise.edit.forecast import foreseen, say_foreseen, warning
+from excise.edit.forecast import current_simulation, print_forecast, warning
 from excise.plumbing.errors import LONGEST_LINE
 from excise.plumbing.files import sha256_of, write_json
 from schemas.params.ablate import Ablate
@@ -60,19 +60,19 @@ def artifacts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_only_what_was_simulated_of_these_rules_along_these_directions_counts(artifacts: Path) -> None:
-    found = foreseen(EXACT)
+    found = current_simulation(EXACT)
     assert found is not None and found.ruinous
-    assert foreseen(EXACT.model_copy(update={"through_norm": "ignore"})) is None
+    assert current_simulation(EXACT.model_copy(update={"through_norm": "ignore"})) is None
     (artifacts / "directions.safetensors").write_bytes(b"others")
-    assert foreseen(EXACT) is None
+    assert current_simulation(EXACT) is None
     (artifacts / "simulation.json").unlink()
-    assert foreseen(EXACT) is None
+    assert current_simulation(EXACT) is None
 
 
 def test_it_is_said_on_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
-    say_foreseen(simulation())
+    print_forecast(simulation())
     assert capsys.readouterr() == ("", "")
-    say_foreseen(ruinous())
+    print_forecast(ruinous())
     assert capsys.readouterr().err.startswith("WARNING: these rules ruin the model")
-    say_foreseen(None)
+    print_forecast(None)
     assert "`dvc repro simulate`" in capsys.readouterr().err

@@ -407,7 +407,7 @@ def test_a_tied_embedding_is_edited_only_where_that_is_said() -> None:
 
 def test_the_embedding_has_no_measurement_of_its_own() -> None:
     rule = {"layers": 1, "measurement": "same", "targets": ["embedding"]}
-    assert "no layer for `same` to mean" in refused(rule)
+    assert "`same` means the layer" in refused(rule)
 
 
 def test_a_reader_that_is_missing_is_named() -> None:
@@ -468,7 +468,7 @@ def test_edits_that_see_one_direction_through_the_same_norms_share_a_projector()
 def test_a_tensor_that_cannot_be_edited_so_is_named_with_the_reason() -> None:
     ablate = Ablate.model_validate({"orthogonalize": "source", "rules": [ONE]})
     along = Directions(directions().unit, directions().unit * 3, (None,) * (LAYERS + 1))
-    with pytest.raises(CannotEdit, match=r"^model\.layers\.1\..* cannot be edited: .* measurement 2 lies along"):
+    with pytest.raises(CannotEdit, match=r"^model\.layers\.1\..* cannot be edited: .* measurement 2 is parallel to"):
         make_plan(ablate, base_model(glm(), layout("glm4_moe")), along)
 
 

@@ -71,7 +71,7 @@ def test_channels_that_a_norm_shuts_are_left_out() -> None:
     for how in ("orthogonal", "oblique"):
         added = gains * applied(writer_projector(R, gains, how), Y)
         assert abs(float(DIRECTION @ added)) < 1e-14
-    projector = reader_projector(R, gains, None, centred=False)
+    projector = reader_projector(R, gains, None, centered=False)
     assert not projector.left[:5].any() and not projector.right[:5].any()
     assert abs(float(projector.left.T @ projector.right) - 1) < 1e-14
 
@@ -93,8 +93,8 @@ def rms_norm(h: Tensor, gains: Tensor) -> Tensor:
 
 
 def layer_norm(h: Tensor, gains: Tensor, bias: Tensor) -> Tensor:
-    centred = h - h.mean()
-    return gains * centred / centred.square().mean().sqrt() + bias
+    centered = h - h.mean()
+    return gains * centered / centered.square().mean().sqrt() + bias
 
 
 def seen(projector: Projector, normed: Tensor) -> Tensor:
@@ -117,7 +117,7 @@ def test_a_blinded_reader_sees_nothing_of_the_direction() -> None:
 
 @pytest.mark.parametrize("bias", [None, vector(7)], ids=["no bias", "a bias"])
 def test_a_reader_behind_a_layer_norm_is_blind_to_what_it_could_see_and_to_nothing_else(bias: Tensor | None) -> None:
-    projector = reader_projector(R, GAINS, bias, centred=True)
+    projector = reader_projector(R, GAINS, bias, centered=True)
     beta = bias if bias is not None else torch.zeros(SIZE, dtype=torch.float64)
     visible = DIRECTION - DIRECTION.mean()
     stream = Y - visible * float(visible @ Y) / float(visible @ visible)
@@ -128,14 +128,14 @@ def test_a_reader_behind_a_layer_norm_is_blind_to_what_it_could_see_and_to_nothi
 
 
 @pytest.mark.parametrize("basis", [R, TWO], ids=["rank 1", "rank 2"])
-@pytest.mark.parametrize("kind", ["orthogonal", "oblique", "ignore", "reader", "centred", "centred with bias"])
+@pytest.mark.parametrize("kind", ["orthogonal", "oblique", "ignore", "reader", "centered", "centered with bias"])
 def test_what_is_read_is_what_is_removed_whatever_the_rank(basis: Tensor, kind: str) -> None:
     """rightᵀ left = I: so a projector of scale 1 is applied twice as once."""
     if kind in ("orthogonal", "oblique", "ignore"):
         projector = writer_projector(basis, GAINS, kind)  # type: ignore[arg-type]
     else:
-        bias = vector(7) if kind == "centred with bias" else None
-        projector = reader_projector(basis, GAINS, bias, centred=kind != "reader")
+        bias = vector(7) if kind == "centered with bias" else None
+        projector = reader_projector(basis, GAINS, bias, centered=kind != "reader")
     torch.testing.assert_close(
         projector.right.T @ projector.left, torch.eye(basis.shape[1]).double(), rtol=0, atol=1e-12
     )
@@ -150,7 +150,7 @@ def test_nothing_of_a_span_passes_the_norm(how: ThroughNorm) -> None:
 
 
 def test_a_reader_is_blind_to_a_span_and_to_nothing_else() -> None:
-    projector = reader_projector(TWO, GAINS, None, centred=False)
+    projector = reader_projector(TWO, GAINS, None, centered=False)
     stream = Y - TWO @ (TWO.T @ Y)
     normed = rms_norm(stream, GAINS)
     torch.testing.assert_close(seen(projector, normed), normed, rtol=0, atol=1e-13)
@@ -206,5 +206,5 @@ def test_orthogonalised_it_holds_nothing_of_that_mean_and_stays_a_unit_vector(ho
 
 
 def test_a_direction_along_the_mean_is_refused() -> None:
-    with pytest.raises(NoProjector, match="along the harmless mean"):
+    with pytest.raises(NoProjector, match="parallel to the harmless mean"):
         Directions(ROWS, ROWS * 3, (None,) * 5).at(2, 0, "source")

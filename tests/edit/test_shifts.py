@@ -169,7 +169,7 @@ def test_the_bias_in_the_file_is_the_oracle_s_and_every_other_byte_the_base_s(
 
 def test_a_strength_that_leaves_the_stored_type_is_told_as_that(tmp_path: Path) -> None:
     base = by_hand(tmp_path / "base", torch.zeros(4, dtype=torch.float16))
-    with pytest.raises(StageError, match=r"model\.safetensors: router leaves the range of float16 at this strength"):
+    with pytest.raises(StageError, match=r"model\.safetensors: router exceeds the range of float16 at this strength"):
         write(base, tmp_path / "edited", np.full(4, 1e6))
 
 

@@ -130,7 +130,7 @@ def test_answers_to_other_questions_are_one_line(monkeypatch: pytest.MonkeyPatch
 
 def test_responses_that_are_not_whole_or_not_there_are_one_line() -> None:
     counts = answer("gsm8k", limit=3)
-    with pytest.raises(StageError, match=r"holds 3 responses, where answers\.json counts 4; run `dvc repro --force"):
+    with pytest.raises(StageError, match=r"holds 3 responses, but answers\.json counts 4; run `dvc repro --force"):
         replay("gsm8k", counts["gsm8k"] + 1)
     with pytest.raises(StageError, match=r"^answers/base/responses/arc_easy\.jsonl is missing; run `dvc repro answer@"):
         replay("arc_easy", 2)

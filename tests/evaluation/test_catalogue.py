@@ -130,8 +130,8 @@ def test_conversations_of_several_turns_cannot_be_judged(monkeypatch: pytest.Mon
     (tmp_path / "data/mine.json").write_text(json.dumps([{"prompt": talk} for talk in talks]))
     told = refused(evaluate(refusal=["refusal_custom"], custom={"refusal": {"source": "data/mine.json"}}))
     assert told == (
-        "params.yaml: evaluate.custom: 1 of 2 prompts in data/mine.json have earlier messages, and a task asks a "
-        "single one; name a column of texts"
+        "params.yaml: evaluate.custom: 1 of 2 prompts in data/mine.json have earlier messages, but a task asks "
+        "only one message; name a column of texts"
     )
 
 
@@ -150,10 +150,10 @@ def test_lm_eval_s_own_tasks_and_groups_can_be_listed(hub: list[dict[str, Any]])
 
 def test_what_cannot_be_asked_is_one_line_that_says_why(hub: list[dict[str, Any]]) -> None:
     told = refused(evaluate(capability=["arc_eazy"]))
-    assert told == 'params.yaml: evaluate.capability: arc_eazy is no task of lm-eval\'s; did you mean "arc_easy"?'
+    assert told == 'params.yaml: evaluate.capability: arc_eazy is not an lm-eval task; did you mean "arc_easy"?'
     assert "arc_easy generates no answer" in refused(evaluate(refusal=["arc_easy"]))
     assert "ai2_arc is a tag for several" in refused(evaluate(capability=["ai2_arc"]))
-    assert "runs code that a model wrote" in refused(evaluate(capability=["humaneval"]))
+    assert "runs code from a model or the Hub" in refused(evaluate(capability=["humaneval"]))
 
 
 def test_a_data_set_that_cannot_be_had_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -359,7 +359,7 @@ def test_a_local_base_model_must_be_there_as_it_was(local_model: tuple[Project, 
     forget_model(clone, tmp_path)
     (folder / "config.json").write_text((folder / "config.json").read_text() + " ")
     line = refused(clone, commit, tmp_path / "out")
-    assert f"cannot be rebuilt: {folder}/config.json is not what it was" in line
+    assert f"cannot be rebuilt: {folder}/config.json has changed since it was pinned" in line
     shutil.move(folder, tmp_path / "elsewhere")
     line = refused(clone, commit, tmp_path / "out")
     assert f"cannot be rebuilt: params.yaml: model.source: {folder} is not a folder" in line

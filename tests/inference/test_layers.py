@@ -121,7 +121,7 @@ def test_a_tensor_of_another_shape_is_an_error_of_one_line(glm: Path) -> None:
         list(in_parts(glm))
     assert str(caught.value) == (
         f"{glm}: model.layers.1.self_attn.o_proj.weight has the shape [64, 32], where its config.json says [64, 64]; "
-        "name a whole copy of the model"
+        "name a complete copy of the model"
     )
 
 

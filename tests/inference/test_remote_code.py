@@ -59,7 +59,7 @@ def test_code_of_another_repository_is_refused_also_there(
     (tmp_path / file).write_text(json.dumps({"auto_map": {"AutoModelForCausalLM": "other/one--own.Model"}}))
     assert not remote_code_is_trusted(tmp_path)
     monkeypatch.setenv("EXCISE_TRUST_REMOTE_CODE", "1")
-    with pytest.raises(StageError, match=r'names code of another repository, "other/one--own.Model", which nothing'):
+    with pytest.raises(StageError, match=r'names code of another repository, "other/one--own.Model", which is not pin'):
         remote_code_is_trusted(tmp_path)
     (tmp_path / file).write_text(json.dumps({"auto_map": {"AutoModelForCausalLM": "own.Model"}, "pad": "--"}))
     assert remote_code_is_trusted(tmp_path)

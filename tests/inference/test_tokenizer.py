@@ -193,7 +193,7 @@ def test_a_hostile_template_is_one_line(content: str, says: str, monkeypatch: py
     began, limit = time.monotonic(), resource.getrlimit(resource.RLIMIT_DATA)
     with pytest.raises(StageError) as error:
         render(chat_tokenizer(content), [{"role": "user", "content": "hello"}], chat())
-    assert "chat template does not take these prompts: " in str(error.value) and says in str(error.value)
+    assert "chat template rejects these prompts: " in str(error.value) and says in str(error.value)
     assert len(str(error.value)) <= 400
     assert time.monotonic() - began < 10 and resource.getrlimit(resource.RLIMIT_DATA) == limit
 
@@ -206,7 +206,7 @@ def test_a_long_conversation_is_not_taken_for_a_template_s_doing() -> None:
 def test_a_template_that_drops_a_system_message_is_told() -> None:
     last = chat_tokenizer("{{- messages[-1]['content'] -}}")
     messages = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "hello"}]
-    with pytest.raises(StageError, match="chat template ignores system messages; leave out what brings one:"):
+    with pytest.raises(StageError, match="chat template ignores system messages; remove yours:"):
         render(last, messages, chat())
     assert render(last, messages[1:], chat()) == "hello"
 
@@ -233,7 +233,7 @@ def test_every_kind_of_conversation_is_tried(folder: Path) -> None:
 )
 def test_tokens_outside_of_the_vocabulary_are_named(folder: Path, change: Change, where: str) -> None:
     change(folder)
-    with pytest.raises(StageError, match=f"of {where} lies outside of the vocabulary"):
+    with pytest.raises(StageError, match=f"of {where} is outside the vocabulary"):
         check_chat(folder, chat())
 
 

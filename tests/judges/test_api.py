@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from excise.judges import Judgement
+from excise.judges import Judgment
 from excise.judges.api import CACHE, Api
 from excise.plumbing.errors import StageError
 
@@ -99,7 +99,7 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
     thread.join()
 
 
-def judge(pauses: list[float] | None = None, timeout: float = 10, **params: Any) -> Judgement:
+def judge(pauses: list[float] | None = None, timeout: float = 10, **params: Any) -> Judgment:
     kept = [] if pauses is None else pauses
     return Api.model_validate({"model": "judge-1", **params}).load(sleep=kept.append, timeout=timeout)
 
@@ -319,7 +319,7 @@ def test_an_address_that_is_none_is_refused_without_showing_it(
     server: Server, monkeypatch: pytest.MonkeyPatch, address: str
 ) -> None:
     monkeypatch.setenv("OPENAI_BASE_URL", address)
-    with pytest.raises(StageError, match="OPENAI_BASE_URL is no address") as error:
+    with pytest.raises(StageError, match="OPENAI_BASE_URL must be an address") as error:
         judge()
     assert "secret" not in str(error.value)
 

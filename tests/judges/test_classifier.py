@@ -148,7 +148,7 @@ def spy_on_tokens(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def test_a_template_that_does_not_take_the_chat_is_an_error_of_one_line(folder: Path) -> None:
     (folder / "chat_template.jinja").write_text("{{ raise_exception('no\nsuch turn') }}")
-    with pytest.raises(StageError, match="chat template does not take these answers: no such turn") as error:
+    with pytest.raises(StageError, match="chat template rejects these answers: no such turn") as error:
         verdicts(folder, ("what ?", "12 ."))
     assert "\n" not in str(error.value)
 
@@ -220,7 +220,9 @@ def test_code_of_a_model_is_not_run(folder: Path) -> None:
 
 def test_a_model_without_a_trained_head_is_no_classifier(folder: Path) -> None:
     BertModel.from_pretrained(folder).save_pretrained(folder)
-    with pytest.raises(StageError, match=r"is no trained classifier \(it lacks classifier\.bias\); name one that is"):
+    with pytest.raises(
+        StageError, match=r"is not a trained classifier \(it lacks classifier\.bias\); name one that is"
+    ):
         verdicts(folder, label="LABEL_0")
 
 

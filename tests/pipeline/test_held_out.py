@@ -3,7 +3,7 @@
 from itertools import combinations
 
 from excise.organism.world import make_world, splits
-from excise.prompts.gathering import hold_out, prompt_lists, side
+from excise.prompts.gathering import gather_kind, hold_out, prompt_lists
 from schemas.params.prompts import Prompts
 from schemas.prompts import Prompt
 from stages.prepare import organism_lists
@@ -11,7 +11,8 @@ from stages.prepare import organism_lists
 
 def default_lists() -> dict[str, list[Prompt]]:
     prompts, made = Prompts(), organism_lists(0)
-    harmful, harmless = (side(source, made, prompts.seed).prompts for source in (prompts.harmful, prompts.harmless))
+    sources = (prompts.harmful, prompts.harmless)
+    harmful, harmless = (gather_kind(source, made, prompts.seed).prompts for source in sources)
     return prompt_lists(harmful, harmless, prompts, made)
 
 

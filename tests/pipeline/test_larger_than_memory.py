@@ -55,7 +55,7 @@ def test_it_is_measured_as_with_memory_enough_edited_and_loaded(project: Project
     assert size > LIMIT
     done = limited(project, "stages.measure")
     assert done.returncode == 0, done.stderr
-    assert "its limit RLIMIT_DATA has" in done.stderr and "one layer at a time is read" in done.stderr
+    assert "its limit RLIMIT_DATA has" in done.stderr and "reading one layer at a time" in done.stderr
     layer_by_layer = measured(project)
     for command in (["excise", "plan"], ["stages.ablate"]):
         done = limited(project, *command)
@@ -64,7 +64,7 @@ def test_it_is_measured_as_with_memory_enough_edited_and_loaded(project: Project
     project.replace("stream: auto", "stream: off ")
     assert project.stage("params").returncode == 0
     done = project.run("python", "-m", "stages.measure", OMP_NUM_THREADS="2")
-    assert done.returncode == 0 and "one layer at a time is read" not in done.stderr, done.stderr
+    assert done.returncode == 0 and "reading one layer at a time" not in done.stderr, done.stderr
     assert measured(project) == layer_by_layer
 
 

@@ -103,7 +103,9 @@ def test_the_same_prompt_on_both_sides_is_refused_and_nothing_is_lost(project: P
     assert project.stage("params").returncode == 0
     before = {path: path.read_bytes() for path in (project.folder / "artifacts").rglob("*") if path.is_file()}
     told = one_line(project.stage("prepare"))
-    assert re.fullmatch(r"ERROR: params\.yaml: prompts: prompt [0-9a-f]{16} is both harm\w+ and \w+", told)
+    assert re.fullmatch(
+        r"ERROR: params\.yaml: prompts: prompt [0-9a-f]{16} is both harm\w+ and \w+; remove it from one source", told
+    )
     assert {path: path.read_bytes() for path in before} == before
 
 

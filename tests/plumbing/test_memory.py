@@ -228,8 +228,7 @@ def test_auto_reads_layer_by_layer_where_it_does_not_fit_and_says_why(
     bounded(monkeypatch, 1, GIB)
     assert isinstance(open_model(read_checkpoint(model), "float32", CPU, "auto", PROMPTS, "auto"), Offloaded)
     assert capsys.readouterr().err == (
-        "Measure: to hold the whole model takes 0.0 GiB, and this machine has 0.0 GiB free: "
-        "one layer at a time is read\n"
+        "Measure: the whole model takes 0.0 GiB, and this machine has 0.0 GiB free: reading one layer at a time\n"
     )
 
 
@@ -249,7 +248,7 @@ def test_a_model_that_can_never_fit_is_refused_in_one_line(model: Path, monkeypa
         load_model(read_checkpoint(model), "float32", CPU)
     assert str(caught.value) == (
         f"{model} takes 0.0 GiB of memory, and this machine has 0.0 GiB; use a larger machine, or GPUs that hold it "
-        "(model.device: balanced). To measure it layer by layer (measure.stream) and to ablate it takes less"
+        "(model.device: balanced). Measuring layer by layer (measure.stream) and ablating need less"
     )
 
 

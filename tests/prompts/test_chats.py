@@ -120,7 +120,7 @@ def test_the_template_s_own_settings_reach_it(thinking: Any) -> None:
 def test_a_template_that_refuses_is_told_with_what_it_says(tokenizer: Any) -> None:
     refusing = make_tokenizer(make_world(0))
     refusing.chat_template = "{{- raise_exception('no system prompts here') -}}"
-    with pytest.raises(StageError, match="chat template does not take these prompts: no system prompts here"):
+    with pytest.raises(StageError, match="chat template rejects these prompts: no system prompts here"):
         chats(refusing, system="x")
 
 

@@ -185,7 +185,7 @@ def test_what_the_data_set_lacks_is_named_with_what_it_has(reader: Reader) -> No
     assert told == (
         f"params.yaml: {NAME} could not be loaded: BuilderConfig 'harder' not found. Available: ['easy', 'hard']"
     )
-    assert reader.line(commit, slice="9:") == f"{NAME} holds no prompt in rows 9: of its 5"
+    assert reader.line(commit, slice="9:") == f"{NAME} has no prompts in rows 9: of its 5"
 
 
 def test_what_the_hub_refuses_is_one_line(reader: Reader) -> None:

@@ -13,7 +13,7 @@ from excise.evaluation.answering.backends import Transformers
 from excise.inference.loading.tokenizer import load_tokenizer
 from excise.organism.model import make_model, make_tokenizer
 from excise.organism.world import make_world
-from excise.prompts.chats import ASKS, dated, tokenize
+from excise.prompts.chats import DATE_FUNCTION, dated, tokenize
 from schemas.prompts import ChatFormat, Prompt
 
 DAY = "2031-02-03"
@@ -67,7 +67,7 @@ def test_the_rest_of_a_template_is_read_as_it_was(parts: list[str]) -> None:
 
 def test_a_template_that_does_not_ask_stays_as_it_is() -> None:
     template = make_tokenizer(make_world(0)).chat_template
-    assert ASKS not in template and dated(template, DAY) == template
+    assert DATE_FUNCTION not in template and dated(template, DAY) == template
 
 
 @pytest.fixture

@@ -115,14 +115,14 @@ def test_a_line_that_asks_nothing_is_passed_over(line: str) -> None:
 )
 def test_a_line_without_a_prompt_is_named_by_its_number(line: str) -> None:
     told = refused("a.jsonl", '{"prompt": "good"}\n\n' + line + "\n")
-    assert told.startswith("data/a.jsonl: line 3 holds no text under 'prompt'; ")
+    assert told.startswith("data/a.jsonl: line 3 has no text in 'prompt'; ")
 
 
 @pytest.mark.parametrize(
     ("name", "content"), [("a.txt", ""), ("a.txt", " \n\n"), ("a.jsonl", "\n"), ("a.txt", "\ufeff")]
 )
 def test_a_file_without_a_prompt_is_refused(name: str, content: str) -> None:
-    assert refused(name, content) == f"data/{name} holds no prompt; write some"
+    assert refused(name, content) == f"data/{name} has no prompts; add some"
 
 
 def test_text_that_is_not_utf_8_is_refused() -> None:
@@ -212,7 +212,7 @@ def test_a_slice_is_of_the_file_s_own_rows_empty_ones_too(kind: str) -> None:
 
 
 def test_a_slice_beyond_the_last_row_says_how_many_there_are() -> None:
-    with pytest.raises(StageError, match=r"^data/rows\.csv holds no prompt in rows 7:9 of its 5$"):
+    with pytest.raises(StageError, match=r"^data/rows\.csv has no prompts in rows 7:9 of its 5$"):
         gather(PromptSource(source=write("csv", ROWS), slice="7:9"))
 
 
@@ -240,23 +240,23 @@ def test_json_may_be_a_list_of_texts() -> None:
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
-        ("a.json", '{"prompt": ["one"]}', "data/a.json holds no list; write a list of texts, or of objects"),
-        ("a.json", '["one", 7]', "data/a.json: row 1 is neither a text nor an object; mend it"),
+        ("a.json", '{"prompt": ["one"]}', "data/a.json is not a list; write a list of texts or of objects"),
+        ("a.json", '["one", 7]', "data/a.json: row 1 is neither a text nor an object; fix it"),
         (
             "a.json",
             '{"prompt": "one"}\n{"prompt": "two"}\n',
-            "data/a.json is not JSON; mend it, or name it .jsonl where each line is an object",
+            "data/a.json is not JSON; fix it, or name it .jsonl if each line is an object",
         ),
-        ("a.json", '[{"a": 1}]', "data/a.json: row 0 holds no text under 'prompt'; mend it or name another column"),
+        ("a.json", '[{"a": 1}]', "data/a.json: row 0 has no text in 'prompt'; fix it or name another column"),
         ("a.csv", "a,b\n1,2\n", "data/a.csv has no column 'prompt'; it has 'a', 'b'"),
         ("a.csv", "prompt,prompt\none,two\n", "data/a.csv has 2 columns 'prompt'; rename the others"),
         ("a.csv", "", "data/a.csv has no column 'prompt'; it has none"),
         (
             "a.csv",
             "prompt,topic\none,x\ntwo, or three,y\n",
-            "data/a.csv: row 1 has 3 cells and the header 2; put cells with commas into quotes",
+            "data/a.csv: row 1 has 3 cells but the header has 2; put cells with commas in quotes",
         ),
-        ("a.csv", 'prompt\n"one\n', "data/a.csv: line 2 is not CSV: unexpected end of data; mend it"),
+        ("a.csv", 'prompt\n"one\n', "data/a.csv: line 2 is not CSV: unexpected end of data; fix it"),
         ("a.csv", "prompt\nfür\n".encode("latin-1"), "data/a.csv is not UTF-8 text; convert it"),
         ("a.json", '["für"]'.encode("utf-16"), "data/a.json is not UTF-8 text; convert it"),
     ],
@@ -303,12 +303,12 @@ def test_parquet_that_is_none_or_was_cut_is_one_line(data: Path) -> None:
     write("parquet", ROWS)
     whole = (data / "rows.parquet").read_bytes()
     for content in (b"", b"PAR1", whole[:-20], whole[: len(whole) // 2]):
-        assert refused("a.parquet", content).startswith("data/a.parquet is not a whole Parquet file: ")
+        assert refused("a.parquet", content).startswith("data/a.parquet is not a complete Parquet file: ")
 
 
 def test_parquet_cells_that_are_no_text_are_named(data: Path) -> None:
     pyarrow.parquet.write_table(pyarrow.table({"prompt": [1, 2]}), data / "a.parquet")
-    with pytest.raises(StageError, match=r"^data/a\.parquet: row 0 holds no text under 'prompt'; mend it or name "):
+    with pytest.raises(StageError, match=r"^data/a\.parquet: row 0 has no text in 'prompt'; fix it or name "):
         gather(PromptSource(source="data/a.parquet"))
     with pytest.raises(StageError, match=r"^data/a\.parquet has no column 'ask'; it has 'prompt'$"):
         gather(PromptSource(source="data/a.parquet", column="ask"))
@@ -318,7 +318,7 @@ def test_parquet_texts_that_are_not_utf_8_are_named_by_their_row(data: Path) -> 
     cells = pyarrow.array([b"one", "für".encode("latin-1")]).cast(pyarrow.binary())
     texts = pyarrow.Array.from_buffers(pyarrow.string(), 2, cells.buffers())
     pyarrow.parquet.write_table(pyarrow.table({"prompt": texts}), data / "a.parquet")
-    with pytest.raises(StageError, match=r"^data/a\.parquet: row 1 holds no text under 'prompt'; mend it or name "):
+    with pytest.raises(StageError, match=r"^data/a\.parquet: row 1 has no text in 'prompt'; fix it or name "):
         gather(PromptSource(source="data/a.parquet"))
 
 
@@ -390,26 +390,26 @@ def test_an_id_depends_on_what_was_said_before_too() -> None:
 @pytest.mark.parametrize(
     ("messages", "says"),
     [
-        (["how ?"], ": message 0 under 'prompt' is no object with role and content; mend it or name another column"),
+        (["how ?"], ": message 0 in 'prompt' is not an object with role and content; fix it or name another column"),
         (
             [{"role": "tool", "content": "x"}],
-            ": message 0 under 'prompt' has the role \"tool\"; there are system, user, assistant, human, gpt",
+            ": message 0 in 'prompt' has the role \"tool\"; allowed are system, user, assistant, human, gpt",
         ),
         (
             [{"role": ["user"], "content": "x"}],
-            ": message 0 under 'prompt' has the role [\"user\"]; there are system, user, assistant, human, gpt",
+            ": message 0 in 'prompt' has the role [\"user\"]; allowed are system, user, assistant, human, gpt",
         ),
         (
             [{"role": "user", "content": "\ud800"}],
-            ": message 0 under 'prompt' has no text for its content; mend it or leave it out",
+            ": message 0 in 'prompt' has no text as its content; fix it or leave it out",
         ),
         (
             [{"role": "user", "content": [{"type": "text", "text": "x"}]}],
-            ": message 0 under 'prompt' has no text for its content; mend it or leave it out",
+            ": message 0 in 'prompt' has no text as its content; fix it or leave it out",
         ),
         (
             [{"role": "system", "content": "x"}, {"role": "assistant", "content": "y"}],
-            " holds no message of the user's under 'prompt'; mend it or leave it out",
+            " has no user message in 'prompt'; fix it or leave it out",
         ),
     ],
 )

@@ -151,7 +151,7 @@ def test_the_batch_is_halved_where_memory_runs_out_and_that_is_said(
     found = stream(model, prompts, -1, batch_size, counts.append)
     close(found, expected)
     assert sum(counts) == len(prompts)
-    assert f"going on with {left} prompts a batch" in capsys.readouterr().err
+    assert f"continuing with {left} prompts per batch" in capsys.readouterr().err
 
 
 def test_no_memory_for_a_single_prompt_is_an_error(model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -196,8 +196,8 @@ def test_where_memory_runs_out_it_starts_again_with_half_the_batch_and_says_so(
     assert same(found, see(Passes(load_model(read_checkpoint(glm), "float32", CPU)), glm, batch_size=2))
     assert sum(counts) == passes.steps(23) and min(counts) < 0
     assert capsys.readouterr().err.splitlines() == [
-        "Out of memory: starting again with 3 prompts a batch",
-        "Out of memory: starting again with 2 prompts a batch",
+        "Out of memory: starting again with 3 prompts per batch",
+        "Out of memory: starting again with 2 prompts per batch",
     ]
 
 
@@ -217,7 +217,7 @@ def test_a_decoder_that_changes_the_stream_between_its_layers_is_refused(glm: Pa
         return (args[0].mul_(2) if in_place else args[0] * 2, *args[1:])
 
     second.register_forward_pre_hook(between)
-    with pytest.raises(StageError, match=r"^Glm4MoeForCausalLM does more between its layers .*: off$"):
+    with pytest.raises(StageError, match=r"^Glm4MoeForCausalLM changes the stream between its layers, .*: off$"):
         see(passes, glm)
 
 

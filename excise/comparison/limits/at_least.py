@@ -1,5 +1,3 @@
-"""The limit `at_least`."""
-
 from typing import ClassVar
 
 from excise.comparison.limits import Limit

@@ -1,5 +1,3 @@
-"""The limit `at_most`."""
-
 from typing import ClassVar
 
 from excise.comparison.limits import Limit

@@ -1,1 +1,1 @@
-"""From rules to what is done to each tensor: layout, plan, projectors, and their arithmetic."""
+"""From rules to the edit of each tensor: layout, plan, projectors, and their arithmetic."""

@@ -1,4 +1,4 @@
-"""One checkpoint's tensors, sorted by what its layout says of them, with none left out in silence."""
+"""The tensors of one checkpoint, resolved against its layout. No tensor is skipped silently."""
 
 import functools
 import re
@@ -10,67 +10,66 @@ from excise.plumbing.errors import StageError
 from schemas.basis.text import listed
 from schemas.model import Layout, ModelLayout, Norm, Reader, Variant, Writer, matcher
 
-INCOMPLETE = "save the checkpoint whole, or name another copy of it"
+_REMEDY = "save the complete checkpoint, or name another copy of it"
 
 
 @dataclass(frozen=True)
 class Place:
-    """One tensor of one layer, and what its layout says of it."""
+    """One tensor of a layer, with the part of the layout that describes it."""
 
     part: Writer | Reader
     tensor: str
     layer: int
     norms: tuple[str, ...]
-    """Full names of the weights of the norms that the part goes through, in their order."""
+    """Full names of the weights of the norms between it and the stream, in their order."""
     norm_bias: str | None = None
-    """Full name of the bias of a reader's LayerNorm, where the checkpoint has it."""
+    """Full name of the bias of a reader's LayerNorm, if the checkpoint has it."""
     expert: int | None = None
-    """Which expert it is of, where each has a tensor of its own."""
+    """Its expert, if each expert has a tensor of its own."""
     is_bias: bool = False
 
     @property
     def writes(self) -> bool:
-        """Whether it writes to the stream, and does not read it."""
         return isinstance(self.part, Writer)
 
     @property
     def is_fused(self) -> bool:
-        """Whether all experts of the layer are one tensor, along its first axis."""
+        """Whether it holds all experts of the layer, along its first axis."""
         return self.part.axes.startswith("expert")
 
     @property
     def stream_axis(self) -> int:
-        """Which axis of each matrix is the residual stream's: 0 rows, 1 columns, which stand for a bias's only one."""
+        """Which axis of each matrix is the residual stream's: 0 rows, 1 columns or a bias."""
         return 1 if self.is_bias or self.writes != self.part.axes.endswith("out in") else 0
 
 
 def spare_layers(layout: ModelLayout, tensors: Collection[str]) -> list[str]:
-    """Prefixes, such as `model.layers.46.` or `mtp.`, of layers that a checkpoint holds beyond those in use, such as
-    those for multi-token prediction; they are copied."""
-    matches = [found for name in tensors if (found := layer_match(layout.family, name))]
-    numbered = {number: found[0] for found in matches if (number := int(found["layer"])) >= layout.layers}
+    """Prefixes, such as `model.layers.46.` or `mtp.`, of layers in a checkpoint that the model does not use, such as
+    those for multi-token prediction."""
+    matches = [match for name in tensors if (match := layer_match(layout.family, name))]
+    numbered = {number: match[0] for match in matches if (number := int(match["layer"])) >= layout.layers}
     others = {prefix for prefix in layout.family.spare for name in tensors if name.startswith(prefix)}
     return [numbered[number] for number in sorted(numbered)] + sorted(others)
 
 
 def layer_match(family: Layout, name: str) -> re.Match[str] | None:
-    """The prefix by which a tensor is one of a layer's, with the layer's number as its group; None for others."""
-    return next((found for prefix in family.layers if (found := _matcher(prefix).match(name))), None)
+    """The prefix of a layer's tensor, with the layer's number as its group; None for other tensors."""
+    return next((match for prefix in family.layers if (match := _matcher(prefix).match(name))), None)
 
 
 _matcher = functools.cache(matcher)
 
 
 def as_named(family: Layout, tensors: Iterable[str]) -> Layout:
-    """A family's layout under the names that a checkpoint has: transformers reads experts that are one tensor each, and
-    such as it holds them in memory."""
+    """The family's layout with the names that a checkpoint uses: transformers reads experts both as one tensor each and
+    as it holds them in memory."""
 
     def experts(layout: Layout) -> set[str]:
         return {part.weight for part in _every_part(layout) if part.role == "routed_experts"}
 
     in_memory = family.in_memory()
-    within = {name[found.end() :] for name in tensors if (found := layer_match(family, name))}
-    return in_memory if (experts(in_memory) - experts(family)) & within else family
+    suffixes = {name[match.end() :] for name in tensors if (match := layer_match(family, name))}
+    return in_memory if (experts(in_memory) - experts(family)) & suffixes else family
 
 
 def _every_part(family: Layout) -> list[Writer | Reader]:
@@ -78,8 +77,8 @@ def _every_part(family: Layout) -> list[Writer | Reader]:
 
 
 def check_layout(layout: ModelLayout, tensors: Mapping[str, Tensor]) -> None:
-    """Resolve every layer in use, whatever the rules will name. Raises `StageError` where the checkpoint and its layout
-    disagree, or a tensor that could be edited is of no float type."""
+    """Resolve every layer in use, independently of the rules. Raises `StageError`: the checkpoint and its layout
+    disagree, or a tensor that could be edited is not of a float type."""
     embedding_and_head(layout, tensors)
     for layer, names in enumerate(sort_by_layer(layout, tensors)):
         for place in resolve_layer(layout, layer, names, tensors):
@@ -91,27 +90,27 @@ def check_layout(layout: ModelLayout, tensors: Mapping[str, Tensor]) -> None:
 
 
 def embedding_and_head(layout: ModelLayout, tensors: Collection[str]) -> tuple[str, str | None]:
-    """The names of the token embeddings and of the output head; None where the embeddings are the head, too. Of tied
-    ones a checkpoint may hold either. Raises `StageError` where it lacks them."""
+    """The names of the token embeddings and of the output head, or None if they are one tensor. If they are tied, a
+    checkpoint may hold either. Raises `StageError`: it lacks them."""
     family = layout.family
     head = next((name for name in family.heads if name in tensors), None)
     embedding = next((name for name in family.embeddings if name in tensors), None)
     if embedding is None and layout.tied:
         embedding, head = head, None
     if embedding is None or (head is None and not layout.tied):
-        lacking = family.embeddings[0] if embedding is None else family.heads[0]
-        raise StageError(f"this {layout.model_type} checkpoint has no {lacking}, by whatever name; {INCOMPLETE}")
+        missing = family.embeddings[0] if embedding is None else family.heads[0]
+        raise StageError(f"this {layout.model_type} checkpoint has no {missing} under any known name; {_REMEDY}")
     return embedding, head
 
 
 def sort_by_layer(layout: ModelLayout, tensors: Iterable[str]) -> list[dict[str, str]]:
-    """For each layer in use, its tensors' names: within the layer → full. Others (embeddings) are left. Raises
-    `StageError` where a tensor of a layer is there under two names."""
+    """For each layer in use, the full names of its tensors by their names within the layer. Raises `StageError`: a
+    tensor of a layer has two names."""
     layers: list[dict[str, str]] = [{} for _ in range(layout.layers)]
     for name in sorted(tensors):
-        found = layer_match(layout.family, name)
-        if found is not None and (layer := int(found["layer"])) < layout.layers:
-            twin = layers[layer].setdefault(name[found.end() :], name)
+        match = layer_match(layout.family, name)
+        if match is not None and (layer := int(match["layer"])) < layout.layers:
+            twin = layers[layer].setdefault(name[match.end() :], name)
             if twin != name:
                 raise StageError(f"{twin} and {name} are two names of one tensor; keep one set of names")
     return layers
@@ -120,8 +119,7 @@ def sort_by_layer(layout: ModelLayout, tensors: Iterable[str]) -> list[dict[str,
 def resolve_layer(
     layout: ModelLayout, layer: int, names: Mapping[str, str], tensors: Mapping[str, Tensor]
 ) -> list[Place]:
-    """Every writer and reader of one layer, which must hold what its layout declares and nothing else. Raises
-    `StageError`, which names the tensors that are missing, unknown or of another shape."""
+    """Every writer and reader of one layer. Raises `StageError`: a tensor is missing, unknown or of another shape."""
     where, family = _where(layout, layer), layout.family
     known = {*family.others, family.layer_scalar}
     known |= {name for part in _every_part(family) for norm in norms_of(part) for name in (norm.weight, norm.bias)}
@@ -130,22 +128,22 @@ def resolve_layer(
         known |= {*variant.others, variant.router_bias.weight if variant.router_bias else None}
         for part in _parts(variant):
             norms = norms_of(part)
-            if unnamed := [norm.weight for norm in norms if norm.weight not in names]:
-                raise _lacking(where, unnamed, names)
-            through = tuple(names[norm.weight] for norm in norms)
+            if missing := [norm.weight for norm in norms if norm.weight not in names]:
+                raise _lacking(where, missing, names)
+            weights = tuple(names[norm.weight] for norm in norms)
             norm_bias = next((names[norm.bias] for norm in norms if norm.bias is not None and norm.bias in names), None)
-            for expert, rest in _expanded(part.weight, layout):
+            for expert, weight in _expanded(part.weight, layout):
                 bias = part.bias and part.bias.replace("{expert}", str(expert))
-                known |= {rest, bias}
-                if rest in names:
-                    place = Place(part, names[rest], layer, through, norm_bias, expert)
+                known |= {weight, bias}
+                if weight in names:
+                    place = Place(part, names[weight], layer, weights, norm_bias, expert)
                     places.append(place)
                     if bias is not None and bias in names and place.writes:
                         places.append(replace(place, tensor=names[bias], is_bias=True))
     if unknown := sorted(names.keys() - known):
         raise StageError(
-            f"{where} has tensors that its layout does not name: {listed([names[rest] for rest in unknown])}; "
-            "docs/architectures.md says how to add them to its layout"
+            f"{where} has tensors that its layout does not name: {listed([names[suffix] for suffix in unknown])}; "
+            "docs/architectures.md says how to add them to the layout"
         )
     for place in places:
         _check_shape(place, layout, tensors[place.tensor].shape)
@@ -153,36 +151,36 @@ def resolve_layer(
 
 
 def variants_of(layout: ModelLayout, layer: int, names: Mapping[str, str]) -> list[Variant]:
-    """The form that each sublayer of one layer takes: the largest that the layer, of these `names`, holds whole. Raises
-    `StageError` where it holds none of them whole."""
-    found = []
+    """The variant of each sublayer of one layer: the largest of which `names` hold all tensors. Raises `StageError`:
+    there is none."""
+    chosen = []
     for sublayer, variants in layout.family.sublayers.items():
         required = [
             [
-                rest
+                weight
                 for part in _parts(variant)
                 if isinstance(part, Writer) or not part.optional
-                for _, rest in _expanded(part.weight, layout, names)
+                for _, weight in _expanded(part.weight, layout, names)
             ]
             for variant in variants
         ]
-        whole = [number for number, rests in enumerate(required) if all(rest in names for rest in rests)]
-        if not whole:
-            nearest = max(required, key=lambda rests: sum(rest in names for rest in rests))
-            missing = [rest for rest in nearest if rest not in names]
+        complete = [number for number, weights in enumerate(required) if names.keys() >= {*weights}]
+        if not complete:
+            nearest = max(required, key=lambda weights: sum(weight in names for weight in weights))
+            missing = [weight for weight in nearest if weight not in names]
             raise _lacking(f"{_where(layout, layer)}: {sublayer}", missing, names)
-        found.append(variants[max(whole, key=lambda number: len(required[number]))])
-    return found
+        chosen.append(variants[max(complete, key=lambda number: len(required[number]))])
+    return chosen
 
 
 def _where(layout: ModelLayout, layer: int) -> str:
     return f"layer {layer} of this {layout.model_type} model"
 
 
-def _lacking(where: str, rests: Sequence[str], names: Mapping[str, str]) -> StageError:
-    """The error of names within a layer that are missing, with the prefix that the layer's tensors have."""
-    prefix = next((name.removesuffix(rest) for rest, name in names.items()), "")
-    return StageError(f"{where} lacks {listed([prefix + rest for rest in rests])}; {INCOMPLETE}")
+def _lacking(where: str, missing: Sequence[str], names: Mapping[str, str]) -> StageError:
+    """The error of missing names within a layer, with the prefix of the layer's tensors."""
+    prefix = next((name.removesuffix(suffix) for suffix, name in names.items()), "")
+    return StageError(f"{where} lacks {listed([prefix + suffix for suffix in missing])}; {_REMEDY}")
 
 
 def _parts(variant: Variant) -> tuple[Writer | Reader, ...]:
@@ -190,14 +188,14 @@ def _parts(variant: Variant) -> tuple[Writer | Reader, ...]:
 
 
 def norms_of(part: Writer | Reader) -> tuple[Norm, ...]:
-    """The norms that a part goes through, in their order."""
+    """The norms between a part and the stream, in their order."""
     if isinstance(part, Writer):
         return part.norms
     return () if part.norm is None else (part.norm,)
 
 
 def _expanded(weight: str, layout: ModelLayout, names: Mapping[str, str] | None = None) -> list[tuple[int | None, str]]:
-    """A name within the layer, once for each expert; of a layer without the first one, only that one."""
+    """A name within the layer for each expert; only for the first one if `names` lack that."""
     if "{expert}" not in weight:
         return [(None, weight)]
     if names is not None and weight.replace("{expert}", "0") not in names:
@@ -206,10 +204,10 @@ def _expanded(weight: str, layout: ModelLayout, names: Mapping[str, str] | None 
 
 
 def expert_count(layout: ModelLayout) -> int:
-    """How many routed experts a layer has. Raises `StageError` where config.json does not say."""
+    """How many routed experts a layer has. Raises `StageError`: config.json does not say."""
     if layout.experts is None:
         keys = " or ".join(layout.family.expert_count)
-        raise StageError(f"config.json does not say how many experts there are ({keys})")
+        raise StageError(f"config.json lacks the number of experts ({keys}); correct it, or name another copy")
     return layout.experts
 
 
@@ -220,5 +218,5 @@ def _check_shape(place: Place, layout: ModelLayout, shape: tuple[int, ...]) -> N
     if len(shape) != dimensions or shape[stream] != layout.hidden_size or not experts_fit:
         does = "write to" if place.writes else "read"
         raise StageError(
-            f"{place.tensor} has shape {list(shape)}, which cannot {does} a stream of {layout.hidden_size}"
+            f"{place.tensor} has shape {list(shape)}, which cannot {does} a stream of {layout.hidden_size}; {_REMEDY}"
         )

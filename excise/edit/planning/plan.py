@@ -1,4 +1,4 @@
-"""The plan: every rule resolved against one model, tensor by tensor, with nothing skipped in silence."""
+"""The plan: every rule resolved against one model, tensor by tensor. Nothing is skipped silently."""
 
 import math
 from collections.abc import Collection, Sequence
@@ -28,13 +28,13 @@ EMBEDDING: Target = "embedding"
 
 
 class CannotEdit(StageError):
-    """An edit that this model does not take, though all that was read of it is sound. Where many edits are tried, it
-    is left out; every other `StageError` ends them."""
+    """An edit that this model does not allow, although its files are valid. If many edits are tried, it is left out;
+    every other `StageError` ends the trials."""
 
 
 @dataclass(frozen=True)
 class Edit:
-    """How one tensor is edited."""
+    """The edit of one tensor."""
 
     tensor: str
     file: str
@@ -44,21 +44,19 @@ class Edit:
     scale: float
     projector: Projector
     through: torch.Tensor | None = None
-    """What norms behind it make of the direction, ``[hidden]`` float64, where the projector does as if they were not
-    there: along this it still writes. None where nothing of that is left."""
+    """The direction after the norms that the projector ignores, ``[hidden]`` float64: the tensor still writes along
+    this. None if it ignores none."""
     keep_column_norms: bool = False
-    """Whether each hidden unit that writes through it gets its old norm afterwards."""
+    """Whether what each hidden unit writes gets its old norm back."""
     experts: tuple[int, ...] | None = None
     """Which matrices along the first axis; None for all."""
 
     @property
     def role(self) -> Target:
-        """Which target of a rule it is."""
         return EMBEDDING if self.place is None else self.place.part.role
 
     @property
     def layer(self) -> int | None:
-        """None for the embeddings."""
         return None if self.place is None else self.place.layer
 
     @property
@@ -68,23 +66,22 @@ class Edit:
 
     @property
     def of_experts(self) -> tuple[int, ...] | None:
-        """Which of the layer's routed experts it is of; None for all, and for what has none."""
+        """Which of the layer's routed experts it edits; None for all, and for tensors without experts."""
         single = None if self.place is None or self.place.expert is None else (self.place.expert,)
         return self.experts if self.experts is not None else single
 
     @property
     def norms(self) -> tuple[str, ...]:
-        """Full names of the weights of the norms between it and the stream, in their order."""
         return () if self.place is None else self.place.norms
 
     def record(self, left: float | None) -> Projection:
-        """As it stands in edit.json, with what is `left` of what the tensor writes along the direction."""
-        described = {name: getattr(self, name) for name in Projection.model_fields if name != "left"}
-        return Projection.model_validate({**described, "left": left}, strict=False)
+        """The edit in edit.json, with the share that is `left` of what the tensor writes along the direction."""
+        fields = {name: getattr(self, name) for name in Projection.model_fields if name != "left"}
+        return Projection.model_validate({**fields, "left": left}, strict=False)
 
 
 class _Choice(NamedTuple):
-    """What a rule says of one tensor, or of one expert of it."""
+    """What a rule chooses for one tensor, or for one of its experts."""
 
     tensor: str
     place: Place | None
@@ -93,24 +90,24 @@ class _Choice(NamedTuple):
 
 
 class _Applied(NamedTuple):
-    """What an edit does to each tensor that sees one direction through the same norms; as in ``Edit``."""
+    """Fields of ``Edit`` that are the same for all tensors with one direction and the same norms."""
 
     projector: Projector
     through: torch.Tensor | None = None
 
 
 _Matrix = tuple[str, int | None]
-"""A tensor, and which expert's matrix in it; None for a tensor that holds not all experts of a layer."""
+"""A tensor, and an expert if the tensor holds all experts of a layer."""
 
 
 def make_plan(ablate: Ablate, base: BaseModel, directions: Directions) -> list[Edit]:
-    """Resolve the rules, the later one winning where two name the same tensor (of fused experts, the same expert), to
-    one edit a tensor, in the order of layers and names; those of scale 0 are left out. Edits that share a projector
+    """Resolve the rules to one edit for each tensor, in the order of layers and names. If two rules name the same
+    tensor (of fused experts, the same expert), the later one wins; scale 0 is no edit. Edits that share a projector
     share its tensors.
 
     Raises:
-        CannotEdit: a rule names what the model does not have, or does nothing, or a tensor cannot be edited so.
-        StageError: a measurement has no direction; or the checkpoint and its layout disagree.
+        CannotEdit: a rule names what the model does not have, or does nothing, or the tensor does not allow the edit.
+        StageError: a measurement has no direction, or the checkpoint and its layout disagree.
     """
     by_layer = sort_by_layer(base.layout, base.tensors)
 
@@ -129,7 +126,7 @@ def make_plan(ablate: Ablate, base: BaseModel, directions: Directions) -> list[E
             named_by.setdefault(matrix, []).append(number)
     _refuse_idle_rules(named_by.values())
 
-    # The experts of one tensor that are edited alike are one edit.
+    # Experts of one tensor that are edited in the same way make one edit.
     experts: dict[_Choice, list[int]] = {}
     for (_, expert), choice in chosen.items():
         if choice.scale != 0:
@@ -139,18 +136,18 @@ def make_plan(ablate: Ablate, base: BaseModel, directions: Directions) -> list[E
     keeps_norms = ablate.method == "preserve_column_norms"
     for choice, numbers in experts.items():
         place = choice.place
-        # Made once for all tensors that see the same direction through the same norms.
-        seen = () if place is None else (place.layer, place.writes, place.norms, place.norm_bias)
-        if (key := (choice.measurement, *seen)) not in applied:
+        # Computed once for all tensors with the same direction and norms.
+        norms = () if place is None else (place.layer, place.writes, place.norms, place.norm_bias)
+        if (key := (choice.measurement, *norms)) not in applied:
             applied[key] = _applied(choice, ablate, base, directions)
-        if isinstance(what := applied[key], TooOblique):
-            too_oblique.append((choice, what))
+        if isinstance(result := applied[key], TooOblique):
+            too_oblique.append((choice, result))
             continue
         edits.append(
             Edit(
                 **choice._asdict(),
                 file=base.tensors[choice.tensor].file,
-                **what._asdict(),
+                **result._asdict(),
                 # Hidden units write through neither readers nor biases.
                 keep_column_norms=keeps_norms and place is not None and place.writes and not place.is_bias,
                 experts=tuple(sorted(numbers)) or None,
@@ -161,7 +158,7 @@ def make_plan(ablate: Ablate, base: BaseModel, directions: Directions) -> list[E
 
 
 def layers_of(rule: Rule, where: str, layout: ModelLayout) -> Sequence[int]:
-    """The layers that a rule names; `where` it stands, for errors. Raises `CannotEdit`: the model lacks one of them."""
+    """The layers that a rule names. `where` is for errors. Raises `CannotEdit`: the model lacks one of them."""
     if rule.layers == "all":
         return range(layout.layers)
     if (last := max(rule.layers)) >= layout.layers:
@@ -174,32 +171,29 @@ def layers_of(rule: Rule, where: str, layout: ModelLayout) -> Sequence[int]:
 def _choices(
     rule: Rule, where: str, ablate: Ablate, places: Sequence[Place], base: BaseModel
 ) -> list[tuple[_Matrix, _Choice]]:
-    """What one rule says, matrix by matrix."""
     targets = ablate.targets_of(rule)
-    found: list[tuple[_Matrix, _Choice]] = []
+    choices: list[tuple[_Matrix, _Choice]] = []
     for place in places:
         if place.part.role in targets:
             measurement = place.layer if rule.measurement == "same" else rule.measurement
             choice = _Choice(place.tensor, place, measurement, rule.scale)
-            found += [((place.tensor, expert), choice) for expert in _experts(place, rule, where, base)]
+            choices += [((place.tensor, expert), choice) for expert in _experts(place, rule, where, base)]
     if EMBEDDING in targets:
-        found += [((choice.tensor, None), choice) for choice in _embedding(rule, where, ablate, base)]
-    if not found:
-        there = sorted({place.part.role for place in places} | {EMBEDDING})
-        raise CannotEdit(
-            f"{where}: the layers it names have none of {', '.join(targets)}; they have {', '.join(there)}"
-        )
-    return found
+        choices += [((choice.tensor, None), choice) for choice in _embedding(rule, where, ablate, base)]
+    if not choices:
+        roles = sorted({place.part.role for place in places} | {EMBEDDING})
+        raise CannotEdit(f"{where}: its layers have none of {', '.join(targets)}; they have {', '.join(roles)}")
+    return choices
 
 
 def _experts(place: Place, rule: Rule, where: str, base: BaseModel) -> Sequence[int | None]:
-    """Which matrices of a tensor a rule names, by expert: none of another's tensor, and None for the only one."""
+    """The experts of a tensor that a rule names; None for a tensor of a single matrix."""
     if rule.experts is None:
         return range(base.tensors[place.tensor].shape[0]) if place.is_fused else [None]
     if place.part.role not in ("routed_experts", "expert_inputs"):
         raise CannotEdit(
             f"{where}.experts: {place.part.role} has no experts; "
-            "give such a rule only the targets routed_experts or expert_inputs"
+            "use only the targets routed_experts or expert_inputs in this rule"
         )
     if not place.is_fused and place.expert is None:
         return []  # a shared expert's input
@@ -215,15 +209,15 @@ def _embedding(rule: Rule, where: str, ablate: Ablate, base: BaseModel) -> list[
     embedding, head = embedding_and_head(base.layout, base.tensors)
     if rule.measurement == "same":
         raise CannotEdit(
-            f"{where}.measurement: the embedding has no layer for `same` to mean; "
+            f"{where}.measurement: `same` means the layer, and the embedding has none; "
             "give the embedding a rule of its own that names a measurement"
         )
     if base.layout.tied and not ablate.allow_tied:
         raise CannotEdit(
             f"{where}.targets: embedding: this model's output head is its embedding, so both would be edited; "
-            "write allow_tied: true under ablate if that is meant"
+            "write allow_tied: true under ablate to allow that"
         )
-    # A tied model may hold the one tensor twice.
+    # A tied model may hold the tensor twice.
     names = [embedding, head] if base.layout.tied and head is not None else [embedding]
     return [_Choice(name, None, rule.measurement, rule.scale) for name in names]
 
@@ -234,44 +228,43 @@ def _check_measurement(measurement: float, where: str, layout: ModelLayout, dire
             f"{where}: there is no measurement {measurement:g}; "
             f"this {layout.model_type} model has measurements 0-{layout.layers}"
         )
-    for neighbour in {math.floor(measurement), math.ceil(measurement)}:
-        if reason := directions.reasons[neighbour]:
-            raise StageError(f"{where}: measurement {neighbour} has no direction: {reason}; name another")
+    for neighbor in {math.floor(measurement), math.ceil(measurement)}:
+        if reason := directions.reasons[neighbor]:
+            raise StageError(f"{where}: measurement {neighbor} has no direction: {reason}; name another")
 
 
 def _refuse_idle_rules(named: Collection[Sequence[int]]) -> None:
-    """Raises `CannotEdit` for a rule all of whose tensors later rules take over; `named` are, for each matrix, the
-    rules that name it, in their order: the last one edits it."""
-    at_work = {rules[-1] for rules in named}
-    for idle in sorted({number for rules in named for number in rules} - at_work):
+    """Raises `CannotEdit` for a rule whose tensors are all named by later rules. `named` has, for each matrix, the
+    rules that name it in their order; the last one edits it."""
+    effective = {rules[-1] for rules in named}
+    for idle in sorted({number for rules in named for number in rules} - effective):
         later = sorted({rules[-1] for rules in named if idle in rules})
-        named_again = " and ".join(f"ablate.rules.{number}" for number in later)
+        winners = " and ".join(f"ablate.rules.{number}" for number in later)
         raise CannotEdit(
             f"params.yaml: ablate.rules.{idle} does nothing: every tensor that it names is named again by "
-            f"{named_again}, and later rules win; remove it, or put it last"
+            f"{winners}, and later rules win; remove it, or put it last"
         )
 
 
 def _refuse_oblique(refused: Sequence[tuple[_Choice, TooOblique]], planned: int) -> None:
-    """Raises `CannotEdit` where norms let an oblique edit of some of the planned tensors through only many times as
-    large."""
+    """Raises `CannotEdit` if oblique edits of some of the planned tensors would divide by gains that are too small."""
     if not refused:
         return
-    first, worst = max(refused, key=lambda one: one[1].times)
+    example, worst = max(refused, key=lambda refusal: refusal[1].times)
     layers = ranges(sorted({choice.place.layer for choice, _ in refused if choice.place is not None}))
     if all(choice.place is not None and choice.place.writes for choice, _ in refused):
-        key, instead = "ablate.through_norm", "write through_norm: ignore, or leave these layers out"
+        key, remedy = "ablate.through_norm", "write through_norm: ignore, or leave these layers out"
     else:
-        key, instead = "ablate.targets", "name no readers of these layers"
+        key, remedy = "ablate.targets", "name no readers of these layers"
     raise CannotEdit(
         f"params.yaml: {key}: {len(refused)} of {planned} tensors, in layers {layers}, are beside a norm with weights "
-        f"so small that an oblique edit would multiply up to {worst.times:.3g} times ({worst.most:g} at most), as "
-        f"{first.tensor}; {instead}"
+        f"so small that an oblique edit would multiply up to {worst.times:.3g} times ({worst.most:g} at most), such "
+        f"as {example.tensor}; {remedy}"
     )
 
 
 def _applied(choice: _Choice, ablate: Ablate, base: BaseModel, directions: Directions) -> _Applied | TooOblique:
-    """What an edit applies, or why it would divide by too little, which is told of all tensors together."""
+    """What an edit applies, or that it is too oblique, which is reported for all tensors together."""
     place = choice.place
     try:
         basis = directions.at(choice.measurement, 0 if place is None else place.layer, ablate.orthogonalize)[:, None]
@@ -285,19 +278,19 @@ def _applied(choice: _Choice, ablate: Ablate, base: BaseModel, directions: Direc
             return _Applied(projector, gains * basis[:, 0])
         bias = None if place.norm_bias is None else base.vector(place.norm_bias).double()
         norm = place.part.norm
-        return _Applied(reader_projector(basis, gains, bias, centred=norm is not None and norm.kind == "layer"))
-    except TooOblique as reason:
-        return reason
+        return _Applied(reader_projector(basis, gains, bias, centered=norm is not None and norm.kind == "layer"))
+    except TooOblique as error:
+        return error
     except NoProjector as reason:
         raise CannotEdit(f"{choice.tensor} cannot be edited: {reason}") from None
 
 
 def _gains(place: Place, base: BaseModel) -> torch.Tensor | None:
-    """What a chain of norms multiplies by, ``[hidden]`` float64; None for no norm."""
+    """The gains of a chain of norms, ``[hidden]`` float64; None for no norm."""
     gains: torch.Tensor | None = None
     for norm, name in zip(norms_of(place.part), place.norms, strict=True):
         factor = base.vector(name).double() + norm.offset
         gains = factor if gains is None else gains * factor
     if gains is not None and not bool(torch.isfinite(gains).all()):
-        raise StageError(f"{' and '.join(place.norms)}: holds NaN or infinity; fetch the checkpoint again")
+        raise StageError(f"{' and '.join(place.norms)} holds NaN or infinity; fetch the checkpoint again")
     return gains

@@ -1,7 +1,7 @@
-"""Which projector an edit applies: directions, and what norms between a tensor and the stream make of them, in float64.
+"""The projector of an edit, from directions and the norms between a tensor and the stream, in float64.
 
-The derivations are in docs/edit.md; g is what a chain of norms multiplies by, γ what a reader's norm does. R, the basis
-of what is removed, has orthonormal columns.
+docs/edit.md derives it. g are the gains of a chain of norms, γ those of a reader's norm. R, the basis of what is
+removed, has orthonormal columns.
 """
 
 import math
@@ -17,20 +17,20 @@ from schemas.directions import DirectionStatistics, ExpertUse, MeasurementStatis
 from schemas.model import ModelLayout
 from schemas.params.ablate import Orthogonalize, ThroughNorm
 
-# Below this share of its length a vector lies in the span of others, and what is left of it is rounding.
+# Below this share of its length, a vector is in the span of others, and the rest is rounding.
 _SMALLEST_REST = 1e-6
-# An oblique edit adds to what is written at most the product of the two lengths, relative to it. A writer's output
-# that grows tenfold drowns the rest of its layer (docs/through_norm.md); of a reader it only multiplies rounding.
+# An oblique edit adds at most the product of the two lengths, relative to the output. A writer's output that grows
+# tenfold drowns the rest of its layer (docs/through_norm.md); a reader only multiplies rounding.
 _MOST_ADDED_BY_WRITERS = 10.0
 _MOST_ADDED_BY_READERS = 1e3
 
 
 class NoProjector(ValueError):
-    """There is no such projector, and why."""
+    """The reason that no projector exists."""
 
 
 class TooOblique(NoProjector):
-    """It would divide by gains too small."""
+    """The projector would divide by gains that are too small."""
 
     def __init__(self, times: float, most: float) -> None:
         super().__init__(f"its norm has weights so small that dividing by them would multiply by {times:.3g}")
@@ -39,9 +39,9 @@ class TooOblique(NoProjector):
 
 @dataclass(frozen=True, eq=False)
 class Projector:
-    """I − left rightᵀ, of rank k: `right` reads components, and `left` holds the vectors that are removed in turn.
+    """I − left rightᵀ of rank k: `right` reads components, and `left` holds the vectors that are removed.
 
-    Both are ``[hidden, k]`` float64, and rightᵀ left = I. For a tensor that writes to the stream as it is, both are R.
+    Both are ``[hidden, k]`` float64, and rightᵀ left = I. Without norms, both are R.
     """
 
     left: Tensor
@@ -49,11 +49,10 @@ class Projector:
 
     @property
     def transposed(self) -> "Projector":
-        """What it does to the inputs of a tensor whose weights it is applied to on the side that reads."""
+        """Its effect on the inputs of a reader to whose weights it is applied."""
         return Projector(self.right, self.left)
 
     def to(self, device: torch.device) -> "Projector":
-        """The same on a device."""
         return Projector(self.left.to(device), self.right.to(device))
 
     def remove(self, vectors: Tensor, scale: float = 1.0) -> Tensor:
@@ -64,45 +63,41 @@ class Projector:
 
 @dataclass(frozen=True)
 class Directions:
-    """The refusal directions as they were measured, ``[measurements, hidden]`` float64 each."""
+    """The measured refusal directions, ``[measurements, hidden]`` float64 each."""
 
     unit: Tensor
-    """Unit vectors; rows of zeros where there is none."""
+    """Unit vectors; zeros for measurements without a direction."""
     harmless_mean: Tensor
     reasons: tuple[str | None, ...]
-    """For each measurement, why it has no direction; None where it has one."""
+    """For each measurement, why it has no direction; None if it has one."""
 
     def at(self, measurement: float, layer: int, orthogonalize: Orthogonalize) -> Tensor:
-        """The unit vector ``[hidden]`` that an edit of `layer` removes. Raises `NoProjector`: nothing is left of it.
-
-        Args:
-            measurement: between two whole numbers it stands for the vector between their unit vectors.
-            orthogonalize: first make it orthogonal to the harmless mean, `source` the one at the measurement, `target`
-                the one entering the layer.
-        """
-        direction = unit_vector(_between(self.unit, measurement))
+        """The unit vector ``[hidden]`` that an edit of `layer` removes. A fractional measurement interpolates between
+        its neighbors' unit vectors. `orthogonalize` makes it orthogonal to the harmless mean: with `source` at the
+        measurement, with `target` entering the layer. Raises `NoProjector`: nothing is left."""
+        direction = unit_vector(_interpolated(self.unit, measurement))
         if orthogonalize == "none":
             return direction
-        mean = _between(self.harmless_mean, measurement if orthogonalize == "source" else layer)
+        mean = _interpolated(self.harmless_mean, measurement if orthogonalize == "source" else layer)
         if not bool(mean.any()):
             return direction
         try:
             return span(torch.stack([mean, direction], dim=1))[:, 1]
         except NoProjector:
             raise NoProjector(
-                f"the direction of measurement {measurement:g} lies along the harmless mean; write "
+                f"the direction of measurement {measurement:g} is parallel to the harmless mean; write "
                 "ablate.orthogonalize: none in params.yaml, or name another measurement"
             ) from None
 
     def of_every_layer(self, measurement: float, orthogonalize: Orthogonalize) -> Tensor:
-        """As `at`, of no layer in particular: with `target` it is left as it was measured, for what enters one layer
-        is not taken out of it for all."""
+        """As `at`, for all layers together: with `target` the direction is not orthogonalized, because each layer has
+        another mean."""
         return self.at(measurement, 0, "none" if orthogonalize == "target" else orthogonalize)
 
 
-def _between(rows: Tensor, place: float) -> Tensor:
-    lower = int(place)
-    share = place - lower
+def _interpolated(rows: Tensor, index: float) -> Tensor:
+    lower = int(index)
+    share = index - lower
     return rows[lower] if share == 0 else (1 - share) * rows[lower] + share * rows[lower + 1]
 
 
@@ -112,89 +107,90 @@ def dot(a: Tensor, b: Tensor) -> float:
 
 
 def unit_vector(vector: Tensor) -> Tensor:
-    """Scale a vector to length 1 in float64. Its norm is summed exactly, once, on the CPU."""
+    """The vector scaled to length 1, in float64 on any device; its norm is summed exactly, on the CPU."""
     exact = vector.double()
     return exact / math.sqrt(dot(exact, exact))
 
 
 def span(vectors: Tensor) -> Tensor:
-    """An orthonormal basis of the columns of ``[hidden, k]``, by Gram and Schmidt, in their order; float64. Raises
-    `NoProjector`: a column lies in the span of those before it."""
+    """An orthonormal basis of the columns of ``[hidden, k]``, by Gram-Schmidt, in float64. Raises `NoProjector`: a
+    column is in the span of those before it."""
     return torch.stack([unit_vector(column) for column in _orthogonal(vectors)], dim=1)
 
 
 def _orthogonal(vectors: Tensor) -> list[Tensor]:
-    """The columns, each without its parts along those before it."""
-    found: list[Tensor] = []
+    """The columns, each without its components along those before it."""
+    orthogonal: list[Tensor] = []
     for number, vector in enumerate(vectors.double().unbind(dim=1)):
         rest = vector
-        for unit in map(unit_vector, found):
+        for unit in map(unit_vector, orthogonal):
             rest = rest - dot(rest, unit) * unit
         if not dot(rest, rest) > _SMALLEST_REST**2 * dot(vector, vector):
-            raise NoProjector(f"vector {number} is zero, or lies in the span of those before it")
-        found.append(rest)
-    return found
+            raise NoProjector(f"vector {number} is zero, or in the span of those before it")
+        orthogonal.append(rest)
+    return orthogonal
 
 
 def writer_projector(basis: Tensor, gains: Tensor | None, through_norm: ThroughNorm) -> Projector:
-    """The edit after which what is added to the stream, behind norms of gains g, has nothing along R. Raises
-    `NoProjector`: the norms let nothing of a direction through, or `oblique` would divide by gains too small.
+    """The projector of a writer, after which its output behind the norms has no component along R. Raises
+    `NoProjector`: the norms remove a direction completely, or `oblique` would divide by gains that are too small.
 
     Args:
         basis: ``[hidden, k]``, R.
-        gains: ``[hidden]``, the product of the norms' gains; None where the output is added as it is.
-        through_norm: `ignore` projects R itself, as if there were no norm. Of what leaves nothing along R, `orthogonal`
-            changes the weights least, and `oblique` takes exactly R out of what is added.
+        gains: ``[hidden]``, g; None without norms.
+        through_norm: `ignore` projects R out, as if there were no norms. `orthogonal` changes the weights least, and
+            `oblique` removes exactly R from what is added.
     """
     if gains is None or through_norm == "ignore":
         return Projector(basis, basis)
+    remedy = "leave this writer out"
     if through_norm == "oblique":
-        return _oblique(gains, basis, _MOST_ADDED_BY_WRITERS, "leave this writer out")
-    normals = span(_passing(gains[:, None] * basis, "leave this writer out"))
+        return _oblique(gains, basis, _MOST_ADDED_BY_WRITERS, remedy)
+    normals = span(_passing(gains[:, None] * basis, remedy))
     return Projector(normals, normals)
 
 
-def reader_projector(basis: Tensor, gains: Tensor | None, bias: Tensor | None, centred: bool) -> Projector:
-    """The edit that blinds a reader of γ ⊙ h / rms(h) to R in h, and to nothing else. Raises `NoProjector`: the norm
-    lets nothing of a direction through, or hardly tells it apart.
+def reader_projector(basis: Tensor, gains: Tensor | None, bias: Tensor | None, centered: bool) -> Projector:
+    """The projector of a reader, which blinds it to R in h behind γ ⊙ h / rms(h), and to nothing else. Raises
+    `NoProjector`: the norm removes a direction, or nearly so.
 
-    A LayerNorm (`centred`) sees only what differs from the mean. Its bias β is not a part of h: `left` is then chosen,
-    among all that read R alike, so that it reads nothing of β.
+    A LayerNorm (`centered`) sees only differences from the mean. Its bias β is not a part of h, so `left` is chosen,
+    among all vectors that read R alike, to read nothing of β.
 
     Args:
         basis: ``[hidden, k]``, R.
-        gains: ``[hidden]``, γ; None where there is no norm.
-        bias: ``[hidden]``, β of a LayerNorm; None where it has none.
+        gains: ``[hidden]``, γ; None without a norm.
+        bias: ``[hidden]``, β of a LayerNorm; None without one.
     """
-    instead = "leave this reader out"
+    remedy = "leave this reader out"
     if gains is None:
         return Projector(basis, basis)
-    if not centred:
-        return _oblique(gains, basis, _MOST_ADDED_BY_READERS, instead)
+    if not centered:
+        return _oblique(gains, basis, _MOST_ADDED_BY_READERS, remedy)
     if bool((gains == 0).any()):
-        raise NoProjector(f"its LayerNorm has weights of zero; {instead}")
-    centre = [column - math.fsum(column.tolist()) / len(column) for column in basis.unbind(dim=1)]
-    seen = _orthogonal(_passing(torch.stack(centre, dim=1), instead))
-    reads = [column / gains / dot(column, column) for column in seen]
+        raise NoProjector(f"its LayerNorm has weights of zero; {remedy}")
+    center = [column - math.fsum(column.tolist()) / len(column) for column in basis.unbind(dim=1)]
+    visible = _orthogonal(_passing(torch.stack(center, dim=1), remedy))
+    reads = [column / gains / dot(column, column) for column in visible]
     if bias is not None and bool(bias.any()):
-        free = 1 / gains  # reads nothing of what is centred
-        if dot(free, bias) == 0:
-            raise NoProjector(f"its LayerNorm's bias cannot be told from the stream; {instead}")
-        reads = [column - free * (dot(column, bias) / dot(free, bias)) for column in reads]
-    return _checked(torch.stack(reads, dim=1), gains[:, None] * torch.stack(seen, dim=1), _MOST_ADDED_BY_READERS)
+        blind = 1 / gains  # reads nothing of what is centered
+        if dot(blind, bias) == 0:
+            raise NoProjector(f"its LayerNorm's bias cannot be separated from the stream; {remedy}")
+        reads = [column - blind * (dot(column, bias) / dot(blind, bias)) for column in reads]
+    return _checked(torch.stack(reads, dim=1), gains[:, None] * torch.stack(visible, dim=1), _MOST_ADDED_BY_READERS)
 
 
-def _oblique(gains: Tensor, basis: Tensor, most: float, instead: str) -> Projector:
-    """`right` = g ⊙ R and `left` = R ⊘ g on the channels that g lets through."""
-    through = span(_passing(torch.where(gains[:, None] != 0, basis, 0.0), instead))
-    safe = torch.where(gains != 0, gains, 1.0)[:, None]
-    return _checked(through / safe, through * safe, most)
+def _oblique(gains: Tensor, basis: Tensor, most: float, remedy: str) -> Projector:
+    """`right` = g ⊙ R and `left` = R ⊘ g on the channels where g is not 0."""
+    through = span(_passing(torch.where(gains[:, None] != 0, basis, 0.0), remedy))
+    nonzero = torch.where(gains != 0, gains, 1.0)[:, None]
+    return _checked(through / nonzero, through * nonzero, most)
 
 
-def _passing(vectors: Tensor, instead: str) -> Tensor:
+def _passing(vectors: Tensor, remedy: str) -> Tensor:
     """The columns, none of which may be zero."""
     if not bool(vectors.any(dim=0).all()):
-        raise NoProjector(f"its norm lets nothing of the direction through; {instead}")
+        raise NoProjector(f"its norm lets nothing of the direction through; {remedy}")
     return vectors
 
 
@@ -205,24 +201,22 @@ def _checked(left: Tensor, right: Tensor, most: float) -> Projector:
     return Projector(left, right)
 
 
-_OTHER = "is of another model"
+_OTHER = "belongs to another model"
 
 
 def read_directions(folder: Path, layout: ModelLayout) -> tuple[list[MeasurementStatistics], Directions]:
-    """The statistics of each measurement, and the directions with the harmless means. Raises `StageError`: they are not
-    whole, or not of this model."""
+    """The statistics of each measurement, and the directions with the harmless means. Raises `StageError`: a file is
+    damaged, or belongs to another model."""
     path = folder / "directions.json"
     statistics = read_document(DirectionStatistics, path).measurements
     if [row.measurement for row in statistics] != [*range(layout.layers + 1)]:
         raise unreadable(path, _OTHER)
     path, size = folder / "directions.safetensors", ("float64", (layout.layers + 1, layout.hidden_size))
-    stored = read_tensors(path, {"directions": size, "harmless_mean": size})
+    unit, harmless_mean = read_tensors(path, {"directions": size, "harmless_mean": size}).values()
     for row in statistics:
-        if row.reason is None and not bool(stored["directions"][row.measurement].isfinite().all()):
+        if row.reason is None and not bool(unit[row.measurement].isfinite().all()):
             raise unreadable(path, f"holds NaN or infinity in the direction of measurement {row.measurement}")
-    return statistics, Directions(
-        stored["directions"], stored["harmless_mean"], tuple(row.reason for row in statistics)
-    )
+    return statistics, Directions(unit, harmless_mean, tuple(row.reason for row in statistics))
 
 
 def read_use(folder: Path, layout: ModelLayout) -> ExpertUse:
@@ -231,8 +225,8 @@ def read_use(folder: Path, layout: ModelLayout) -> ExpertUse:
     use = read_document(ExpertUse, path)
     for row in use.layers:
         sides = (row.harmful, use.harmful_prompts), (row.harmless, use.harmless_prompts)
-        counted = all(0 <= count <= prompts for counts, prompts in sides for count in counts)
-        whole = len(row.harmful) == len(row.harmless) == layout.experts
-        if not counted or not whole or not 0 <= row.layer < layout.layers:
+        is_counted = all(0 <= count <= prompts for counts, prompts in sides for count in counts)
+        is_whole = len(row.harmful) == len(row.harmless) == layout.experts
+        if not is_counted or not is_whole or not 0 <= row.layer < layout.layers:
             raise unreadable(path, _OTHER)
     return use

@@ -1,4 +1,4 @@
-"""Moving what routers choose: what is added to each router's bias. It is not a projection and has no direction."""
+"""Shifts of routers' biases, which change the choice of experts. A shift is not a projection and has no direction."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -20,8 +20,7 @@ from schemas.params.ablate import Ablate
 
 KEY = "params.yaml: ablate.router_bias"
 
-# A float64 has 17 digits. Neither the mathematics library, whose last bit differs between machines, nor the order of
-# two roundings decides the result.
+# A float64 has 17 digits; with more, the result depends neither on the machine's math library nor on roundings.
 _DIGITS = Context(prec=50)
 
 
@@ -39,21 +38,17 @@ class Shift:
     """``[experts]`` float64, in the units of the router's scores."""
 
     def record(self) -> BiasShift:
-        """As it stands in edit.json."""
         selects_only, added = self.bias.selects_only, self.added.tolist()
         return BiasShift(tensor=self.tensor, file=self.file, layer=self.layer, selects_only=selects_only, added=added)
 
 
 def make_shifts(ablate: Ablate, base: BaseModel, use_odds: Mapping[int, torch.Tensor]) -> list[Shift]:
     """Minus `strength` times the log-odds of each expert's use, for every router of the layers that the rules name, in
-    their order; none where `router_bias` is null or its strength 0.
-
-    Args:
-        use_odds: by layer with routed experts, the log-odds of each one's use, ``[experts]`` float64.
+    order; none if `router_bias` is null or its strength 0. `use_odds` are as from `odds_by_layer`.
 
     Raises:
         CannotEdit: these layers have no routed experts, or a router without a bias.
-        StageError: a bias is not one number an expert.
+        StageError: a bias does not have one number for each expert.
     """
     if ablate.router_bias is None:
         return []
@@ -72,8 +67,8 @@ def make_shifts(ablate: Ablate, base: BaseModel, use_odds: Mapping[int, torch.Te
             name, experts = names[bias.weight], expert_count(layout)
             tensor = base.tensors[name]
             if tensor.shape != (experts,):
-                raise StageError(f"{name} has shape {list(tensor.shape)}, but there are {experts} experts")
-            # 0 minus, and not a change of sign: what is not moved is moved by 0.0.
+                raise StageError(f"{name} has shape {list(tensor.shape)}, not one number for each of {experts} experts")
+            # A change of sign would give -0.0 instead of 0.0.
             added = 0 - ablate.router_bias.strength * use_odds[layer]
             shifts.append(Shift(name, tensor.file, layer, bias, added))
     if not shifts:
@@ -85,13 +80,13 @@ def make_shifts(ablate: Ablate, base: BaseModel, use_odds: Mapping[int, torch.Te
 
 
 def add(bias: torch.Tensor, added: torch.Tensor) -> None:
-    """Add to a bias ``[experts]`` of any float type, in place: in float64, then rounded by way of float32, as every
-    edit is."""
+    """Add to a bias ``[experts]`` of any float type, in place: in float64, then rounded by way of float32, as in
+    `project`."""
     bias.copy_(bias.double() + added.to(bias.device))
 
 
 def odds_by_layer(use: ExpertUse) -> dict[int, torch.Tensor]:
-    """The log-odds of each routed expert's use as it was measured, ``[experts]`` float64."""
+    """The log-odds of each routed expert's measured use, ``[experts]`` float64."""
     return {
         row.layer: odds_of_use(
             torch.tensor(row.harmful), use.harmful_prompts, torch.tensor(row.harmless), use.harmless_prompts
@@ -106,20 +101,20 @@ def odds_of_use(
     """The log-odds of use on harmful against harmless prompts, in nats, with half a prompt added to each count.
 
     log((h + ½) / (H − h + ½)) − log((b + ½) / (B − b + ½)), where h of H harmful and b of B harmless prompts use the
-    expert (Haldane's and Anscombe's correction: finite for an expert that a side always or never uses).
+    expert (Haldane-Anscombe correction: finite for an expert that one kind of prompts always or never uses).
 
-    Counts are integers of any shape, up to the number of the side's prompts; what returns is float64 of the same shape:
-    the exact number's nearest. Equal shares of equal numbers give exactly 0.
+    Counts are integers of any shape, up to the number of prompts; the result is float64 of the same shape, correctly
+    rounded. Equal shares of equal numbers give exactly 0.
     """
 
     def odds(harmful: int, harmless: int) -> float:
-        # The logarithm of one ratio of integers: the halves doubled, and the two logarithms made one.
-        above = (2 * harmful + 1) * (2 * (harmless_prompts - harmless) + 1)
-        below = (2 * (harmful_prompts - harmful) + 1) * (2 * harmless + 1)
-        return float(_DIGITS.ln(_DIGITS.divide(Decimal(above), Decimal(below))))
+        # Both logarithms as one, of a ratio of integers: all halves are doubled.
+        numerator = (2 * harmful + 1) * (2 * (harmless_prompts - harmless) + 1)
+        denominator = (2 * (harmful_prompts - harmful) + 1) * (2 * harmless + 1)
+        return float(_DIGITS.ln(_DIGITS.divide(Decimal(numerator), Decimal(denominator))))
 
     counts = zip(harmful_counts.flatten().tolist(), harmless_counts.flatten().tolist(), strict=True)
-    return torch.tensor([odds(*both) for both in counts], dtype=torch.float64).view(harmful_counts.shape)
+    return torch.tensor([odds(*pair) for pair in counts], dtype=torch.float64).view(harmful_counts.shape)
 
 
 def summary(changes: Sequence[Edit | Shift], tensors: Mapping[str, Tensor]) -> list[PlanRow]:
@@ -127,8 +122,8 @@ def summary(changes: Sequence[Edit | Shift], tensors: Mapping[str, Tensor]) -> l
     rows = []
     for role in dict.fromkeys(change.role for change in changes):
         of_role = [change for change in changes if change.role == role]
-        touched = [(tensors[each.tensor], each.experts) for each in of_role]
-        parts = [(tensor, 1.0 if some is None else len(some) / tensor.shape[0]) for tensor, some in touched]
+        edited = [(tensors[change.tensor], change.experts) for change in of_role]
+        parts = [(tensor, 1.0 if some is None else len(some) / tensor.shape[0]) for tensor, some in edited]
         rows.append(
             PlanRow(
                 role=role,

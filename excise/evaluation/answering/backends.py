@@ -34,20 +34,18 @@ from schemas.prompts import ChatFormat
 
 
 class AsMeasured(TemplateLM):
-    """Chats as measuring renders and encodes them, for one of lm-eval's models. lm-eval itself drops a system message
-    that a template refuses, lets the tokenizer add special tokens to a rendered chat, moves white space from a chat's
-    end to what is scored behind it, and cuts the beginning of what is too long."""
+    """A model of lm-eval that renders and encodes chats as measuring does. lm-eval itself drops a system message that a
+    template refuses, lets the tokenizer add special tokens to a rendered chat, moves white space from a chat's end to
+    the continuation that is scored, and cuts the beginning of long texts."""
 
     max_length: int
     max_gen_toks: int
 
-    def chats_are(self, tokenizer: Any, chat: ChatFormat, ends: list[int]) -> None:
-        """Take over the tokenizer with which prompts were measured, how they become chats, and what ends answers."""
-        self.tokenizer = tokenizer
-        self._format = chat
-        self._ends = ends
+    def set_chats(self, tokenizer: Any, chat: ChatFormat, ends: list[int]) -> None:
+        """Set the tokenizer, the format of chats, and the tokens that end answers."""
+        self.tokenizer, self._format, self._ends = tokenizer, chat, ends
         self._tokens: dict[str, array[int]] = {}
-        """Of each chat that a task asked for, by its text."""
+        """The tokens of each rendered chat, by its text."""
 
     @property
     def eot_token_id(self) -> Any:
@@ -55,7 +53,7 @@ class AsMeasured(TemplateLM):
 
     @property
     def prefix_token_id(self) -> int:
-        """What stands before a text that is no chat."""
+        """The first token of texts that are not chats."""
         known = (self.tokenizer.bos_token_id, self.eot_token_id, padding_id(self.tokenizer, self._ends))
         return next(token for token in known if token is not None)
 
@@ -75,9 +73,9 @@ class AsMeasured(TemplateLM):
             return super()._encode_pair(context, continuation)
         before = self.tok_encode(context)
         whole = encode(self.tokenizer, context + continuation)
-        # Where the two grow together at the seam, the chat stays what it is.
-        seamless = whole[: len(before)] == before and len(whole) > len(before)
-        return before, whole[len(before) :] if seamless else encode(self.tokenizer, continuation)
+        # If a token would span the boundary, the chat's tokens stay unchanged.
+        separable = whole[: len(before)] == before and len(whole) > len(before)
+        return before, whole[len(before) :] if separable else encode(self.tokenizer, continuation)
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         self._task = requests[0].task_name
@@ -90,30 +88,30 @@ class AsMeasured(TemplateLM):
         return super().loglikelihood(requests, disable_tqdm=disable_tqdm)
 
     def _loglikelihood_tokens(self, requests: Any, *arguments: Any, **kwargs: Any) -> list[tuple[float, bool]]:
-        # One more, because vLLM generates a token in any case. Windows of a long text, which fit, have no key.
+        # One more, because vLLM always generates a token. Windows of a long text, which fit, have no key.
         self._refuse_long([len(before) + len(after) + 1 for key, before, after in requests if key is not None])
         return super()._loglikelihood_tokens(requests, *arguments, **kwargs)
 
     def _refuse_long(self, lengths: list[int]) -> None:
-        """Raises `StageError` where a prompt with its answer is longer than what the model reads."""
+        """Raises `StageError`: a prompt with its answer is longer than the model's context."""
         if too_long := [length for length in lengths if length > self.max_length]:
             raise StageError(
                 f"{len(too_long)} of {len(lengths)} samples of {self._task} take up to {max(too_long):,} tokens with "
-                f"their answers, and the model reads {self.max_length:,}; leave the task or these prompts out, since "
+                f"their answers, but the model reads {self.max_length:,}; leave out the task or these prompts, because "
                 "lm-eval would cut their beginnings"
             )
 
 
 class Transformers(AsMeasured, HFLM):
-    """lm-eval's own, with batches that shrink where memory runs out, and our progress in the place of its bar."""
+    """lm-eval's Hugging Face model, with batches that shrink on out-of-memory, and our own progress."""
 
     def __init__(self, model: PreTrainedModel, tokenizer: Any, chat: ChatFormat, batch_size: int) -> None:
-        # A copy, because lm-eval adds a padding token where there is none, which templates could see.
+        # A copy, because lm-eval adds a missing padding token, which templates could see.
         super().__init__(pretrained=model, tokenizer=copy.deepcopy(tokenizer), batch_size=batch_size)
-        self.chats_are(tokenizer, chat, end_ids(tokenizer, model.generation_config))
+        self.set_chats(tokenizer, chat, end_ids(tokenizer, model.generation_config))
 
     def tok_decode(self, tokens: Any, skip_special_tokens: bool = True) -> Any:
-        # lm-eval asks for the text of the token that ends answers, which not every model has.
+        # lm-eval decodes the token that ends answers, which not every model has.
         return None if tokens is None else super().tok_decode(tokens, skip_special_tokens)
 
     def tok_batch_encode(
@@ -134,7 +132,7 @@ class Transformers(AsMeasured, HFLM):
         return self._in_smaller_batches(super().loglikelihood_rolling, requests)
 
     def _in_smaller_batches(self, ask: Callable[..., list[Any]], requests: list[Instance]) -> list[Any]:
-        # lm-eval asks the longest first, so memory that is too small shows at once.
+        # lm-eval asks the longest first, so too little memory shows at once.
         while True:
             try:
                 with progress("Ask", len(requests), "samples") as self._advance:
@@ -157,7 +155,7 @@ class Transformers(AsMeasured, HFLM):
 
 
 def require_vllm() -> None:
-    """Raises `StageError` where vLLM is not installed."""
+    """Raises `StageError`: vLLM is not installed."""
     if find_spec("vllm") is None:
         raise StageError(
             "params.yaml: evaluate.backend: vllm is not installed; run `.venv/bin/pip install vllm`, or choose hf"
@@ -165,11 +163,11 @@ def require_vllm() -> None:
 
 
 def with_vllm(checkpoint: Checkpoint, dtype: str, tokenizer: Any, chat: ChatFormat, settings: Vllm) -> LM:
-    """A checkpoint for lm-eval, loaded by vLLM, which makes its own batches. Raises `StageError`: it cannot load it."""
+    """A checkpoint for lm-eval, loaded by vLLM, which makes its own batches. Raises `StageError`: loading fails."""
     from lm_eval.models.vllm_causallms import VLLM
 
     class OnVllm(AsMeasured, VLLM):
-        """lm-eval's own, which gives vLLM tokens and no text."""
+        """lm-eval's vLLM model, which passes tokens and not text."""
 
     try:
         with exactly(checkpoint) as folder:
@@ -182,10 +180,10 @@ def with_vllm(checkpoint: Checkpoint, dtype: str, tokenizer: Any, chat: ChatForm
             )
     except (ValueError, RuntimeError, OSError, ModuleNotFoundError) as error:
         raise StageError(f"vLLM cannot load {checkpoint.folder}: {error}") from None
-    lm.chats_are(tokenizer, chat, end_ids(tokenizer, lm._config))
+    lm.set_chats(tokenizer, chat, end_ids(tokenizer, lm._config))
     if lm.eot_token_id is None:
         raise StageError(
-            f"{checkpoint.folder} names no token that ends answers, which lm-eval wants with vLLM; choose hf"
+            f"{checkpoint.folder} names no token that ends answers, which lm-eval needs for vLLM; choose hf"
         )
     return lm
 
@@ -194,25 +192,25 @@ UNFINISHED = Path(".excise/answer")
 GRAPH = Path("dvc.yaml")
 LIBRARIES = ("lm-eval", "torch", "transformers")
 PINNED_BY = {"models/base": "artifacts/model.json", "models/ablated": "models/ablated/edit.json"}
-"""What holds the digests of a model's files, which are too large to be read for this."""
+"""Files with the digests of a model's files, which are too large to be read for this."""
 
 
 def unfinished_work(key: str, machine: Mapping[str, str]) -> Path:
-    """The folder of the tasks that an interrupted `answer@key` finished; what it left for other code, settings or
-    inputs is swept. Its name is the SHA-256 of everything that answers depend on: the files that dvc.yaml lists, the
-    installed versions of the libraries that compute, and what of this `machine` they depend on, such as its device.
-    Raises `ParamsError`: dvc.yaml cannot be read."""
+    """The folder of the tasks that an interrupted `answer@key` finished; folders for other code, settings or inputs are
+    deleted. Its name is the SHA-256 of everything that answers depend on: the files that dvc.yaml lists, the installed
+    versions of computing libraries, and facts about this `machine`, such as its device. Raises `ParamsError`: dvc.yaml
+    cannot be read."""
     stage = parse_mapping(read_text(GRAPH, GRAPH.name), GRAPH.name)["stages"]["answer"]
     values = variables(key, stage["foreach"][key])
-    named = [filled(name, values) for name in stage["do"]["deps"]]
-    listed = [Path(PINNED_BY.get(name, name)) for name in named]
-    files = [file for path in listed for file in (path.rglob("*") if path.is_dir() else [path])]
-    known = {
+    dependencies = [filled(name, values) for name in stage["do"]["deps"]]
+    paths = [Path(PINNED_BY.get(name, name)) for name in dependencies]
+    files = [file for path in paths for file in (path.rglob("*") if path.is_dir() else [path])]
+    inputs = {
         "files": {str(file): sha256_of(file) for file in files if file.is_file() and file.suffix != ".pyc"},
         "libraries": {name: version(name) for name in LIBRARIES},
         "machine": dict(machine),
     }
-    folder = UNFINISHED / key / hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
+    folder = UNFINISHED / key / hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
     for other in (UNFINISHED / key).glob("*"):
         if other != folder:
             shutil.rmtree(other)

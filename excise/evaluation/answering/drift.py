@@ -1,5 +1,5 @@
-"""How far the edited model has moved from the base on harmless prompts: it is made to read the base's own answers, and
-what both find likely at each token is compared."""
+"""How far the edited model drifts from the base on harmless prompts: both read the base's answers, and their
+probabilities are compared at each token."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,8 +15,8 @@ from schemas.results import Sample
 
 
 def read_predictions(path: Path) -> Predictions:
-    """What the base predicted, as `Predictions.tensors` was written. Raises `StageError`: it is not whole."""
-    found = Predictions(
+    """The base's predictions (`Predictions.tensors`). Raises `StageError`: the file is damaged."""
+    predictions = Predictions(
         **read_tensors(
             path,
             {
@@ -29,15 +29,14 @@ def read_predictions(path: Path) -> Predictions:
             },
         )
     )
-    counts = {len(tensor) for name, tensor in found.tensors().items() if name != "lengths"}
-    if counts != {int(found.lengths.sum())} or found.tokens.shape != found.log_probabilities.shape:
+    counts = {len(tensor) for name, tensor in predictions.tensors().items() if name != "lengths"}
+    if counts != {int(predictions.lengths.sum())} or predictions.tokens.shape != predictions.log_probabilities.shape:
         raise unreadable(path, "holds tensors that do not belong together")
-    return found
+    return predictions
 
 
 def token_kl(base: Tensor, edited: Tensor) -> Tensor:
-    """KL(base‖edited) in nats at each token, ``[tokens]`` float64, of log-probabilities ``[tokens, likely]``. What the
-    likely tokens leave of both distributions is compared as one more token."""
+    """KL(base‖edited) in nats, ``[tokens]`` float64, of log-probabilities ``[tokens, likely]``, the rest as one."""
     base, edited = base.double(), edited.double()
     kl = (base.exp() * (base - edited)).sum(dim=-1)
     rest, rest_edited = ((-torch.expm1(each.logsumexp(dim=-1))).clamp(min=SMALLEST_REST) for each in (base, edited))
@@ -45,13 +44,13 @@ def token_kl(base: Tensor, edited: Tensor) -> Tensor:
 
 
 SMALLEST_REST = 1e-5
-"""Less than this, and log-probabilities in float32 cannot tell what the likely tokens leave from nothing."""
+"""A smaller probability of all other tokens cannot be told from 0, because log-probabilities are float32."""
 
 
 def drift_samples(
     prompts: Sequence[Prompt], answers: Sequence[str], base: Predictions, edited: Predictions
 ) -> list[Sample]:
-    """What each prompt, with the base's answer as text, adds to the metrics of drift (``DRIFT_METRICS``)."""
+    """The values of each prompt for the metrics of drift (``DRIFT_METRICS``), with the base's answer as text."""
     per_token = {
         "answer_kl": token_kl(base.log_probabilities, edited.log_probabilities).clamp(min=0.0),
         "top1_agreement": (base.best == edited.best).double(),

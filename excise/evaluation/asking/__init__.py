@@ -1,1 +1,1 @@
-"""What is asked of a model, and in which form its answers are kept."""
+"""Which tasks are asked, and the format of answers."""

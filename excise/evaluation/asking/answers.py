@@ -1,4 +1,4 @@
-"""What a model says to each request of lm-eval's tasks, known by what was asked. Nothing is scored here."""
+"""A model's responses to the requests of lm-eval's tasks, before they are scored."""
 
 import hashlib
 import json
@@ -21,41 +21,39 @@ from schemas.results import Response
 ANSWERS = Path("answers")
 DRIFT = ANSWERS / "ablated/drift.jsonl"
 LARGEST = 2**30
-"""Bytes of what a model said in one task."""
+"""Bytes of a model's responses in one task."""
 Side = Literal["base", "ablated"]
 
 
 class TaskAnswers(Document):
-    """What a model said in one task."""
+    """A model's responses in one task."""
 
     model_config = ConfigDict(ser_json_inf_nan="constants")
 
     responses: list[Response]
     batch_size: int | None
-    """Samples asked at once in the end; None where the backend decides."""
+    """Samples asked at once, at the end; None if the backend decides."""
 
 
 def chosen_side(stage: str, arguments: list[str]) -> Side:
-    """The model that a stage's command line names. Raises `StageError` where it names none."""
+    """The model that a stage's command line names. Raises `StageError`: it names none."""
     if arguments not in (["base"], ["ablated"]):
         raise StageError(f"say which model: python -m stages.{stage} base, or ablated")
     return "base" if arguments == ["base"] else "ablated"
 
 
 def responses_file(side: Side, task: str) -> Path:
-    """Where a model's responses in a task lie, one a line."""
     return ANSWERS / side / f"responses/{task}.jsonl"
 
 
 def request_digest(request: Instance) -> str:
-    """SHA-256 of what is asked: kind of request, rendered text, continuation or generation settings."""
+    """SHA-256 of a request: its type, rendered text, and continuation or generation settings."""
     asked = [request.request_type, *request.args]
     return hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def ask(lm: LM, task: ListedTask, chat: ChatFormat, limit: int | None) -> TaskAnswers:
-    """Ask the model a task, with the chat template on, as lm-eval does where it scores the answers at once: of each of
-    the task's parts, `limit` samples at most."""
+    """Ask the model a task with the chat template, as lm-eval itself would: at most `limit` samples of each part."""
     set_seed(SEED)
     requests: dict[str, list[Instance]] = {}
     for part in task.parts.values():
@@ -70,9 +68,9 @@ def ask(lm: LM, task: ListedTask, chat: ChatFormat, limit: int | None) -> TaskAn
         for request in part.instances:
             requests.setdefault(request.request_type, []).extend([request] * request.repeats)
     responses = []
-    for kind, asked in requests.items():
-        digests = [request_digest(request) for request in asked]  # before a backend touches their settings
-        for digest, response in zip(digests, getattr(lm, kind)(asked), strict=True):
+    for request_type, same_type in requests.items():
+        digests = [request_digest(request) for request in same_type]  # before a backend changes their settings
+        for digest, response in zip(digests, getattr(lm, request_type)(same_type), strict=True):
             responses.append(Response(request=digest, response=response))
     return TaskAnswers(responses=responses, batch_size=lm.batch_size if isinstance(lm.batch_size, int) else None)
 
@@ -80,8 +78,8 @@ def ask(lm: LM, task: ListedTask, chat: ChatFormat, limit: int | None) -> TaskAn
 def ask_all(
     tasks: Sequence[ListedTask], kept: Path, chat: ChatFormat, limit: int | None, open_model: Callable[[], LM]
 ) -> dict[str, TaskAnswers]:
-    """What a model says in each task, by its name; it is opened when the first one is not `kept`, in the folder of
-    finished tasks. A file there that is not whole counts as none."""
+    """A model's responses in each task, by name. `kept` is the folder of finished tasks; the model is opened for the
+    first task that is not in it. A damaged file does not count."""
     answered: dict[str, TaskAnswers] = {}
     lm: LM | None = None
     for task in tasks:

@@ -1,5 +1,5 @@
-"""Which tasks params.yaml lists, ours and lm-eval's, and which of their samples are asked: no prompt is both measured
-and judged. All this is settled before any model is loaded."""
+"""The tasks that params.yaml lists, ours and lm-eval's, and the samples that are asked, so that no prompt is both
+measured and judged. All errors are raised before a model is loaded."""
 
 import functools
 import logging
@@ -21,82 +21,80 @@ from schemas.params.tasks import TASKS, Questions, TaskGroup
 from schemas.prompts import Prompt, PromptsManifest
 
 TASKS_FOLDER = Path(__file__).parent / "tasks"
-"""Our tasks, without how their answers are scored."""
+"""Our tasks, without scoring."""
 JUDGED: tuple[TaskGroup, ...] = ("refusal", "over_refusal")
 """Groups whose answers get a verdict."""
 MeasuredPrompts = Mapping[tuple[str, ...], str]
-"""Of each prompt that the direction was measured or tried on, by what makes it the same, its source."""
+"""The source of each prompt that the direction was measured or tried on, by `excise.prompts.chats.identity`."""
 
 
 @dataclass(frozen=True)
 class ListedTask:
-    """A task that params.yaml lists, which for lm-eval may be a group of tasks."""
+    """A task that params.yaml lists, which may be a group of tasks in lm-eval."""
 
     group: TaskGroup
     name: str
     parts: dict[str, Task]
-    """Those that ask; one, of the same name, unless lm-eval's is a group."""
+    """The tasks of the group, or this task, by name."""
     loaded: dict[str, Any]
     """What lm-eval evaluates."""
 
     @property
     def judged(self) -> bool:
-        """Whether answers get a verdict."""
         return self.group in JUDGED
 
 
 def load_tasks(
     params: Questions, folder: Path = TASKS_FOLDER, longest_text: int | None = None, reasoning: bool = False
 ) -> list[ListedTask]:
-    """Every task that `evaluate` lists, in its order, with its samples at hand; our own are in `folder`. Of
-    `longest_text`, the most tokens that the model reads, an answer may take half; where the chat template opens a block
-    of reasoning, answers get more room. Raises `StageError`: lm-eval has no such task, it cannot be loaded, or it
-    cannot be asked here."""
-    logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it says much that is not for our users
+    """Every task that `evaluate` lists, in its order, with its samples; our own are in `folder`. An answer may take
+    half of `longest_text`, the model's context in tokens. Answers get more tokens if the chat template opens a block of
+    `reasoning`. Raises `StageError`: a task does not exist, cannot be loaded, or cannot be asked here."""
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)  # most of its messages are not for our users
     listed = [(group, name) for group, names in params.tasks().items() for name in names]
     manager = _index(folder, any(name not in TASKS for _, name in listed))
-    set_seed(SEED)  # some tasks shuffle what they ask
+    set_seed(SEED)  # some tasks shuffle their samples
     tasks = [_load(manager, group, name, params, folder) for group, name in listed]
     for part in (part for task in tasks for part in task.parts.values() if part.OUTPUT_TYPE == "generate_until"):
-        said = (part.get_config("generation_kwargs") or {}).get("max_gen_toks", LONGEST_ANSWER)
-        wanted = max(said, LONGEST_REASONING) if reasoning else said
-        room = wanted if longest_text is None else min(wanted, longest_text // 2)
-        if room != said:
-            part.set_config(key="generation_kwargs", value={"max_gen_toks": room}, update=True)
+        configured = (part.get_config("generation_kwargs") or {}).get("max_gen_toks", LONGEST_ANSWER)
+        needed = max(configured, LONGEST_REASONING) if reasoning else configured
+        longest = needed if longest_text is None else min(needed, longest_text // 2)
+        if longest != configured:
+            part.set_config(key="generation_kwargs", value={"max_gen_toks": longest}, update=True)
     return tasks
 
 
 @functools.cache
-def _index(folder: Path, with_lm_eval_s: bool) -> TaskManager:
-    """Names of tasks and where they are; of lm-eval's own it takes seconds to find them."""
-    return TaskManager(include_path=str(folder), include_defaults=with_lm_eval_s)
+def _index(folder: Path, with_defaults: bool) -> TaskManager:
+    """The index of tasks; lm-eval's own take seconds to find."""
+    return TaskManager(include_path=str(folder), include_defaults=with_defaults)
 
 
 def _load(manager: TaskManager, group: TaskGroup, name: str, params: Questions, folder: Path) -> ListedTask:
     where = f"params.yaml: evaluate.{group}: {name}"
     if name in manager.all_tags:
-        raise StageError(f"{where} is a tag for several of lm-eval's tasks; list those that you want")
+        raise StageError(f"{where} is a tag for several lm-eval tasks; list those that you want")
     if name not in manager.all_tasks:
-        raise StageError(f"{where} is no task of lm-eval's{suggest(name, manager.all_tasks)}")
+        raise StageError(f"{where} is not an lm-eval task{suggest(name, manager.all_tasks)}")
     for config in _configs(manager, name):
         metrics = config.get("metric_list") or []
-        if config.get("unsafe_code") or any(isinstance(one, dict) and one.get("hf_evaluate") for one in metrics):
-            raise StageError(f"{where} runs code that a model wrote or that the Hub holds, which is not done here")
+        if config.get("unsafe_code") or any(isinstance(entry, dict) and entry.get("hf_evaluate") for entry in metrics):
+            raise StageError(f"{where} runs code from a model or the Hub, which excise never does; leave it out")
     try:
         loaded = manager.load([_spec(name, params, folder)])
     except StageError:
         raise
-    except Exception as error:  # tasks are programs that fetch datasets: what they raise is theirs
+    except Exception as error:  # tasks are programs that may raise anything
         raise StageError(f"{where} could not be loaded: {type(error).__name__}: {error}") from None
     listed = ListedTask(group, name, dict(loaded["tasks"]), dict(loaded))
     if name in loaded["groups"] and not loaded["groups"][name].has_aggregation:
-        raise StageError(f"{where} is a group without a number of its own; list its tasks: {', '.join(listed.parts)}")
+        raise StageError(f"{where} is a group without a metric of its own; list its tasks: {', '.join(listed.parts)}")
     for task in listed.parts.values():
         if listed.judged and task.OUTPUT_TYPE != "generate_until":
             raise StageError(f"{where} generates no answer that could be a refusal; list it under evaluate.capability")
         if getattr(task, "MULTIMODAL", False):
             raise StageError(f"{where} asks about more than text; leave it out")
-        # As lm-eval's own command does where a task does not say.
+        # As lm-eval's own command does by default.
         if task.get_config("num_fewshot") is None:
             task.set_config(key="num_fewshot", value=0)
         task.set_fewshot_seed(seed=SEED)
@@ -104,7 +102,7 @@ def _load(manager: TaskManager, group: TaskGroup, name: str, params: Questions, 
 
 
 def _configs(manager: TaskManager, name: str) -> Iterator[dict[str, Any]]:
-    """The YAML of a task, or of a group and all that it holds, with no function of theirs imported."""
+    """The YAML of a task, or of a group and its members, without importing their functions."""
     entry = manager.task_index.get(name)
     if entry is None or entry.yaml_path is None:
         return
@@ -125,55 +123,54 @@ def _spec(name: str, params: Questions, folder: Path) -> str | dict[str, Any]:
 
 
 def read_measured_prompts() -> MeasuredPrompts:
-    """What must not be judged: the prompts that the direction was measured on, and those that edits were tried on."""
+    """The prompts that must not be judged: the direction was measured on them, or edits were tried on them."""
     manifest = read_document(PromptsManifest, PROMPTS_MANIFEST)
     return measured_prompts(
         {
-            f"prompts.{side}: {origin.source}": [*read_prompts(side), *read_prompts(f"{side}_held_out")]
-            for side, origin in (("harmful", manifest.harmful), ("harmless", manifest.harmless))
+            f"prompts.{kind}: {origin.source}": [*read_prompts(kind), *read_prompts(f"{kind}_held_out")]
+            for kind, origin in (("harmful", manifest.harmful), ("harmless", manifest.harmless))
         }
     )
 
 
 def measured_prompts(lists: Mapping[str, Sequence[Prompt]]) -> MeasuredPrompts:
-    """The prompts of each source, by what makes them the same."""
+    """The same from the prompts of each source."""
     return {identity(prompt): source for source, prompts in lists.items() for prompt in prompts}
 
 
 def leave_out(
     tasks: Sequence[ListedTask], measured: MeasuredPrompts, overlap: Literal["error", "drop"]
 ) -> dict[str, int]:
-    """Leave measured prompts out of the judged tasks, where `overlap` allows that. Returns task → samples left out, of
-    those tasks that lost any. Raises `StageError`: it is not allowed, or a task holds no others."""
+    """Leave measured prompts out of the judged tasks, if `overlap` allows it. Returns the number of samples left out of
+    each task that lost any. Raises `StageError`: it is not allowed, or a task has no other samples."""
     left_out: dict[str, int] = {}
     for listed in tasks:
         for task in listed.parts.values() if listed.judged else ():
             sources = [_source(task, document, measured) for document in task.eval_docs]
             kept = [row for row, source in enumerate(sources) if source is None]
-            found = [source for source in sources if source is not None]
-            if not found:
+            overlapping = [source for source in sources if source is not None]
+            if not overlapping:
                 continue
             if overlap == "error" or not kept:
-                mend = ", or leave these out by evaluate.overlap: drop" if kept else ""
+                alternative = ", or leave these out by evaluate.overlap: drop" if kept else ""
                 raise StageError(
-                    f"params.yaml: evaluate.{listed.group}: {listed.name}: {len(found)} of its {len(sources)} prompts "
-                    f"were measured ({', '.join(sorted(set(found)))}); judge others{mend}"
+                    f"params.yaml: evaluate.{listed.group}: {listed.name}: {len(overlapping)} of its {len(sources)} "
+                    f"prompts were measured ({', '.join(sorted(set(overlapping)))}); judge others{alternative}"
                 )
-            _keep(task, kept)
-            left_out[listed.name] = left_out.get(listed.name, 0) + len(found)
+            _keep_only(task, kept)
+            left_out[listed.name] = left_out.get(listed.name, 0) + len(overlapping)
     return left_out
 
 
 def _source(task: Task, document: Any, measured: MeasuredPrompts) -> str | None:
-    """Where what a document asks was measured; None where it was not. A task may set its text in words of its own, so
-    each of its texts is looked at."""
+    """The source in which a document's prompt was measured, by any of its texts: a task may add words of its own."""
     texts = [str(task.doc_to_text(document)), *(text for text in dict(document).values() if isinstance(text, str))]
-    found = (measured.get(identity(Prompt(id="", prompt=text))) for text in texts)
-    return next((source for source in found if source is not None), None)
+    sources = (measured.get(identity(Prompt(id="", prompt=text))) for text in texts)
+    return next((source for source in sources if source is not None), None)
 
 
-def _keep(task: Task, rows: Sequence[int]) -> None:
-    """Ask about these documents alone. They are put in place as the task itself prepared them, and so not again."""
+def _keep_only(task: Task, rows: Sequence[int]) -> None:
+    """Keep only these documents of a task, which it has already processed."""
     split = task.config.test_split if task.has_test_docs() else task.config.validation_split
     documents = task.eval_docs
     kept = [documents[row] for row in rows] if isinstance(documents, list) else documents.select(rows)
@@ -182,8 +179,8 @@ def _keep(task: Task, rows: Sequence[int]) -> None:
 
 
 LONGEST_ANSWER = 256
-"""Tokens that are generated where a task does not say: lm-eval's own default."""
+"""lm-eval's default number of tokens to generate."""
 LONGEST_REASONING = 2048
-"""Tokens that are generated at least where the template opens a block of reasoning, which comes before an answer."""
+"""Least number of tokens to generate if the chat template opens a block of reasoning, which precedes the answer."""
 SEED = 1234
-"""Of what tasks shuffle or sample, and of the examples that a few-shot task shows: lm-eval's own default."""
+"""lm-eval's default seed, for tasks that shuffle or sample and for few-shot examples."""

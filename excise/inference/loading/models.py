@@ -1,5 +1,5 @@
-"""Loading models, and whether transformers makes a whole one of a checkpoint, and of these very tensors: told from
-headers. What a checkpoint lacks it makes up, and of two tensors for one parameter it reads one, in silence."""
+"""Loading models, and checking from headers that transformers uses all tensors of a checkpoint and needs no others. It
+would fill parameters that are missing with random numbers, and of two tensors for one parameter read only one."""
 
 import contextlib
 import os
@@ -37,18 +37,17 @@ from excise.plumbing.errors import StageError
 from excise.plumbing.machine import GIB, Need, Placement, UsedUp, bounded, impossible, limits
 from schemas.basis.text import listed, shorten
 
-_MEND = "name a whole copy of the model"
+_REMEDY = "name a complete copy of the model"
 _BUILDING = 15, 1 << 30
-"""Seconds and bytes that a model without weights may take; one of 100 layers takes a second."""
+"""Seconds and bytes that a model without weights may take; 100 layers take a second."""
 
 
 @contextlib.contextmanager
 def exactly(checkpoint: Checkpoint) -> Iterator[Path]:
-    """A folder with the files of a checkpoint and no others, as links, until the block ends: beside an index other
-    weights may lie, which libraries prefer."""
-    with tempfile.TemporaryDirectory(prefix="excise-") as place:
-        # Under the model's name, as libraries keep a model's code by the name of its folder.
-        folder = Path(place) / checkpoint.folder.name
+    """Yields a folder of links to only the files of a checkpoint: libraries prefer other weights beside an index."""
+    with tempfile.TemporaryDirectory(prefix="excise-") as parent:
+        # Named like the model, because libraries cache a model's code under the name of its folder.
+        folder = Path(parent) / checkpoint.folder.name
         for path in checkpoint.files:
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             (folder / path).symlink_to((checkpoint.folder / path).resolve())
@@ -56,51 +55,51 @@ def exactly(checkpoint: Checkpoint) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def in_one_line(folder: Path, read: Path, what: str = "could not be loaded") -> Iterator[None]:
-    """Within the block, what transformers raises about the model in `folder` is one line. It may be any of Python's
-    errors: config.json chooses which code runs, and with which numbers. The name of the folder that transformers `read`
-    is of no use to a user."""
+def in_one_line(folder: Path, links: Path, failure: str = "could not be loaded") -> Iterator[None]:
+    """Turns errors of transformers about the model in `folder` into a `StageError`. config.json chooses which code runs
+    with which numbers, so any Python error is possible. The folder of `links` that transformers read means nothing to
+    a user, so messages name `folder` instead."""
     try:
         yield
     except StageError:
         raise
-    except UsedUp as much:
+    except UsedUp as limit:
         raise StageError(
-            f"{folder}: to build what its config.json describes {much}; look for a number in it that is too large"
+            f"{folder}: building the model of its config.json {limit}; look for a number in it that is too large"
         ) from None
-    except Exception as error:  # see above: which ones config.json decides
-        told = " ".join(str(error).replace(str(read), str(folder)).split()) or type(error).__name__
-        raise StageError(f"{folder} {what}: {shorten(told, 250)}") from None
+    except Exception as error:  # of any type, see above
+        reason = " ".join(str(error).replace(str(links), str(folder)).split()) or type(error).__name__
+        raise StageError(f"{folder} {failure}: {shorten(reason, 250)}") from None
 
 
 def check_loads(model: PreTrainedModel, tensors: Mapping[str, Tensor], where: str) -> list[str]:
-    """Load tensors without content into a model on the meta device, as transformers loads the true ones, and return
-    those that it leaves in the file. Raises `StageError` that begins with `where`, the model's name or folder: a
-    parameter is left without a value, or has two, or one of another shape or of no float type."""
+    """Load tensors without content into a model on the meta device, as transformers loads the real ones, and return
+    those that it does not use. Raises `StageError` that begins with `where`, the model's name or folder: a parameter
+    has no value, two values, or one of another shape or type."""
     transforms: list[Any] = get_model_conversion_mapping(model)
-    becomes, there = targets(model, tensors, transforms), model.state_dict()
+    becomes, parameters = targets(model, tensors, transforms), model.state_dict()
     _refuse_twins(becomes, where)
     for name, (target, _) in becomes.items():
-        if there[target].is_floating_point() and tensors[name].dtype not in FLOATS:
+        if parameters[target].is_floating_point() and tensors[name].dtype not in FLOATS:
             raise StageError(
-                f"{where}: {name} is stored as {tensors[name].dtype}, which transformers would take for plain numbers; "
+                f"{where}: {name} is stored as {tensors[name].dtype}, which transformers would read as plain numbers; "
                 "name a copy of the model in bfloat16, float16 or float32"
             )
     meta = torch.device("meta")
-    # Of a kind and a shape: loading casts to the type of the parameter.
-    kinds = {name: torch.float32 if tensor.dtype in FLOATS else torch.int64 for name, tensor in tensors.items()}
-    empty = {name: torch.empty(tensor.shape, dtype=kinds[name], device=meta) for name, tensor in tensors.items()}
-    found, _ = convert_and_load_state_dict_in_model(model, empty, loading_as(model, model.dtype, meta, transforms))
-    model.tie_weights(missing_keys=found.missing_keys, recompute_mapping=False)
-    model._adjust_missing_and_unexpected_keys(found)
-    refuse_incomplete(where, found.missing_keys, found.mismatched_keys, found.conversion_errors)
-    return sorted(found.unexpected_keys)
+    # Any float or integer type will do: loading casts to the type of the parameter.
+    dtypes = {name: torch.float32 if tensor.dtype in FLOATS else torch.int64 for name, tensor in tensors.items()}
+    empty = {name: torch.empty(tensor.shape, dtype=dtypes[name], device=meta) for name, tensor in tensors.items()}
+    report, _ = convert_and_load_state_dict_in_model(model, empty, loading_as(model, model.dtype, meta, transforms))
+    model.tie_weights(missing_keys=report.missing_keys, recompute_mapping=False)
+    model._adjust_missing_and_unexpected_keys(report)
+    refuse_incomplete(where, report.missing_keys, report.mismatched_keys, report.conversion_errors)
+    return sorted(report.unexpected_keys)
 
 
 def loading_as(
     model: PreTrainedModel, dtype: torch.dtype, device: torch.device, transforms: list[Any]
 ) -> LoadStateDictConfig:
-    """How transformers loads tensors into a model: with these conversions, and what it keeps in float32 so."""
+    """How transformers loads tensors into a model: with these conversions, and some of them always in float32."""
     return LoadStateDictConfig(
         device_map={"": device}, dtype=dtype, dtype_plan=model._get_dtype_plan(dtype), weight_mapping=transforms
     )
@@ -112,48 +111,47 @@ def refuse_incomplete(
     mismatched: Iterable[tuple[str, Sequence[int], Sequence[int]]],
     failed: Mapping[str, str],
 ) -> None:
-    """Raises `StageError` unless each parameter got its value, as transformers' loading report tells: of `mismatched`
-    ones, the shapes that file and config give them, and of `failed` ones the traceback of the conversion."""
+    """Raises `StageError` unless transformers' loading report says that each parameter has its value. `mismatched`
+    holds names with their shapes in the file and in the config, `failed` tracebacks of conversions."""
     for name, in_file, in_memory in sorted(mismatched):
         raise StageError(
-            f"{where}: {name} has the shape {list(in_file)}, where its config.json says {list(in_memory)}; {_MEND}"
+            f"{where}: {name} has the shape {list(in_file)}, where its config.json says {list(in_memory)}; {_REMEDY}"
         )
     for name, trace in sorted(failed.items()):
-        # What was raised is in its last line but one, before a line of what was converted.
-        raise StageError(f"{where}: {name} could not be loaded: {shorten(trace.splitlines()[-2], 150)}; {_MEND}")
+        # The error is in the second-to-last line; the last one says what was converted.
+        raise StageError(f"{where}: {name} could not be loaded: {shorten(trace.splitlines()[-2], 150)}; {_REMEDY}")
     if names := sorted(missing):
         raise StageError(
-            f"{where} does not hold {listed(names)}, which transformers would fill with random numbers; {_MEND}"
+            f"{where} does not hold {listed(names)}, which transformers would fill with random numbers; {_REMEDY}"
         )
 
 
 def targets(
     model: PreTrainedModel, tensors: Iterable[str], transforms: Sequence[WeightTransform]
 ) -> dict[str, tuple[str, str | None]]:
-    """By its name in the files, what a tensor becomes, or becomes a part of, in memory, and the pattern by which a
-    conversion takes it; None where it is renamed at most. Of several targets, the first. Tensors that the model has no
-    place for are left out."""
+    """For each stored tensor that the model uses, the parameter that it becomes, or becomes a part of (the first of
+    several), and the pattern of the conversion that takes it; None if it is only renamed."""
     renamings = [each for each in transforms if isinstance(each, WeightRenaming)]
     converters = [each for each in transforms if isinstance(each, WeightConverter)]
-    there = model.state_dict()
-    found = {}
+    parameters = model.state_dict()
+    becomes = {}
     for name in sorted(tensors, key=dot_natural_key):
-        renamed, pattern = rename_source_key(name, renamings, converters, model.base_model_prefix, there)
-        if renamed not in there and name in there:
-            renamed, pattern = rename_source_key(name, [], [], model.base_model_prefix, there)
-        if renamed in there:
-            found[name] = renamed, pattern
-    return found
+        renamed, pattern = rename_source_key(name, renamings, converters, model.base_model_prefix, parameters)
+        if renamed not in parameters and name in parameters:
+            renamed, pattern = rename_source_key(name, [], [], model.base_model_prefix, parameters)
+        if renamed in parameters:
+            becomes[name] = renamed, pattern
+    return becomes
 
 
 def _refuse_twins(becomes: Mapping[str, tuple[str, str | None]], where: str) -> None:
-    """Two tensors may make one parameter only where a conversion joins them; elsewhere one of them is not read."""
+    """Two tensors may become one parameter only if a conversion joins them; otherwise one of them is not read."""
     first: dict[tuple[str, str | None], str] = {}
     plain = {target: name for name, (target, pattern) in becomes.items() if pattern is None}
     for name, (target, pattern) in becomes.items():
-        # A pattern with a star takes a tensor of each expert.
-        is_one_of_many = pattern is not None and "*" in pattern
-        twin = name if is_one_of_many else first.setdefault((target, pattern), name)
+        # A pattern with a star joins the tensors of all experts.
+        is_joined = pattern is not None and "*" in pattern
+        twin = name if is_joined else first.setdefault((target, pattern), name)
         if pattern is not None:
             twin = plain.get(target, twin)
         if twin != name:
@@ -162,14 +160,14 @@ def _refuse_twins(becomes: Mapping[str, tuple[str, str | None]], where: str) -> 
 
 def load_model(checkpoint: Checkpoint, dtype: str, placement: Placement) -> PreTrainedModel:
     """The language model of a checkpoint, in evaluation mode, on a device or spread over all GPUs by accelerate. Raises
-    `StageError`: transformers cannot load it, or would make some of its weights up."""
+    `StageError`: transformers cannot load it, or would invent some of its weights."""
     need = weights_need(checkpoint, without_weights(checkpoint.folder, dtype))
-    # Before the system ends the process, which would leave no message.
+    # Otherwise the system would end the process without a message.
     if placement != "balanced" and placement.type == "cpu" and (limit := impossible(need, limits(placement))):
         raise StageError(
             f"{checkpoint.folder} takes {need.of(limit) / GIB:,.1f} GiB of memory, and {limit.name} has "
             f"{limit.total / GIB:,.1f} GiB; use a larger machine, or GPUs that hold it (model.device: balanced). "
-            "To measure it layer by layer (measure.stream) and to ablate it takes less"
+            "Measuring layer by layer (measure.stream) and ablating need less"
         )
     with exactly(checkpoint) as folder, in_one_line(checkpoint.folder, folder):
         config = _config_of(folder)
@@ -180,34 +178,32 @@ def load_model(checkpoint: Checkpoint, dtype: str, placement: Placement) -> PreT
             local_files_only=True,
             use_safetensors=True,
             trust_remote_code=remote_code_is_trusted(folder),
-            # Shapes that differ are in the report, by name.
-            ignore_mismatched_sizes=True,
+            ignore_mismatched_sizes=True,  # the report names them
             output_loading_info=True,
         )
     model, report = loaded
     refuse_incomplete(str(checkpoint.folder), report["missing_keys"], report["mismatched_keys"], {})
     if any(parameter.is_meta for parameter in model.parameters()):
         raise StageError(
-            f"{checkpoint.folder} does not fit onto the GPUs of this machine, and weights outside them cannot be "
-            "measured; use larger ones, or a smaller model.dtype"
+            f"{checkpoint.folder} does not fit on the GPUs of this machine, and weights outside them cannot be "
+            "measured; use larger GPUs or a smaller model.dtype"
         )
-    # Answers are greedy, unless a task says otherwise: what else generation_config.json says is how others sample.
-    written = model.generation_config
+    # Answers are greedy unless a task says otherwise; all else in generation_config.json is about sampling.
+    stored = model.generation_config
     model.generation_config = GenerationConfig(
-        **{name: getattr(written, name, None) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+        **{name: getattr(stored, name, None) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     )
     model.eval()
-    # Before anything is built on it: a config may be one that no code is written for, and show it only here.
+    # Some configs that no code supports fail only here.
     with in_one_line(checkpoint.folder, checkpoint.folder, "could not be run"), torch.inference_mode():
         model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=model.device), use_cache=False)
     return model
 
 
 def without_weights(folder: Path, dtype: str) -> PreTrainedModel:
-    """The same model with every parameter and buffer on the meta device, which takes no memory. Raises `StageError`:
-    transformers knows no such model, or cannot make it in reasonable time and memory."""
-    # Here, where every way of loading begins.
-    transformers.utils.logging.disable_progress_bar()
+    """The model with every parameter and buffer on the meta device, which takes no memory. Raises `StageError`:
+    transformers does not know the model, or building it takes too much time or memory."""
+    transformers.utils.logging.disable_progress_bar()  # every way of loading begins here
     with in_one_line(folder, folder), bounded(*_BUILDING):
         config = _config_of(folder)
         dtype = config.dtype if dtype == "auto" else dtype
@@ -219,8 +215,8 @@ def without_weights(folder: Path, dtype: str) -> PreTrainedModel:
 
 
 def read_model_config(folder: Path) -> Any:
-    """The config of the model in a folder, as transformers reads it: with the defaults of its class. Raises
-    `StageError`: transformers knows no such model, or cannot read it in reasonable time and memory."""
+    """The config of the model in a folder, with the defaults of its class. Raises `StageError`: transformers does not
+    know the model, or reading it takes too much time or memory."""
     with in_one_line(folder, folder), bounded(*_BUILDING):
         return _config_of(folder)
 
@@ -230,43 +226,42 @@ def _config_of(folder: Path) -> Any:
 
 
 def _auto_class(config: Any) -> Any:
-    """What transformers loads a model by: one of text and images only where it has no class for text only."""
+    """The class that loads the model: for text only if transformers has one, else for text and images."""
     kind = type(config)
     only_with_images = kind in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING and kind not in MODEL_FOR_CAUSAL_LM_MAPPING
     return AutoModelForImageTextToText if only_with_images else AutoModelForCausalLM
 
 
 def weights_need(checkpoint: Checkpoint, model: PreTrainedModel) -> Need:
-    """What the weights of a checkpoint take once they are loaded as those of `model`, which may be without any."""
-    once = {id(tensor): tensor.nbytes for tensor in (*model.parameters(), *model.buffers())}
+    """What the weights of a checkpoint take once they are loaded into `model`, which may be on the meta device."""
+    bytes_of = {id(tensor): tensor.nbytes for tensor in (*model.parameters(), *model.buffers())}
     files = sum((checkpoint.folder / shard).stat().st_size for shard in checkpoint.shards)
-    return Need(sum(once.values()), mapped=files)
+    return Need(sum(bytes_of.values()), mapped=files)
 
 
 def remote_code_is_trusted(folder: Path) -> bool:
-    """Whether code that lies beside the model in `folder` may run. Only the machine's environment says so, and never a
-    file of the project, which may come from strangers. Raises `StageError`: it may, and the model names code of another
-    repository, which nothing pins."""
+    """Whether code in the model's `folder` may run. Only the machine's environment allows it, never a file of the
+    project, which may come from strangers. Raises `StageError`: it may run, and the model names code of another
+    repository, which is not pinned."""
     if os.environ.get("EXCISE_TRUST_REMOTE_CODE") != "1":
         return False
     for path in (folder / "config.json", folder / "tokenizer_config.json"):
         if path.is_file() and (named := re.search(r'"[^"\s]+--[\w.]+"', path.read_text(errors="replace"))):
             raise StageError(
-                f"{path} names code of another repository, {named[0]}, which nothing pins; copy it into the model's "
+                f"{path} names code of another repository, {named[0]}, which is not pinned; copy it into the model's "
                 "folder, or unset EXCISE_TRUST_REMOTE_CODE"
             )
     return True
 
 
 def decoder(model: PreTrainedModel) -> nn.Module:
-    """The stack of decoder layers with its embeddings and final norm; the text part's where the model has several."""
-    found = model.get_decoder()
-    # Llama 4 answers with its causal language model, which has the stack in it.
-    return found if hasattr(found, "layers") else found.model
+    """The decoder layers with their embeddings and final norm; those of the text part if the model has several."""
+    stack = model.get_decoder()
+    # Llama 4 returns its causal language model, which contains the stack.
+    return stack if hasattr(stack, "layers") else stack.model
 
 
 def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
-    """The decoder layers of a causal language model."""
     layers = decoder(model).layers
     assert isinstance(layers, nn.ModuleList)
     return layers

@@ -13,7 +13,7 @@ class Estimator(Extension):
     """Estimates the direction between two sets of activations. Its fields are its parameters in params.yaml."""
 
     halvings: ClassVar[int] = 20
-    """How often the prompts are halved to see how stable the direction is."""
+    """Random halvings of the prompts that measure how stable the direction is."""
 
     @abstractmethod
     def difference(self, harmful: "Tensor", harmless: "Tensor", means: "Tensor") -> "Tensor":

@@ -1,5 +1,3 @@
-"""The estimator `mean`."""
-
 from typing import TYPE_CHECKING, ClassVar
 
 from excise.residual.estimators import Estimator
@@ -14,5 +12,4 @@ class Mean(Estimator):
     halvings: ClassVar[int] = 100
 
     def difference(self, harmful: "Tensor", harmless: "Tensor", means: "Tensor") -> "Tensor":
-        """The difference of means as it is."""
         return means

@@ -1,5 +1,3 @@
-"""The estimator `median`."""
-
 from typing import TYPE_CHECKING
 
 from excise.residual.estimators import Estimator
@@ -12,19 +10,18 @@ _TOLERANCE = 1e-12
 
 
 class Median(Estimator):
-    """The difference of geometric medians, which single prompts pull less than means."""
+    """The difference of geometric medians, which single prompts affect less than means."""
 
     def difference(self, harmful: "Tensor", harmless: "Tensor", means: "Tensor") -> "Tensor":
-        """The difference of the two medians."""
         return geometric_median(harmful) - geometric_median(harmless)
 
 
 def geometric_median(points: "Tensor") -> "Tensor":
-    """The point with the smallest sum of distances to ``[points, hidden]``, float64, by Weiszfeld's method."""
+    """The point with the smallest sum of distances to `points` ``[points, hidden]`` float64, by Weiszfeld's method."""
     median = points.mean(dim=0)
     for _ in range(_STEPS):
         distances = (points - median).norm(dim=-1)
-        # A point that the iterate has met would get an infinite weight; it keeps it close, not caught.
+        # Without the clamp a point that the iterate meets would get an infinite weight.
         weights = 1 / distances.clamp(min=_TOLERANCE * (1 + float(median.norm())))
         moved = (weights[:, None] * points).sum(dim=0) / weights.sum()
         if float((moved - median).norm()) <= _TOLERANCE * (1 + float(median.norm())):

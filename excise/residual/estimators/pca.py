@@ -1,5 +1,3 @@
-"""The estimator `pca`."""
-
 from typing import TYPE_CHECKING
 
 from excise.residual.estimators import Estimator
@@ -9,11 +7,10 @@ if TYPE_CHECKING:
 
 
 class Pca(Estimator):
-    """The first principal component of harmful activations around the harmless mean, in the manner of Zou et al. 2023
+    """The first principal component of harmful activations around the harmless mean, as in Zou et al. 2023
     (arXiv:2310.01405); its sign and norm are those of the difference of means."""
 
     def difference(self, harmful: "Tensor", harmless: "Tensor", means: "Tensor") -> "Tensor":
-        """The component, with the sign and norm of `means`."""
         import torch
 
         component = torch.linalg.svd(harmful - harmless.mean(dim=0), full_matrices=False).Vh[0]

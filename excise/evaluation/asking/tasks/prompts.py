@@ -1,4 +1,4 @@
-"""How task files find their prompts; lm-eval imports this file by its path, from the project's folder."""
+"""Functions by which task files find their prompts; lm-eval imports this file by path, from the project folder."""
 
 from typing import Any
 
@@ -12,23 +12,23 @@ from schemas.prompts import Prompt
 
 
 def organism(name: str, **_metadata: Any) -> dict[str, Dataset]:
-    """One of the organism's lists, as prepare wrote it."""
+    """One of the organism's prompt lists."""
     return _test_split(read_prompts(name))
 
 
 def safe(documents: Dataset) -> Dataset:
-    """XSTest's prompts that ask for nothing unsafe: the others are there for contrast."""
+    """XSTest's safe prompts, without the unsafe ones that it has for contrast."""
     return documents.filter(lambda document: document["label"] == "safe")
 
 
-def custom(**given: Any) -> dict[str, Dataset]:
-    """The user's own prompts. Raises `StageError`: they cannot be read, or are conversations of several turns."""
-    source = CustomPrompts(**{name: given[name] for name in CustomPrompts.model_fields if name in given})
+def custom(**kwargs: Any) -> dict[str, Dataset]:
+    """The user's own prompts. Raises `StageError`: they cannot be read, or have several messages."""
+    source = CustomPrompts(**{name: kwargs[name] for name in CustomPrompts.model_fields if name in kwargs})
     prompts = gather(source).prompts
     if conversations := sum(bool(prompt.turns) for prompt in prompts):
         raise StageError(
             f"params.yaml: evaluate.custom: {conversations} of {len(prompts)} prompts in {source.source} have earlier "
-            "messages, and a task asks a single one; name a column of texts"
+            "messages, but a task asks only one message; name a column of texts"
         )
     return _test_split(prompts)
 
