@@ -19,52 +19,44 @@ PROJECT = Path()
 
 Argument = tuple[tuple[str, ...], dict[str, Any]]
 Handler = Callable[..., None]
-COMMANDS: dict[str, tuple[Handler, tuple[Argument | list[Argument], ...]]] = {}
-"""Function and arguments by name; exactly one of the arguments in a list must be given."""
 
 
 class Parser(argparse.ArgumentParser):
     """A parser with errors of one line."""
 
     def error(self, message: str) -> NoReturn:
-        """Exit with code 2."""
         print(f"ERROR: {message}; `{self.prog} --help` lists what it takes", file=sys.stderr)
         sys.exit(2)
 
 
+PARSER = Parser(
+    prog="python -m excise",
+    description="What people and workflows call around the stages of dvc.yaml. Run it in the project's folder.",
+    epilog=EXIT_CODES,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+)
+COMMANDS = PARSER.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+
 def main() -> None:
-    """Run the command that the command line names, and leave the process with its exit code."""
-    arguments = vars(parser().parse_args())
+    arguments = vars(PARSER.parse_args())
     run = partial(arguments.pop("handler"), **arguments)
     from excise.plumbing.errors import run_command  # imports schemas, which `--help` does not need
 
     run_command(run)
 
 
-def parser() -> Parser:
-    """The parser of the whole command line."""
-    program = Parser(
-        prog="python -m excise",
-        description="What people and workflows call around the stages of dvc.yaml. Run it in the project's folder.",
-        epilog=EXIT_CODES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    subparsers = program.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for name, (handler, arguments) in COMMANDS.items():
-        subparser = subparsers.add_parser(name, help=handler.__doc__, description=handler.__doc__, allow_abbrev=False)
-        subparser.set_defaults(handler=handler)
-        for argument in arguments:
-            group = subparser.add_mutually_exclusive_group(required=True) if isinstance(argument, list) else subparser
-            for flags, options in argument if isinstance(argument, list) else [argument]:
-                group.add_argument(*flags, **options)
-    return program
-
-
 def command(*arguments: Argument | list[Argument]) -> Callable[[Handler], Handler]:
-    """Make a function the command of its name."""
+    """Make a function the command of its name; exactly one of the arguments in a list must be given."""
 
     def add(handler: Handler) -> Handler:
-        COMMANDS[handler.__name__.replace("_", "-")] = handler, arguments
+        name = handler.__name__.replace("_", "-")
+        parser = COMMANDS.add_parser(name, help=handler.__doc__, description=handler.__doc__, allow_abbrev=False)
+        parser.set_defaults(handler=handler)
+        for argument in arguments:
+            group = parser.add_mutually_exclusive_group(required=True) if isinstance(argument, list) else parser
+            for flags, options in argument if isinstance(argument, list) else [argument]:
+                group.add_argument(*flags, **options)
         return handler
 
     return add

@@ -33,7 +33,6 @@ def json_schema() -> str:
 
 
 def write_documentation() -> None:
-    """Write params.schema.json and docs/params.md."""
     SCHEMA.write_text(json_schema(), encoding="utf-8")
     REFERENCE.write_text(reference(Params.model_json_schema()), encoding="utf-8")
 

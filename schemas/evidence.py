@@ -16,8 +16,6 @@ Outcome = Literal["pass", "warn", "fail"]
 
 
 class Interval(Document):
-    """A confidence interval."""
-
     low: float
     high: float
 

@@ -19,7 +19,6 @@ Change = Literal["better", "worse", "higher", "lower", "within noise", "unchange
 
 
 def movement(row: Comparison) -> Movement:
-    """The direction in which a metric moved, by the interval of its difference."""
     interval = row.difference_interval
     if interval is None or math.isnan(interval.low) or math.isnan(interval.high):
         return "no interval"
@@ -31,7 +30,6 @@ def movement(row: Comparison) -> Movement:
 
 
 def change(row: Comparison) -> Change:
-    """The same, judged."""
     moved = movement(row)
     if moved != "rose" and moved != "fell":
         return moved
@@ -122,7 +120,6 @@ class Conclusion:
 
     @property
     def part(self) -> Part:
-        """The part of the report that shows it."""
         return "effect" if self.kind in get_args(_Effect) else "failures" if self.kind in get_args(_Failure) else "cost"
 
 

@@ -85,7 +85,6 @@ def _svg(figure: Figure) -> str:
 
 
 def _directions(statistics: DirectionStatistics) -> Figure:
-    """How well each measurement's direction separates prompts, how stable it is, and its length."""
     rows = statistics.measurements
     measurements = [row.measurement for row in rows]
     figure, (quality, length) = _figure(1, 2, (8.0, 3.0))
@@ -98,7 +97,6 @@ def _directions(statistics: DirectionStatistics) -> Figure:
 
 
 def _writers(diagnosis: Diagnosis) -> Figure:
-    """Writer × layer: what each adds to the difference, and what it causes."""
     rows = diagnosis.writers
     layers, kinds = sorted({row.layer for row in rows}), list(dict.fromkeys(row.role for row in rows))
     figure, (added, caused) = _figure(2, 1, (8.0, 1.6 + 0.64 * len(kinds)))
@@ -111,7 +109,6 @@ def _writers(diagnosis: Diagnosis) -> Figure:
 
 
 def _experts(diagnosis: Diagnosis) -> Figure | None:
-    """Layer × expert: how much more each is used on harmful prompts."""
     cells = {
         (row.layer, expert): harmful / diagnosis.harmful_prompts - harmless / diagnosis.harmless_prompts
         for row in diagnosis.routers
@@ -128,7 +125,6 @@ def _experts(diagnosis: Diagnosis) -> Figure | None:
 
 
 def _coverage(diagnosis: Diagnosis) -> Figure | None:
-    """First × last layer of a range: the refusal that remains, and KL."""
     ranges = {(row.first, row.last): row.answers for row in diagnosis.ranges if row.answers is not None}
     if not ranges:
         return None
@@ -144,7 +140,6 @@ def _coverage(diagnosis: Diagnosis) -> Figure | None:
 
 
 def _stream(diagnosis: Diagnosis) -> Figure:
-    """The stream along the direction, measurement by measurement."""
     figure, (axes,) = _figure(1, 1, (6.4, 3.2))
     points = diagnosis.stream
     lines = {"harmful": [point.harmful for point in points], "harmless": [point.harmless for point in points]}
@@ -155,7 +150,6 @@ def _stream(diagnosis: Diagnosis) -> Figure:
 
 
 def _scales(simulation: Simulation) -> Figure:
-    """The difference that is left at each scale."""
     figure, (axes,) = _figure(1, 1, (6.4, 3.2))
     trials = simulation.scales
     simulated: Numbers = [trial.simulated for trial in trials]
@@ -169,7 +163,6 @@ def _scales(simulation: Simulation) -> Figure:
 
 
 def _projections(simulation: Simulation) -> Figure:
-    """Projections of prompts, before and after the edit."""
     figure, panels = _figure(1, 2, (8.0, 3.0), share=True)
     models = [
         [_finite(model.harmful), _finite(model.harmless)]

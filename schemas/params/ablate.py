@@ -91,5 +91,4 @@ class Ablate(EditMethod):
     """The edit, rule by rule. If two rules name the same tensor, the later one wins."""
 
     def targets_of(self, rule: Rule) -> tuple[Target, ...]:
-        """The rule's own targets, or those of the section."""
         return self.targets if rule.targets is None else rule.targets

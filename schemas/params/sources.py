@@ -70,14 +70,12 @@ class RowsSource(Section):
 
     @property
     def kind(self) -> SourceKind:
-        """The kind of source."""
         if self.source == "organism":
             return "organism"
         return "file" if self.source.startswith("data/") else "dataset"
 
     @property
     def has_columns(self) -> bool:
-        """Whether its rows have columns or keys."""
         return self.kind == "dataset" or (self.kind == "file" and not self.source.endswith(".txt"))
 
     @model_validator(mode="before")

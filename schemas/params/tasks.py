@@ -53,7 +53,6 @@ class Questions(Section):
     """Tasks whose answers must stay as good as before: ours, or any lm-eval task, such as `mmlu` or `gsm8k`."""
 
     def tasks(self) -> dict[TaskGroup, tuple[str, ...]]:
-        """The tasks of each group, in the order given."""
         return {"refusal": self.refusal, "over_refusal": self.over_refusal, "capability": self.capability}
 
     @model_validator(mode="after")

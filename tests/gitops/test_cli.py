@@ -1,6 +1,5 @@
 """The command line: what it says of itself, what it refuses, and that no command waits for what it does not use."""
 
-import argparse
 import subprocess
 import sys
 import time
@@ -8,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from excise.cli import COMMANDS, parser
+from excise.cli import COMMANDS, PARSER
 from tests.projects import ROOT, environment
 
 TORCHLESS = {
@@ -56,14 +55,9 @@ def excise(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
     )
 
 
-def subparsers() -> dict[str, argparse.ArgumentParser]:
-    (commands,) = (action for action in parser()._actions if isinstance(action, argparse._SubParsersAction))
-    return dict(commands.choices)
-
-
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", COMMANDS.choices)
 def test_a_command_says_what_it_does_and_what_each_argument_is(name: str) -> None:
-    one = subparsers()[name]
+    one = COMMANDS.choices[name]
     assert one.description and one.description.count(". ") == 0 and one.description.endswith(".")
     assert "\n" not in one.description
     assert all(action.help for action in one._actions), [action.dest for action in one._actions if not action.help]
@@ -76,19 +70,19 @@ def test_help_names_every_command_and_every_exit_code_and_is_quick() -> None:
         done = excise(ROOT, "--help")
         seconds.append(time.perf_counter() - began)
     assert done.returncode == 0
-    assert all(f"    {name}" in done.stdout for name in COMMANDS)
+    assert all(f"    {name}" in done.stdout for name in COMMANDS.choices)
     assert all(f"  {code} " in done.stdout for code in ("0", "1", "2", "128+N"))
     assert min(seconds) <= 0.3
 
 
 def test_help_imports_nothing_that_is_slow() -> None:
-    code = "import sys, excise.cli; excise.cli.parser().format_help(); print(*sys.modules)"
+    code = "import sys, excise.cli; excise.cli.PARSER.format_help(); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True)
     ours = {name for name in done.stdout.split() if name.split(".")[0] in ("excise", "schemas", "stages", "pydantic")}
     assert ours == {"excise", "excise.cli"}
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", COMMANDS.choices)
 def test_help_does_nothing_else(name: str, tmp_path: Path) -> None:
     """It once made a folder called --help."""
     done = excise(tmp_path, name, "--help")
@@ -100,7 +94,7 @@ def test_help_does_nothing_else(name: str, tmp_path: Path) -> None:
     [
         (),
         ("nothing",),
-        *((name, "--unknown") for name in COMMANDS),
+        *((name, "--unknown") for name in COMMANDS.choices),
         ("verify", "my", "model"),
         ("gate", "--sho"),
         ("hand-over",),
@@ -117,7 +111,7 @@ def test_wrong_arguments_are_one_line_and_code_2(
     arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as caught:
-        parser().parse_args(arguments)
+        PARSER.parse_args(arguments)
     line = capsys.readouterr().err
     assert caught.value.code == 2
     assert line.startswith("ERROR: ") and line.count("\n") == 1 and "--help` lists" in line
@@ -125,9 +119,9 @@ def test_wrong_arguments_are_one_line_and_code_2(
 
 def test_a_value_that_looks_like_an_option_is_taken_behind_two_dashes() -> None:
     """The Makefile gives values so: strangers choose some of them."""
-    given = vars(parser().parse_args(["attach", "--", "--help", "-x"]))
+    given = vars(PARSER.parse_args(["attach", "--", "--help", "-x"]))
     assert (given["tag"], given["folder"]) == ("--help", Path("-x"))
-    assert vars(parser().parse_args(["repro", "--", "--quiet", "measure"]))["arguments"] == ["--quiet", "measure"]
+    assert vars(PARSER.parse_args(["repro", "--", "--quiet", "measure"]))["arguments"] == ["--quiet", "measure"]
 
 
 @pytest.mark.parametrize("name", TORCHLESS)
