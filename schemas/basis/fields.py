@@ -53,7 +53,8 @@ def matches(pattern: str, allowed: str, words: tuple[str, ...] = ()) -> Kind:
 
 @dataclass(frozen=True)
 class Items:
-    """Constraints of a list, checked after its items; it is sorted by `order`."""
+    """Constraints of a list, checked after its items (Pydantic's own would count a wrong item as a missing one); it is
+    sorted by `order`."""
 
     at_least_one: bool = False
     distinct: bool = False
