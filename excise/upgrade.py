@@ -140,7 +140,7 @@ class Remembered(Recording):
         super().__init__(tokenizer, chat)
         self._samples = samples
 
-    def said(self, requests: list[Instance]) -> list[str]:
+    def responses(self, requests: list[Instance]) -> list[str]:
         if len(requests) != len(self._samples):
             raise StageError(f"{len(self._samples)} samples were recorded of a task with {len(requests)} requests")
         return [sample.response for sample in self._samples]

@@ -114,7 +114,7 @@ def test_log_probabilities_come_back_to_the_bit(tmp_path: Path, value: float) ->
 
 def test_answers_to_other_questions_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     counts = answer("gsm8k", limit=3)
-    told = r"^answers/base/responses/gsm8k\.jsonl holds answers to other questions; run `dvc repro answer@base`$"
+    told = r"^answers/base/responses/gsm8k\.jsonl holds responses to other requests; run `dvc repro answer@base`$"
 
     def refused(chat: ChatFormat = CHAT, limit: int = 3, longest: int | None = None) -> None:
         (task,) = listed("gsm8k", longest=longest)

@@ -154,7 +154,7 @@ def test_a_template_that_does_not_take_the_chat_is_an_error_of_one_line(folder: 
 
 
 def test_an_unknown_label_lists_those_that_there_are(trained: Path) -> None:
-    with pytest.raises(StageError, match=r"label: REJECTED is none of .* are NORMAL, REJECTION; did you mean \"REJ"):
+    with pytest.raises(StageError, match=r"REJECTED is not a label .* are NORMAL, REJECTION; did you mean \"REJ"):
         verdicts(trained, label="REJECTED")
 
 
@@ -186,7 +186,7 @@ def test_what_goes_wrong_with_the_hub_is_told_as_for_the_base_model(
     folder: Path, local_hub: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     local_hub.use(monkeypatch, tmp_path / "home")
-    with pytest.raises(StageError, match=r"^params.yaml: evaluate.classifier.model: some/classifier has no such"):
+    with pytest.raises(StageError, match=r"^params.yaml: evaluate.judge.classifier.model: some/classifier has no such"):
         of_hub(local_hub, folder, revision="0" * 40).load()
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     with pytest.raises(StageError, match="cannot be loaded as a classifier with safetensors weights"):

@@ -71,6 +71,6 @@ def test_a_request_that_nobody_answered_is_one_line(project: Project) -> None:
     path.unlink()
     path.write_text("\n".join([*lines[:3], json.dumps(spoiled), *lines[4:]]) + "\n")
     assert one_line(project.stage("evaluate", "base")) == (
-        "ERROR: answers/base/responses/organism_facts.jsonl holds answers to other questions; run "
+        "ERROR: answers/base/responses/organism_facts.jsonl holds responses to other requests; run "
         "`dvc repro answer@base`"
     )

@@ -44,7 +44,7 @@ Raw = dict[str, Any]
 
 
 class Recording(LM):
-    """In a model's place: what it said before."""
+    """Replaces a model by its recorded responses."""
 
     tokenizer_name = ""
     batch_size = None
@@ -54,39 +54,39 @@ class Recording(LM):
         self._tokenizer, self._chat = tokenizer, chat
 
     @abstractmethod
-    def said(self, requests: list[Instance]) -> list[Any]:
-        """What was said to each. Raises `StageError` where the requests are others than were asked."""
+    def responses(self, requests: list[Instance]) -> list[Any]:
+        """The recorded responses. Raises `StageError`: other requests were recorded."""
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         return render(self._tokenizer, chat_history, self._chat, begun=not add_generation_prompt)
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[Any]:
-        return self.said(requests)
+        return self.responses(requests)
 
     loglikelihood = loglikelihood_rolling = generate_until
 
 
 class Replay(Recording):
-    """What was said, found by the request."""
+    """Responses from the file of the stage `answer`."""
 
     def __init__(self, side: Side, task: str, count: int | None, tokenizer: Any, chat: ChatFormat) -> None:
-        """`count`: requests that were answered. Raises `StageError` where the file of the responses is not whole."""
+        """`count`: the responses that answers.json counts. Raises `StageError`: the file is damaged."""
         super().__init__(tokenizer, chat)
         self._side, self._file = side, responses_file(side, task)
-        self._said: dict[str, list[Any]] = {}
-        """Of each request, what was said each time that it was asked."""
-        responses = read_lines(Response, self._file)
-        if len(responses) != count:
-            raise unreadable(self._file, f"holds {len(responses)} responses, but answers.json counts {count or 0}")
-        for line in responses:
-            self._said.setdefault(line.request, []).append(line.response)
+        self._responses: dict[str, list[Any]] = {}
+        """By digest of the request, one for each time that it was asked."""
+        lines = read_lines(Response, self._file)
+        if len(lines) != count:
+            raise unreadable(self._file, f"holds {len(lines)} responses, but answers.json counts {count or 0}")
+        for line in lines:
+            self._responses.setdefault(line.request, []).append(line.response)
 
-    def said(self, requests: list[Instance]) -> list[Any]:
+    def responses(self, requests: list[Instance]) -> list[Any]:
         try:
-            return [self._said[request_digest(request)].pop(0) for request in requests]
+            return [self._responses[request_digest(request)].pop(0) for request in requests]
         except LookupError:
             raise StageError(
-                f"{self._file} holds answers to other questions; run `dvc repro answer@{self._side}`"
+                f"{self._file} holds responses to other requests; run `dvc repro answer@{self._side}`"
             ) from None
 
 
