@@ -184,8 +184,8 @@ def has_digest(folder: Path) -> bool:
 
 
 def wrong_file(folder: Path, files: list[FileDigest]) -> tuple[str, str] | None:
-    """The path of the first file that is not as recorded, every digest computed anew, and what is wrong with it, as the
-    rest of a sentence; None where all are. A file beyond those recorded is as wrong as one that changed."""
+    """The path of the first file that is not as recorded, by digests computed again, and what is wrong with it, as the
+    rest of a sentence; None if all are. A file beyond those recorded is as wrong as one that changed."""
     recorded = {file.path: file for file in files}
     there = set(regular_files(folder)) - {EDIT_RECORD, EDIT_DIGEST}
     if has_digest(folder):

@@ -36,7 +36,7 @@ def command(*arguments: str) -> Reader:
     """A command, as its arguments name it; what it prints is not asked about."""
 
     def run() -> None:
-        given = vars(cli.parser().parse_args(arguments))
+        given = vars(cli.PARSER.parse_args(arguments))
         with redirect_stdout(StringIO()):
             given.pop("handler")(**given)
 
