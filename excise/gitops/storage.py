@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from excise.gitops.programs import attend, run, say
+from excise.gitops.programs import attend, run
 from excise.plumbing.errors import StageError
 from excise.plumbing.private.dvc import forget_remote, has_remote, in_remote, opened, outputs
 
@@ -45,7 +45,7 @@ def restore(folder: Path, cache: Path | None = None) -> None:
         forget_remote(repo)
         only_here = {output.stage for output in outputs(repo) if output.lacking and output.path.exists()}
     if not shared:
-        say(_NO_REMOTE)
+        print(_NO_REMOTE, flush=True)
     for stage in only_here:
         # As where the disk was full. DVC refuses what is not as recorded, such as what a killed run left.
         run(["dvc", "commit", stage], folder)
@@ -77,7 +77,7 @@ def push(folder: Path) -> None:
     """Give the remote, if there is one, what it lacks. Raises `StageError` where the cache lacks it as well."""
     with opened(folder) as repo:
         if not has_remote(repo):
-            say(_NO_REMOTE)
+            print(_NO_REMOTE, flush=True)
             return
         for output in outputs(repo):
             if output.pushed and output.lacking and not in_remote(repo, output):

@@ -15,7 +15,7 @@ from typing import Literal
 from filelock import FileLock, Timeout
 
 from excise.gitops.git import answer, file_of, git
-from excise.gitops.programs import environment, run, say
+from excise.gitops.programs import environment, run
 from excise.plumbing.errors import StageError
 from excise.plumbing.private.dvc import lend_settings
 
@@ -62,7 +62,7 @@ def locked_environment(tree: Tree) -> dict[str, str]:
     """Install what a commit's requirements.lock pins, in the tree's temporary place: this process's environment
     variables, with that environment's Python first. Raises `StageError` where it cannot be installed."""
     locked = f"{REQUIREMENTS} of {tree.commit[:12]}"
-    say(f"Installing {locked}, only for this run (the whole of it takes minutes, and 2 GB)")
+    print(f"Installing {locked}, only for this run (the whole of it takes minutes, and 2 GB)", flush=True)
     began, prefix = time.monotonic(), tree.place / "environment"
     # Without what would put other packages before those of the environment.
     variables = {name: value for name, value in environment().items() if name not in ("PYTHONPATH", "PYTHONHOME")}
@@ -72,7 +72,7 @@ def locked_environment(tree: Tree) -> dict[str, str]:
         if done.code != 0:
             raise StageError(f"{locked} cannot be installed here: {done.error}")
     megabytes = sum(path.lstat().st_size for path in prefix.rglob("*")) / 1e6
-    say(f"Installed in {time.monotonic() - began:.0f} s ({megabytes:,.0f} MB)")
+    print(f"Installed in {time.monotonic() - began:.0f} s ({megabytes:,.0f} MB)", flush=True)
     path = os.pathsep.join([str(prefix / "bin"), os.environ.get("PATH", "")])
     return {**variables, "PATH": path, "VIRTUAL_ENV": str(prefix)}
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from excise.gitops.experiments.tables import PARAMS, check_document, is_of, tabulate
 from excise.gitops.git import answer, file_of, git
 from excise.gitops.lock import LOCK
-from excise.gitops.programs import environment, first_error, run, run_or_fail, say
+from excise.gitops.programs import environment, first_error, run, run_or_fail
 from excise.plumbing.errors import StageError
 from excise.plumbing.files import write_bytes
 from excise.plumbing.private import dvc
@@ -51,7 +51,7 @@ def run_experiments(path: Path, jobs: int) -> None:
     numbers = itertools.count(1)
 
     def finished(name: str) -> None:
-        say(f"{next(numbers)} of {len(names)}: {name}")
+        print(f"{next(numbers)} of {len(names)}: {name}", flush=True)
 
     make_room(names, baseline)
     try:
@@ -211,7 +211,7 @@ def run_experiment(path: Path, number: int) -> None:
         return
     _require_remote()
     if experiment is not first and first.name not in there:
-        say(f"{first.name} is not at {ORIGIN}: what it would have made is made here")
+        print(f"{first.name} is not at {ORIGIN}: what it would have made is made here", flush=True)
     make_room([experiment.name], baseline)
     with starting_from(there.get(first.name, baseline)):
         unbuffered = {**environment(), "PYTHONUNBUFFERED": "1"}
