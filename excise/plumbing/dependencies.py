@@ -51,9 +51,8 @@ def check() -> None:
     for stage, names in wanted.items():
         for verb, paths in (("lacks", names - there[stage]), ("has no use for", there[stage] - names)):
             if paths:
-                raise StageError(
-                    f"dvc.yaml: {stage} {verb} {', '.join(sorted(paths)[:3])}; run `python -m excise deps --write`"
-                )
+                what = f"{stage} {verb} {', '.join(sorted(paths)[:3])}"
+                raise StageError(f"dvc.yaml: {what}; run `python -m excise deps --write`")
 
 
 def written() -> str:
@@ -126,8 +125,7 @@ def _dependencies(graph: Any) -> dict[str, set[str]]:
 
 @cache
 def _files_of(module: str) -> tuple[Path, ...]:
-    """The file of a module and those of the packages above it, which Python runs first; of what is no module, as the
-    name of a function behind that of its module, the packages alone."""
+    """The files of a module, if it is one, and of the packages above it, which Python runs first."""
     parts = module.split(".")
     above = (Path(*parts[:depth], "__init__.py") for depth in range(1, len(parts) + 1))
     itself = Path(*parts).with_suffix(".py")
@@ -136,8 +134,7 @@ def _files_of(module: str) -> tuple[Path, ...]:
 
 @cache
 def _read(path: Path) -> tuple[frozenset[str], tuple[Path, ...]]:
-    """The modules that a file imports, and the data that it reads. Raises `StageError`: it makes a path of its own
-    place in another form than `Path(__file__).parent / "name"`."""
+    """The modules that a file imports, and the data that it reads. Raises `StageError`: it uses `__file__` oddly."""
     modules: set[str] = set()
     data: list[Path] = []
     places = 0
