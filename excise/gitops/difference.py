@@ -90,8 +90,7 @@ def versions() -> dict[str, str]:
 
 
 def parameter_changes(before: str, after: str) -> list[ParameterChange]:
-    """What differs between two texts of params.yaml, with defaults unless one has the keys of another version. Nothing
-    where one is not YAML."""
+    """What differs between two texts of params.yaml, with defaults where both fit this version; nothing if not YAML."""
     readers: tuple[Callable[[str], dict[str, Any]], ...] = (
         lambda text: parse(text).model_dump(mode="json", exclude=ELSEWHERE),
         lambda text: plain_yaml.parse_mapping(text, PARAMS),

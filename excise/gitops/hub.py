@@ -35,7 +35,7 @@ def newest(name: str, kind: Kind) -> str:
 def upload(folder: Path, name: str, public: bool) -> str:
     """Make a repository, which need not exist yet, hold an edited model and nothing else, in one commit; the commit's
     address. The token is HF_TOKEN's, never one of this machine. Raises `StageError`: the folder is not an edited model,
-    the token is missing, the Hub fails, or the repository is public against the request or holds something else."""
+    the token is missing, the Hub fails, or the repository is public without `public`, or holds other files."""
     if not (token := os.environ.get("HF_TOKEN", "").strip()):
         raise StageError("HF_TOKEN is not set; set it to a token of the Hub that may write")
     check_edited(folder)

@@ -1,7 +1,5 @@
-"""Which files each stage depends on, computed and written to dvc.yaml (`python -m excise deps`): every module of the
-project that it imports, directly or not, at the top of a file or within a function; the data that such a module reads;
-what else is named in dvc.yaml, which people write; and requirements-compute.lock, if it computes with what is pinned
-there. The rules are in docs/design.md."""
+"""Which files each stage depends on, computed and written to dvc.yaml (`python -m excise deps`): all modules that it
+imports, the data that they read, and requirements-compute.lock if it computes. The rules are in docs/design.md."""
 
 import ast
 import io

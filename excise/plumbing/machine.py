@@ -217,8 +217,7 @@ class _TimeIsUp(BaseException):
 
 @contextlib.contextmanager
 def bounded(seconds: int, memory: int) -> Iterator[None]:
-    """Within the block, limit the main thread's seconds of processor time and this process's further bytes of memory.
-    Raises `UsedUp`."""
+    """Limit the main thread's processor seconds and this process's further bytes of memory. Raises `UsedUp`."""
     timed = threading.current_thread() is threading.main_thread()  # signals reach no other
     handler = signal.signal(signal.SIGVTALRM, _stop) if timed else None
     try:

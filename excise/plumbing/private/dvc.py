@@ -80,6 +80,7 @@ def lend_settings(clone: Path, tree: Path, site: Path, with_remote: bool) -> Non
 
 
 def _settings_of(clone: Path, with_remote: bool) -> dict[str, Any]:
+    """The committed settings, and over them the user's own, with absolute paths."""
     config = Config(str((clone / _DVC).resolve()), validate=False)
     settings: dict[str, Any] = {"core": {}, "cache": {}}
     for level in ("repo", "local"):
@@ -196,6 +197,7 @@ def queued(folder: Path) -> list[tuple[str, str]]:
 
 
 def _lacking(entry: Path, cache: Path, size: int | None) -> tuple[list[Path], dict[str, Path] | None]:
+    """The cache's objects that are missing or not whole for an output, and a folder's files, as in `Output`."""
     if not entry.name.endswith(".dir"):
         return ([] if entry.is_file() and size in (None, entry.stat().st_size) else [entry]), None
     if not entry.is_file() or _digits(entry) != f"{md5_of_file(entry)}.dir":
