@@ -1,12 +1,7 @@
-"""A pull request's comment, from a template: what it would change in parameters, stages, metrics and gates. It is
-refused where the stages have not run for what it tells of.
+"""A pull request's comment, from a template: what it would change in parameters, stages, metrics and gates.
 
-Whatever a model, a parameter file or a stranger wrote stands in it as code, cut, and without what could end it: of code
-GitHub makes no HTML, link, picture, mention of a person or reference to an issue. Where the whole would be longer than
-GitHub takes, whole rows are left out, those of least importance first.
-
-No answer of a model is shown unless that is asked for: a comment is public, and answers to harmful prompts need not be.
-They are read from results/, or from a file that was written on a machine that has results/.
+Text of a model, a parameter file or a stranger is shown as code, of which GitHub makes no HTML, link or mention. A
+comment is public, so it shows answers only on request.
 """
 
 import math
@@ -31,28 +26,22 @@ from schemas.basis.text import printable, shorten
 from schemas.evidence import ChangedSample, Comparison, GateVerdict, Interval, TaskChanges
 from schemas.gitops import Difference, LockChanges, SampleFile, StageChange
 
-MOST_SAMPLES = 10
-"""Of a task."""
-LARGEST = 4 * 2**20
-"""Bytes of a file of samples."""
+MOST_SAMPLES = 10  # of each task
+LARGEST = 4 * 2**20  # bytes of a file of samples
 
 TEMPLATES = environment(Path(__file__).parent / "templates")
 
 MARKER = "<!-- excise -->"
 """The first line, by which the comment is found again."""
-MOST_BYTES = 60_000
-"""Of the whole, in UTF-8; GitHub takes 65,536 characters."""
+MOST_BYTES = 60_000  # GitHub takes 65,536 characters
 CUT_FIRST = ("samples", "pictures", "unmoved", "stages", "conclusions", "parameters", "moved", "gates")
 """What is left out first where the whole would be too long."""
 
-MOST_ROWS = 100
-"""Of one kind."""
-MOST_PATHS = 6
-"""Named of one stage."""
-MOST_IN_LINE = 120
+MOST_ROWS = 100  # of each kind
+MOST_PATHS = 6  # of each stage
+MOST_IN_LINE = 120  # characters of a text
 MOST_IN_SENTENCE = 240
 MOST_IN_BLOCK = 600
-"""So many characters of a text are shown."""
 
 _ENDS = str.maketrans({"`": r"\x60", "|": r"\x7c"})
 """What would end a code span, or the table cell that it stands in."""
@@ -75,16 +64,9 @@ def write_comment(
     write_samples: Path | None,
     out: Path,
 ) -> None:
-    """Write what a commit, or what lies in a folder, would change in the branch that it is to be merged into. Raises
-    `StageError` where the stages have not run for it, or something that was asked for is not there.
-
-    Args:
-        base: what it is compared with, such as `origin/main`.
-        head: a commit; None for what lies in the folder.
-        pictures: the https address of a folder to show them from.
-        samples: how many answers of each task are shown.
-        samples_from: a file that `write_samples` wrote for a machine without results/, to read them from.
-    """
+    """Write what a head, or a folder where it is None, would change in a base, with so many samples of each task, from
+    results/ or from a file that `write_samples` wrote. Raises `StageError`: the stages have not run for it, or
+    something that was asked for is missing."""
     if pictures is not None and not _ADDRESS.fullmatch(pictures):
         raise StageError(f"--pictures must be the https address of a folder, got {pictures}")
     commit = commit_of(folder, head) if head else None
@@ -103,8 +85,7 @@ def write_comment(
 
 
 def written_samples(path: Path, most: int) -> list[TaskChanges]:
-    """Of each task, at most so many of the samples that `--write-samples` wrote. Raises `StageError` where it is not
-    such a file."""
+    """At most so many of each task's samples that `--write-samples` wrote. Raises `StageError`: not such a file."""
     if path.is_symlink() or not path.is_file() or path.stat().st_size > LARGEST:
         raise StageError(f"{path} is not a file of less than {LARGEST // 2**20} MiB, as --write-samples writes it")
     return _first(read_document(SampleFile, path, "write it again with --write-samples").tasks, most)
@@ -120,13 +101,11 @@ def _from_results(folder: Path) -> list[TaskChanges]:
 
 
 def _first(tasks: list[TaskChanges], most: int) -> list[TaskChanges]:
-    return [task.model_copy(update={"shown": [_cut(one) for one in task.shown[:most]]}) for task in tasks]
+    def cut(sample: ChangedSample) -> ChangedSample:
+        texts = {name: getattr(sample, name)[: MOST_IN_BLOCK + 1] for name in ("prompt", "base", "ablated")}
+        return sample.model_copy(update=texts)
 
-
-def _cut(sample: ChangedSample) -> ChangedSample:
-    """With no more of each text than shows that it is cut."""
-    texts = {name: getattr(sample, name)[: MOST_IN_BLOCK + 1] for name in ("prompt", "base", "ablated")}
-    return sample.model_copy(update=texts)
+    return [task.model_copy(update={"shown": [cut(sample) for sample in task.shown[:most]]}) for task in tasks]
 
 
 def held(text: str, most: int = MOST_IN_LINE) -> str:
@@ -190,9 +169,7 @@ class ShownMetric:
 
 
 def render_comment(found: Difference, samples: Sequence[TaskChanges] = (), pictures: str | None = None) -> str:
-    """The comment as GitHub's Markdown, at most `MOST_BYTES` long. `pictures` is the address of their folder, without a
-    final slash; None to name the folder alone. Answers are shown of `samples`, by default of none: they need not be for
-    the public."""
+    """The comment as Markdown, cut to `MOST_BYTES`; `pictures` is their folder's address, without a final slash."""
     gates = found.now.gates
     kinds: dict[str, Sequence[Any]] = {
         "gates": _gates(found),
@@ -228,7 +205,6 @@ def _render(kinds: Mapping[str, Sequence[Any]], most: Mapping[str, int], always:
 
 
 def _metrics(found: Difference) -> dict[str, list[ShownMetric]]:
-    """Those that moved, the worst first, and those that did not."""
     now = {row.metric: row for row in found.now.rows}
     if found.before is None:
         # Drift has no value of the base's to be compared with.
@@ -262,7 +238,6 @@ def _made_anew(lock: LockChanges, *stages: str) -> list[StageChange]:
 
 
 def _said(one: Conclusion) -> str:
-    """As Markdown on one line."""
     return say(replace(one, rows=tuple(map(_quoted, one.rows)), gate=one.gate and _quoted(one.gate)))
 
 
@@ -318,10 +293,7 @@ def since(before: Comparison | None, now: Comparison | None) -> Since:
 
 
 def mover(before: Comparison, now: Comparison) -> Interval | None:
-    """Of the edited value now less the one before, by Zou and Donner's MOVER (2008); None without both intervals.
-
-    It takes both for independent, and so is too wide where the same samples were asked, as they mostly were.
-    """
+    """The interval of the change by Zou and Donner's MOVER (2008): too wide where both were asked the same samples."""
     old, new = before.ablated_interval, now.ablated_interval
     if old is None or new is None:
         return None

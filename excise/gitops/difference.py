@@ -1,8 +1,5 @@
-"""Everything that differs between a base commit and a head, which is a commit or a working tree; and where a report
-comes from: commit, what changed since the previous run, and what is installed.
-
-No stage's output holds any of it, as each is a function of its declared inputs alone.
-"""
+"""What differs between a base commit and a head, which is a commit or a working tree; and a report's provenance, which
+no stage's output holds, as each is a function of its declared inputs only."""
 
 import contextlib
 import json
@@ -37,14 +34,9 @@ _REMEDY = "run `dvc repro` and commit what it writes"
 
 
 def difference(folder: Path, base: str, head: str | None = None) -> Difference:
-    """What a head would change in the base that it branched off. Raises `StageError` where there is no such commit, or
-    the head has no results that this version reads; a base without results is no error.
-
-    Args:
-        base: a commit by any name, such as `origin/main`. Compared is what the head shares with it last, as GitHub
-            does; the base itself where they share nothing.
-        head: a commit by any name; None for what lies in the folder, committed or not.
-    """
+    """What a head, by default the folder as it lies there, would change in its merge base with `base`, as on GitHub; in
+    the base itself where they share nothing. Raises `StageError`: there is no such commit, or the head has no results
+    that this version reads. A base without results is not an error."""
     commit, named = commit_of(folder, head or "HEAD"), commit_of(folder, base)
     shared = (answer(folder, "merge-base", named, commit) or "").strip() or named
     old, committed = Commit(folder, shared), Commit(folder, commit)
@@ -70,7 +62,7 @@ def difference(folder: Path, base: str, head: str | None = None) -> Difference:
 
 
 def provenance(folder: Path) -> Provenance:
-    """Of the project in a folder. In no git repository, or in one that knows nothing of the project, no commit."""
+    """Of the project in a folder; the commit is None where git does not know the project."""
     commit = answer(folder, "rev-parse", "--verify", "--quiet", "HEAD")
     if commit is None or answer(folder, "cat-file", "-e", "HEAD:./params.yaml") is None:
         return Provenance(commit=None, changed_files=[], previous=None, parameters=[], versions=versions())
@@ -98,8 +90,7 @@ def versions() -> dict[str, str]:
 
 
 def parameter_changes(before: str, after: str) -> list[ParameterChange]:
-    """What differs between two texts of params.yaml, defaults filled in; as they are written where one is of a version
-    whose keys are other ones. Of texts that are not YAML nothing is known."""
+    """What differs between two texts of params.yaml, with defaults where both fit this version; nothing if not YAML."""
     readers: tuple[Callable[[str], dict[str, Any]], ...] = (
         lambda text: parse(text).model_dump(mode="json", exclude=ELSEWHERE),
         lambda text: plain_yaml.parse_mapping(text, PARAMS),
@@ -167,7 +158,6 @@ def _evidence(comparison: str, gates: str, where: str = "") -> Evidence:
 
 
 def _flat(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    """Dotted key and value of everything that is neither a mapping nor a list of mappings."""
     if isinstance(value, list) and any(isinstance(part, dict) for part in value):
         value = dict(enumerate(value))
     if not isinstance(value, dict):

@@ -1,8 +1,5 @@
-"""What git knows: commits, and files of commits; and committing what a run made, without a working tree.
-
-The commit that is built upon is a pull request's: checking it out would let links in it decide where files are written,
-and attributes of it what is written. Git's objects know neither.
-"""
+"""What git knows: commits, and files of commits; and committing what a run made, without a working tree: links and
+attributes of a pull request's commit would decide where files are written, and which bytes."""
 
 import base64
 import os
@@ -28,8 +25,7 @@ def answer(folder: Path, *arguments: str) -> str | None:
 
 
 def git(folder: Path, *arguments: str, environment: Mapping[str, str] | None = None) -> str:
-    """What git prints. Raises `StageError`, with git's last line, where it fails. Variables of `environment` are beside
-    those of this process; a token is given so: no other process sees it."""
+    """What git prints, with variables added to this process's, such as a token. Raises `StageError` where it fails."""
     try:
         done = _run(folder, arguments, environment or {})
     except FileNotFoundError:
@@ -43,8 +39,7 @@ def git(folder: Path, *arguments: str, environment: Mapping[str, str] | None = N
 
 
 def commit_of(folder: Path, revision: str) -> str:
-    """The 40 digits of a commit that may be named otherwise: shortened, a branch, a tag. Raises `StageError` where
-    there is no such commit here."""
+    """The 40 digits of a commit by any name. Raises `StageError` where it is not in this repository."""
     asked = ("rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
     found = (answer(folder, *asked) or "").strip()
     if not re.fullmatch("[0-9a-f]{40}", found):
@@ -58,7 +53,7 @@ def file_of(folder: Path, commit: str, path: str) -> str | None:
 
 
 def contents(folder: Path, objects: Sequence[str]) -> list[bytes]:
-    """Of blobs, by the digits of each, in one process of git's. Raises `StageError` where one is not here."""
+    """The bytes of blobs, in one process. Raises `StageError` where one is not here."""
     data = _run(folder, ("cat-file", "--batch"), {}, "".join(f"{each}\n" for each in objects).encode()).stdout
     found = []
     for each in objects:
@@ -72,8 +67,8 @@ def contents(folder: Path, objects: Sequence[str]) -> list[bytes]:
 
 
 def record(project: Path, parent: str, files: Mapping[str, bytes], emptied: str, message: str) -> str:
-    """Commit files, contents by their paths in the project, upon a commit; the new commit, or the parent itself where
-    nothing differs from it. In the folder `emptied` no other file stays."""
+    """Commit files, by their paths in the project, upon a parent; no other file stays in the folder `emptied`. Returns
+    the new commit, or the parent where nothing differs."""
     within = git(project, "rev-parse", "--show-prefix").strip()
     with tempfile.TemporaryDirectory(prefix="excise-") as temporary:
         index = {"GIT_INDEX_FILE": str(Path(temporary) / "index")}
@@ -95,8 +90,8 @@ def record(project: Path, parent: str, files: Mapping[str, bytes], emptied: str,
 
 
 def push(project: Path, commit: str, parent: str, branch: str, credentials: Mapping[str, str]) -> bool:
-    """Push a commit to a branch of origin, with credentials of `header` or none; whether the branch still was at the
-    parent. Raises `StageError` where it was, and yet origin refuses."""
+    """Push a commit to a branch of origin; whether the branch still was at the parent. Raises `StageError` if origin
+    refuses all the same."""
     reference = f"refs/heads/{branch}"
 
     def stands() -> bool:

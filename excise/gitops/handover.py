@@ -1,8 +1,5 @@
-"""The files that a run leaves to be published: copied, and checked before they are committed.
-
-They come from a job that ran a pull request's code. So nothing of them is trusted here but what its schema allows: no
-link is followed, no path leaves the folder, and no file is larger than such files are.
-"""
+"""The files that a run leaves to be published: copied, and checked before they are committed, as they come from a job
+that ran a pull request's code: no link is followed, no path leaves the folder, and sizes are limited."""
 
 import json
 import re
@@ -24,19 +21,16 @@ DOCUMENTS: dict[str, type[BaseModel] | None] = {
     "report/comparison.json": Comparisons,
     "report/report.md": None,
 }
-"""Files that are committed, and what they must hold. They are all that stages write outside DVC's cache."""
+"""All files that stages write outside DVC's cache, and what each must hold; they are committed."""
 
 PICTURES = "report/pictures"
 PICTURE = re.compile(r"([a-z0-9_-]{1,40})\.svg", re.ASCII)
-"""The name of a file in it; in brackets, the picture's own."""
 REPORT = "report/report.html"
-"""For people to read, but never committed: it shows answers."""
+"""For people to read; never committed, nor are samples: both show answers."""
 SAMPLES = "samples.json"
-"""Those that the comment shows, if it shall; never committed, for the same reason."""
 
 MOST_BYTES = 8_000_000
 MOST_PICTURES = 100
-_SVG = (b"<?xml", b"<svg")
 
 
 def hand_over(project: Path, target: Path) -> list[str]:
@@ -53,8 +47,7 @@ def hand_over(project: Path, target: Path) -> list[str]:
 
 
 def accept(handover: Path) -> dict[str, bytes]:
-    """The files to be committed, by their paths in the project. Raises `StageError` where one is missing, is not a
-    plain file, is too large, or is not what it must be."""
+    """The files to be committed, by their paths in the project. Raises `StageError` where one is not acceptable."""
     folder = handover / PICTURES
     for part in (folder.parent, folder):  # the handover's own folders could be links, too
         if part.is_symlink():
@@ -64,7 +57,9 @@ def accept(handover: Path) -> dict[str, bytes]:
         raise StageError(f"{folder} holds {len(pictures)} files; {MOST_PICTURES} are accepted")
     accepted = {path: _read(handover / path) for path in [*DOCUMENTS, *pictures]}
     for path in pictures:
-        if not PICTURE.fullmatch(path.removeprefix(f"{PICTURES}/")) or not accepted[path].startswith(_SVG):
+        if not PICTURE.fullmatch(path.removeprefix(f"{PICTURES}/")) or not accepted[path].startswith(
+            (b"<?xml", b"<svg")
+        ):
             raise StageError(f"{printable(str(handover / path))} is not an SVG picture; nothing was accepted")
     for path, schema in DOCUMENTS.items():
         _check(handover / path, accepted[path], schema)

@@ -14,7 +14,6 @@ from excise.plumbing.errors import StageError
 from excise.plumbing.hub import Kind, hub_errors
 from schemas.params.model import HUB_ID
 
-_NOT_OF_THE_MODEL = [".git/*", ".cache/*"]
 _REFUSED = {
     401: "HF_TOKEN is not valid there, or may not do this; make a token that may write to this repository",
     403: "HF_TOKEN may not do this; make a token that may write to this repository",
@@ -23,8 +22,7 @@ _REFUSED = {
 
 
 def newest(name: str, kind: Kind) -> str:
-    """The newest commit of a repository's default branch. Raises `StageError` where it is not the name of a repository,
-    or the Hub does not tell."""
+    """The newest commit of a repository's default branch. Raises `StageError` where the Hub does not tell."""
     if not re.fullmatch(HUB_ID, name):
         raise StageError(f"make pin: {name} is not a Hub id; it is written organisation/name")
     with hub_errors("make pin", name, kind):
@@ -35,17 +33,9 @@ def newest(name: str, kind: Kind) -> str:
 
 
 def upload(folder: Path, name: str, public: bool) -> str:
-    """Make a repository hold an edited model, and nothing else, in one commit; the commit's address. The token is that
-    of HF_TOKEN, and never one that lies on this machine.
-
-    Args:
-        folder: every digest of it is checked first: what does not prove to be an edited model goes nowhere.
-        name: `owner/name` on the Hub; the repository is made where there is none.
-
-    Raises:
-        StageError: the folder is not an edited model; HF_TOKEN is not set; the Hub refuses or cannot be reached; or the
-            repository is seen by other people than was asked for, or holds something else.
-    """
+    """Make a repository, which need not exist yet, hold an edited model and nothing else, in one commit; the commit's
+    address. The token is HF_TOKEN's, never one of this machine. Raises `StageError`: the folder is not an edited model,
+    the token is missing, the Hub fails, or the repository is public without `public`, or holds other files."""
     if not (token := os.environ.get("HF_TOKEN", "").strip()):
         raise StageError("HF_TOKEN is not set; set it to a token of the Hub that may write")
     check_edited(folder)
@@ -58,9 +48,9 @@ def upload(folder: Path, name: str, public: bool) -> str:
         expected = {*regular_files(folder), ".gitattributes"}  # which the Hub makes itself
         if others := sorted({file.rfilename for file in there.siblings or []} - expected):
             raise StageError(f"{name} also holds {others[0]}, which is not of this model; name another repository")
-        done = api.upload_folder(
-            repo_id=name, folder_path=folder, commit_message="Upload edited model", ignore_patterns=_NOT_OF_THE_MODEL
-        )
+        ignored = [".git/*", ".cache/*"]
+        message = "Upload edited model"
+        done = api.upload_folder(repo_id=name, folder_path=folder, commit_message=message, ignore_patterns=ignored)
     except HfHubHTTPError as error:
         code = error.response.status_code
         why = _REFUSED.get(code) or error.server_message or f"it answered {code}"

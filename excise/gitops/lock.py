@@ -53,7 +53,7 @@ class Entry(BaseModel, frozen=True):
 
 
 class Lock(BaseModel, frozen=True):
-    """As much of a dvc.lock as is asked for; DVC may write more."""
+    """As much of a dvc.lock as excise needs; DVC may write more."""
 
     stages: dict[str, Entry]
 
@@ -67,20 +67,16 @@ class Lock(BaseModel, frozen=True):
         return self.wrote("ablate").get(MODEL)
 
     def check_is_whole(self, commit: str, stages: Iterable[str] | None = None) -> None:
-        """Raises `StageError` where one of these stages, by default those that make the model, did not run again after
-        its input had become another."""
+        """Raises `StageError` if one of these stages, by default the model's, did not run on its recorded inputs."""
         made = {path: md5 for stage in self.stages for path, md5 in self.wrote(stage).items()}
         for stage in _WHY if stages is None else stages:
             for path, md5 in _md5s(self.stages.get(stage, Entry()).deps).items():
                 if made.get(path, md5) != md5:
-                    raise StageError(
-                        f"at {commit[:12]} {stage} had not run on the {path} that was recorded; name a commit at which "
-                        "`dvc repro` had run to its end"
-                    )
+                    what = f"at {commit[:12]} {stage} had not run on the {path} that was recorded"
+                    raise StageError(f"{what}; name a commit at which `dvc repro` had run to its end")
 
     def difference(self, made: "Lock") -> str | None:
-        """The first output, in the order of the stages that lead to the model, that came out otherwise than recorded
-        here, and why that may be; None where none did."""
+        """The model's first output that came out otherwise than recorded, and why; None where none did."""
         for stage, why in _WHY.items():
             others = made.wrote(stage)
             for path, md5 in self.wrote(stage).items():
@@ -112,8 +108,7 @@ def lock_of_model(clone: Path, commit: str) -> Lock:
 
 
 def lock_changes(before: str | None, after: str) -> LockChanges:
-    """The stages of which two texts of dvc.lock have another entry; without a first one, every stage is new. Raises
-    `LockError` where one of them is not a dvc.lock."""
+    """The stages whose entries differ between two texts of dvc.lock. Raises `LockError` where one is not a dvc.lock."""
     old, new = {} if before is None else read_lock(before).stages, read_lock(after).stages
     names, changes = dict.fromkeys([*new, *old]), []
     for name in names:
@@ -146,6 +141,5 @@ def _md5s(files: Iterable[File]) -> dict[str, str]:
 
 
 def _other(before: list[File], after: list[File]) -> list[str]:
-    """The paths of files that differ; in whatever order they are listed."""
     old, new = ({file.path: file for file in files} for files in (before, after))
     return [path for path in dict.fromkeys([*new, *old]) if old.get(path) != new.get(path)]

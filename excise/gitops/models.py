@@ -1,7 +1,7 @@
 """The edited model of any commit again: out of the cache, from the remote, or rebuilt; always checked."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -9,12 +9,12 @@ from pydantic import TypeAdapter, ValidationError
 
 from excise.checkpoint.weights import EDIT_DIGEST, EDIT_RECORD, regular_files
 from excise.gitops.lock import LOCK, MODEL, Lock, lock_of_model, md5_of, md5_of_folder, read_lock
-from excise.gitops.programs import environment, run, say
+from excise.gitops.programs import environment, run
 from excise.gitops.storage import check_kept
 from excise.gitops.trees import REQUIREMENTS, Tree, commit_tree, compare_requirements, locked_environment
 from excise.plumbing.errors import StageError
 from excise.plumbing.files import MAPPING, digests, md5_of_file, open_plain, read_document, sha256_line, whole_folder
-from excise.plumbing.private.dvc import Output, at_commit, changed, fetch, get, has_remote, output, read
+from excise.plumbing.private.dvc import at_commit, changed, fetch, get, has_remote, output, read
 from excise.plumbing.process import UNPINNED
 from excise.plumbing.progress import progress
 from schemas.basis.document import FileDigest
@@ -29,14 +29,9 @@ _REMEDY = "name the folder of an edited model, or fetch it again"
 
 
 def bring_back(clone: Path, commit: str, out: Path, locked: bool) -> Origin:
-    """Write the edited model that a commit recorded into a folder that is not there, or is empty, every byte checked.
-    Nothing of the clone is touched but DVC's cache, which keeps what was fetched or made. Raises `StageError` where
-    there is no such model, it cannot be had, or what can be had is not what was recorded.
-
-    Args:
-        commit: its 40 digits.
-        locked: whether to install the commit's own packages where the model must be rebuilt.
-    """
+    """Write the edited model that a commit recorded into a new or empty folder, every byte checked. Of the clone only
+    DVC's cache changes. `locked`: a model that must be rebuilt is built with the commit's own packages. Raises
+    `StageError`: there is no such model, or what can be had is not what was recorded."""
     out = out.resolve()
     refuse_full(out)
     recorded = lock_of_model(clone, commit)
@@ -45,14 +40,14 @@ def bring_back(clone: Path, commit: str, out: Path, locked: bool) -> Origin:
     origin = _obtain(clone, commit, recorded, locked)
     with at_commit(clone, commit, with_remote=False) as repo, whole_folder(out) as partial:
         get(repo, MODEL, partial)
-        check_recorded(partial, recorded, commit, lambda path: _remedy(output(repo, MODEL), path))
+        check_recorded(partial, recorded, commit, output(repo, MODEL).listed or {})
         refuse_full(out)  # again: somebody may have put something there meanwhile
     return origin
 
 
 def bring_report(clone: Path, commit: str, recorded: Lock) -> bytes | None:
-    """The report that a commit recorded, as a page; None where there was none, or neither cache nor remote has it.
-    Raises `StageError` where what the commit holds of its evidence is not of its model."""
+    """The report that a commit recorded; None where neither cache nor remote has it. Raises `StageError` where the
+    commit's evidence is not of its model."""
     if (md5 := recorded.wrote("report").get(REPORT)) is None:
         return None
     recorded.check_is_whole(commit, recorded.stages)
@@ -62,14 +57,10 @@ def bring_report(clone: Path, commit: str, recorded: Lock) -> bytes | None:
 
 
 def _check_is_recorded(clone: Path, commit: str, target: str) -> None:
-    """Raises `StageError` where a commit's dvc.lock is not of its own code and parameters, as far as a stage and those
-    before it go."""
     with at_commit(clone, commit, with_remote=False) as repo:
         if other := changed(repo, target):
-            raise StageError(
-                f"at {commit[:12]} {LOCK} is not of its own {other}: `dvc repro` had not run yet; name the commit that "
-                "recorded its results"
-            )
+            what = f"at {commit[:12]} {LOCK} is not of its own {other}: `dvc repro` had not run yet"
+            raise StageError(f"{what}; name the commit that recorded its results")
 
 
 def is_free(out: Path) -> bool:
@@ -83,16 +74,15 @@ def refuse_full(out: Path) -> None:
         raise StageError(f"{out} is there already; name a folder that is not, or an empty one")
 
 
-def check_recorded(folder: Path, recorded: Lock, commit: str, remedy: Callable[[str], str] = lambda _: "") -> None:
-    """Raises `StageError` where a folder is not the model that a commit recorded, with the first file that is wrong
-    and what `remedy` says of that."""
+def check_recorded(folder: Path, recorded: Lock, commit: str, cached: Mapping[str, Path] = {}) -> None:
+    """Raises `StageError` where a folder is not the model that a commit recorded; `cached` are the objects of DVC's
+    cache, which takes its files as they are, from which it was copied."""
     if wrong := wrong_file(folder, recorded_files(folder)):
         path, what = wrong
-        raise StageError(f"{path} of this model {what}{remedy(path)}")
+        remedy = f"; in DVC's cache it was changed: delete {cached[path]}, and run again" if path in cached else ""
+        raise StageError(f"{path} of this model {what}{remedy}")
     if folder_md5(folder) != recorded.model:
-        raise StageError(
-            f"this is not the model that {commit[:12]} recorded in {LOCK}, but another one, whole in itself"
-        )
+        raise StageError(f"this is not the model that {commit[:12]} recorded in {LOCK}, but another, whole in itself")
 
 
 def folder_md5(folder: Path) -> str:
@@ -119,28 +109,26 @@ def _obtain(clone: Path, commit: str, recorded: Lock, locked: bool) -> Origin:
                 unasked = f", which cannot be asked ({error})"
             if not output(repo, MODEL).lacking:
                 return "remote"
-            say(f"The model is neither in the cache nor in the remote{unasked}: it is rebuilt")
+            print(f"The model is neither in the cache nor in the remote{unasked}: it is rebuilt", flush=True)
         else:
-            say("The model is not in the cache, and there is no remote to ask: it is rebuilt")
+            print("The model is not in the cache, and there is no remote to ask: it is rebuilt", flush=True)
     with commit_tree(clone, commit, with_remote=pull) as tree:
         _rebuild(tree, recorded, pull, _environment(clone, tree, locked))
     return "rebuilt"
 
 
 def _rebuild(tree: Tree, recorded: Lock, pull: bool, variables: dict[str, str]) -> None:
-    """Make the model with what cache and remote hold of what it is made from, and keep it in the cache once it proved
-    to be the one that was recorded: nothing else gets there, nor into DVC's memory of earlier runs."""
-    # Whatever is there already: without it DVC would train again what is in the cache, as no run of `organism` is kept.
+    """Make the model, and keep it in the cache once it proved to be the recorded one: nothing else gets there, nor into
+    DVC's memory of earlier runs."""
+    # Without it DVC would train again what is in the cache, as no run of `organism` is kept.
     run(["dvc", "checkout", "--with-deps", STAGE], tree.folder)
     repro = ["dvc", "repro", *(["--pull"] if pull else []), "--no-commit", STAGE]
     done = run(repro, tree.folder, variables, shown=True)
     if done.code != 0:
         raise StageError(f"the model of {tree.commit[:12]} cannot be rebuilt: {done.error}")
     if differs := recorded.difference(read_lock((tree.folder / LOCK).read_text())):
-        raise StageError(
-            f"rebuilt, the model of {tree.commit[:12]} is not the one that was recorded; the first difference: "
-            f"{differs}. `dvc push` where it was made, and run again"
-        )
+        what = f"rebuilt, the model of {tree.commit[:12]} is not the one that was recorded"
+        raise StageError(f"{what}; the first difference: {differs}. `dvc push` where it was made, and run again")
     kept = run(["dvc", "commit", "--force", "--with-deps", STAGE], tree.folder, variables)
     if kept.code != 0:
         raise StageError(f"the model cannot be kept in DVC's cache: {kept.error}")
@@ -148,7 +136,6 @@ def _rebuild(tree: Tree, recorded: Lock, pull: bool, variables: dict[str, str]) 
 
 
 def _environment(clone: Path, tree: Tree, locked: bool) -> dict[str, str]:
-    """What the model is rebuilt with."""
     then, found = f"{REQUIREMENTS} of {tree.commit[:12]}", compare_requirements(clone, tree.commit)
     if found == "same":
         return environment()
@@ -157,20 +144,13 @@ def _environment(clone: Path, tree: Tree, locked: bool) -> dict[str, str]:
     if locked:
         raise StageError(f"there is no {then}, so nothing says what to install; run without --locked (ENV=locked)")
     what = "is not today's" if found == "other" else "is not there"
-    say(f"{then} {what}: what is installed now is used; ENV=locked (--locked) installs what was pinned")
+    print(f"{then} {what}: what is installed now is used; ENV=locked (--locked) installs what was pinned", flush=True)
     # Whatever differs: that the result is the recorded one is checked to the byte.
     return {**environment(), UNPINNED: "1"}
 
 
-def _remedy(model: Output, path: str) -> str:
-    """What to do about a model that was changed in DVC's cache, which takes its files as they are."""
-    spoiled = (model.listed or {}).get(path)
-    return f"; in DVC's cache it was changed: delete {spoiled}, and run again" if spoiled else ""
-
-
 def recorded_files(folder: Path) -> list[FileDigest]:
-    """Every file that edit.json records. Nothing else of it is read, so that models of other versions can be checked.
-    Raises `StageError` where there is no edit.json, or none that lists files."""
+    """Every file that edit.json, also of another version, records. Raises `StageError` where it lists none."""
     path = folder / EDIT_RECORD
     try:
         return _FILES.validate_python(read_document(MAPPING, path, _REMEDY).get("files"))
@@ -184,8 +164,7 @@ def has_digest(folder: Path) -> bool:
 
 
 def wrong_file(folder: Path, files: list[FileDigest]) -> tuple[str, str] | None:
-    """The path of the first file that is not as recorded, by digests computed again, and what is wrong with it, as the
-    rest of a sentence; None if all are. A file beyond those recorded is as wrong as one that changed."""
+    """The path of the first file that is missing, changed or not recorded, and what is wrong with it, or None."""
     recorded = {file.path: file for file in files}
     there = set(regular_files(folder)) - {EDIT_RECORD, EDIT_DIGEST}
     if has_digest(folder):
@@ -204,8 +183,7 @@ def wrong_file(folder: Path, files: list[FileDigest]) -> tuple[str, str] | None:
 
 
 def check_edited(folder: Path) -> list[FileDigest]:
-    """What edit.json records of a folder that is just that. Raises `StageError`, with the first file that is wrong,
-    where it is not."""
+    """The files that edit.json records. Raises `StageError` where the folder holds anything else."""
     files = recorded_files(folder)
     if wrong := wrong_file(folder, files):
         path, what = wrong

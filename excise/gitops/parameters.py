@@ -22,8 +22,8 @@ def recipes() -> dict[str, Path]:
 
 
 def use_recipe(name: str) -> str:
-    """Make params.yaml a recipe; what became of it, as a line. Raises `StageError` where there is no such recipe, or
-    params.yaml holds what neither git's latest commit nor a recipe does."""
+    """Make params.yaml a recipe; a line that says so. Raises `StageError` where there is no such recipe, or params.yaml
+    holds what neither git's latest commit nor a recipe does."""
     known = recipes()
     if name not in known:
         raise StageError(f"{show(name)} is not a recipe; there is {', '.join(known)}{suggest(name, known)}")
@@ -32,30 +32,23 @@ def use_recipe(name: str) -> str:
         committed = file_of(Path(), "HEAD", str(PARAMS))
         kept = [path.read_bytes() for path in known.values()] + ([] if committed is None else [committed.encode()])
         if PARAMS.read_bytes() not in kept:
-            raise StageError(
-                f"{PARAMS} holds changes that are not committed, and would be lost; commit or move them first"
-            )
+            what = f"{PARAMS} holds changes that are not committed, and would be lost"
+            raise StageError(f"{what}; commit or move them first")
     write_text(PARAMS.resolve(), known[name].read_text(encoding="utf-8"))
     return f"{PARAMS} is {known[name]} now, for {source}; its first lines say what it needs"
 
 
 def pin_base(model: str | None) -> str:
-    """Pin the base to the newest commit of a Hub model, by default the one that params.yaml names; what became of it,
-    as a line. Only the two values change.
-
-    Raises:
-        StageError: there is no such model, or the Hub does not tell.
-        ParamsError: params.yaml cannot be read or edited.
-    """
+    """Pin the base to the newest commit of a Hub model, by default the one in params.yaml; a line that says so. Raises
+    `StageError` where the Hub does not know it, and `ParamsError` where params.yaml cannot be read or edited."""
     from excise.gitops.hub import newest  # slow to import, and a recipe needs none of it
 
     if not model:
         section = plain_yaml.parse_mapping(_read(), PARAMS.name).get("model")
         model = section.get("source") if isinstance(section, dict) else None
         if not isinstance(model, str) or not re.fullmatch(HUB_ID, model):
-            raise StageError(
-                f"{PARAMS}: model.source is not a model of the Hub; say which: `make pin MODEL=organisation/name`"
-            )
+            remedy = "name one: `make pin MODEL=organization/name`"
+            raise StageError(f"{PARAMS}: model.source is not a model of the Hub; {remedy}")
     revision = newest(model, "model")
     write_text(PARAMS.resolve(), pinned(_read(), model, revision))  # read again: somebody may have edited it meanwhile
     return f"{PARAMS}: model.source is {model}, model.revision {revision}"

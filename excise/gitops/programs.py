@@ -15,10 +15,8 @@ from typing import IO
 from excise.plumbing.errors import StageError
 from excise.plumbing.process import die_with
 
-_SECONDS_TO_END = 3.0
-"""Whoever stops a run from outside, such as a runner of workflows, gives it ten or less before it kills."""
+_SECONDS_TO_END = 3.0  # a runner of workflows gives ten or less before it kills
 _SECONDS_TO_BE_GONE = 1.0
-_WORDS_NAMED = 3
 
 
 @dataclass(frozen=True)
@@ -40,21 +38,16 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])}
 
 
-def say(line: str) -> None:
-    """Print a line at once, in its order among those that programs print."""
-    print(line, flush=True)
-
-
 def run(command: Sequence[str], folder: Path, variables: Mapping[str, str] | None = None, shown: bool = False) -> Done:
-    """Run a program to its end, in the environment of these variables, by default of `environment()`, and keep what it
-    writes; if `shown`, each line is also printed as it comes. Raises `StageError` where there is no such program."""
+    """Run a program to its end, with these variables, by default `environment()`, and keep what it writes; if `shown`,
+    each line is also printed as it comes. Raises `StageError` where there is no such program."""
     if shown:
         lines = []
         with _started(command, folder, variables, subprocess.PIPE) as process:
             assert process.stdout is not None
             for line in process.stdout:
                 lines.append(line)
-                say(line.rstrip("\n"))
+                print(line.rstrip("\n"), flush=True)
         return Done(process.returncode, "".join(lines))
     # Not a pipe, which ends with the last process that holds it: `dvc queue start` leaves workers behind.
     with tempfile.TemporaryFile("w+", errors="replace") as output:
@@ -68,7 +61,7 @@ def run_or_fail(*command: str) -> None:
     """Run a program in the current folder. Raises `StageError`, with the first error that it prints, where it fails."""
     done = run(command, Path())
     if done.code != 0:
-        raise StageError(f"`{' '.join(command[:_WORDS_NAMED])}` failed: {done.error}")
+        raise StageError(f"`{' '.join(command[:3])}` failed: {done.error}")
 
 
 def attend(command: Sequence[str], folder: Path) -> int:
@@ -89,10 +82,8 @@ def first_error(text: str) -> str | None:
 def _started(
     command: Sequence[str], folder: Path, variables: Mapping[str, str] | None, output: IO[str] | int | None
 ) -> Iterator["subprocess.Popen[str]"]:
-    """A program, waited for at the end of the block; it reads and writes where this one does unless `output` takes what
-    it writes. When this process is interrupted meanwhile, it and everything that it started end before the interruption
-    goes on, so that nothing writes into a folder that is about to be removed; when this process is killed, the kernel
-    kills it."""
+    """A program, waited for at the end of the block. When this process is interrupted, it and all that it started end
+    first, so that nothing writes into a folder that is about to be removed; when this process is killed, it is too."""
     parent = os.getpid()
     try:
         process = subprocess.Popen(

@@ -1,10 +1,7 @@
-"""What is published on GitHub: what a run did, in its pull request, and a release.
-
-Nothing of the branch is executed or checked out. Where and as whom comes from the environment, as GitHub sets it.
-"""
+"""What is published on GitHub: what a run did, in its pull request, and a release. Nothing of the branch is executed or
+checked out, and settings are environment variables, as GitHub sets them."""
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 from urllib.parse import quote
@@ -30,8 +27,6 @@ STATES: dict[str, State] = {"pass": "success", "warn": "success", "fail": "failu
 CONTEXT = "excise/gates"
 """The name of the check that gates decide."""
 
-_MOST_DESCRIPTION = 140
-_ATTEMPTS = 3
 _HEADERS = {"Accept": "application/vnd.github+json", "X-GitHub-Api-Version": "2022-11-28"}
 _COMMENTS = """
 query($owner: String!, $name: String!, $number: Int!, $after: String) {
@@ -49,8 +44,7 @@ query($owner: String!, $name: String!, $number: Int!, $after: String) {
 
 def publish(handover: Path) -> None:
     """Commit the files of a run to its branch, keep one comment up to date, and set the status that the gates decide.
-    Raises `StageError` where the environment lacks a variable, the files are not those of a run of this commit, the
-    branch moved on, GitHub refuses, or a gate fails."""
+    Raises `StageError`: a setting is missing, the files are not this commit's, the branch moved on, or a gate fails."""
     place = f"{setting('GITHUB_SERVER_URL')}/{setting('GITHUB_REPOSITORY')}"
     page = f"{place}/actions/runs/{setting('GITHUB_RUN_ID')}"
     base, branch, commit = setting("BASE"), setting("BRANCH"), setting("COMMIT")
@@ -84,8 +78,7 @@ def publish(handover: Path) -> None:
 
 
 def attach(tag: str, folder: Path) -> str:
-    """Attach what `make release` wrote to the release of a tag, with the card as its text; the release's address.
-    Raises `StageError` where there is no card, no such tag, or GitHub refuses."""
+    """Attach what `make release` wrote to the release of a tag; its address. Raises `StageError` where that fails."""
     card = folder / CARD
     if not card.is_file():
         raise StageError(f"{card} is not there; `make release` makes it")
@@ -95,7 +88,6 @@ def attach(tag: str, folder: Path) -> str:
 
 
 def _number(name: str) -> int:
-    """A variable of the environment that holds a number, or nothing for 0."""
     text = os.environ.get(name) or "0"
     if not text.isdecimal():
         raise StageError(f"{name} must be a number, or empty")
@@ -112,7 +104,7 @@ class GitHub:
         self._client = httpx2.Client(
             headers=_HEADERS | {"Authorization": f"Bearer {token}"},
             timeout=timeout,
-            transport=httpx2.HTTPTransport(retries=_ATTEMPTS),
+            transport=httpx2.HTTPTransport(retries=3),
             follow_redirects=False,  # which would lead the token elsewhere
         )
 
@@ -123,8 +115,7 @@ class GitHub:
         self._client.close()
 
     def keep_comment(self, number: int, marker: str, body: str) -> None:
-        """Write a comment to a pull request, or rewrite the one that is there: its body begins with a marker, by which
-        it is found again. Another person's comment that begins so is left alone."""
+        """Write or rewrite the comment of a pull request that begins with a marker; another person's is left alone."""
         for comment in self._comments(number):
             if comment["viewerDidAuthor"] and str(comment["body"]).startswith(marker):
                 self._ask("PATCH", f"issues/comments/{comment['databaseId']}", {"body": body})
@@ -132,22 +123,19 @@ class GitHub:
         self._ask("POST", f"issues/{number}/comments", {"body": body})
 
     def set_status(self, commit: str, state: State, description: str, link: str | None) -> None:
-        """Set the status of a commit; a description longer than GitHub takes is cut."""
-        status = {"state": state, "context": CONTEXT, "description": shorten(description, _MOST_DESCRIPTION)}
+        """Set the status of a commit; a description longer than GitHub's 140 characters is cut."""
+        status = {"state": state, "context": CONTEXT, "description": shorten(description, 140)}
         self._ask("POST", f"statuses/{commit}", status | ({"target_url": link} if link else {}))
 
     def release(self, tag: str, body: str, files: list[Path]) -> str:
-        """Make or update the release of a tag, and attach files to it; its address.
-
-        A file of a name that is attached already replaces it. A new release is a draft until all are: one that is
-        published may be immutable. Raises `StageError` where there is no such tag: GitHub would make one, wherever its
-        main branch is.
-        """
+        """Make or update the release of a tag, and attach files in place of those of the same name; its address. Raises
+        `StageError` where there is no such tag: GitHub would make one, wherever its main branch is."""
         named = quote(tag)
         if not self._ask("GET", f"git/ref/tags/{named}", missing={}):
             raise StageError(f"{printable(tag)} is not a tag of {self._repository}; push it first")
         content = {"tag_name": tag, "name": tag, "body": body}
         found = self._ask("GET", f"releases/tags/{named}", missing={})
+        # A draft until all files are attached: a release that is published may be immutable.
         found = found or self._ask("POST", "releases", content | {"draft": True})
         attached = {asset["name"]: asset["id"] for asset in found.get("assets", [])}
         uploads = str(found["upload_url"]).partition("{")[0]
@@ -177,7 +165,7 @@ class GitHub:
             variables["after"] = page["endCursor"]
 
     def _ask(
-        self, method: str, path: str, content: Mapping[str, Any] | None = None, missing: Any = None
+        self, method: str, path: str, content: dict[str, Any] | None = None, missing: Any = None
     ) -> dict[str, Any]:
         return self._send(method, f"{self._api}/repos/{self._repository}/{path}", missing=missing, json=content)
 
@@ -211,8 +199,7 @@ def setting(name: str) -> str:
     raise StageError(f"{name} is not set; the workflows in .github/workflows/ set what is needed")
 
 
-def _reason(response: "httpx2.Response") -> str:
-    """Why, in GitHub's words; what it takes to be allowed, where that is the reason."""
+def _reason(response: httpx2.Response) -> str:
     try:
         said = str(response.json()["message"])
     except (ValueError, KeyError, TypeError):

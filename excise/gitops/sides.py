@@ -1,8 +1,5 @@
-"""One side's files, of a commit or of a working tree, which may be a stranger's; and whether the stages ran for them:
-nothing is shown as evidence of another model.
-
-Nothing that is read is followed or run: what is not a regular file, or not of a sane size, is refused.
-"""
+"""The files of a commit or a working tree, which may be a stranger's, and whether the stages ran for them. Files
+that are not regular, or too large, are refused."""
 
 import os
 import re
@@ -27,8 +24,7 @@ PARAMS = "params.yaml"
 STAGES = "dvc.yaml"
 RESOLVED = "artifacts/params/"
 
-LARGEST = 16 * 2**20
-"""Bytes of one file; thousands of metrics take a tenth of it."""
+LARGEST = 16 * 2**20  # bytes of a file; thousands of metrics take a tenth of it
 MOST_READ = 64 * 2**20
 """Bytes of an output that are read to compare its MD5; of a larger one, such as a model, its size is compared."""
 
@@ -36,8 +32,6 @@ _FILE = re.compile(r"(1[0-9]{5}) blob ([0-9a-f]+) +([0-9]+)\t(.+)", re.DOTALL)
 
 
 class _Blob(NamedTuple):
-    """A file of a commit."""
-
     mode: str
     digits: str
     size: int
@@ -62,8 +56,7 @@ class Commit:
         return sorted({name.partition("/")[0] for name in self._below(folder) if name})
 
     def sizes(self, path: str) -> dict[str, int] | None:
-        """Of all files in a project's folder, however deep, by their paths in it; of a file, by the empty one. None
-        where there is nothing."""
+        """Of all files in a project's folder, by their paths in it; of a file, by the empty path; None for nothing."""
         return {name: entry.size for name, entry in self._below(path).items()} or None
 
     def md5s(self, path: str, names: Sequence[str]) -> list[str]:
@@ -73,7 +66,7 @@ class Commit:
 
     @property
     def where(self) -> str:
-        """As it follows a name in a message: nothing for the folder that one is in."""
+        """As it follows a name in a message."""
         return f" at {self.commit[:12]}"
 
     def _below(self, path: str) -> dict[str, _Blob]:
@@ -120,7 +113,6 @@ class WorkingTree:
         return "" if self.project == Path() else f" ({self.project})"
 
     def _inside(self, path: str) -> Path:
-        """Where that lies, which must be reached without a link."""
         place = self.project
         for part in path.split("/"):
             place = place / part
@@ -146,17 +138,14 @@ def _refusal(path: str, where: str, what: str) -> StageError:
 
 @dataclass(frozen=True)
 class _Defined:
-    """A stage as dvc.yaml has it."""
-
     command: str
     reads: set[str]
     writes: dict[str, bool]
-    """By path, whether that is committed, as it is no part of DVC's cache."""
+    """By path, whether git keeps it and not DVC's cache."""
 
 
 def check_ran(side: Side) -> None:
-    """Whether dvc.lock is of this side's parameters, code, data and results. What DVC's cache would hold need not be
-    there. Raises `StageError` where a stage would run again, or what it wrote was changed since."""
+    """Raises `StageError` where a stage would run again, or its outputs were changed. Cached ones may be missing."""
     if (lock := side.text(LOCK)) is None:
         raise _not_run(side, f"there is no {LOCK}")
     _refuse_conflict(side, LOCK, lock)
@@ -193,7 +182,6 @@ def _check_stage(side: Side, name: str, entry: Entry, stage: _Defined, wrote: Ma
 
 
 def _is_as_recorded(side: Side, file: File) -> bool | None:
-    """None where there is nothing."""
     if file.md5 is None:
         raise LockError(f"{file.path} has no md5")
     sizes = side.sizes(file.path)
@@ -216,14 +204,13 @@ def _is_ignored(name: str, patterns: list[str]) -> bool:
 
 
 def _resolves_alike(side: Side, entry: Entry) -> bool:
-    """Whether params.yaml, though its bytes are others, means what it meant: as where a comment was changed."""
+    """Whether params.yaml means what it meant, as where only a comment changed."""
     resolved = settings_of_stages(parse(side.text(PARAMS) or ""))
     md5s = {f"{RESOLVED}{name}.json": md5_of(text.encode()) for name, text in resolved.items()}
     return md5s == {file.path: file.md5 for file in entry.outs}
 
 
 def _defined(side: Side) -> dict[str, _Defined]:
-    """The stages of dvc.yaml, its templates filled in."""
     if (text := side.text(STAGES)) is None:
         raise _not_run(side, f"there is no {STAGES}")
     try:
@@ -253,10 +240,8 @@ def _stage(stage: Mapping[str, Any], values: Mapping[str, Any]) -> _Defined:
 
 def _refuse_conflict(side: Side, path: str, text: str) -> None:
     if has_conflict(text.encode()):
-        raise StageError(
-            f"{path}{side.where} holds conflict markers of a merge: mend params.yaml, `git checkout --ours -- dvc.lock "
-            "metrics.json gates.json report`, then `make repro` and commit"
-        )
+        remedy = "mend params.yaml, `git checkout --ours -- dvc.lock metrics.json gates.json report`, then `make repro`"
+        raise StageError(f"{path}{side.where} holds conflict markers of a merge: {remedy} and commit")
 
 
 def _not_run(side: Side, what: str) -> StageError:

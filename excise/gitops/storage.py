@@ -1,38 +1,32 @@
-"""DVC's cache and remote, on a machine that runs what others pushed. Either may be missing: neither is an error.
-
-DVC exits with 0 where it could not put an output into its cache, so the cache is held against dvc.lock here.
-"""
+"""DVC's cache and remote, of which either may be missing, on a machine that runs what others pushed. DVC exits with 0
+where it could not put an output into its cache, so the cache is compared with dvc.lock here."""
 
 import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from excise.gitops.programs import attend, run, say
+from excise.gitops.programs import attend, run
 from excise.plumbing.errors import StageError
 from excise.plumbing.private.dvc import forget_remote, has_remote, in_remote, opened, outputs
 
 _NO_REMOTE = "No DVC remote is set (docs/runner.md): results stay in this machine's cache"
-_SECONDS_TO_WRITE = 0.5
 
 
 def check_kept(folder: Path) -> None:
-    """Raises `StageError` where the cache lacks an output that lies in a project's folder, so that another commit's
-    results would take the only copy's place."""
+    """Raises `StageError` where the cache lacks an output in a project's folder: the only copy could be overwritten."""
     with opened(folder) as repo:
         for output in outputs(repo):
             if output.lacking and output.path.exists():
-                raise StageError(
-                    f"DVC did not keep {output.name} in its cache, which lacks {output.lacking[0]}: is the disk full? "
-                    f"Free some space (docs/runner.md, Disk), then run `dvc commit {output.stage}`"
-                )
+                what = f"DVC did not keep {output.name} in its cache, which lacks {output.lacking[0]}"
+                remedy = f"Free some space (docs/runner.md, Disk), then run `dvc commit {output.stage}`"
+                raise StageError(f"{what}: is the disk full? {remedy}")
 
 
 def restore(folder: Path, cache: Path | None = None) -> None:
-    """Put this commit's outputs where they belong, as far as the cache or the remote has them; name those that neither
-    has, such as edited models, which are not pushed. Raises `StageError` where something that there is did not come;
-    whatever an earlier, killed run left is no reason. A `cache` is one that several clones share: this clone uses it
-    from now on, and it is made where it is not there yet."""
+    """Put this commit's outputs where they belong, and name those that neither cache nor remote has, such as edited
+    models. Several clones may share a `cache`: it is made if missing, and this clone uses it from now on. Raises
+    `StageError` where an output that can be had was not restored."""
     if cache is not None:
         if not cache.is_absolute():  # it would be another one in each clone
             raise StageError(f"the shared cache {cache} must be an absolute path")
@@ -45,7 +39,7 @@ def restore(folder: Path, cache: Path | None = None) -> None:
         forget_remote(repo)
         only_here = {output.stage for output in outputs(repo) if output.lacking and output.path.exists()}
     if not shared:
-        say(_NO_REMOTE)
+        print(_NO_REMOTE, flush=True)
     for stage in only_here:
         # As where the disk was full. DVC refuses what is not as recorded, such as what a killed run left.
         run(["dvc", "commit", stage], folder)
@@ -63,8 +57,7 @@ def restore(folder: Path, cache: Path | None = None) -> None:
 
 
 def repro(folder: Path, arguments: Sequence[str] = (), may_pull: bool = False) -> None:
-    """Run what is out of date, by `dvc repro` with these arguments; if `may_pull`, what is not out of date, and is not
-    here, is taken from the remote where there is one."""
+    """Run what is out of date, by `dvc repro` with these arguments; if `may_pull`, the remote's outputs are used."""
     _drop_broken_lock(folder)
     if may_pull:
         with opened(folder) as repo:
@@ -77,22 +70,20 @@ def push(folder: Path) -> None:
     """Give the remote, if there is one, what it lacks. Raises `StageError` where the cache lacks it as well."""
     with opened(folder) as repo:
         if not has_remote(repo):
-            say(_NO_REMOTE)
+            print(_NO_REMOTE, flush=True)
             return
         for output in outputs(repo):
             if output.pushed and output.lacking and not in_remote(repo, output):
-                raise StageError(
-                    f"{output.name} cannot be pushed: neither the cache nor the remote has {output.lacking[0]}; if it "
-                    f"is still here, `dvc commit {output.stage}` keeps it; else `make rerun` makes it again"
-                )
+                what = f"{output.name} cannot be pushed: neither the cache nor the remote has {output.lacking[0]}"
+                remedy = f"if it is still here, `dvc commit {output.stage}` keeps it; else `make rerun` makes it again"
+                raise StageError(f"{what}; {remedy}")
     _dvc(folder, "push")
 
 
 def _drop_broken_lock(folder: Path) -> None:
-    """Remove DVC's list of what running stages read and write where it is cut: DVC was killed while it wrote the list,
-    and would refuse to run until somebody deleted it. Whoever still writes it gets a moment to."""
+    """Remove DVC's list of what running stages use if DVC was killed while it wrote it: else it would refuse to run."""
     path = folder / ".dvc/tmp/rwlock"
-    for seconds in (_SECONDS_TO_WRITE, 0):
+    for seconds in (0.5, 0):  # who still writes it gets a moment to
         try:
             json.loads(path.read_bytes())
             return
@@ -104,6 +95,5 @@ def _drop_broken_lock(folder: Path) -> None:
 
 
 def _dvc(folder: Path, *arguments: str) -> None:
-    """Run DVC, which says for itself what is wrong."""
     if attend(["dvc", *arguments], folder) != 0:
         raise StageError(f"`dvc {' '.join(arguments[:2])}` failed, as DVC says above")

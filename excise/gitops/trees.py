@@ -1,5 +1,4 @@
-"""A past commit's working tree in a temporary place of the clone, with the clone's own cache, remotes and credentials,
-and, where asked for, with the packages that the commit pins."""
+"""A past commit's temporary working tree, with the clone's cache and remotes, and with its own packages on request."""
 
 import contextlib
 import os
@@ -15,13 +14,12 @@ from typing import Literal
 from filelock import FileLock, Timeout
 
 from excise.gitops.git import answer, file_of, git
-from excise.gitops.programs import environment, run, say
+from excise.gitops.programs import environment, run
 from excise.plumbing.errors import StageError
 from excise.plumbing.private.dvc import lend_settings
 
 WITHIN = Path(".dvc/tmp/models")
-"""On the clone's file system, where DVC's links work as they do for the clone itself; git and DVC leave it alone. Its
-folders are the user's alone: they hold DVC's settings, which may be secret."""
+"""On the clone's file system, for DVC's links; only the user may read its folders, which hold DVC's secret settings."""
 REQUIREMENTS = "requirements.lock"
 
 _LOCK, _TREE = "lock", "tree"
@@ -34,8 +32,7 @@ class Tree:
 
     folder: Path
     commit: str
-    place: Path
-    """The temporary folder that it lies in."""
+    place: Path  # the temporary folder that it lies in
 
 
 @contextlib.contextmanager
@@ -59,10 +56,10 @@ def compare_requirements(clone: Path, commit: str) -> Literal["same", "other", "
 
 
 def locked_environment(tree: Tree) -> dict[str, str]:
-    """Install what a commit's requirements.lock pins, in the tree's temporary place: this process's environment
-    variables, with that environment's Python first. Raises `StageError` where it cannot be installed."""
+    """The environment variables under which Python has what a commit's requirements.lock pins, which is installed first
+    for as long as the tree exists. Raises `StageError` where it cannot be installed."""
     locked = f"{REQUIREMENTS} of {tree.commit[:12]}"
-    say(f"Installing {locked}, only for this run (the whole of it takes minutes, and 2 GB)")
+    print(f"Installing {locked}, only for this run (the whole of it takes minutes, and 2 GB)", flush=True)
     began, prefix = time.monotonic(), tree.place / "environment"
     # Without what would put other packages before those of the environment.
     variables = {name: value for name, value in environment().items() if name not in ("PYTHONPATH", "PYTHONHOME")}
@@ -72,7 +69,7 @@ def locked_environment(tree: Tree) -> dict[str, str]:
         if done.code != 0:
             raise StageError(f"{locked} cannot be installed here: {done.error}")
     megabytes = sum(path.lstat().st_size for path in prefix.rglob("*")) / 1e6
-    say(f"Installed in {time.monotonic() - began:.0f} s ({megabytes:,.0f} MB)")
+    print(f"Installed in {time.monotonic() - began:.0f} s ({megabytes:,.0f} MB)", flush=True)
     path = os.pathsep.join([str(prefix / "bin"), os.environ.get("PATH", "")])
     return {**variables, "PATH": path, "VIRTUAL_ENV": str(prefix)}
 

@@ -1,7 +1,5 @@
-"""Which files each stage depends on, computed and written to dvc.yaml (`python -m excise deps`): every module of the
-project that it imports, directly or not, at the top of a file or within a function; the data that such a module reads;
-what else is named in dvc.yaml, which people write; and requirements-compute.lock, if it computes with what is pinned
-there. The rules are in docs/design.md."""
+"""Which files each stage depends on, computed and written to dvc.yaml (`python -m excise deps`): all modules that it
+imports, the data that they read, and requirements-compute.lock if it computes. The rules are in docs/design.md."""
 
 import ast
 import io
@@ -51,9 +49,8 @@ def check() -> None:
     for stage, names in wanted.items():
         for verb, paths in (("lacks", names - there[stage]), ("has no use for", there[stage] - names)):
             if paths:
-                raise StageError(
-                    f"dvc.yaml: {stage} {verb} {', '.join(sorted(paths)[:3])}; run `python -m excise deps --write`"
-                )
+                what = f"{stage} {verb} {', '.join(sorted(paths)[:3])}"
+                raise StageError(f"dvc.yaml: {what}; run `python -m excise deps --write`")
 
 
 def written() -> str:
@@ -126,8 +123,7 @@ def _dependencies(graph: Any) -> dict[str, set[str]]:
 
 @cache
 def _files_of(module: str) -> tuple[Path, ...]:
-    """The file of a module and those of the packages above it, which Python runs first; of what is no module, as the
-    name of a function behind that of its module, the packages alone."""
+    """The files of a module, if it is one, and of the packages above it, which Python runs first."""
     parts = module.split(".")
     above = (Path(*parts[:depth], "__init__.py") for depth in range(1, len(parts) + 1))
     itself = Path(*parts).with_suffix(".py")
@@ -136,8 +132,7 @@ def _files_of(module: str) -> tuple[Path, ...]:
 
 @cache
 def _read(path: Path) -> tuple[frozenset[str], tuple[Path, ...]]:
-    """The modules that a file imports, and the data that it reads. Raises `StageError`: it makes a path of its own
-    place in another form than `Path(__file__).parent / "name"`."""
+    """The modules that a file imports, and the data that it reads. Raises `StageError`: it uses `__file__` oddly."""
     modules: set[str] = set()
     data: list[Path] = []
     places = 0

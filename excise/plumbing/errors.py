@@ -12,8 +12,7 @@ from schemas.wording import ParamsError
 FAILED = 1
 WRONG_INPUT = 2
 """Wrong arguments, a bad params.yaml, or the code of another project."""
-LONGEST_LINE = 400
-"""Characters of an error."""
+LONGEST_LINE = 400  # characters of an error
 
 
 class StageError(Exception):
@@ -22,9 +21,8 @@ class StageError(Exception):
 
 def run_stage(main: Callable[[], None]) -> None:
     """Run a stage's `main`, with the project's own code and the pinned packages, and leave the process with its exit
-    code: 0; 2 for wrong arguments, a bad params.yaml or the code of another project; 128 and the signal's number where
-    it was interrupted; 1 for everything else that the user can mend (`StageError`, a full disk, a missing file).
-    Anything unforeseen keeps its traceback: it is a defect of ours."""
+    code: 0; `WRONG_INPUT`; 128 and the signal's number where it was interrupted; `FAILED` for everything else that the
+    user can mend. Anything unforeseen keeps its traceback: it is a defect of ours."""
     if options := [argument for argument in sys.argv[1:] if argument.startswith("-")]:
         _fail(f"unknown argument {options[0]}: a stage has no options; params.yaml says what it does", WRONG_INPUT)
 
@@ -37,8 +35,7 @@ def run_stage(main: Callable[[], None]) -> None:
 
 
 def run_command(main: Callable[[], None]) -> None:
-    """Run a command, as `run_stage` does a stage, with whatever is installed. SIGTERM and SIGHUP interrupt it as Ctrl-C
-    does, so that it tidies up and ends what it started."""
+    """Run a command as `run_stage` does a stage, with any packages; SIGTERM and SIGHUP interrupt it as well."""
     _run(stoppable()(main))
 
 
@@ -52,7 +49,12 @@ def _run(main: Callable[[], None]) -> None:
     except StageError as error:
         _fail(str(error), FAILED)
     except OSError as error:
-        _fail(_describe(error), FAILED)
+        where = f": {error.filename}" if error.filename else ""
+        what = f"{error.strerror or error}{where}"
+        if error.errno == errno.ENOSPC:
+            remedy = "free some space on it and run again; docs/runner.md (Disk) says what can go"
+            what = f"the disk is full{where}; {remedy}"
+        _fail(what, FAILED)
     except KeyboardInterrupt as error:
         _fail("interrupted; nothing was left half-written", 128 + getattr(error, "number", signal.SIGINT))
 
@@ -63,10 +65,3 @@ def _fail(message: str, code: int) -> None:
         line = f"{line[: LONGEST_LINE // 2]}…{line[1 - LONGEST_LINE // 2 :]}"
     print(f"ERROR: {line}", file=sys.stderr)
     sys.exit(code)
-
-
-def _describe(error: OSError) -> str:
-    where = f": {error.filename}" if error.filename else ""
-    if error.errno == errno.ENOSPC:
-        return f"the disk is full{where}; free some space on it and run again; docs/runner.md (Disk) says what can go"
-    return f"{error.strerror or error}{where}"

@@ -26,8 +26,7 @@ from schemas.basis.text import dotted, shorten
 from schemas.wording import ParamsError
 
 LARGEST = 32 * 2**20
-"""Bytes of a document, and of one line of a file that has a document a line. The record of an edit of every expert of a
-large model takes half of it."""
+"""Bytes of a document or of a line; the record of an edit of every expert of a large model takes half of it."""
 
 T = TypeVar("T")
 MAPPING = TypeAdapter(dict[str, Any])
@@ -81,8 +80,7 @@ def write_lines(path: Path, documents: Iterable[BaseModel]) -> None:
 @contextlib.contextmanager
 def whole_folder(target: Path) -> Iterator[Path]:
     """Yield an empty folder beside `target` that takes its place when the block ends well: at every moment `target` is
-    the whole old or the whole new folder. What a killed run left beside it, the next run sweeps. A second run at the
-    same time is refused by a `StageError`: the lock is the kernel's, so it ends with the process that holds it."""
+    the whole old or the whole new folder, also where a run is killed. A second run meanwhile is a `StageError`."""
     target.parent.mkdir(parents=True, exist_ok=True)
     partial, old = (target.with_name(f".{target.name}.{word}") for word in ("partial", "old"))
     try:
@@ -108,7 +106,7 @@ def whole_folder(target: Path) -> Iterator[Path]:
 
 
 def _exchanged(one: Path, other: Path) -> bool:
-    """Whether two paths changed places, in one step: Linux does that on most file systems."""
+    """Whether two paths changed places in one step, as Linux does on most file systems."""
     rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if rename is None:
         return False
@@ -121,7 +119,6 @@ def _exchanged(one: Path, other: Path) -> bool:
 
 
 def _remove(path: Path) -> None:
-    """A folder, link or file, which may not be there."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -152,8 +149,7 @@ def sha256_line(path: Path) -> str:
 
 
 def digests(folder: Path, files: Iterable[str], remembered: bool = False) -> list[FileDigest]:
-    """Size and SHA-256 of these files of a folder, sorted by path, several files at a time. With `remembered`, what was
-    read before, and did not change since, is not read again."""
+    """Size and SHA-256 of files of a folder, sorted by path; with `remembered`, unchanged files are not read again."""
     paths = sorted(files)
     sizes = [(folder / path).stat().st_size for path in paths]
     memory = Memory(MEMORY) if remembered else None
@@ -202,7 +198,7 @@ class Memory:
         return sha256
 
     def keep(self) -> None:
-        """Write what was learnt, without files that are gone; where that cannot be done, it is learnt again."""
+        """Write what was learnt, where that is possible, without files that are gone."""
         if not self._new:
             return
         known = {name: read for name, read in {**_recalled(self._path), **self._new}.items() if os.path.isfile(name)}
@@ -216,7 +212,6 @@ def _read(was: os.stat_result, sha256: str) -> Read:
 
 
 def _recalled(path: Path) -> dict[str, Read]:
-    """What an earlier run wrote; nothing where it cannot be read."""
     try:
         return read_document(_KNOWN, path)
     except Unreadable:
@@ -228,8 +223,8 @@ class Unreadable(StageError):
 
 
 def read_document(schema: type[T] | TypeAdapter[T], path: Path, remedy: str | None = None, largest: int = LARGEST) -> T:
-    """What a JSON file of at most `largest` bytes holds: a class of `schemas`, or what an adapter is for. Raises
-    `Unreadable`: it is missing, or something else. The `remedy` is by default to run the stage that writes it."""
+    """What a JSON file of at most `largest` bytes holds. Raises `Unreadable`: it is missing, or something else; the
+    `remedy` is by default to run the stage that writes it."""
     with open_plain(path, remedy) as file:
         data = file.read(largest + 1)
     if len(data) > largest:
@@ -253,8 +248,7 @@ def read_lines(schema: type[T], path: Path) -> list[T]:
 def parse_document(
     schema: type[T] | TypeAdapter[T], data: bytes | str, name: str | Path, remedy: str | None = None, where: str = ""
 ) -> T:
-    """What bytes hold that may come from elsewhere, such as a commit; `name` is what errors call them. Raises
-    `Unreadable`: they are not that document."""
+    """What bytes hold; `name` is what errors call them. Raises `Unreadable`: they are not that document."""
     data = data.encode() if isinstance(data, str) else data
     adapter = schema if isinstance(schema, TypeAdapter) else TypeAdapter(schema)
     try:
@@ -278,7 +272,6 @@ def open_plain(path: Path, remedy: str | None = None) -> Any:
 
 
 def _mistake(error: ValidationError, data: bytes) -> str:
-    """What is wrong, as the rest of a sentence about the file."""
     if not data.strip():
         return "is empty"
     first = error.errors(include_url=False, include_input=False, include_context=False)[0]

@@ -33,9 +33,8 @@ _OF_XET = re.compile(r"\bCAS\b|\bxet\b|reconstruction", re.IGNORECASE)
 
 @contextlib.contextmanager
 def hub_errors(where: str, name: str, kind: Kind = "model") -> Iterator[None]:
-    """Within the block, what goes wrong with the Hub is a `StageError` of one line, without any secret: it refuses,
-    lacks what was asked for, or cannot be reached; or the disk is full. `where` is the key of params.yaml that names
-    the repository, such as `params.yaml: model.source`, and `name` that name, `organisation/name`."""
+    """Within the block, what goes wrong with the Hub is a `StageError` of one line, without any secret. `where` is what
+    names the repository, such as `params.yaml: model.source`, and `name` that name."""
     try:
         yield
     except Exception as error:
@@ -95,9 +94,8 @@ def _words(error: BaseException, name: str, kind: Kind) -> str | None:
         case LocalEntryNotFoundError():
             return f"{name} is not wholly in the Hub's cache, and cannot be fetched; check the network, then {_AGAIN}"
         case OSError() if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return (
-                f"the disk is full that {name} is fetched to; free some space, or set HF_HOME to another, and {_AGAIN}"
-            )
+            remedy = f"free some space, or set HF_HOME to another, and {_AGAIN}"
+            return f"the disk is full that {name} is fetched to; {remedy}"
         case OSError() if str(error).startswith("Consistency check failed"):
             return f"a file of {name} came short from the Hub; {_AGAIN}"
     return None

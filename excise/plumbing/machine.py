@@ -1,5 +1,4 @@
-"""What the machine gives: how much memory there is, how much a measurement takes of it and gives back, what others'
-files may cost of time and memory, and the device where models run."""
+"""The machine's memory, how much of it a measurement takes, bounds of time and memory, and the device of models."""
 
 import contextlib
 import ctypes
@@ -27,10 +26,8 @@ Placement = torch.device | Literal["balanced"]
 GIB = 2**30
 _CGROUPS = Path("/sys/fs/cgroup")
 _OWN_CGROUPS = Path("/proc/self/cgroup")
-_NO_LIMIT = 2**60
-"""Version 1 of cgroups writes a number of about this size where there is no limit."""
-MARGIN = 1.1
-"""What is asked for is this much more than what was reckoned: reckoning is not exact, and others use memory too."""
+_NO_LIMIT = 2**60  # version 1 of cgroups writes about this where there is no limit
+MARGIN = 1.1  # estimates are not exact, and others use memory too
 
 
 @dataclass(frozen=True)
@@ -41,7 +38,7 @@ class Limit:
     free: int
     total: int
     counts_files: bool = False
-    """Whether files that are mapped count as well. The system can drop those from memory when it needs room."""
+    """Whether mapped files count as well, which the system can drop from memory when it needs room."""
 
 
 @dataclass(frozen=True)
@@ -59,9 +56,8 @@ class Need:
 
 def too_small(need: Need, limits: Iterable[Limit]) -> Limit | None:
     """The limit with the least room of those whose free memory is too little; None where it fits."""
-    return min(
-        (each for each in limits if MARGIN * need.of(each) > each.free), key=lambda each: each.free, default=None
-    )
+    exceeded = (each for each in limits if MARGIN * need.of(each) > each.free)
+    return min(exceeded, key=lambda each: each.free, default=None)
 
 
 def impossible(need: Need, limits: Iterable[Limit]) -> Limit | None:
@@ -120,8 +116,7 @@ def kept_bytes(sizes: Sizes, work: Work) -> int:
 
 
 def batch_bytes(sizes: Sizes, work: Work) -> int:
-    """What one layer computes for the largest batch: the stream and its norms in float32, the layer's widest part, and
-    a mask for attention, in float32 too."""
+    """One layer's of the largest batch: stream, norms and attention mask in float32, and the layer's widest part."""
     return work.batch_tokens * (32 * sizes.hidden + sizes.widest * sizes.bytes) + 4 * work.batch_pairs
 
 
@@ -131,23 +126,21 @@ def held_bytes(sizes: Sizes, work: Work) -> int:
 
 
 def resident_bytes(weights: int, sizes: Sizes, work: Work) -> int:
-    """A measurement's peak where the model is in memory as a whole, beside 0.5 GiB of libraries: the weights, and then
-    either a batch in a layer or the statistics, which take the activations five times."""
+    """A measurement's peak with the whole model in memory, beside 0.5 GiB of libraries: the weights, and then either a
+    batch in a layer or the statistics, which take the activations five times."""
     kept = kept_bytes(sizes, work)
     return weights + max(kept + batch_bytes(sizes, work), 5 * kept)
 
 
 def streamed_bytes(largest_part: int, sizes: Sizes, work: Work) -> int:
-    """The same where one part of the model at a time is in memory, a layer or the embeddings, which is freed before the
-    statistics. Where the files hold another type than is computed in, or where it goes to a GPU, experts take 5/3 of
-    the part for as long as they are made one tensor."""
+    """The same with one part of the model in memory, a layer or the embeddings, which is freed before the statistics.
+    Of a converted dtype or on a GPU, experts take 5/3 of the part while they are made one tensor."""
     kept = kept_bytes(sizes, work)
     return max(largest_part + kept + held_bytes(sizes, work) + batch_bytes(sizes, work), 5 * kept)
 
 
 def limits(place: Placement) -> list[Limit]:
-    """What bounds the memory of what runs there: of all GPUs together, of a GPU, or of this process on the CPU: the
-    machine's memory, those of its control groups, and its own resource limits."""
+    """The bounds of all GPUs together, of one, or of this process: of the machine, control groups and resources."""
     if place == "balanced":
         each = [torch.cuda.mem_get_info(index) for index in range(torch.cuda.device_count())]
         return [Limit("the GPUs", sum(free for free, _ in each), sum(total for _, total in each))]
@@ -164,15 +157,14 @@ def limits(place: Placement) -> list[Limit]:
 
 
 def give_back() -> None:
-    """Give the system back what was freed. GNU's C library keeps tensors of some megabytes for itself: where small
-    results that are kept lie between them, the heap grows with each layer or trial, as what is freed has room for a
-    little less than what is needed next. Other libraries have no such call."""
+    """Give freed memory back to the system: GNU's C library keeps tensors of some megabytes, and where small results
+    lie between them, the heap grows with each layer or trial. Other libraries have no such call."""
     if (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
         trim(0)
 
 
 def _cgroup_limits() -> list[Limit]:
-    """Of each control group that this process is in, of both versions, and of the groups around it."""
+    """Of this process's control groups, of both versions, and of the groups around them."""
     found = []
     for line in _text(_OWN_CGROUPS).splitlines():
         _, controllers, path = line.split(":", 2)
@@ -215,9 +207,6 @@ def _text(path: Path) -> str:
         return ""
 
 
-_OWN_STATUS = Path("/proc/self/status")
-
-
 class UsedUp(Exception):
     """More time or memory was wanted than is given. Its text is the rest of a sentence."""
 
@@ -228,8 +217,7 @@ class _TimeIsUp(BaseException):
 
 @contextlib.contextmanager
 def bounded(seconds: int, memory: int) -> Iterator[None]:
-    """Within the block, the main thread may take so much processor time, and this process so many more bytes of memory
-    than it has. Raises `UsedUp` where one of the two is."""
+    """Limit the main thread's processor seconds and this process's further bytes of memory. Raises `UsedUp`."""
     timed = threading.current_thread() is threading.main_thread()  # signals reach no other
     handler = signal.signal(signal.SIGVTALRM, _stop) if timed else None
     try:
@@ -253,12 +241,11 @@ def _stop(_number: int, _frame: FrameType | None) -> None:
 
 @contextlib.contextmanager
 def at_most(more: int) -> Iterator[None]:
-    """A block in which this process gets no more memory than so many bytes beyond what it has: what asks for more meets
-    a `MemoryError`. Where the system keeps no such limit (all but Linux) there is none."""
+    """Within the block, on Linux, more than so many further bytes of memory are a `MemoryError`."""
     if sys.platform != "linux":
         yield
         return
-    found = re.search(r"^VmData:\s+(\d+) kB$", _OWN_STATUS.read_text(), re.MULTILINE)
+    found = re.search(r"^VmData:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
     before = resource.getrlimit(resource.RLIMIT_DATA)
     limits = [limit for limit in before if limit != resource.RLIM_INFINITY]
     limit = min([1024 * int(found[1]) + more, *limits]) if found else before[0]
@@ -270,8 +257,7 @@ def at_most(more: int) -> Iterator[None]:
 
 
 def chosen_device() -> torch.device:
-    """Where params.yaml says that one model's worth of arithmetic runs; of several GPUs, the first. Raises
-    `StageError`: it names a GPU that is not there."""
+    """The device of params.yaml, of several GPUs the first. Raises `StageError`: it names a GPU that is missing."""
     name = read_settings(Place, PLACE).device
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"

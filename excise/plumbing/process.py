@@ -40,8 +40,7 @@ class Stopped(KeyboardInterrupt):
 
 
 def begin() -> None:
-    """Prepare this process: it dies with DVC or make, says in one line that a package is missing, and libraries are
-    quiet. To be called before slow imports, in which a stage would outlive DVC."""
+    """Prepare this process, before slow imports: it dies with DVC or make, and libraries are quiet."""
     parent, is_stage = os.getppid(), "DVC_STAGE" in os.environ
     # Where DVC died before this line, the system's first process, of another group, has inherited its stage.
     if is_stage and (parent == 1 or _program(parent) == "systemd") and os.getpgid(parent) != os.getpgrp():
@@ -65,8 +64,7 @@ def die_with(parent: int) -> None:
 
 @contextlib.contextmanager
 def stoppable() -> Iterator[None]:
-    """Within the block SIGTERM and SIGHUP interrupt as Ctrl-C does, by `Stopped`. Signals after the first are ignored:
-    they would only stop the tidying up."""
+    """Within the block SIGTERM and SIGHUP interrupt as Ctrl-C does; signals during the cleanup are ignored."""
     before = {number: signal.getsignal(number) for number in _STOPS}
     heeded = [number for number, handler in before.items() if handler != signal.SIG_IGN]  # as under nohup
 
@@ -85,9 +83,8 @@ def stoppable() -> Iterator[None]:
 
 
 def foreign_code() -> str | None:
-    """Why this code may not run here: it is not that of the project in the current folder, as where excise is installed
-    or PYTHONSAFEPATH is set; one commit's code would then be recorded with another's results. None where it is that
-    project's, and in folders that have no code of their own."""
+    """Why this code may not run here, or None: it is not that of the project in the current folder, as where excise is
+    installed, and would be recorded with that project's results."""
     here, code = Path.cwd(), ("schemas/__init__.py", "stages/__init__.py")
     around = [folder for folder in (here, *here.parents) if all((folder / path).is_file() for path in code)]
     if not around:
@@ -96,16 +93,15 @@ def foreign_code() -> str | None:
         spec = importlib.util.find_spec(name)
         place = Path(spec.origin).resolve().parents[1] if spec is not None and spec.origin else None
         if place != around[0]:
-            return (
-                f"the package {name} is that of {place}, and the project here is {around[0]}, whose own code must run; "
-                "unset PYTHONPATH and PYTHONSAFEPATH, and uninstall excise where pip has installed it"
-            )
+            what = f"the package {name} is that of {place}, and the project here is {around[0]}"
+            remedy = "unset PYTHONPATH and PYTHONSAFEPATH, and uninstall excise where pip has installed it"
+            return f"{what}, whose own code must run; {remedy}"
     return None
 
 
 def other_versions() -> str | None:
-    """Which installed package has another version than `requirements-compute.lock` pins; None where all agree, where
-    nothing is pinned, or where EXCISE_UNPINNED=1 allows it. Local parts of versions, such as `+cu128`, do not count."""
+    """Which installed package has another version than is pinned, or None, as where EXCISE_UNPINNED=1 allows it. Local
+    parts of versions, such as `+cu128`, do not count."""
     if os.environ.get(UNPINNED) == "1" or not PINS.is_file():
         return None
     from importlib import metadata  # commands need neither

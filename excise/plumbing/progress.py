@@ -13,17 +13,14 @@ SECONDS_BETWEEN_LINES = 5.0
 @contextlib.contextmanager
 def progress(what: str, total: int, unit: str = "") -> Iterator[Advance]:
     """Show how far a task of `total` steps is; yields a function, for any thread, that takes the number of steps done
-    since. `unit="B"` counts bytes and shows their rate. Without a terminal, a line is written to standard error every
-    five seconds and one at the end if the task took longer than that."""
+    since. `unit="B"` counts bytes and shows their rate. Without a terminal, lines go to standard error."""
     if sys.stderr.isatty():
         from rich import console  # a machine that only publishes has no rich, and no terminal
         from rich import progress as bars
 
-        counts: list[bars.ProgressColumn] = (
-            [bars.DownloadColumn(binary_units=True), bars.TransferSpeedColumn()]
-            if unit == "B"
-            else [bars.MofNCompleteColumn()]
-        )
+        counts: list[bars.ProgressColumn] = [bars.MofNCompleteColumn()]
+        if unit == "B":
+            counts = [bars.DownloadColumn(binary_units=True), bars.TransferSpeedColumn()]
         columns = [bars.TextColumn("{task.description}"), bars.BarColumn(), *counts, bars.TimeRemainingColumn()]
         with bars.Progress(*columns, console=console.Console(stderr=True), transient=True) as bar:
             task = bar.add_task(what, total=total)

@@ -1,9 +1,5 @@
-"""A file of experiments: all of it on this machine, through DVC's queue, in which what others queued stays as it is; or
-each on one of many machines, which pushes it to the git origin and its data to the DVC remote.
-
-Actions go through DVC's command line. The state of the queue is read through its Python interface, whose words
-`dvc queue status` prints: a process for every look would take a tenth of a core.
-"""
+"""A file of experiments: all on this machine, through DVC's queue, or each on one of many machines, which pushes it to
+the git origin and its data to the DVC remote."""
 
 import contextlib
 import itertools
@@ -16,7 +12,7 @@ from pathlib import Path
 from excise.gitops.experiments.tables import PARAMS, check_document, is_of, tabulate
 from excise.gitops.git import answer, file_of, git
 from excise.gitops.lock import LOCK
-from excise.gitops.programs import environment, first_error, run, run_or_fail, say
+from excise.gitops.programs import environment, first_error, run, run_or_fail
 from excise.plumbing.errors import StageError
 from excise.plumbing.files import write_bytes
 from excise.plumbing.private import dvc
@@ -24,11 +20,10 @@ from schemas.experiments import Planned, load
 
 ORIGIN = "origin"
 TARGET = "evaluate@ablated"
-"""The stage whose results the tables show. What it does not need is not run: neither diagnosis nor report."""
+"""The stage whose results the tables show; what it does not need, such as the report, is not run."""
 
 _HERE = Path()
 _ASIDE = Path(".dvc/tmp/excise")
-"""Where files lie while they are not in the workspace."""
 _SECONDS_BETWEEN_LOOKS = 1.0
 _SECONDS_TO_START = 30.0
 _MOST_LOOKS_UNSEEN = 10
@@ -38,12 +33,8 @@ _DONE = ("Success", "Failed")
 
 
 def run_experiments(path: Path, jobs: int) -> None:
-    """Run a file of experiments, so many jobs at once, and write what they found into its document as tables; leaves
-    with exit code 1 at the end if an experiment failed.
-
-    Every experiment's parameters are checked before the first one is queued, and a mistake is a `ParamsError`. Of each
-    group one experiment runs first; the others find what it made, be it a trained model or the base's answers.
-    """
+    """Run a file of experiments, `jobs` at once, and write tables of their results into its document; leaves with exit
+    code 1 if one failed. The first of each group makes what the others share. Raises `ParamsError` before any runs."""
     file, groups = load(path, PARAMS)
     check_document(file, path)
     baseline = head()
@@ -51,7 +42,7 @@ def run_experiments(path: Path, jobs: int) -> None:
     numbers = itertools.count(1)
 
     def finished(name: str) -> None:
-        say(f"{next(numbers)} of {len(names)}: {name}")
+        print(f"{next(numbers)} of {len(names)}: {name}", flush=True)
 
     make_room(names, baseline)
     try:
@@ -87,8 +78,7 @@ def command_for(experiment: Planned, *options: str) -> list[str]:
 
 
 def make_room(names: Collection[str], baseline: str) -> None:
-    """Remove what earlier runs of these names left in the queue and beside this commit. Raises `StageError` where one
-    of them runs at this moment."""
+    """Remove earlier experiments of these names. Raises `StageError` where one of them is running."""
     while states := _states(names):
         if running := sorted(name for name, state in states.items() if state == "Running"):
             raise StageError(f"{running[0]} is still running; wait for it, or end it: `dvc queue kill {running[0]}`")
@@ -99,13 +89,9 @@ def make_room(names: Collection[str], baseline: str) -> None:
 
 @contextlib.contextmanager
 def starting_from(revision: str | None) -> Iterator[None]:
-    """Within the block dvc.lock is that of another commit, if one is given, such as an experiment's: what is queued
-    finds what that one made up to date. And what later stages wrote into git is not there: nothing makes it in an
-    experiment, whose own commit would show the metrics and gates of the workspace.
-
-    DVC's cache of runs does not serve `organism`, whose model outlives a rerun; without this every experiment with
-    another organism than the workspace's would train it for itself.
-    """
+    """Within the block dvc.lock is another commit's, if one is given, so that what that one made is up to date: DVC's
+    cache of runs does not serve `organism`. And what later stages wrote into git is not there, as an experiment's
+    commit would show it, though nothing in it made that."""
     theirs = file_of(_HERE, revision, LOCK) if revision else None
     _, later = dvc.what_runs(_HERE, TARGET)
     _ASIDE.mkdir(parents=True, exist_ok=True)
@@ -139,11 +125,8 @@ def queue(experiment: Planned) -> None:
 
 
 def wait(names: Collection[str], jobs: int, finished: Callable[[str], None]) -> None:
-    """Have workers run the queue until these experiments are done; tells the name of each as it is.
-
-    A worker that finds nothing to do for ten seconds ends itself, perhaps just as something is queued: where everything
-    waits, workers are started again.
-    """
+    """Have workers run the queue until these experiments are done; calls `finished` for each. Workers end themselves
+    after ten idle seconds, perhaps just as something is queued, and are then started again."""
     waiting = set(names)
     unseen = dict.fromkeys(names, 0)
     started = -math.inf
@@ -183,22 +166,21 @@ def failure(name: str) -> str:
 
 
 def _states(names: Collection[str]) -> dict[str, str]:
-    """What DVC says of these names; of one that it knows several times, what hinders most."""
+    # `dvc queue status` would take a tenth of a core. Of several states of a name, the one that hinders most counts.
     order = ("Running", "Queued", *_DONE)
     known = sorted(dvc.queued(_HERE), key=lambda pair: -order.index(pair[1]))
     return {name: state for name, state in known if name in names}
 
 
 def sizes(path: Path) -> tuple[int, int]:
-    """How many experiments of a file run before the others, as what they make serves them, and how many there are."""
+    """How many experiments of a file run before the others, and how many it has."""
     _, groups = load(path, PARAMS)
     return len(groups), sum(map(len, groups))
 
 
 def run_experiment(path: Path, number: int) -> None:
-    """Run one experiment of a file in this clone and push it: what one task of a cluster's job array does. Numbers are
-    from 1, and the first experiment of each group comes before all others. One that is at the origin already is not run
-    again. Raises `StageError` where there is no such experiment, it fails, or it cannot be pushed."""
+    """Run the experiment of a number, from 1 on in the order of `in_order`, in this clone and push it, unless it is at
+    the origin. Raises `StageError` where there is no such experiment, it fails, or it cannot be pushed."""
     _, groups = load(path, PARAMS)
     ordered = in_order(groups)
     if not 1 <= number <= len(ordered):
@@ -209,9 +191,10 @@ def run_experiment(path: Path, number: int) -> None:
     if experiment.name in there and is_of(there[experiment.name], experiment):
         print(f"{experiment.name}: already at {ORIGIN}")
         return
-    _require_remote()
+    with dvc.opened(_HERE, wrong="a DVC remote is where machines share their data") as repo:
+        dvc.require_remote(repo)
     if experiment is not first and first.name not in there:
-        say(f"{first.name} is not at {ORIGIN}: what it would have made is made here")
+        print(f"{first.name} is not at {ORIGIN}: what it would have made is made here", flush=True)
     make_room([experiment.name], baseline)
     with starting_from(there.get(first.name, baseline)):
         unbuffered = {**environment(), "PYTHONUNBUFFERED": "1"}
@@ -223,18 +206,15 @@ def run_experiment(path: Path, number: int) -> None:
 
 
 def collect(path: Path) -> None:
-    """Fetch the experiments of a file that other machines ran, and write what they found into its document as tables,
-    at the commit that they started from. Those that are not at the origin are named, one line each, and the exit code
-    is 1; the rest is tabulated all the same. Raises `StageError` where none is at the origin."""
+    """Fetch the experiments of a file that other machines ran from this commit, and write tables of their results into
+    its document; leaves with exit code 1 if some are missing. Raises `StageError` where all are."""
     file, groups = load(path, PARAMS)
     check_document(file, path)
     baseline = head()
     there = _fetch([each.name for group in groups for each in group], baseline)
     if not there:
-        raise StageError(
-            f"{ORIGIN} has no experiment of {path} that started from {baseline[:10]}; check out the commit that they "
-            "did start from"
-        )
+        what = f"{ORIGIN} has no experiment of {path} that started from {baseline[:10]}"
+        raise StageError(f"{what}; check out the commit that they did start from")
     missing = f"is not at {ORIGIN}: it failed or did not run yet, as the log of its job says"
     tabulate(file, path, groups, there, lambda _: missing)
 
@@ -246,10 +226,7 @@ def in_order(groups: Sequence[Sequence[Planned]]) -> list[tuple[Planned, Planned
 
 
 def _committed() -> str:
-    """The commit that is checked out, with nothing changed since: elsewhere there is nothing else to start from.
-
-    A run that was killed leaves dvc.lock changed and files aside (`starting_from`): these are put back.
-    """
+    """The commit that is checked out; what a killed run changed (`starting_from`) is put back first."""
     _, others = dvc.what_runs(_HERE, TARGET)
     aside = git(_HERE, "ls-files", "--deleted", "--", *map(str, others)).splitlines() if others else []
     if aside:
@@ -261,8 +238,7 @@ def _committed() -> str:
 
 
 def _fetch(names: Collection[str], baseline: str) -> dict[str, str]:
-    """Bring those of these experiments that are at the origin, in place of any of the same name: their names and git
-    references."""
+    """Fetch those of these experiments that the origin has; their names and git references."""
     if answer(_HERE, "remote", "get-url", ORIGIN) is None:
         raise StageError(f"this clone has no git remote called {ORIGIN}, where machines share their experiments")
     listed = answer(_HERE, "ls-remote", ORIGIN, reference(baseline, "*"))
@@ -274,12 +250,6 @@ def _fetch(names: Collection[str], baseline: str) -> dict[str, str]:
         # The plus replaces: two machines may have run one experiment, and what is at the origin counts.
         git(_HERE, "fetch", "--quiet", ORIGIN, *(f"+{name}:{name}" for name in found.values()))
     return found
-
-
-def _require_remote() -> None:
-    """Raises `StageError`, before an experiment runs, where there is no DVC remote, or its plugin is not installed."""
-    with dvc.opened(_HERE, wrong="a DVC remote is where machines share their data") as repo:
-        dvc.require_remote(repo)
 
 
 def _push(name: str, baseline: str) -> None:

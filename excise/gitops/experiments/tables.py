@@ -1,5 +1,4 @@
-"""What experiments found, as tables in their file's document: each between two marks, and what stands around them stays
-as it is."""
+"""What experiments found, as tables between marks in their file's document."""
 
 import re
 import shlex
@@ -44,13 +43,8 @@ def tabulate(
     revisions: Mapping[str, str],
     reason: Callable[[str], str],
 ) -> None:
-    """Write the tables, then leave with exit code 1 if an experiment has no numbers, each named in one line.
-
-    Args:
-        path: where `file` was read from.
-        revisions: an experiment's name and the commit that it made.
-        reason: why one has made none.
-    """
+    """Write the tables, then leave with exit code 1 if an experiment has no numbers. `revisions` are the experiments'
+    commits by name, and `reason` says why one has none."""
     found = {each.name: _results(each, revisions.get(each.name), reason) for group in groups for each in group}
     failures = [f"{name}: {why}" for name, why in found.items() if isinstance(why, str)]
     values = {
@@ -94,8 +88,7 @@ def command(arguments: Sequence[str]) -> str:
 
 
 def written_into(document: str, tables: Mapping[str, str], headings: Mapping[str, str], name: str) -> str:
-    """The document with each table between its marks, which are added at its end where it has none. Raises
-    `ParamsError` where its marks of one table are not one begin and one end behind it."""
+    """The document with each table between its marks, which are added at its end if missing. Raises `ParamsError`."""
     for table, text in tables.items():
         begin, end = f"<!-- table:begin {table} -->", f"<!-- table:end {table} -->"
         counts = document.count(begin), document.count(end)
@@ -121,7 +114,6 @@ def value_of(results: Results, metric: str) -> float | None:
 
 
 def _results(planned: Planned, revision: str | None, reason: Callable[[str], str]) -> Results | str:
-    """What an experiment found, out of DVC's cache or its remote; or why that is not there."""
     from excise.plumbing.private.dvc import read  # slow to import, and needed only here
 
     if revision is None or file_of(Path(), revision, str(PARAMS)) is None:

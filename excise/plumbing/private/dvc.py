@@ -1,6 +1,5 @@
-"""What DVC 3.67 does not document. Its documented interface, `dvc.api`, does not tell what the cache lacks, whether a
-commit's stages had run, or what is queued; and its commands link where a copy is wanted, and see no past commit.
-"""
+"""What DVC 3.67 does not document: `dvc.api` does not tell what the cache lacks, whether a commit's stages had run, or
+what is queued; its commands link where a copy is wanted, and see no past commit."""
 
 import contextlib
 import json
@@ -53,8 +52,7 @@ class Output:
 def opened(
     folder: Path, settings: dict[str, Any] | None = None, wrong: str = "DVC cannot read this project"
 ) -> Iterator[Repo]:
-    """A project as DVC knows it, with settings over its own. What DVC cannot read or do is a `StageError` that begins
-    with what is `wrong`, and nothing else is said of it."""
+    """A project as DVC knows it, with settings over its own. DVC's errors are a `StageError` that says `wrong`."""
     logging.getLogger("dvc").setLevel(logging.CRITICAL)
     try:
         with Repo(str(folder), config=settings) as repo:
@@ -65,9 +63,8 @@ def opened(
 
 @contextlib.contextmanager
 def at_commit(clone: Path, commit: str, with_remote: bool) -> Iterator[Repo]:
-    """The same as it was at a commit, with the settings of today: its cache, remotes and credentials; without the
-    remote where it may not be asked, as DVC fails on one that it cannot use even where it needs nothing from there.
-    What is got from it is a copy, whose blocks are shared where the file system can do that."""
+    """The same at a commit, with today's settings; without the remote where it may not be asked, as DVC fails on one
+    that it cannot use. Its files are copies, whose blocks are shared where the file system can."""
     settings = _settings_of(clone, with_remote)
     settings["cache"]["type"] = ["reflink", "copy"]
     with opened(clone, settings) as repo:
@@ -76,15 +73,14 @@ def at_commit(clone: Path, commit: str, with_remote: bool) -> Iterator[Repo]:
 
 
 def lend_settings(clone: Path, tree: Path, site: Path, with_remote: bool) -> None:
-    """Lay a clone's settings, of which some may be secret, over those of a working tree of it, whose remotes may be
-    gone. What DVC would keep for all projects of the machine goes to the folder `site`."""
+    """Lay a clone's settings, which may be secret, over a working tree's; `site` is the tree's site cache."""
     with Config(str(tree / _DVC), validate=False).edit("local", validate=False) as local:
         merge(local, _settings_of(clone, with_remote))
         local["core"]["site_cache_dir"] = str(site)
 
 
 def _settings_of(clone: Path, with_remote: bool) -> dict[str, Any]:
-    """Those that are committed, and over them those of its user alone, with absolute paths."""
+    """The committed settings, and over them the user's own, with absolute paths."""
     config = Config(str((clone / _DVC).resolve()), validate=False)
     settings: dict[str, Any] = {"core": {}, "cache": {}}
     for level in ("repo", "local"):
@@ -122,8 +118,7 @@ def what_runs(folder: Path, target: str) -> tuple[set[str], list[Path]]:
 
 
 def changed(repo: Repo, target: str) -> str | None:
-    """The first thing that is another than in dvc.lock, a file or a stage's command, as far as a stage and those before
-    it go. That there is none of it, as of outputs in git, is no change."""
+    """The first file or command that differs from dvc.lock, up to a stage; missing ones are no change."""
     for stage in repo.stage.collect(target, with_deps=True):
         if stage.changed_stage():
             return f"command of {stage.name}"
@@ -153,10 +148,10 @@ def in_remote(repo: Repo, output: Output) -> bool:
 
 
 def fetch(repo: Repo, name: str) -> None:
-    """Bring into the cache what it lacks of an output, as far as the default remote has it. Raises `StageError` where
-    that cannot be asked. `repo.fetch` would lock the project."""
+    """Fetch what the cache lacks of an output and the remote has. Raises `StageError` where the remote fails."""
     with _remote_errors():
         for _ in ("the list of a folder", "its files"):
+            # Not `repo.fetch`, which would lock the project.
             repo.cloud.pull([HashInfo("md5", _digits(path)) for path in output(repo, name).lacking])
 
 
@@ -202,7 +197,7 @@ def queued(folder: Path) -> list[tuple[str, str]]:
 
 
 def _lacking(entry: Path, cache: Path, size: int | None) -> tuple[list[Path], dict[str, Path] | None]:
-    """The objects that a file's or folder's object in the cache lacks, itself perhaps, and those of its files."""
+    """The cache's objects that are missing or not whole for an output, and a folder's files, as in `Output`."""
     if not entry.name.endswith(".dir"):
         return ([] if entry.is_file() and size in (None, entry.stat().st_size) else [entry]), None
     if not entry.is_file() or _digits(entry) != f"{md5_of_file(entry)}.dir":

@@ -13,14 +13,12 @@ Name = TypeVar("Name", bound=str)
 
 
 def task_config(path: Path, with_functions: bool = True) -> dict[str, Any]:
-    """The YAML of a task or group, with what it includes. lm-eval itself reads it only together with its functions,
-    which are another's code: `unsafe_code` must be known before any of it is imported."""
+    """The YAML of a task or group, with what it includes, without its functions where their code may not run yet."""
     return dict(load_yaml(path, resolve_func=with_functions))
 
 
 def generation_settings(given: dict[str, Any], most: int) -> dict[str, Any]:
-    """A request's settings of generation as lm-eval's models understand them, of which some have several names; `most`
-    is `max_gen_toks` where a request does not say. Thus its length is known before it is asked."""
+    """A request's generation settings under lm-eval's names; `most` is the default of `max_gen_toks`."""
     return dict(normalize_gen_kwargs(given, most))
 
 

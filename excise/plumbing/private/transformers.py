@@ -1,8 +1,5 @@
-"""How transformers 5.23 puts tensors of files into a model, which its documentation does not offer.
-
-We do the same without any weights, to find out whether a checkpoint would load whole, and for one part of a model at a
-time.
-"""
+"""How transformers 5.23 puts tensors of files into a model, undocumented: we do so without weights, to check that a
+checkpoint would load whole, and for one part of a model at a time."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -38,15 +35,13 @@ def loading_as(
 
 
 def load(model: PreTrainedModel, tensors: dict[str, Any], settings: LoadStateDictConfig) -> Any:
-    """Convert tensors, by their names in the files, and put them into a model. Returns transformers' report, of what is
-    missing, unexpected, of another shape or failed; `end_loading` completes it."""
+    """Convert tensors and put them into a model. Returns a report of problems; `end_loading` completes it."""
     found, _ = convert_and_load_state_dict_in_model(model, tensors, settings)
     return found
 
 
 def end_loading(model: PreTrainedModel, found: Any) -> None:
-    """Tie what is tied, and take out of a report what a model's class knows to be missing or unexpected: the last steps
-    of `from_pretrained`."""
+    """Tie weights, and take expected names out of a report: the last steps of `from_pretrained`."""
     model.tie_weights(missing_keys=found.missing_keys, recompute_mapping=False)
     model._adjust_missing_and_unexpected_keys(found)
 
@@ -54,9 +49,8 @@ def end_loading(model: PreTrainedModel, found: Any) -> None:
 def targets(
     model: PreTrainedModel, tensors: Iterable[str], transforms: Sequence[Any]
 ) -> dict[str, tuple[str, str | None]]:
-    """By its name in the files, what a tensor becomes, or becomes a part of, in memory, and the pattern by which a
-    conversion takes it; None where it is renamed at most. Of several targets, the first. Tensors that the model has no
-    place for are left out."""
+    """By name in the files, the tensor in memory that it becomes or becomes part of, the first of several, and its
+    conversion's pattern, or None. Tensors that the model has no place for are left out."""
     renamings = [each for each in transforms if isinstance(each, WeightRenaming)]
     converters = [each for each in transforms if isinstance(each, WeightConverter)]
     there = model.state_dict()
@@ -71,8 +65,7 @@ def targets(
 
 
 class Fuse(ConversionOps):
-    """transformers' `MergeModulelist` and `Concatenate` in one, without copies between: each expert's matrices go
-    straight to their place in the tensor of all."""
+    """transformers' `MergeModulelist` and `Concatenate` in one, without a copy between them."""
 
     def convert(
         self, input_dict: dict[str, Any], source_patterns: list[str], target_patterns: list[str], **_given: Any
