@@ -137,9 +137,13 @@ def _slices(
         slices[edit.file] += _slices_of_edit(edit, device, base.tensors[edit.tensor], remainder)
     for shift in shifts:
         tensor = base.tensors[shift.tensor]
-        part = partial(Slice, shift.tensor, "this strength", lambda bias, _, added=shift.added: add(bias, added))
+        part = partial(Slice, shift.tensor, "this strength", partial(_shifted, shift.added))
         slices[shift.file].append(part(float_type(shift.tensor, tensor), tensor.shape, tensor.start, tensor.stop))
     return slices
+
+
+def _shifted(added: torch.Tensor, bias: torch.Tensor, _start: int) -> None:
+    add(bias, added)
 
 
 def _slices_of_edit(edit: Edit, device: torch.device, tensor: Tensor, remainder: Remainder) -> Iterator[Slice]:
