@@ -88,11 +88,12 @@ def write_edited(
     shifts: Sequence[Shift],
     device: torch.device,
     advance: Advance,
+    digest: Callable[[Path], str] = sha256_of,
     remainder: Remainder | None = None,
 ) -> dict[str, str]:
-    """Copy the base model into the empty folder `target`, with the planned tensors edited, and return each file's
-    SHA-256 by its path; the bytes do not depend on `device`. `remainder` receives what edits leave that ignore norms.
-    Raises `StageError`: a planned tensor is not of a float type, or holds NaN or infinity."""
+    """Copy the base model into the empty folder `target`, with the planned tensors edited; the bytes do not depend on
+    `device`. Returns the manifest's digest of each unchanged file, and `digest` of each other, by path. `remainder`
+    receives what edits leave that ignore norms. Raises `StageError`: a tensor is not of a float type, or not finite."""
     checkpoint, known_digests = base.checkpoint, {file.path: file.sha256 for file in base.manifest.files}
     slices = _slices(base, edits, shifts, device, remainder or Remainder())
     digests: dict[str, Future[str]] = {}
@@ -108,7 +109,7 @@ def write_edited(
                 done.result()
             # Digested while the next group is written, because this one is still in the system's cache.
             changed = [path for path in group if slices.get(path) or path not in known_digests]
-            digests |= {path: pool.submit(sha256_of, target / path) for path in changed}
+            digests |= {path: pool.submit(digest, target / path) for path in changed}
         known_digests |= {path: made.result() for path, made in digests.items()}
     return {path: known_digests[path] for path in checkpoint.files}
 
