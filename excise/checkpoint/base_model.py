@@ -4,7 +4,7 @@ import json
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self, cast, get_args
+from typing import TYPE_CHECKING, Any, Self, cast, get_args
 
 from excise.checkpoint.weights import FLOATS, Checkpoint, Tensor, read_checkpoint
 from excise.plumbing.errors import StageError
@@ -68,15 +68,13 @@ def float_type(name: str, tensor: Tensor) -> "torch.dtype":
     import torch
 
     if tensor.dtype not in FLOATS:
-        raise StageError(
-            f"{name} is stored as {tensor.dtype}, which is not a float type; use a float copy of the model"
-        )
+        raise StageError(f"{name} is stored as {tensor.dtype}, which is not a float type; name a bfloat16 copy")
     return cast("torch.dtype", getattr(torch, FLOATS[tensor.dtype]))
 
 
 def base_folder(manifest: ModelManifest, files: Collection[str] | None = None) -> Path:
-    """The folder of the base model on this machine. Of a Hub model, these files (by default all) are fetched if
-    missing. Raises `StageError`: they cannot be fetched, or params.yaml names a folder that does not exist."""
+    """The base model's folder on this machine. Of a Hub model, missing ones of `files` (by default all) are fetched.
+    Raises `StageError`: they cannot be fetched, or params.yaml names a folder that does not exist."""
     if manifest.id is not None and manifest.revision is not None:
         from excise.checkpoint.snapshots import fetch  # slow to import
 
@@ -95,8 +93,7 @@ def existing_folder(folder: Path) -> Path:
 def make_manifest(
     folder: Path, model: Model, layout: ModelLayout, files: Collection[str] | None = None
 ) -> ModelManifest:
-    """Describe and pin the model in `folder`; `files` are those of a snapshot that belong to a Hub model. Raises
-    `StageError`: it is not a complete model in Hugging Face format with safetensors weights."""
+    """Describe and pin the model in `folder`; `files` are those of a Hub model. Raises as `read_checkpoint`."""
     verified = _verified(folder, files) if files is not None else None
     checkpoint = read_checkpoint(folder, files)
     config = read_config(folder)
@@ -106,9 +103,8 @@ def make_manifest(
             f"{folder / 'config.json'}: dtype {shorten(repr(dtype), 60)} is not one of {', '.join(_DTYPES)}; name "
             "one of them as model.dtype in params.yaml"
         )
-    local: Literal["organism", "folder"] = "organism" if model.source == "organism" else "folder"
     return ModelManifest(
-        source=local if model.revision is None else "hub",
+        source="hub" if model.revision is not None else "organism" if model.source == "organism" else "folder",
         id=None if model.revision is None else model.source,
         revision=model.revision,
         model_type=layout.model_type,
@@ -120,8 +116,7 @@ def make_manifest(
 
 
 def base_checkpoint(folder: Path, manifest: ModelManifest) -> Checkpoint:
-    """The base model's checkpoint, without other files of a Hub repository that the cache may hold. Raises
-    `StageError`: a file is missing or malformed."""
+    """The base model's checkpoint, without other files that the Hub's cache may hold. Raises as `read_checkpoint`."""
     return read_checkpoint(folder, [file.path for file in manifest.files] if manifest.source == "hub" else None)
 
 
@@ -140,12 +135,11 @@ def read_config_file(folder: Path) -> dict[str, Any]:
     if len(text) > _LARGEST_CONFIG:
         raise StageError(f"{path} is larger than {_LARGEST_CONFIG >> 20} MiB; fetch it again")
     try:
-        config = json.loads(text)
+        if isinstance(config := json.loads(text), dict):
+            return config
     except (ValueError, RecursionError):
-        raise StageError(f"{path} is not JSON; fetch it again") from None
-    if not isinstance(config, dict):
-        raise StageError(f"{path} is not a JSON object; fetch it again")
-    return config
+        pass
+    raise StageError(f"{path} is not a JSON object; fetch it again")
 
 
 def read_layout() -> ModelLayout:
@@ -157,8 +151,7 @@ def read_manifest() -> ModelManifest:
 
 
 def verify(folder: Path, manifest: ModelManifest) -> None:
-    """Compare a base model outside the project with its manifest. Raises `StageError`: a file changed, is missing or
-    is new."""
+    """Raises `StageError`: in a base model outside the project, a file changed, is missing or is new."""
     if manifest.source == "organism":
         return  # DVC keeps it
     if manifest.source == "hub":
@@ -180,8 +173,7 @@ def _verified(folder: Path, files: Collection[str]) -> list[FileDigest]:
     return file_digests
 
 
-_METHODS = {"awq": "AWQ", "gptq": "GPTQ", "mxfp4": "MXFP4"}
-"""Names of quantization methods that config.json spells differently."""
+_METHODS = {"awq": "AWQ", "gptq": "GPTQ", "mxfp4": "MXFP4"}  # names that config.json spells differently
 # Endings of names of tensors that hold quantized weights or belong to them.
 _ENDINGS = {
     ".weight_scale_inv": "fp8",

@@ -1,5 +1,4 @@
-"""A model at one commit of the Hub, in the Hub's own cache: files are fetched if missing, and never copied. First comes
-what describes the model, and the weights only after the stage has checked that."""
+"""A model at one commit of the Hub, in the Hub's cache, never copied: weights are fetched after the rest is checked."""
 
 import glob
 import hashlib
@@ -25,8 +24,7 @@ WHERE = "params.yaml: model.source"
 
 
 def fetch_description(name: str, revision: str) -> Path:
-    """Fetch all files of a model except its weights, and return the snapshot's folder. Raises `StageError`: they cannot
-    be fetched, or the model has no safetensors weights."""
+    """The folder of a model, fetched without weights. Raises `StageError`: as `fetch`, or it has no safetensors."""
     paths = _repository_files(name, revision)
     if SINGLE not in paths and INDEX not in paths:
         raise StageError(f"{WHERE}: {no_weights(name, paths)}")
@@ -34,8 +32,8 @@ def fetch_description(name: str, revision: str) -> Path:
 
 
 def read_headers(name: str, revision: str, folder: Path) -> tuple[dict[str, Tensor], list[str]]:
-    """The tensors of a model whose description is in `folder`, and the paths of all its files; only headers of weights
-    are fetched. Raises `StageError`: they cannot be fetched, or are not safetensors."""
+    """The tensors of a model whose description is in `folder`, from headers, and the paths of all its files. Raises
+    `StageError`: headers cannot be fetched, or are not safetensors."""
     paths = _repository_files(name, revision)
     weights = set(read_index(folder / INDEX).values()) if INDEX in paths else {SINGLE}
     if missing := sorted(weights - set(paths)):
@@ -52,15 +50,14 @@ def read_headers(name: str, revision: str, folder: Path) -> tuple[dict[str, Tens
                 header = HfApi().parse_safetensors_file_metadata(name, path, revision=revision).tensors
             except SafetensorsParsingError:
                 raise StageError(f"{WHERE}: {path} of {name} is not a safetensors file; name another model") from None
-        tensors |= {
-            tensor: Tensor(path, info.dtype, tuple(info.shape), *info.data_offsets) for tensor, info in header.items()
-        }
+        for tensor, info in header.items():
+            tensors[tensor] = Tensor(path, info.dtype, tuple(info.shape), *info.data_offsets)
     return tensors, files
 
 
 def fetch(name: str, revision: str, files: Collection[str]) -> Path:
-    """The snapshot's folder in the Hub's cache, with at least these files, which are fetched if they are missing.
-    Raises `StageError`: they cannot be fetched, or the disk has no room for them."""
+    """The snapshot's folder, with at least these files, which are fetched if missing. Raises `StageError`: they cannot
+    be fetched, or the disk has no room for them."""
     for path in map(PurePosixPath, files):
         if path.is_absolute() or ".." in path.parts:
             raise StageError(f"{path} leads outside the model's folder; run `dvc repro --force prepare`")
@@ -70,7 +67,13 @@ def fetch(name: str, revision: str, files: Collection[str]) -> Path:
     with hub_errors(WHERE, name):
         missing = snapshot_download(name, dry_run=True, **selection)
         size = sum(file.file_size or 0 for file in missing if file.will_download)
-        _require_space(name, size)
+        cache = Path(constants.HF_HUB_CACHE).absolute()
+        disk = next(folder for folder in (cache, *cache.parents) if folder.exists())
+        if size > (free := shutil.disk_usage(disk).free):
+            raise StageError(
+                f"{WHERE}: {name} needs another {size / 1e9:,.1f} GB, and {disk} has {free / 1e9:,.1f} GB free; free "
+                "some space, or set HF_HOME to a larger disk"
+            )
         with progress(f"Fetch {name}", size, "B") as advance:
             snapshot_download(name, tqdm_class=_bar(advance), **selection)
     if (folder := _cached(name, revision, files)) is None:
@@ -80,8 +83,8 @@ def fetch(name: str, revision: str, files: Collection[str]) -> Path:
 
 
 def refuse_damaged(folder: Path, files: Iterable[FileDigest]) -> None:
-    """Compare files of a snapshot with the digests that the Hub gave, which are their names in its cache. Raises
-    `StageError`: a file has other bytes. Such files are removed, so that the next run fetches them again."""
+    """Remove files of a snapshot that differ from the digests that the Hub gave, so that the next run fetches them
+    again. Raises `StageError`: there are any."""
     damaged = [folder / file.path for file in files if not _matches_its_name(folder / file.path, file)]
     for link in damaged:
         blob = link.parent / os.readlink(link)
@@ -109,17 +112,6 @@ def _cached(name: str, revision: str, files: Collection[str]) -> Path | None:
     return folder if all((folder / path).is_file() for path in files) else None
 
 
-def _require_space(name: str, size: int) -> None:
-    cache = Path(constants.HF_HUB_CACHE).absolute()
-    existing = next(folder for folder in (cache, *cache.parents) if folder.exists())
-    free = shutil.disk_usage(existing).free
-    if size > free:
-        raise StageError(
-            f"{WHERE}: {name} needs another {size / 1e9:,.1f} GB, and {existing} has {free / 1e9:,.1f} GB free; free "
-            "some space, or set HF_HOME to a larger disk"
-        )
-
-
 def _bar(advance: Advance) -> type[tqdm]:
     """A progress bar for the library that shows nothing and passes the bytes written to `advance`."""
 
@@ -136,8 +128,7 @@ def _bar(advance: Advance) -> type[tqdm]:
 
 
 def _matches_its_name(link: Path, file: FileDigest) -> bool:
-    """Whether a snapshot's file has the digest that is the name of its blob: SHA-256 for large files, git's for others.
-    A cache without links has no such names."""
+    """Whether a file has the digest that is its blob's name, if that is one: SHA-256 for large files, else git's."""
     if not link.is_symlink() or not link.resolve().is_relative_to(Path(constants.HF_HUB_CACHE).resolve()):
         return True
     blob = os.path.basename(os.readlink(link))

@@ -1,5 +1,4 @@
-"""Safetensors files: the headers of a model folder, with name, shape and position of every tensor, and tensors of our
-own files, checked against what is expected."""
+"""Safetensors files: the headers of a model folder, and tensors of our own files, checked against what is expected."""
 
 import json
 import os
@@ -19,10 +18,8 @@ INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 LARGEST_HEADER = 16 * 2**20
 """Bytes, enough for a hundred thousand tensors. The library allows six times as many, which take a gigabyte to read."""
-LARGEST_INDEX = 64 * 2**20
-"""Bytes: an index names the tensors of all files."""
-FLOATS = {"F64": "float64", "F32": "float32", "BF16": "bfloat16", "F16": "float16"}
-"""The types that are edited, with torch's names."""
+LARGEST_INDEX = 64 * 2**20  # bytes: an index names the tensors of all files
+FLOATS = {"F64": "float64", "F32": "float32", "BF16": "bfloat16", "F16": "float16"}  # with torch's names
 _COMPARED_AT_ONCE = 1 << 20
 _OTHER_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf")
 _DESCRIBES = (".json", ".txt", ".jinja", ".md", ".py", ".model", ".tiktoken")
@@ -31,9 +28,7 @@ _DEEPEST = 16
 _NOT_THE_MODEL = (".git", ".cache")  # a clone's history, a download's bookkeeping
 OF_THE_EDIT = EDIT_RECORD, EDIT_DIGEST, CARD = "edit.json", "edit.json.sha256", "README.md"
 """Files that an edit writes, in place of the base model's."""
-
-Shape = tuple[int | None, ...]
-"""None allows any length."""
+Shape = tuple[int | None, ...]  # None allows any length
 
 
 @dataclass(frozen=True)
@@ -64,9 +59,8 @@ class Checkpoint:
 
 
 def read_checkpoint(folder: Path, only: Collection[str] | None = None) -> Checkpoint:
-    """Read index and headers of the checkpoint in `folder` and check that they agree. Raises `StageError`: a file is
-    missing, truncated, malformed, not safetensors, or outside the folder. `only`: the files that belong to the model;
-    by default all in the folder."""
+    """Read index and headers of the checkpoint in `folder`; `only` these files belong to it, by default all. Raises
+    `StageError`: a file is missing, truncated, malformed, not safetensors, or outside the folder, or two disagree."""
     index = folder / INDEX
     shard_of = read_index(index) if index.is_file() else None
     shards = sorted(set(shard_of.values())) if shard_of is not None else [SINGLE]
@@ -101,8 +95,7 @@ def read_checkpoint(folder: Path, only: Collection[str] | None = None) -> Checkp
 
 
 def read_header(path: Path) -> dict[str, Tensor]:
-    """The tensors of one safetensors file; reads only the header. Raises `StageError`: the file is missing, truncated
-    or malformed, or names a tensor twice."""
+    """The tensors of one safetensors file. Raises `StageError`: it is missing or malformed, or names a tensor twice."""
     # Slow to import, and it needs numpy, which a machine that only publishes runs lacks.
     from safetensors import SafetensorError, safe_open
 
@@ -149,8 +142,7 @@ def same_bytes(checkpoint: Checkpoint, first_name: str, second_name: str) -> boo
 
 
 def read_index(path: Path) -> dict[str, str]:
-    """The file of each tensor, by the tensor's name. Raises `StageError`: it is not an index of safetensors files in
-    the same folder."""
+    """The file of each tensor. Raises `StageError`: it is not an index of safetensors files in the same folder."""
     if not path.is_file():
         raise StageError(f"{path} is missing or not a file; fetch it again")
     if path.stat().st_size > LARGEST_INDEX:
@@ -218,8 +210,7 @@ def is_weights(path: str) -> bool:
 
 
 def describes(path: str) -> bool:
-    """Whether a file of a repository is text about the model or data of its tokenizer, which are fetched with the
-    weights."""
+    """Whether a file of a repository is text about the model or data of its tokenizer."""
     folder, _, name = path.rpartition("/")
     is_text = name.endswith(_DESCRIBES) or name.upper().startswith(_TERMS)
     is_in_place = folder in ("", "additional_chat_templates")
@@ -229,16 +220,12 @@ def describes(path: str) -> bool:
 def no_weights(where: Path | str, files: Iterable[str]) -> str:
     """The error of a folder or repository that holds only these files, none of them safetensors weights."""
     if any(file.endswith((".bin", ".pth", ".pt")) for file in files):
-        return (
-            f"{where} holds only pickled weights, which can run code when they are read; "
-            "save the model as safetensors and name that folder"
-        )
+        return f"{where} holds only pickled weights, which can run code; save the model as safetensors and name that"
     return f"{where} holds neither {SINGLE} nor {INDEX}; name the folder of a model in Hugging Face format"
 
 
 def read_tensors(path: Path, expected: Mapping[str, tuple[str, Shape]]) -> "dict[str, torch.Tensor]":
-    """The tensors of a safetensors file that are `expected`: by name, dtype (as torch calls it) and shape. Raises
-    `Unreadable`: the file is missing or damaged, or lacks one of them."""
+    """The tensors `expected`, by name, torch dtype and shape. Raises `Unreadable`: the file is damaged or lacks one."""
     from safetensors import SafetensorError, safe_open  # slow to import
 
     open_plain(path).close()
@@ -252,10 +239,8 @@ def read_tensors(path: Path, expected: Mapping[str, tuple[str, Shape]]) -> "dict
         raise unreadable(path, f"is not a whole safetensors file ({reason})") from None
     for name, (dtype, shape) in expected.items():
         tensor = tensors[name]
-        fits = len(tensor.shape) == len(shape) and all(
-            length in (None, size) for length, size in zip(shape, tensor.shape, strict=True)
-        )
-        if str(tensor.dtype) != f"torch.{dtype}" or not fits:
+        lengths_fit = all(length in (None, size) for length, size in zip(shape, tensor.shape, strict=False))
+        if str(tensor.dtype) != f"torch.{dtype}" or tensor.dim() != len(shape) or not lengths_fit:
             lengths = ", ".join("any" if length is None else str(length) for length in shape)
             holds = f"{name} as {tensor.dtype} {list(tensor.shape)}"
             raise unreadable(path, f"holds {holds}, where torch.{dtype} [{lengths}] is expected")

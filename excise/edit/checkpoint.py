@@ -1,9 +1,5 @@
-"""The edit that the rules describe, written as a checkpoint with its card: the kernel copies unchanged bytes, and
-edited matrices pass through memory one by one.
-
-Peak memory is a matrix or two for each worker, whatever the model's size. The bytes of a tensor depend only on the
-tensor and its edit, not on workers, shards or their order.
-"""
+"""The edit that the rules describe, written as a checkpoint with its card; memory holds a matrix or two a worker. The
+bytes of a tensor depend only on the tensor and its edit, not on workers, shards or their order."""
 
 import errno
 import math
@@ -15,6 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from io import BufferedReader
 from itertools import zip_longest
 from operator import attrgetter, itemgetter
 from pathlib import Path
@@ -42,10 +39,8 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 _COPIED_AT_ONCE = 1 << 26
 _BUFFER = 1 << 22
-_BUFFERS_AT_MOST = 1 << 30
-"""For all workers together; a single matrix may be larger."""
-# Bytes of rows that are edited independently, such as an embedding's.
-_ROWS_AT_ONCE = 1 << 26
+_BUFFERS_AT_MOST = 1 << 30  # for all workers together; a single matrix may be larger
+_ROWS_AT_ONCE = 1 << 26  # bytes of rows that are edited independently, such as an embedding's
 # Errors between two file systems, or if the file system lacks the call or a container forbids it.
 _COPY_UNSUPPORTED = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM)
 _WORKER = threading.local()
@@ -56,10 +51,8 @@ class Slice:
     """Consecutive matrices or rows of one tensor, which one worker edits at a time."""
 
     tensor: str
-    amount: str
-    """Strength of the edit for errors, such as `scale 1.5`."""
-    change: Callable[[torch.Tensor, int], None]
-    """Edits the slice, which starts at this byte, in place on the device of the arithmetic."""
+    amount: str  # strength of the edit for errors, such as `scale 1.5`
+    change: Callable[[torch.Tensor, int], None]  # edits the slice, which starts at this byte, in place
     dtype: torch.dtype
     shape: tuple[int, ...]
     start: int
@@ -98,10 +91,9 @@ def write_edited(
     digest: Callable[[Path], str] = sha256_of,
     remainder: Remainder | None = None,
 ) -> dict[str, str]:
-    """Copy every file of the base model into the empty folder `target`, with the planned tensors edited; the bytes do
-    not depend on `device`. `remainder` receives what edits leave that ignore norms. Returns `digest` of every file that
-    was changed, and the manifest's of all others, by path in the folder. Raises `StageError`: a planned tensor is not
-    of a float type, or holds NaN or infinity."""
+    """Copy the base model into the empty folder `target`, with the planned tensors edited; the bytes do not depend on
+    `device`. Returns the manifest's digest of each unchanged file, and `digest` of each other, by path. `remainder`
+    receives what edits leave that ignore norms. Raises `StageError`: a tensor is not of a float type, or not finite."""
     checkpoint, known_digests = base.checkpoint, {file.path: file.sha256 for file in base.manifest.files}
     slices = _slices(base, edits, shifts, device, remainder or Remainder())
     digests: dict[str, Future[str]] = {}
@@ -145,9 +137,9 @@ def _slices(
     for edit in edits:
         slices[edit.file] += _slices_of_edit(edit, device, base.tensors[edit.tensor], remainder)
     for shift in shifts:
-        tensor, change = base.tensors[shift.tensor], partial(_shifted, shift.added)
-        dtype, size = float_type(shift.tensor, tensor), (tensor.shape, tensor.start, tensor.stop)
-        slices[shift.file].append(Slice(shift.tensor, "this strength", change, dtype, *size))
+        tensor = base.tensors[shift.tensor]
+        part = partial(Slice, shift.tensor, "this strength", partial(_shifted, shift.added))
+        slices[shift.file].append(part(float_type(shift.tensor, tensor), tensor.shape, tensor.start, tensor.stop))
     return slices
 
 
@@ -203,15 +195,18 @@ def _parts(
 
 def _edit(source: Path, target: Path | None, part: Slice, device: torch.device, advance: Advance) -> None:
     """Read a slice, change it, and write it to `target`, unless that is None."""
-    buffer = _reused_buffer(part.stop - part.start)
+    size = part.stop - part.start
+    if not hasattr(_WORKER, "buffer") or len(_WORKER.buffer) < size:
+        _WORKER.buffer = torch.empty(size, dtype=torch.uint8)  # kept by each worker, because allocating is slow
+    buffer: torch.Tensor = _WORKER.buffer[:size]
     data, weight = memoryview(buffer.numpy().data), buffer.view(part.dtype).view(part.shape)
     with open(source, "rb") as old:
-        _read(old.fileno(), data, part.start)
+        _read(old, data, part.start)
         moved = weight.to(device)
         part.change(moved, part.start)
         least, largest = torch.aminmax(moved)
         if not bool(torch.isfinite(least) & torch.isfinite(largest)):
-            _read(old.fileno(), data, part.start)
+            _read(old, data, part.start)
             where = f"{source.name}: {part.tensor}"
             if not bool(torch.isfinite(weight).all()):
                 raise StageError(f"{where} holds NaN or infinity; fetch the checkpoint again")
@@ -221,60 +216,43 @@ def _edit(source: Path, target: Path | None, part: Slice, device: torch.device, 
         if moved is not weight:
             weight.copy_(moved)
         with open(target, "r+b") as new:
-            _write_all(new.fileno(), data, part.start)
-    advance(len(buffer))
-
-
-def _reused_buffer(size: int) -> torch.Tensor:
-    """``[size]`` uint8, kept by each worker, because allocating memory is slow."""
-    if not hasattr(_WORKER, "buffer") or len(_WORKER.buffer) < size:
-        _WORKER.buffer = torch.empty(size, dtype=torch.uint8)
-    buffer: torch.Tensor = _WORKER.buffer[:size]
-    return buffer
+            new.seek(part.start)
+            new.write(data)
+    advance(size)
 
 
 def _copy(source: Path, target: Path, start: int, stop: int, advance: Advance) -> None:
     """Copy bytes `start` to `stop` to the same position of the other file, within the kernel if possible."""
     with open(source, "rb") as old, open(target, "r+b") as new:
         while start < stop:
-            copied = _copy_some(old.fileno(), new.fileno(), start, stop - start)
+            copied = _copy_in_kernel(old.fileno(), new.fileno(), start, stop - start)
+            if not copied:
+                buffer = memoryview(bytearray(min(stop - start, _BUFFER)))
+                _read(old, buffer, start)
+                new.seek(start)
+                copied = new.write(buffer)
             start += copied
             advance(copied)
 
 
-def _copy_some(old: int, new: int, start: int, size: int) -> int:
-    if sys.platform == "linux":
-        try:
-            # Some file systems return 0 instead of an error.
-            if copied := os.copy_file_range(old, new, size, start, start):
-                return copied
-        except OSError as error:
-            if error.errno not in _COPY_UNSUPPORTED:
-                raise
-    buffer = memoryview(bytearray(min(size, _BUFFER)))
-    _read(old, buffer, start)
-    _write_all(new, buffer, start)
-    return len(buffer)
+def _copy_in_kernel(old: int, new: int, start: int, size: int) -> int:
+    """Number of bytes copied; 0 if the kernel cannot, which some file systems return instead of an error."""
+    try:
+        return os.copy_file_range(old, new, size, start, start) if sys.platform == "linux" else 0
+    except OSError as error:
+        if error.errno not in _COPY_UNSUPPORTED:
+            raise
+        return 0
 
 
 def _usable_cpus() -> int:
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
-def _read(file: int, buffer: memoryview, start: int) -> None:
-    """Fill the buffer; one system call reads at most 2 GiB."""
-    done = 0
-    while done < len(buffer):
-        size = os.preadv(file, [buffer[done:]], start + done)
-        if not size:
-            raise StageError(SHORTER)
-        done += size
-
-
-def _write_all(file: int, buffer: memoryview, start: int) -> None:
-    done = 0
-    while done < len(buffer):
-        done += os.pwrite(file, buffer[done:], start + done)
+def _read(file: BufferedReader, buffer: memoryview, start: int) -> None:
+    file.seek(start)
+    if file.readinto(buffer) < len(buffer):
+        raise StageError(SHORTER)
 
 
 @dataclass(frozen=True)
@@ -297,8 +275,7 @@ class ResolvedEdit:
 
 
 def resolve_edit() -> ResolvedEdit:
-    """Resolve the rules of artifacts/params against what the stages before `ablate` wrote. Raises `StageError`: a file
-    is missing or damaged, the base model has changed since it was pinned, or it does not allow this edit."""
+    """Resolve the rules of artifacts/params. Raises `StageError`: a file is damaged, or the model forbids this edit."""
     settings = read_settings(Ablate, ARTIFACTS / "params/ablate.json")
     base = BaseModel.open()
     _, directions = read_directions(ARTIFACTS, base.layout)

@@ -11,8 +11,7 @@ ARTIFACTS = Path("artifacts")
 
 
 def current_simulation(ablate: Ablate) -> Simulation | None:
-    """The simulation of these rules along the current directions; None if there is none. Raises `StageError`: the file
-    is damaged."""
+    """The simulation of these rules along the current directions; None if there is none."""
     path = ARTIFACTS / "simulation.json"
     if not path.exists():
         return None

@@ -20,25 +20,19 @@ _OTHER_FILES = {
     "transformers_weights": "makes transformers read other weights than those that are edited",
     "configuration_files": "makes transformers read another config.json, chosen by its version",
 }
-"""Keys of config.json that make transformers read other files."""
-
 _KERNELS = ("attn_implementation", "_attn_implementation", "experts_implementation", "_experts_implementation")
-_COUNTS = re.compile(r"(?:num|n)_(?:\w+_)?(?:layers?|experts?|blocks?)|depth")
-"""Keys that count modules."""
-
+_COUNTS = re.compile(r"(?:num|n)_(?:\w+_)?(?:layers?|experts?|blocks?)|depth")  # keys that count modules
 _SIZES = ("num_hidden_layers", "hidden_size", "vocab_size", "num_attention_heads")
-_EXTRA_LAYERS = ("num_nextn_predict_layers", "num_mtp_modules")
-"""Keys that count layers for multi-token prediction, which follow the layers in use."""
-
+_EXTRA_LAYERS = ("num_nextn_predict_layers", "num_mtp_modules")  # for multi-token prediction, after those in use
+_REMEDY = "correct it, or name a complete copy of the model"
 _CHOSEN = ("num_experts_per_tok", "top_k_experts", "moe_topk")
 
 
 def inspect(
     folder: Path, tensors: Mapping[str, Tensor], files: Collection[str], dtype: str, name: str | None = None
 ) -> ModelLayout:
-    """The layout of the model in a folder, from its config, headers and the known names of its files. `dtype` is a
-    torch name or `auto`, `name` the model's in errors, by default the folder. Raises `StageError`: the model cannot be
-    measured, edited or judged."""
+    """The layout of the model in a folder. `dtype` is a torch name or `auto`, `name` the model's in errors, by default
+    the folder. Raises `StageError`: the model cannot be measured, edited or judged."""
     where = name or str(folder)
     with in_one_line(folder, folder):  # a config may hold anything, and transformers and torch may raise anything
         stored = read_config_file(folder)
@@ -59,8 +53,8 @@ def inspect(
         text = config.get_text_config()
         family = _family(where, text.model_type)
         counts = (getattr(text, key, None) for key in family.expert_count)
-        experts = next((count for count in counts if count is not None), None)
-        experts = experts if type(experts) is int else None
+        count = next((count for count in counts if count is not None), None)
+        experts = count if type(count) is int else None
         _refuse_degenerate(folder, text, experts)
 
         model = without_weights(folder, "float32" if dtype == "auto" else dtype)
@@ -86,8 +80,7 @@ def inspect(
 
 
 def resolve_tied(layout: ModelLayout, checkpoint: Checkpoint) -> ModelLayout:
-    """The layout once the weights can be read: if a checkpoint holds both of two tied tensors, transformers ties them
-    only if they are equal. Raises `StageError`: they have two types."""
+    """The layout with `tied` corrected: if a checkpoint holds both tensors, transformers ties them only if equal."""
     embedding, head = embedding_and_head(layout, checkpoint.tensors)
     if not layout.tied or head is None:
         return layout
@@ -97,7 +90,7 @@ def resolve_tied(layout: ModelLayout, checkpoint: Checkpoint) -> ModelLayout:
 
 
 def _refuse_other_files(folder: Path, config: Mapping[str, Any], files: Collection[str]) -> None:
-    path, adapter = folder / "config.json", "adapter_config.json"
+    path, adapter = folder / "config.json", folder / "adapter_config.json"
     for key, why in _OTHER_FILES.items():
         if config.get(key):
             raise StageError(f"{path}: {key} {why}; remove it")
@@ -106,27 +99,24 @@ def _refuse_other_files(folder: Path, config: Mapping[str, Any], files: Collecti
             if "/" in str(part.get(key, "")):
                 repository = shorten(str(part[key]), 80)
                 raise StageError(f"{path}: {key} fetches code from {repository}, which is not pinned; remove it")
-    if adapter in files:
+    if adapter.name in files:
         raise StageError(
-            f"{folder / adapter}: the folder holds an adapter, which transformers would add to the weights; merge it "
-            "(PEFT's merge_and_unload), and name the merged model's folder"
+            f"{adapter}: transformers would add this adapter to the weights; merge it (PEFT's merge_and_unload), and "
+            "name the merged model's folder"
         )
 
 
 def _refuse_excess_modules(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
     """Layers and experts cannot outnumber tensors, or the rows of a tensor; checked before modules are built."""
     most = max((len(tensors), *(size for tensor in tensors.values() for size in tensor.shape)))
+    path = folder / "config.json"
     for part in _mappings(config):
         for key, value in part.items():
             if _COUNTS.fullmatch(key) and isinstance(value, int) and value > most:
-                raise StageError(
-                    f"{folder / 'config.json'}: {key} is {shorten(str(value), 20)}, more than its weights "
-                    "hold; correct it, or name a complete copy of the model"
-                )
+                raise StageError(f"{path}: {key} is {shorten(str(value), 20)}, more than its weights hold; {_REMEDY}")
 
 
 def _mappings(value: Any) -> Iterator[Mapping[str, Any]]:
-    """A mapping and the mappings in it."""
     if isinstance(value, Mapping):
         yield value
         for inner in value.values():
@@ -144,20 +134,15 @@ def _family(where: str, model_type: str) -> Layout:
 
 
 def _refuse_degenerate(folder: Path, text: Any, experts: int | None) -> None:
+    path = folder / "config.json"
     for key in _SIZES:
         value = getattr(text, key, None)
         if type(value) is not int or value < 1:
-            raise StageError(
-                f"{folder / 'config.json'}: {key} is {shorten(repr(value), 40)}, but must be an integer of at least "
-                "1; correct it, or name another copy of the model"
-            )
+            raise StageError(f"{path}: {key} is {shorten(repr(value), 40)}, not an integer of at least 1; {_REMEDY}")
     for key in _CHOSEN:
         chosen = getattr(text, key, None)
         if experts and chosen is not None and not (type(chosen) is int and 1 <= chosen <= experts):
-            raise StageError(
-                f"{folder / 'config.json'}: {key} is {shorten(repr(chosen), 40)} of {experts} experts; correct it, or "
-                "name another copy of the model"
-            )
+            raise StageError(f"{path}: {key} is {shorten(repr(chosen), 40)} of {experts} experts; {_REMEDY}")
 
 
 def _is_tied(model: PreTrainedModel) -> bool:

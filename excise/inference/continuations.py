@@ -15,26 +15,19 @@ from excise.plumbing.progress import Advance
 ANSWER_TOKENS = 32
 """Longest answer that is generated and compared: what an edit does to a text shows early."""
 MOST_LIKELY = 512
-"""Of each prediction, the base's most likely tokens are kept; all others count as one. The KL over these is a lower
-bound of the KL over the vocabulary."""
+"""The base's most likely tokens that are kept; others count as one, so the KL is a lower bound of the vocabulary's."""
 
 
 @dataclass(frozen=True)
 class Predictions:
     """What a model predicts at each token of the base's answers, one answer after another."""
 
-    lengths: Tensor
-    """``[prompts]``, int64: tokens of each answer."""
-    answer: Tensor
-    """``[tokens]``, int64: the base's answers."""
-    answer_log_probability: Tensor
-    """``[tokens]``, float32, in nats: what the model gives the token that the base chose."""
-    tokens: Tensor
-    """``[tokens, likely]``, int64: the tokens that the base finds most likely, in descending order."""
-    log_probabilities: Tensor
-    """``[tokens, likely]``, float32, in nats: what the model gives these."""
-    best: Tensor
-    """``[tokens]``, int64: what the model finds most likely."""
+    lengths: Tensor  # [prompts] int64: tokens of each answer
+    answer: Tensor  # [tokens] int64: the base's answers
+    answer_log_probability: Tensor  # [tokens] float32, in nats: what the model gives the token that the base chose
+    tokens: Tensor  # [tokens, likely] int64: the tokens that the base finds most likely, in descending order
+    log_probabilities: Tensor  # [tokens, likely] float32, in nats: what the model gives these
+    best: Tensor  # [tokens] int64: what the model finds most likely
 
     def tensors(self) -> dict[str, Tensor]:
         """By name, for a file."""
@@ -87,8 +80,7 @@ def predictions(
     likely: Sequence[Tensor] | None = None,
 ) -> Predictions:
     """What the model predicts while it reads each prompt and the base's answer to it, in one forward pass per batch.
-    `likely`: for each prompt, the tokens that the base finds most likely, ``[tokens, likely]``; None if the model is
-    the base."""
+    `likely`: for each prompt, the base's most likely tokens, ``[tokens, likely]``; None if the model is the base."""
     columns_of: dict[int, tuple[Tensor, ...]] = {}
 
     def compute(batch: Batch) -> None:

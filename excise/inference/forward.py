@@ -21,8 +21,7 @@ Tokens = Sequence[Sequence[int]]
 """The tokens of each prompt."""
 BatchSize = int | Literal["auto"]
 """Most prompts in a forward pass; halved on out-of-memory, with a warning."""
-FIRST_BATCH = 64
-"""Where `auto` begins."""
+FIRST_BATCH = 64  # where `auto` begins
 MOST_PADDING = 16, 1.125
 """A batch ends where the next prompt is longer than its first by more than this many tokens and this factor: padding
 would cost more than another forward pass."""
@@ -33,18 +32,13 @@ OUT_OF_MEMORY = "the device has too little memory for a single prompt; choose an
 class Batch:
     """Some prompts, padded on the right: padding cannot reach the tokens before it, and positions do not change."""
 
-    rows: list[int]
-    """Indices of its prompts."""
-    ids: Tensor
-    """``[prompts, width]``, int64 on the CPU."""
-    mask: Tensor
-    """The same, 1 for tokens and 0 for padding."""
-    ends: Tensor
-    """``[prompts]``: index of the measured token."""
+    rows: list[int]  # indices of its prompts
+    ids: Tensor  # [prompts, width] int64 on the CPU
+    mask: Tensor  # the same, 1 for tokens and 0 for padding
+    ends: Tensor  # [prompts]: index of the measured token
 
     def at_end(self, output: Tensor) -> Tensor:
-        """A module's output for the measured token, ``[prompts, hidden]``, from ``[prompts, width, hidden]`` or
-        ``[prompts * width, hidden]``."""
+        """Output for the measured token, ``[prompts, hidden]``; `output` may be ``[prompts * width, hidden]``."""
         (at_end,) = self.each_at_end(output)
         return at_end
 
@@ -65,8 +59,8 @@ def no_hooks(_batch: Batch, _undo: ExitStack) -> None:
 def in_batches(
     prompts: Tokens, batch_size: BatchSize, advance: Advance, compute: Callable[[Batch], None], position: int = -1
 ) -> None:
-    """Pass all prompts to `compute`, the shortest first. `position` is the measured token, counted from the end of the
-    prompt: -1 is the last. Raises `StageError`: memory is too small for a single prompt."""
+    """Pass all prompts to `compute`, the shortest first; the measured token is `position`, -1 for a prompt's last.
+    Raises `StageError`: memory is too small for a single prompt."""
     size, remaining = first_size(batch_size), _by_length(prompts)
     while remaining:
         batch = next(_batches(prompts, remaining, size, position))
@@ -90,8 +84,7 @@ def first_size(batch_size: BatchSize) -> int:
 
 
 def smaller(size: int, error: RuntimeError, then: str) -> int:
-    """Prompts per batch after memory ran out with `size`, with a warning that says what happens `then`. Raises the
-    error if it is another one, and `StageError` if `size` was 1."""
+    """Prompts per batch after memory ran out, with a warning. Raises any other error, and `StageError` for size 1."""
     if not should_reduce_batch_size(error):
         raise error
     if size == 1:
@@ -143,16 +136,10 @@ def first_token_log_probabilities(
 
 
 def logits_at(model: PreTrainedModel, batch: Batch, positions: Tensor) -> Tensor:
-    """The logits of a batch at these positions of each prompt only, ``[prompts, positions, vocabulary]`` on the device
-    of the last layer; `positions` is ``[positions]``, int64 on the CPU."""
-    output = model(
-        input_ids=batch.ids.to(model.device),
-        attention_mask=batch.mask.to(model.device),
-        use_cache=False,
-        # A tensor would have to be on the device of the last layer; a list need not be.
-        logits_to_keep=positions.tolist(),
-    )
-    return output.logits
+    """The logits at these positions of each prompt, ``[prompts, positions, vocabulary]`` on the last layer's device."""
+    ids, mask = batch.ids.to(model.device), batch.mask.to(model.device)
+    # A tensor of positions would have to be on the device of the last layer; a list need not be.
+    return model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=positions.tolist()).logits
 
 
 def kl(base: Tensor, edited: Tensor) -> Tensor:

@@ -1,5 +1,4 @@
-"""A model whose weights stay in their files: one part at a time, such as a decoder layer, is loaded and freed again.
-transformers names, converts and casts the tensors, so every model that it loads can be loaded in parts."""
+"""A model whose weights stay in their files: one part at a time, such as a decoder layer, is loaded and freed again."""
 
 import itertools
 import os
@@ -21,8 +20,7 @@ from excise.plumbing.errors import StageError
 from excise.plumbing.machine import give_back
 from excise.plumbing.private.transformers import conversions, load, loading_as, targets, without_copies
 
-_READ_AT_ONCE = 128 << 10
-"""Bytes of one request to the system, which cuts longer ones to the size of its own read-ahead."""
+_READ_AT_ONCE = 128 << 10  # bytes; the system cuts longer requests to the size of its own read-ahead
 
 
 class LayeredModel:
@@ -31,9 +29,8 @@ class LayeredModel:
     belong to no part."""
 
     def __init__(self, checkpoint: Checkpoint, dtype: str, device: torch.device) -> None:
-        """Build the model and find its tensors. `dtype` is a torch name: the type of loaded parameters, except for
-        those that transformers keeps in float32. Raises `StageError`: transformers does not know the model, or the
-        checkpoint is incomplete."""
+        """`dtype` is a torch name: the type of loaded parameters, except for those that transformers keeps in float32.
+        Raises `StageError`: transformers does not know the model, or the checkpoint is incomplete."""
         self.model = without_weights(checkpoint.folder, dtype)
         self.device = device
         self._checkpoint = checkpoint
@@ -41,8 +38,7 @@ class LayeredModel:
         transforms = [without_copies(transform) for transform in conversions(self.model)]
         self._settings = loading_as(self.model, getattr(torch, dtype), device, transforms)
         in_memory = {name: target for name, (target, _) in targets(self.model, checkpoint.tensors, transforms).items()}
-        self.frame = len(decoder_layers(self.model))
-        """The frame's number, which follows those of the layers."""
+        self.frame = len(decoder_layers(self.model))  # the frame's number, which follows those of the layers
         self._wanted = [_inside(self.model, self._empty, part) for part in range(self.frame + 1)]
         self._stored = [_stored(self.model, wanted, in_memory) for wanted in self._wanted]
         for name, buffer in list(self.model.named_non_persistent_buffers()):
@@ -68,8 +64,7 @@ class LayeredModel:
 
     @contextmanager
     def reading_ahead(self) -> Iterator[Callable[[int], object]]:
-        """Yields a function that asks the system to read a part into its file cache, in the background. The cache is
-        not this process's memory; reading stops when the block ends."""
+        """Yields a function that asks the system to read a part into its file cache, until the block ends."""
         stop = threading.Event()
         with ThreadPoolExecutor(1) as reader:
             try:
@@ -115,8 +110,8 @@ def _stored(model: PreTrainedModel, wanted: list[str], in_memory: dict[str, str]
 
 def _tied_pairs(model: PreTrainedModel) -> list[tuple[str, str]]:
     """Pairs of parameters that are one, in both orders."""
-    tied = list(model.all_tied_weights_keys.items())
-    return [*tied, *((other, name) for name, other in tied)]
+    tied = model.all_tied_weights_keys
+    return [*tied.items(), *((other, name) for name, other in tied.items())]
 
 
 def _put(model: PreTrainedModel, name: str, tensor: Tensor) -> None:
@@ -125,7 +120,6 @@ def _put(model: PreTrainedModel, name: str, tensor: Tensor) -> None:
 
 
 def _advise(checkpoint: Checkpoint, names: Sequence[str], stop: threading.Event) -> None:
-    """Ask the system to read the bytes of these tensors, in the order of the files."""
     tensors = sorted((checkpoint.tensors[name] for name in names), key=lambda tensor: (tensor.file, tensor.start))
     for name, tensors_of_file in itertools.groupby(tensors, key=lambda tensor: tensor.file):
         with open(checkpoint.folder / name, "rb") as file:

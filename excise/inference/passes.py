@@ -26,43 +26,28 @@ from excise.inference.forward import (
 )
 from excise.inference.layers import LayeredModel
 from excise.inference.loading.models import decoder_layers, load_model, weights_need, without_weights
+from excise.plumbing import machine
 from excise.plumbing.errors import StageError
-from excise.plumbing.machine import (
-    GIB,
-    Need,
-    Placement,
-    Sizes,
-    Work,
-    batch_bytes,
-    held_bytes,
-    impossible,
-    limits,
-    resident_bytes,
-    streamed_bytes,
-    too_small,
-)
+from excise.plumbing.machine import GIB, Need, Placement, Sizes, Work
 from excise.plumbing.progress import Advance
 
 
 class Passes:
     """Forward passes of a model that is in memory as a whole."""
 
-    unit = "prompts"
-    """What `steps` counts."""
+    unit = "prompts"  # what `steps` counts
 
     def __init__(self, model: PreTrainedModel) -> None:
-        self.model = model
-        """The model for hooks; its parameters may be in memory only during passes."""
+        self.model = model  # for hooks; its parameters may be in memory only during passes
 
     def steps(self, prompts: int) -> int:
         """What `run` passes to `advance` in total."""
         return prompts
 
     def run(self, prompts: Tokens, batch_size: BatchSize, position: int, watch: Watch, advance: Advance) -> None:
-        """Pass all prompts through the decoder layers in batches. `position` is the measured token, counted from the
-        end of each prompt. `watch` sets hooks on the layers and their modules: each layer is called once for each
-        batch, and again if memory ran out. `advance` receives the number of steps since its last call, which may be
-        negative. Raises `StageError`: memory is too small for a single prompt."""
+        """Pass all prompts through the decoder layers, as `in_batches` does. `watch` sets hooks on the layers and their
+        modules: each layer is called once for each batch, and again if memory ran out. `advance` receives the number of
+        steps since its last call, which may be negative."""
 
         def compute(batch: Batch) -> None:
             with ExitStack() as undo:
@@ -127,8 +112,7 @@ class Offloaded(Passes):
         def record(*args: Any, **kwargs: Any) -> Tensor:
             stream, others, named = split_call(args, kwargs)
             if not streams:
-                # A copy, so that a change in place is seen too.
-                streams.append(stream.clone())
+                streams.append(stream.clone())  # so that a change in place is seen too
             elif not torch.allclose(stream, streams[0], rtol=0, atol=0, equal_nan=True):
                 raise StageError(
                     f"{type(self.model).__name__} changes the stream between its layers, so it cannot be run layer "
@@ -145,8 +129,7 @@ class Offloaded(Passes):
         return _Entered(streams[0].to(self.idle_device), calls)
 
 
-_Call = tuple[tuple[Any, ...], dict[str, Any]]
-"""A layer's other arguments: masks, positions, what layers share."""
+_Call = tuple[tuple[Any, ...], dict[str, Any]]  # a layer's other arguments: masks, positions, what layers share
 
 
 @dataclass
@@ -165,8 +148,7 @@ def open_model(
     prompts: Tokens,
     batch_size: BatchSize,
 ) -> Passes:
-    """Load the model, or prepare to load it layer by layer: with `auto` if the model and its batches do not fit, with a
-    message. Layer by layer, only the first GPU is used. Raises `StageError`: the model cannot be loaded."""
+    """Load the model, or prepare to load it layer by layer, on the first GPU only: with `auto` if it does not fit."""
     batches = all_batches(prompts, first_size(batch_size))
     work = Work.of((len(batch.rows), batch.ids.shape[1]) for batch in batches)
     if offload == "off" or (offload == "auto" and _fits(checkpoint, dtype, placement, work)):
@@ -181,8 +163,9 @@ def _fits(checkpoint: Checkpoint, dtype: str, placement: Placement, work: Work) 
     model = without_weights(checkpoint.folder, dtype)
     weights, sizes = weights_need(checkpoint, model), _sizes(model)
     on_cpu = placement != "balanced" and placement.type == "cpu"
-    memory = resident_bytes(weights.memory, sizes, work) if on_cpu else weights.memory + batch_bytes(sizes, work)
-    limit = too_small(need := Need(memory, weights.mapped), limits(placement))
+    on_gpu = weights.memory + machine.batch_bytes(sizes, work)
+    memory = machine.resident_bytes(weights.memory, sizes, work) if on_cpu else on_gpu
+    limit = machine.too_small(need := Need(memory, weights.mapped), machine.limits(placement))
     if limit is not None:
         print(
             f"Measure: the whole model takes {need.of(limit) / GIB:,.1f} GiB, and {limit.name} has "
@@ -193,20 +176,19 @@ def _fits(checkpoint: Checkpoint, dtype: str, placement: Placement, work: Work) 
 
 
 def _idle_device(checkpoint: Checkpoint, layered: LayeredModel, work: Work) -> torch.device:
-    """The device of the layers if it has room for all batches, else the CPU. Raises `StageError` if nothing fits: later
-    the system would end the process without a message."""
+    """The device of the layers if it has room for all batches, else the CPU. Raises `StageError`: neither has."""
     cpu, sizes = torch.device("cpu"), _sizes(layered.model)
     if layered.device.type == "cpu":
-        need = Need(streamed_bytes(layered.largest_part, sizes, work), mapped=0)
-        if limit := impossible(need, limits(cpu)):
+        need = Need(machine.streamed_bytes(layered.largest_part, sizes, work), mapped=0)
+        if limit := machine.impossible(need, machine.limits(cpu)):
             raise StageError(
                 f"{checkpoint.folder} takes {need.memory / GIB:,.1f} GiB of memory even layer by layer, and "
                 f"{limit.name} has {limit.total / GIB:,.1f} GiB; use a larger machine, a smaller measure.batch_size or "
                 "fewer prompts"
             )
         return cpu
-    memory = layered.largest_part + held_bytes(sizes, work) + batch_bytes(sizes, work)
-    return cpu if too_small(Need(memory, mapped=0), limits(layered.device)) else layered.device
+    memory = layered.largest_part + machine.held_bytes(sizes, work) + machine.batch_bytes(sizes, work)
+    return cpu if machine.too_small(Need(memory, mapped=0), machine.limits(layered.device)) else layered.device
 
 
 def _sizes(model: PreTrainedModel) -> Sizes:

@@ -121,7 +121,7 @@ def test_a_layer_that_the_model_does_not_have_is_named_with_its_range(project: P
     project.replace("layers: 2-4", "layers: 1-6")
     project.stage("params")
     error = one_line(project.stage("ablate"))
-    assert "ablate.rules.0.layers: there is no layer 6; this glm4_moe model has layers 0-5" in error
+    assert "ablate.rules.0.layers: there is no layer 6; this model has layers 0-5" in error
 
 
 def test_measurement_0_is_an_error_only_where_a_rule_uses_it(project: Project) -> None:

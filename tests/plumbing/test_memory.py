@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from benchmarks.air import Shape, write_checkpoint
 from benchmarks.stream import make_prompts
 from excise.checkpoint.weights import read_checkpoint
-from excise.inference import passes
 from excise.inference.forward import FIRST_BATCH, all_batches
 from excise.inference.loading import models
 from excise.inference.loading.models import load_model, weights_need, without_weights
@@ -195,7 +194,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def bounded(monkeypatch: pytest.MonkeyPatch, free: int, total: int) -> None:
-    for module in (models, passes):
+    for module in (models, machine):
         monkeypatch.setattr(module, "limits", lambda _place: [Limit("this machine", free, total)])
 
 

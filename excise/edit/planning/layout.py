@@ -5,12 +5,14 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from excise.checkpoint.weights import FLOATS, Tensor
+from excise.checkpoint.base_model import float_type
+from excise.checkpoint.weights import Tensor
 from excise.plumbing.errors import StageError
 from schemas.basis.text import listed
 from schemas.model import Layout, ModelLayout, Norm, Reader, Variant, Writer, matcher
 
 _REMEDY = "save the complete checkpoint, or name another copy of it"
+_matcher = functools.cache(matcher)
 
 
 @dataclass(frozen=True)
@@ -20,12 +22,9 @@ class Place:
     part: Writer | Reader
     tensor: str
     layer: int
-    norms: tuple[str, ...]
-    """Full names of the weights of the norms between it and the stream, in their order."""
-    norm_bias: str | None = None
-    """Full name of the bias of a reader's LayerNorm, if the checkpoint has it."""
-    expert: int | None = None
-    """Its expert, if each expert has a tensor of its own."""
+    norms: tuple[str, ...]  # full names of the weights of the norms between it and the stream, in their order
+    norm_bias: str | None = None  # full name of the bias of a reader's LayerNorm, if the checkpoint has it
+    expert: int | None = None  # if each expert has a tensor of its own
     is_bias: bool = False
 
     @property
@@ -44,8 +43,7 @@ class Place:
 
 
 def spare_layers(layout: ModelLayout, tensors: Collection[str]) -> list[str]:
-    """Prefixes, such as `model.layers.46.` or `mtp.`, of layers in a checkpoint that the model does not use, such as
-    those for multi-token prediction."""
+    """Prefixes, such as `model.layers.46.` or `mtp.`, of layers in a checkpoint that the model does not use."""
     matches = [match for name in tensors if (match := layer_match(layout.family, name))]
     numbered = {number: match[0] for match in matches if (number := int(match["layer"])) >= layout.layers}
     others = {prefix for prefix in layout.family.spare for name in tensors if name.startswith(prefix)}
@@ -57,19 +55,14 @@ def layer_match(family: Layout, name: str) -> re.Match[str] | None:
     return next((match for prefix in family.layers if (match := _matcher(prefix).match(name))), None)
 
 
-_matcher = functools.cache(matcher)
-
-
 def as_named(family: Layout, tensors: Iterable[str]) -> Layout:
-    """The family's layout with the names that a checkpoint uses: transformers reads experts both as one tensor each and
-    as it holds them in memory."""
-
-    def experts(layout: Layout) -> set[str]:
-        return {part.weight for part in _every_part(layout) if part.role == "routed_experts"}
-
+    """The family's layout with the checkpoint's names of experts, which may be one tensor each, or as in memory."""
     in_memory = family.in_memory()
+    stored, fused = (
+        {part.weight for part in _every_part(form) if part.role == "routed_experts"} for form in (family, in_memory)
+    )
     suffixes = {name[match.end() :] for name in tensors if (match := layer_match(family, name))}
-    return in_memory if (experts(in_memory) - experts(family)) & suffixes else family
+    return in_memory if (fused - stored) & suffixes else family
 
 
 def _every_part(family: Layout) -> list[Writer | Reader]:
@@ -77,21 +70,15 @@ def _every_part(family: Layout) -> list[Writer | Reader]:
 
 
 def check_layout(layout: ModelLayout, tensors: Mapping[str, Tensor]) -> None:
-    """Resolve every layer in use, independently of the rules. Raises `StageError`: the checkpoint and its layout
-    disagree, or a tensor that could be edited is not of a float type."""
+    """Resolve every layer in use. Raises `StageError`: the layout disagrees, or a tensor is not of a float type."""
     embedding_and_head(layout, tensors)
     for layer, names in enumerate(sort_by_layer(layout, tensors)):
         for place in resolve_layer(layout, layer, names, tensors):
-            if (dtype := tensors[place.tensor].dtype) not in FLOATS:
-                raise StageError(
-                    f"{place.tensor} is stored as {dtype}, which cannot be edited; name a copy of the model in "
-                    "bfloat16, float16 or float32"
-                )
+            float_type(place.tensor, tensors[place.tensor])
 
 
 def embedding_and_head(layout: ModelLayout, tensors: Collection[str]) -> tuple[str, str | None]:
-    """The names of the token embeddings and of the output head, or None if they are one tensor. If they are tied, a
-    checkpoint may hold either. Raises `StageError`: it lacks them."""
+    """The names of the token embeddings and of the output head, None if they are one tensor. Raises `StageError`."""
     family = layout.family
     head = next((name for name in family.heads if name in tensors), None)
     embedding = next((name for name in family.embeddings if name in tensors), None)
@@ -104,8 +91,7 @@ def embedding_and_head(layout: ModelLayout, tensors: Collection[str]) -> tuple[s
 
 
 def sort_by_layer(layout: ModelLayout, tensors: Iterable[str]) -> list[dict[str, str]]:
-    """For each layer in use, the full names of its tensors by their names within the layer. Raises `StageError`: a
-    tensor of a layer has two names."""
+    """For each layer in use, full names of tensors by names within the layer. Raises `StageError`: one has two."""
     layers: list[dict[str, str]] = [{} for _ in range(layout.layers)]
     for name in sorted(tensors):
         match = layer_match(layout.family, name)
@@ -151,8 +137,7 @@ def resolve_layer(
 
 
 def variants_of(layout: ModelLayout, layer: int, names: Mapping[str, str]) -> list[Variant]:
-    """The variant of each sublayer of one layer: the largest of which `names` hold all tensors. Raises `StageError`:
-    there is none."""
+    """The largest variant of each sublayer of which `names` hold all tensors. Raises `StageError`: there is none."""
     chosen = []
     for sublayer, variants in layout.family.sublayers.items():
         required = [

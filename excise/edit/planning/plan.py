@@ -28,8 +28,7 @@ EMBEDDING: Target = "embedding"
 
 
 class CannotEdit(StageError):
-    """An edit that this model does not allow, although its files are valid. If many edits are tried, it is left out;
-    every other `StageError` ends the trials."""
+    """An edit that this model does not allow, although its files are valid; trials leave it out and go on."""
 
 
 @dataclass(frozen=True)
@@ -38,18 +37,13 @@ class Edit:
 
     tensor: str
     file: str
-    place: Place | None
-    """None for the embeddings."""
+    place: Place | None  # None for the embeddings
     measurement: float
     scale: float
     projector: Projector
-    through: torch.Tensor | None = None
-    """The direction after the norms that the projector ignores, ``[hidden]`` float64: the tensor still writes along
-    this. None if it ignores none."""
-    keep_column_norms: bool = False
-    """Whether what each hidden unit writes gets its old norm back."""
-    experts: tuple[int, ...] | None = None
-    """Which matrices along the first axis; None for all."""
+    through: torch.Tensor | None = None  # [hidden] float64: direction after the norms that it ignores, None without
+    keep_column_norms: bool = False  # whether what each hidden unit writes gets its old norm back
+    experts: tuple[int, ...] | None = None  # which matrices along the first axis; None for all
 
     @property
     def role(self) -> Target:
@@ -89,32 +83,17 @@ class _Choice(NamedTuple):
     scale: float
 
 
-class _Applied(NamedTuple):
-    """Fields of ``Edit`` that are the same for all tensors with one direction and the same norms."""
-
-    projector: Projector
-    through: torch.Tensor | None = None
-
-
-_Matrix = tuple[str, int | None]
-"""A tensor, and an expert if the tensor holds all experts of a layer."""
+_Applied = tuple[Projector, torch.Tensor | None]  # `projector` and `through` of `Edit`
+_Matrix = tuple[str, int | None]  # a tensor, and an expert if it holds all experts of a layer
 
 
 def make_plan(ablate: Ablate, base: BaseModel, directions: Directions) -> list[Edit]:
     """Resolve the rules to one edit for each tensor, in the order of layers and names. If two rules name the same
-    tensor (of fused experts, the same expert), the later one wins; scale 0 is no edit. Edits that share a projector
-    share its tensors.
-
-    Raises:
-        CannotEdit: a rule names what the model does not have, or does nothing, or the tensor does not allow the edit.
-        StageError: a measurement has no direction, or the checkpoint and its layout disagree.
-    """
+    tensor (of fused experts, the same expert), the later one wins; scale 0 is no edit. Raises `CannotEdit`: a rule
+    does nothing, or asks for what the model does not have or allow. Raises `StageError`: a measurement has no
+    direction, or the checkpoint and its layout disagree."""
     by_layer = sort_by_layer(base.layout, base.tensors)
-
-    @cache
-    def places_in(layer: int) -> list[Place]:
-        return resolve_layer(base.layout, layer, by_layer[layer], base.tensors)
-
+    places_in = cache(lambda layer: resolve_layer(base.layout, layer, by_layer[layer], base.tensors))
     chosen: dict[_Matrix, _Choice] = {}
     named_by: dict[_Matrix, list[int]] = {}
     for number, rule in enumerate(ablate.rules):
@@ -147,7 +126,8 @@ def make_plan(ablate: Ablate, base: BaseModel, directions: Directions) -> list[E
             Edit(
                 **choice._asdict(),
                 file=base.tensors[choice.tensor].file,
-                **result._asdict(),
+                projector=result[0],
+                through=result[1],
                 # Hidden units write through neither readers nor biases.
                 keep_column_norms=keeps_norms and place is not None and place.writes and not place.is_bias,
                 experts=tuple(sorted(numbers)) or None,
@@ -162,9 +142,7 @@ def layers_of(rule: Rule, where: str, layout: ModelLayout) -> Sequence[int]:
     if rule.layers == "all":
         return range(layout.layers)
     if (last := max(rule.layers)) >= layout.layers:
-        raise CannotEdit(
-            f"{where}.layers: there is no layer {last}; this {layout.model_type} model has layers 0-{layout.layers - 1}"
-        )
+        raise CannotEdit(f"{where}.layers: there is no layer {last}; this model has layers 0-{layout.layers - 1}")
     return rule.layers
 
 
@@ -192,8 +170,7 @@ def _experts(place: Place, rule: Rule, where: str, base: BaseModel) -> Sequence[
         return range(base.tensors[place.tensor].shape[0]) if place.is_fused else [None]
     if place.part.role not in ("routed_experts", "expert_inputs"):
         raise CannotEdit(
-            f"{where}.experts: {place.part.role} has no experts; "
-            "use only the targets routed_experts or expert_inputs in this rule"
+            f"{where}.experts: {place.part.role} has no experts; in this rule, use only routed_experts or expert_inputs"
         )
     if not place.is_fused and place.expert is None:
         return []  # a shared expert's input
@@ -224,18 +201,14 @@ def _embedding(rule: Rule, where: str, ablate: Ablate, base: BaseModel) -> list[
 
 def _check_measurement(measurement: float, where: str, layout: ModelLayout, directions: Directions) -> None:
     if measurement > layout.layers:
-        raise CannotEdit(
-            f"{where}: there is no measurement {measurement:g}; "
-            f"this {layout.model_type} model has measurements 0-{layout.layers}"
-        )
+        raise CannotEdit(f"{where}: there is no measurement {measurement:g}; this model has 0-{layout.layers}")
     for neighbor in {math.floor(measurement), math.ceil(measurement)}:
         if reason := directions.reasons[neighbor]:
             raise StageError(f"{where}: measurement {neighbor} has no direction: {reason}; name another")
 
 
 def _refuse_idle_rules(named: Collection[Sequence[int]]) -> None:
-    """Raises `CannotEdit` for a rule whose tensors are all named by later rules. `named` has, for each matrix, the
-    rules that name it in their order; the last one edits it."""
+    """`named` has, for each matrix, the rules that name it in their order; the last one edits it."""
     effective = {rules[-1] for rules in named}
     for idle in sorted({number for rules in named for number in rules} - effective):
         later = sorted({rules[-1] for rules in named if idle in rules})
@@ -247,7 +220,6 @@ def _refuse_idle_rules(named: Collection[Sequence[int]]) -> None:
 
 
 def _refuse_oblique(refused: Sequence[tuple[_Choice, TooOblique]], planned: int) -> None:
-    """Raises `CannotEdit` if oblique edits of some of the planned tensors would divide by gains that are too small."""
     if not refused:
         return
     example, worst = max(refused, key=lambda refusal: refusal[1].times)
@@ -268,17 +240,13 @@ def _applied(choice: _Choice, ablate: Ablate, base: BaseModel, directions: Direc
     place = choice.place
     try:
         basis = directions.at(choice.measurement, 0 if place is None else place.layer, ablate.orthogonalize)[:, None]
-        if place is None:
-            return _Applied(Projector(basis, basis))
-        gains = _gains(place, base)
-        if not isinstance(place.part, Reader):
-            projector = writer_projector(basis, gains, ablate.through_norm)
-            if gains is None or ablate.through_norm != "ignore":
-                return _Applied(projector)
-            return _Applied(projector, gains * basis[:, 0])
+        gains = None if place is None else _gains(place, base)
+        if place is None or not isinstance(place.part, Reader):
+            through = None if gains is None or ablate.through_norm != "ignore" else gains * basis[:, 0]
+            return writer_projector(basis, gains, ablate.through_norm), through
         bias = None if place.norm_bias is None else base.vector(place.norm_bias).double()
         norm = place.part.norm
-        return _Applied(reader_projector(basis, gains, bias, centered=norm is not None and norm.kind == "layer"))
+        return reader_projector(basis, gains, bias, centered=norm is not None and norm.kind == "layer"), None
     except TooOblique as error:
         return error
     except NoProjector as reason:

@@ -1,13 +1,9 @@
 """The arithmetic of an edit: W − s left (rightᵀ W), with the same bytes for any thread count, instruction set and
-device.
-
-It uses only elementwise float64 operations, each rounded separately: for matrix products, `sum`, `addr_` and `addcmul`,
-the order of additions and fused operations depend on the machine.
-"""
+device. It uses only elementwise float64 operations, each rounded separately: for matrix products, `sum`, `addr_` and
+`addcmul`, the order of additions and fused operations depend on the machine."""
 
 import math
 from collections.abc import Callable
-from functools import partial
 
 import numpy as np
 import torch
@@ -30,19 +26,14 @@ def project(
     out: Tensor | None = None,
 ) -> Tensor:
     """Remove `scale` times the projector's components, one after another, from what a tensor writes or reads, in
-    float64.
+    float64. Returns `out` (may be the weight itself) or a new tensor, rounded once, by way of float32, to nearest even.
 
     Args:
-        weight: ``[..., rows, columns]``, or a bias ``[hidden]``; any float type, contiguous. Leading axes are separate
-            matrices.
+        weight: ``[..., rows, columns]`` of separate matrices, or a bias ``[hidden]``; any float type, contiguous.
         projector: on the same device as the weight.
         scale: 1 removes the component; 0 keeps the weight; 2 writes the opposite; below 0 adds.
         stream_axis: which of the last two axes is the residual stream's: 0 rows, 1 columns.
         keep_column_norms: restore the norm of what each unit on the other axis writes.
-        out: receives the result, by default a new tensor; may be the weight itself.
-
-    Returns a tensor of the same shape and type, rounded once, by way of float32, to nearest even. It is not finite
-    where the weight is not.
     """
     result = torch.empty_like(weight) if out is None else out
     if scale == 0:
@@ -55,13 +46,12 @@ def project(
 
 
 def written_square(weight: Tensor, along: Tensor, stream_axis: int = 0) -> float:
-    """The sum over a tensor's units of the squares of what each writes along a vector ``[hidden]`` float64, the same on
-    any machine. Arguments are as those of `project`."""
+    """The sum over a tensor's units of the squares of what each writes along a vector ``[hidden]`` float64."""
     shape = (-1, *weight.shape[-2:]) if weight.ndim > 1 else (1, 1, -1)
     squares: list[float] = []
     for blocks in map(_Blocks, weight.view(shape)):
         if stream_axis == 0 and weight.ndim > 1:
-            squares += blocks.columns_total(partial(blocks.along_rows, along)).square_().tolist()
+            squares += blocks.columns_total(blocks.exact, along).square_().tolist()
         else:
             for block in blocks.slices:
                 squares += _fold_rows(blocks.product(blocks.exact(block), along).T).square().tolist()
@@ -69,8 +59,7 @@ def written_square(weight: Tensor, along: Tensor, stream_axis: int = 0) -> float
 
 
 class _Blocks:
-    """A matrix in blocks of rows, converted to float64 in buffers that are made once, because allocating memory for
-    every operation would take longer than the operations."""
+    """A matrix in blocks of rows, converted to float64 in buffers that are made once, because allocating is slow."""
 
     def __init__(self, matrix: Tensor) -> None:
         rows = max(1, _ELEMENTS_A_BLOCK // max(1, matrix.shape[1]))
@@ -87,15 +76,12 @@ class _Blocks:
         """The product, in a second buffer that the next call reuses."""
         return torch.mul(exact, other, out=self._product[: len(exact)])
 
-    def along_rows(self, vector: Tensor, block: slice) -> Tensor:
-        """The block in float64, with each row times its element of the vector."""
-        return self.exact(block).mul_(vector[block, None])
-
-    def columns_total(self, of: Callable[[slice], Tensor]) -> Tensor:
-        """``[columns]``: the sum over rows of what `of` makes of each block: blocks are added in order, then folded."""
+    def columns_total(self, of: Callable[[slice], Tensor], along: Tensor | None = None) -> Tensor:
+        """``[columns]``: the sum over rows, each times its element of `along`, of what `of` makes of each block."""
         whole = torch.zeros_like(self._exact)
         for block in self.slices:
-            whole[: block.stop - block.start].add_(of(block))
+            rows = of(block) if along is None else of(block).mul_(along[block, None])
+            whole[: block.stop - block.start].add_(rows)
         return _fold_rows(whole)
 
 
@@ -110,11 +96,8 @@ def _edit_rows(matrix: Tensor, projector: Projector, scale: float, keep_norms: b
             exact.sub_(blocks.product(projector.left[block, column, None], component))
         return exact
 
-    def component_along(right: Tensor) -> Tensor:
-        return blocks.columns_total(lambda block: edited(block).mul_(right[block, None])).mul_(scale)
-
     for right in projector.right.unbind(dim=1):
-        components.append(component_along(right))
+        components.append(blocks.columns_total(edited, right).mul_(scale))
     factors = None
     if keep_norms:
         old = blocks.columns_total(lambda block: blocks.exact(block).square_())

@@ -1,8 +1,6 @@
-"""The projector of an edit, from directions and the norms between a tensor and the stream, in float64.
-
-docs/edit.md derives it. g are the gains of a chain of norms, γ those of a reader's norm. R, the basis of what is
-removed, has orthonormal columns.
-"""
+"""The projector of an edit, from directions and the norms between a tensor and the stream, in float64. docs/edit.md
+derives it. g are the gains of a chain of norms, γ those of a reader's norm; R, the basis of what is removed, has
+orthonormal columns."""
 
 import math
 from dataclasses import dataclass
@@ -23,6 +21,8 @@ _SMALLEST_REST = 1e-6
 # tenfold drowns the rest of its layer (docs/through_norm.md); a reader only multiplies rounding.
 _MOST_ADDED_BY_WRITERS = 10.0
 _MOST_ADDED_BY_READERS = 1e3
+_REMEDY = "leave this tensor out"
+_OTHER = "belongs to another model"
 
 
 class NoProjector(ValueError):
@@ -39,10 +39,8 @@ class TooOblique(NoProjector):
 
 @dataclass(frozen=True, eq=False)
 class Projector:
-    """I − left rightᵀ of rank k: `right` reads components, and `left` holds the vectors that are removed.
-
-    Both are ``[hidden, k]`` float64, and rightᵀ left = I. Without norms, both are R.
-    """
+    """I − left rightᵀ of rank k: `right` reads components, and `left` holds the vectors that are removed. Both are
+    ``[hidden, k]`` float64, and rightᵀ left = I. Without norms, both are R."""
 
     left: Tensor
     right: Tensor
@@ -65,11 +63,9 @@ class Projector:
 class Directions:
     """The measured refusal directions, ``[measurements, hidden]`` float64 each."""
 
-    unit: Tensor
-    """Unit vectors; zeros for measurements without a direction."""
+    unit: Tensor  # unit vectors; zeros for measurements without a direction
     harmless_mean: Tensor
-    reasons: tuple[str | None, ...]
-    """For each measurement, why it has no direction; None if it has one."""
+    reasons: tuple[str | None, ...]  # for each measurement, why it has no direction; None if it has one
 
     def at(self, measurement: float, layer: int, orthogonalize: Orthogonalize) -> Tensor:
         """The unit vector ``[hidden]`` that an edit of `layer` removes. A fractional measurement interpolates between
@@ -90,8 +86,7 @@ class Directions:
             ) from None
 
     def of_every_layer(self, measurement: float, orthogonalize: Orthogonalize) -> Tensor:
-        """As `at`, for all layers together: with `target` the direction is not orthogonalized, because each layer has
-        another mean."""
+        """As `at`, but not orthogonalized with `target`, because each layer has another mean."""
         return self.at(measurement, 0, "none" if orthogonalize == "target" else orthogonalize)
 
 
@@ -113,8 +108,7 @@ def unit_vector(vector: Tensor) -> Tensor:
 
 
 def span(vectors: Tensor) -> Tensor:
-    """An orthonormal basis of the columns of ``[hidden, k]``, by Gram-Schmidt, in float64. Raises `NoProjector`: a
-    column is in the span of those before it."""
+    """An orthonormal basis of the columns of ``[hidden, k]``. Raises `NoProjector`: they are linearly dependent."""
     return torch.stack([unit_vector(column) for column in _orthogonal(vectors)], dim=1)
 
 
@@ -132,65 +126,51 @@ def _orthogonal(vectors: Tensor) -> list[Tensor]:
 
 
 def writer_projector(basis: Tensor, gains: Tensor | None, through_norm: ThroughNorm) -> Projector:
-    """The projector of a writer, after which its output behind the norms has no component along R. Raises
-    `NoProjector`: the norms remove a direction completely, or `oblique` would divide by gains that are too small.
-
-    Args:
-        basis: ``[hidden, k]``, R.
-        gains: ``[hidden]``, g; None without norms.
-        through_norm: `ignore` projects R out, as if there were no norms. `orthogonal` changes the weights least, and
-            `oblique` removes exactly R from what is added.
-    """
+    """The projector of a writer, after which its output behind the norms has no component along R, from R
+    ``[hidden, k]`` and g ``[hidden]``. `ignore` projects R out, as if there were no norms; `orthogonal` changes the
+    weights least; `oblique` removes exactly R from what is added. Raises `NoProjector`: the norms remove a direction
+    completely, or `oblique` would divide by gains that are too small."""
     if gains is None or through_norm == "ignore":
         return Projector(basis, basis)
-    remedy = "leave this writer out"
     if through_norm == "oblique":
-        return _oblique(gains, basis, _MOST_ADDED_BY_WRITERS, remedy)
-    normals = span(_passing(gains[:, None] * basis, remedy))
+        return _oblique(gains, basis, _MOST_ADDED_BY_WRITERS)
+    normals = span(_passing(gains[:, None] * basis))
     return Projector(normals, normals)
 
 
 def reader_projector(basis: Tensor, gains: Tensor | None, bias: Tensor | None, centered: bool) -> Projector:
-    """The projector of a reader, which blinds it to R in h behind γ ⊙ h / rms(h), and to nothing else. Raises
-    `NoProjector`: the norm removes a direction, or nearly so.
-
-    A LayerNorm (`centered`) sees only differences from the mean. Its bias β is not a part of h, so `left` is chosen,
-    among all vectors that read R alike, to read nothing of β.
-
-    Args:
-        basis: ``[hidden, k]``, R.
-        gains: ``[hidden]``, γ; None without a norm.
-        bias: ``[hidden]``, β of a LayerNorm; None without one.
-    """
-    remedy = "leave this reader out"
+    """The projector of a reader, which blinds it to R in h behind γ ⊙ h / rms(h), and to nothing else; R is
+    ``[hidden, k]``, γ and β ``[hidden]``. A LayerNorm (`centered`) sees only differences from the mean. Its bias β is
+    not a part of h, so `left` is chosen, among all vectors that read R alike, to read nothing of β. Raises
+    `NoProjector`: the norm removes a direction, or nearly so."""
     if gains is None:
         return Projector(basis, basis)
     if not centered:
-        return _oblique(gains, basis, _MOST_ADDED_BY_READERS, remedy)
+        return _oblique(gains, basis, _MOST_ADDED_BY_READERS)
     if bool((gains == 0).any()):
-        raise NoProjector(f"its LayerNorm has weights of zero; {remedy}")
+        raise NoProjector(f"its LayerNorm has weights of zero; {_REMEDY}")
     center = [column - math.fsum(column.tolist()) / len(column) for column in basis.unbind(dim=1)]
-    visible = _orthogonal(_passing(torch.stack(center, dim=1), remedy))
+    visible = _orthogonal(_passing(torch.stack(center, dim=1)))
     reads = [column / gains / dot(column, column) for column in visible]
     if bias is not None and bool(bias.any()):
         blind = 1 / gains  # reads nothing of what is centered
         if dot(blind, bias) == 0:
-            raise NoProjector(f"its LayerNorm's bias cannot be separated from the stream; {remedy}")
+            raise NoProjector(f"its LayerNorm's bias cannot be separated from the stream; {_REMEDY}")
         reads = [column - blind * (dot(column, bias) / dot(blind, bias)) for column in reads]
     return _checked(torch.stack(reads, dim=1), gains[:, None] * torch.stack(visible, dim=1), _MOST_ADDED_BY_READERS)
 
 
-def _oblique(gains: Tensor, basis: Tensor, most: float, remedy: str) -> Projector:
+def _oblique(gains: Tensor, basis: Tensor, most: float) -> Projector:
     """`right` = g ⊙ R and `left` = R ⊘ g on the channels where g is not 0."""
-    through = span(_passing(torch.where(gains[:, None] != 0, basis, 0.0), remedy))
+    through = span(_passing(torch.where(gains[:, None] != 0, basis, 0.0)))
     nonzero = torch.where(gains != 0, gains, 1.0)[:, None]
     return _checked(through / nonzero, through * nonzero, most)
 
 
-def _passing(vectors: Tensor, remedy: str) -> Tensor:
+def _passing(vectors: Tensor) -> Tensor:
     """The columns, none of which may be zero."""
     if not bool(vectors.any(dim=0).all()):
-        raise NoProjector(f"its norm lets nothing of the direction through; {remedy}")
+        raise NoProjector(f"its norm lets nothing of the direction through; {_REMEDY}")
     return vectors
 
 
@@ -201,12 +181,8 @@ def _checked(left: Tensor, right: Tensor, most: float) -> Projector:
     return Projector(left, right)
 
 
-_OTHER = "belongs to another model"
-
-
 def read_directions(folder: Path, layout: ModelLayout) -> tuple[list[MeasurementStatistics], Directions]:
-    """The statistics of each measurement, and the directions with the harmless means. Raises `StageError`: a file is
-    damaged, or belongs to another model."""
+    """Each measurement's statistics, and the directions. Raises `StageError`: a file is damaged, or another model's."""
     path = folder / "directions.json"
     statistics = read_document(DirectionStatistics, path).measurements
     if [row.measurement for row in statistics] != [*range(layout.layers + 1)]:

@@ -20,8 +20,7 @@ from schemas.params.ablate import Ablate
 
 KEY = "params.yaml: ablate.router_bias"
 
-# A float64 has 17 digits; with more, the result depends neither on the machine's math library nor on roundings.
-_DIGITS = Context(prec=50)
+_DIGITS = Context(prec=50)  # so many that the result depends neither on the machine's math library nor on roundings
 
 
 @dataclass(frozen=True)
@@ -34,8 +33,7 @@ class Shift:
     file: str
     layer: int
     bias: RouterBias
-    added: torch.Tensor
-    """``[experts]`` float64, in the units of the router's scores."""
+    added: torch.Tensor  # [experts] float64, in the units of the router's scores
 
     def record(self) -> BiasShift:
         selects_only, added = self.bias.selects_only, self.added.tolist()
@@ -44,15 +42,12 @@ class Shift:
 
 def make_shifts(ablate: Ablate, base: BaseModel, use_odds: Mapping[int, torch.Tensor]) -> list[Shift]:
     """Minus `strength` times the log-odds of each expert's use, for every router of the layers that the rules name, in
-    order; none if `router_bias` is null or its strength 0. `use_odds` are as from `odds_by_layer`.
-
-    Raises:
-        CannotEdit: these layers have no routed experts, or a router without a bias.
-        StageError: a bias does not have one number for each expert.
-    """
+    order; none if `router_bias` is null or its strength 0. `use_odds` are as from `odds_by_layer`. Raises `CannotEdit`:
+    these layers have no routed experts, or a router without a bias; `StageError`: a bias has another shape."""
     if ablate.router_bias is None:
         return []
     layout, by_layer, shifts = base.layout, sort_by_layer(base.layout, base.tensors), []
+    this_model = f"this {layout.model_type} model"
     named = (layers_of(rule, f"params.yaml: ablate.rules.{n}", layout) for n, rule in enumerate(ablate.rules))
     for layer in sorted({layer for layers in named for layer in layers}):
         names = by_layer[layer]
@@ -61,9 +56,7 @@ def make_shifts(ablate: Ablate, base: BaseModel, use_odds: Mapping[int, torch.Te
                 continue
             bias = variant.router_bias
             if bias is None or bias.weight not in names:
-                raise CannotEdit(
-                    f"{KEY}: the router in layer {layer} of this {layout.model_type} model has no bias; write null"
-                )
+                raise CannotEdit(f"{KEY}: the router in layer {layer} of {this_model} has no bias; write null")
             name, experts = names[bias.weight], expert_count(layout)
             tensor = base.tensors[name]
             if tensor.shape != (experts,):
@@ -72,16 +65,12 @@ def make_shifts(ablate: Ablate, base: BaseModel, use_odds: Mapping[int, torch.Te
             added = 0 - ablate.router_bias.strength * use_odds[layer]
             shifts.append(Shift(name, tensor.file, layer, bias, added))
     if not shifts:
-        raise CannotEdit(
-            f"{KEY}: the layers that the rules name have no routed experts in this {layout.model_type} model; "
-            "write null"
-        )
+        raise CannotEdit(f"{KEY}: the layers of the rules have no routed experts in {this_model}; write null")
     return shifts if ablate.router_bias.strength else []
 
 
 def add(bias: torch.Tensor, added: torch.Tensor) -> None:
-    """Add to a bias ``[experts]`` of any float type, in place: in float64, then rounded by way of float32, as in
-    `project`."""
+    """Add to a bias ``[experts]`` of any float type, in place; computed in float64 and rounded as in `project`."""
     bias.copy_(bias.double() + added.to(bias.device))
 
 
@@ -98,14 +87,10 @@ def odds_by_layer(use: ExpertUse) -> dict[int, torch.Tensor]:
 def odds_of_use(
     harmful_counts: torch.Tensor, harmful_prompts: int, harmless_counts: torch.Tensor, harmless_prompts: int
 ) -> torch.Tensor:
-    """The log-odds of use on harmful against harmless prompts, in nats, with half a prompt added to each count.
-
-    log((h + ½) / (H − h + ½)) − log((b + ½) / (B − b + ½)), where h of H harmful and b of B harmless prompts use the
-    expert (Haldane-Anscombe correction: finite for an expert that one kind of prompts always or never uses).
-
-    Counts are integers of any shape, up to the number of prompts; the result is float64 of the same shape, correctly
-    rounded. Equal shares of equal numbers give exactly 0.
-    """
+    """The log-odds of use on harmful against harmless prompts, in nats: log((h + ½) / (H − h + ½)) − log((b + ½) /
+    (B − b + ½)), where h of H harmful and b of B harmless prompts use the expert (Haldane-Anscombe correction: finite
+    for an expert that one kind of prompts always or never uses). Counts are integers of any shape; the result is
+    float64 of the same shape, correctly rounded."""
 
     def odds(harmful: int, harmless: int) -> float:
         # Both logarithms as one, of a ratio of integers: all halves are doubled.

@@ -12,15 +12,7 @@ from typing import Any
 import torch
 import transformers
 from torch import nn
-from transformers import (
-    MODEL_FOR_CAUSAL_LM_MAPPING,
-    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForImageTextToText,
-    GenerationConfig,
-    PreTrainedModel,
-)
+from transformers import PreTrainedModel
 
 from excise.checkpoint.weights import FLOATS, Checkpoint, Tensor
 from excise.plumbing.errors import StageError
@@ -29,8 +21,7 @@ from excise.plumbing.private.transformers import conversions, end_loading, load,
 from schemas.basis.text import listed, shorten
 
 _REMEDY = "name a complete copy of the model"
-_BUILDING = 15, 1 << 30
-"""Seconds and bytes that a model without weights may take; 100 layers take a second."""
+_BUILDING = 15, 1 << 30  # seconds and bytes that a model without weights may take; 100 layers take a second
 
 
 @contextlib.contextmanager
@@ -47,9 +38,8 @@ def exactly(checkpoint: Checkpoint) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def in_one_line(folder: Path, links: Path, failure: str = "could not be loaded") -> Iterator[None]:
-    """Turns errors of transformers about the model in `folder` into a `StageError`. config.json chooses which code runs
-    with which numbers, so any Python error is possible. The folder of `links` that transformers read means nothing to
-    a user, so messages name `folder` instead."""
+    """Turns errors of transformers into a `StageError` that names the model's `folder`, not that of the `links` to it.
+    config.json chooses which code runs with which numbers, so any Python error is possible."""
     try:
         yield
     except StageError:
@@ -64,9 +54,8 @@ def in_one_line(folder: Path, links: Path, failure: str = "could not be loaded")
 
 
 def check_loads(model: PreTrainedModel, tensors: Mapping[str, Tensor], where: str) -> list[str]:
-    """Load tensors without content into a model on the meta device, as transformers loads the real ones, and return
-    those that it does not use. Raises `StageError` that begins with `where`, the model's name or folder: a parameter
-    has no value, two values, or one of another shape or type."""
+    """Load empty tensors into a model on the meta device, as transformers loads the real ones, and return those that it
+    does not use. Raises `StageError`: a parameter has no value, two values, or one of another shape or type."""
     transforms = conversions(model)
     becomes, parameters = targets(model, tensors, transforms), model.state_dict()
     _refuse_twins(becomes, where)
@@ -92,8 +81,8 @@ def refuse_incomplete(
     mismatched: Iterable[tuple[str, Sequence[int], Sequence[int]]],
     failed: Mapping[str, str],
 ) -> None:
-    """Raises `StageError` unless transformers' loading report says that each parameter has its value. `mismatched`
-    holds names with their shapes in the file and in the config, `failed` tracebacks of conversions."""
+    """Raises `StageError`: transformers' loading report names a parameter that is `missing`, `mismatched` (with shapes
+    in the file and in the config), or `failed` to convert (with the traceback)."""
     for name, in_file, in_memory in sorted(mismatched):
         raise StageError(
             f"{where}: {name} has the shape {list(in_file)}, where its config.json says {list(in_memory)}; {_REMEDY}"
@@ -122,8 +111,7 @@ def _refuse_twins(becomes: Mapping[str, tuple[str, str | None]], where: str) -> 
 
 
 def load_model(checkpoint: Checkpoint, dtype: str, placement: Placement) -> PreTrainedModel:
-    """The language model of a checkpoint, in evaluation mode, on a device or spread over all GPUs by accelerate. Raises
-    `StageError`: transformers cannot load it, or would invent some of its weights."""
+    """The language model of a checkpoint. Raises `StageError`: transformers cannot load it, or would invent weights."""
     need = weights_need(checkpoint, without_weights(checkpoint.folder, dtype))
     # Otherwise the system would end the process without a message.
     if placement != "balanced" and placement.type == "cpu" and (limit := impossible(need, limits(placement))):
@@ -153,7 +141,7 @@ def load_model(checkpoint: Checkpoint, dtype: str, placement: Placement) -> PreT
         )
     # Answers are greedy unless a task says otherwise; all else in generation_config.json is about sampling.
     stored = model.generation_config
-    model.generation_config = GenerationConfig(
+    model.generation_config = transformers.GenerationConfig(
         **{name: getattr(stored, name, None) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     )
     model.eval()
@@ -164,8 +152,7 @@ def load_model(checkpoint: Checkpoint, dtype: str, placement: Placement) -> PreT
 
 
 def without_weights(folder: Path, dtype: str) -> PreTrainedModel:
-    """The model with every parameter and buffer on the meta device, which takes no memory. Raises `StageError`:
-    transformers does not know the model, or building it takes too much time or memory."""
+    """The model with every parameter and buffer on the meta device. Raises as `read_model_config` does."""
     transformers.utils.logging.disable_progress_bar()  # every way of loading begins here
     with in_one_line(folder, folder), bounded(*_BUILDING):
         config = _config_of(folder)
@@ -185,14 +172,16 @@ def read_model_config(folder: Path) -> Any:
 
 
 def _config_of(folder: Path) -> Any:
-    return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=remote_code_is_trusted(folder))
+    return transformers.AutoConfig.from_pretrained(
+        folder, local_files_only=True, trust_remote_code=remote_code_is_trusted(folder)
+    )
 
 
 def _auto_class(config: Any) -> Any:
     """The class that loads the model: for text only if transformers has one, else for text and images."""
-    kind = type(config)
-    only_with_images = kind in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING and kind not in MODEL_FOR_CAUSAL_LM_MAPPING
-    return AutoModelForImageTextToText if only_with_images else AutoModelForCausalLM
+    for_text = type(config) in transformers.MODEL_FOR_CAUSAL_LM_MAPPING
+    only_with_images = not for_text and type(config) in transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+    return transformers.AutoModelForImageTextToText if only_with_images else transformers.AutoModelForCausalLM
 
 
 def weights_need(checkpoint: Checkpoint, model: PreTrainedModel) -> Need:
@@ -204,8 +193,7 @@ def weights_need(checkpoint: Checkpoint, model: PreTrainedModel) -> Need:
 
 def remote_code_is_trusted(folder: Path) -> bool:
     """Whether code in the model's `folder` may run. Only the machine's environment allows it, never a file of the
-    project, which may come from strangers. Raises `StageError`: it may run, and the model names code of another
-    repository, which is not pinned."""
+    project, which may come from strangers. Raises `StageError`: the model names code of another repository."""
     if os.environ.get("EXCISE_TRUST_REMOTE_CODE") != "1":
         return False
     for path in (folder / "config.json", folder / "tokenizer_config.json"):

@@ -27,26 +27,19 @@ from excise.prompts.chats import chat_of, dated, render, short, tokenize
 from schemas.model import ModelManifest
 from schemas.prompts import ChatFormat, Prompt
 
-OLD_TEMPLATE = "chat_template.json"
-"""Where older processors keep a chat template; transformers' tokenizers do not read it."""
-LARGEST_FILE = 2**27
-"""Most bytes of a tokenizer's file; the largest vocabularies have a quarter of this."""
-CHECK_SECONDS = 15
-"""Processor time for loading and checking a tokenizer."""
-PROMPTS_A_SECOND = 100
-"""Prompts for which the check gets another second; a thousand take a second."""
+LARGEST_FILE = 2**27  # bytes; the largest vocabularies have a quarter of this
+CHECK_SECONDS = 15  # processor time for loading and checking a tokenizer
+PROMPTS_A_SECOND = 100  # prompts for which the check gets another second; a thousand take a second
 CHECK_MEMORY = (2**29, 12)
-"""Bytes for the check, beside libraries, and how many more for each byte of the folder's text files. Half a million
-merges in 49 MiB of JSON took 830 MiB."""
+"""Bytes, and bytes for each byte of the folder's text files; half a million merges in 49 MiB of JSON took 830 MiB."""
 _MOST_WAITED = 120
-
 _TEXT_FILES = {".json", ".jinja", ".txt", ".model", ".tiktoken"}
 _SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
 def description_folder(manifest: ModelManifest) -> Path:
-    """The folder of the base model's config and tokenizer, as prepare pinned them; it need not have weights. Files of a
-    Hub model are fetched if necessary. Raises `StageError`: a file is missing, cannot be fetched, or has changed."""
+    """The folder of the base model's config and tokenizer, as pinned; it need not have weights. Raises `StageError`: a
+    file is missing, cannot be fetched, or has changed."""
     paths = [file.path for file in manifest.files if describes(file.path)]
     folder = base_folder(manifest, paths)
     for file in digests(folder, paths):
@@ -56,21 +49,18 @@ def description_folder(manifest: ModelManifest) -> Path:
 
 
 def load_tokenizer(folder: Path, date: str) -> Any:
-    """The tokenizer in `folder`; for its chat template, today is `date`. Raises `StageError`: it is missing or broken,
-    or has no chat template."""
+    """The tokenizer in `folder`, with `date` for its chat template. Raises `StageError`: one is missing or broken."""
     _text_bytes(folder)
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=remote_code_is_trusted(folder)
         )
-        old = folder / OLD_TEMPLATE
+        old = folder / "chat_template.json"  # where older processors keep it; transformers' tokenizers do not read it
         template = tokenizer.chat_template or (json.loads(old.read_bytes())["chat_template"] if old.is_file() else None)
     except StageError:
         raise
     except Exception as error:  # each library raises errors of its own if a file is broken
-        raise StageError(
-            f"the tokenizer in {folder} could not be loaded: {short(error)}; fetch its files again"
-        ) from None
+        raise StageError(f"the tokenizer in {folder} does not load: {short(error)}; fetch its files again") from None
     if template is None:
         raise StageError(f"the tokenizer in {folder} has no chat template; name a chat model")
     templates = template if isinstance(template, dict) else {"": template}
@@ -108,8 +98,8 @@ def end_ids(tokenizer: Any, generation_config: Any) -> list[int]:
 
 def check_chat(folder: Path, chat: ChatFormat, prompts: Sequence[Prompt] = ()) -> str:
     """A sample conversation as the model reads it, up to its answer. Raises `StageError`: the tokenizer in `folder` is
-    broken, or the model cannot read what it makes of the sample and of `prompts`. A process of its own does the work:
-    a broken file may crash it, and a hostile one may use up time and memory."""
+    broken, or makes of the sample or of `prompts` what the model cannot read. A process of its own does the work: a
+    broken file may crash it, and a hostile one may use up time and memory."""
     memory = CHECK_MEMORY[0] + CHECK_MEMORY[1] * _text_bytes(folder)
     seconds = CHECK_SECONDS + len(prompts) // PROMPTS_A_SECOND
     return _in_a_process(folder, seconds, memory, lambda: _check(folder, chat, prompts))
@@ -120,10 +110,7 @@ def _check(folder: Path, chat: ChatFormat, prompts: Sequence[Prompt]) -> str:
     questions = [Prompt(id="1", prompt="What is the color of the sky?"), Prompt(id="2", prompt="How do fish sleep?")]
     tokens = tokenize(tokenizer, [*questions, *prompts], chat)
     if tokens[0] == tokens[1]:
-        raise StageError(
-            f"the chat template or the tokenizer in {folder} turns different questions into the same prompt; name a "
-            "chat model"
-        )
+        raise StageError(f"the tokenizer in {folder} turns different questions into the same prompt; name a chat model")
     vocabulary = getattr(read_model_config(folder).get_text_config(), "vocab_size", None)
     largest = max(token for prompt in tokens for token in prompt)
     for where, token in (*_special_tokens(folder, tokenizer), ("a prompt", largest)):
@@ -150,10 +137,8 @@ def _special_tokens(folder: Path, tokenizer: Any) -> Iterator[tuple[str, int]]:
         tokens = configs[file].get(name)
         for token in tokens if isinstance(tokens, list) else [] if tokens is None else [tokens]:
             if type(token) is not int:
-                raise StageError(
-                    f"{folder / file}: {name} is {short(ValueError(repr(token)))}, and must be the number of a token; "
-                    "correct it"
-                )
+                value = short(ValueError(repr(token)))
+                raise StageError(f"{folder / file}: {name} is {value}, not the number of a token; correct it")
             if (name, token) != ("pad_token_id", -1):  # some models without padding say -1
                 yield f"{file}'s {name}", token
 
