@@ -78,8 +78,7 @@ def ask(lm: LM, task: ListedTask, chat: ChatFormat, limit: int | None) -> TaskAn
 def ask_all(
     tasks: Sequence[ListedTask], kept: Path, chat: ChatFormat, limit: int | None, open_model: Callable[[], LM]
 ) -> dict[str, TaskAnswers]:
-    """A model's responses in each task, by name. `kept` is the folder of finished tasks; the model is opened for the
-    first task that is not in it. A damaged file does not count."""
+    """A model's responses in each task, by name; the model is opened for the first that `kept` lacks or has damaged."""
     answered: dict[str, TaskAnswers] = {}
     lm: LM | None = None
     for task in tasks:

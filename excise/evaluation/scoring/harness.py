@@ -5,6 +5,7 @@ import re
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -35,8 +36,7 @@ DRIFT_METRICS = {
     "top1_agreement": Metric(aggregation="ratio", higher_is_better=True),
     "perplexity_ratio": Metric(aggregation="exp_ratio", higher_is_better=False),
 }
-"""KL(base‖edited) of the first token in nats; the same per token of the whole answer; the share of its tokens where
-both models predict the same one; perplexity of the answer, edited over base."""
+"""KL(base‖edited) in nats, of the first or per token of the answer; agreement; perplexity, edited over base."""
 
 T = TypeVar("T")
 Raw = dict[str, Any]
@@ -74,7 +74,6 @@ class Replay(Recording):
         super().__init__(tokenizer, chat)
         self._side, self._file = side, responses_file(side, task)
         self._said: dict[str, list[Any]] = {}
-        """Of each request, what was said each time that it was asked."""
         responses = read_lines(Response, self._file)
         if len(responses) != count:
             raise unreadable(self._file, f"holds {len(responses)} responses, but answers.json counts {count or 0}")
@@ -120,7 +119,11 @@ def score(lm: LM, task: ListedTask, chat: ChatFormat, limit: int | None) -> Scor
         for name, part in task.parts.items()
         for sample in _samples(part, evaluated["samples"][name], f"{name}/" if len(parts) > 1 else "")
     ]
-    values = {_metric_name(key, results): float(value) for key, value in results.items() if _is_metric(key, value)}
+    values = {
+        _metric_name(key, results): float(value)
+        for key, value in results.items()
+        if "," in key and "_stderr," not in key and type(value) is not bool and isinstance(value, float | int)
+    }
     better = evaluated["higher_is_better"].get(task.name, {})
     described = {
         name: Metric(aggregation=_aggregation(name, value, samples, parts), higher_is_better=_own(better, name))
@@ -141,10 +144,6 @@ def drift_values(samples: Sequence[Sample]) -> dict[str, float]:
         for name, metric in DRIFT_METRICS.items()
         if samples and metric.aggregation is not None
     }
-
-
-def _is_metric(key: str, value: Any) -> bool:
-    return "," in key and "_stderr," not in key and isinstance(value, float | int) and not isinstance(value, bool)
 
 
 def _metric_name(key: str, keys: Any) -> str:
@@ -205,10 +204,7 @@ def _numbers(value: Any) -> float | list[float]:
 
 def _aggregation(name: str, value: float, samples: Sequence[Sample], tasks: Sequence[Task]) -> Aggregation | None:
     """How the value is computed from the samples; None if that is unknown or gives another number."""
-
-    def is_value(number: float) -> bool:
-        return math.isclose(number, value, rel_tol=1e-9, abs_tol=1e-12)
-
+    is_value = partial(math.isclose, value, rel_tol=1e-9, abs_tol=1e-12)
     per_sample = [sample.metrics.get(name, []) for sample in samples]
     if [] in per_sample:
         return None
