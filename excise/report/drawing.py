@@ -74,8 +74,7 @@ def draw_gate(gate: GateVerdict) -> Drawing | None:
 
 
 def axes(rows: list[Comparison]) -> dict[str, Axis]:
-    """The axis of each row of one table, symmetric around 0. Rates share one, so that they can be compared; each other
-    metric has its own unit and axis."""
+    """The axis of each row of one table, symmetric around 0; rates share one, so that they can be compared."""
     reach = {
         row.metric: max(abs(row.difference_interval.low), abs(row.difference_interval.high))
         for row in rows

@@ -1,6 +1,5 @@
-"""`report.html`: all evidence on one page that loads nothing else. Whatever a model wrote is only text on it: the
-template escapes it, `inert` spells out characters that would act on the text around them, and the page's policy allows
-no script and no address."""
+"""`report.html`: all evidence. What a model wrote is only text on it: templates escape it, `inert` spells out
+characters that act on the text around them, and the page allows no script and no address."""
 
 import hashlib
 import re

@@ -19,8 +19,7 @@ RESULTS = Path("results")
 
 
 def read_report() -> Report:
-    """Read, compare, judge and draw it. Raises `StageError`: a file is missing or damaged, or the results of base and
-    edited model do not belong together."""
+    """Read, compare, judge and draw it. Raises `StageError`: files are missing, damaged, or do not belong together."""
     settings = read_settings(ReportSettings, ARTIFACTS / "params/report.json")
     base, ablated = read_side(RESULTS / "base"), read_side(RESULTS / "ablated")
     measured = measure_both(base, ablated)
