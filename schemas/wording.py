@@ -1,5 +1,4 @@
-"""What is wrong with a parameter file, in one line: the key, what was given, and what is allowed, which is read off the
-JSON Schema, so that no constraint of `schemas/params/` is worded twice."""
+"""What is wrong with a parameter file, in one line; what is allowed is read off the JSON Schema."""
 
 from typing import Any
 

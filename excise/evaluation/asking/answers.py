@@ -26,8 +26,6 @@ Side = Literal["base", "ablated"]
 
 
 class TaskAnswers(Document):
-    """A model's responses in one task."""
-
     model_config = ConfigDict(ser_json_inf_nan="constants")
 
     responses: list[Response]
