@@ -81,7 +81,7 @@ class RouterReading(Document):
     share: float | None = Field(description="of the difference of mean logits, due to the direction; null without one")
     distance: float = Field(description="Jensen-Shannon distance between use on harmful and harmless prompts, 0 to 1")
     changed: float | None
-    """share of experts chosen on harmful prompts, but not without the direction in the router's input; null as above"""
+    """share of those chosen on harmful prompts, not without the direction in the router's input; null like `share`"""
     harmful_use: list[int] = Field(description="number of harmful prompts that each expert is chosen on")
     harmless_use: list[int]
     log_odds: list[float] = Field(description="of each expert's use, harmful against harmless prompts")

@@ -65,8 +65,6 @@ class TaskChanges(Document):
 
 
 class GateVerdict(Document):
-    """One gate of params.yaml, judged."""
-
     metric: str
     bound: str = Field(description="the name of its limit in params.yaml")
     limit: float

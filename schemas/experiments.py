@@ -91,7 +91,6 @@ class Experiments(Section):
         return self
 
     def full_name(self, group: Group, experiment: Experiment) -> str:
-        """DVC's name for an experiment."""
         return f"{self.name}-{group.name}-{experiment.name}"
 
 

@@ -65,7 +65,6 @@ class Room:
             raise WrongValue(message, name, *key) from None
 
     def name_of(self, extension: Extension) -> str:
-        """How params.yaml names an extension."""
         return _NAMES.get(type(extension), type(extension).__module__.rpartition(".")[2])
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:

@@ -75,13 +75,11 @@ def resolve(node: dict[str, Any], document: dict[str, Any]) -> dict[str, Any]:
 
 
 def choices(node: dict[str, Any]) -> list[str]:
-    """The names that a node enumerates."""
     options = [node, *node.get("anyOf", ())]
     return [choice for option in options for choice in option.get("enum", ())]
 
 
 def allowed(node: dict[str, Any], document: dict[str, Any]) -> str:
-    """What a node allows, in words."""
     node = resolve(node, document)
     if "anyOf" in node:
         return " or ".join(allowed(option, document) for option in node["anyOf"])

@@ -101,8 +101,6 @@ DRIFT = {
 
 @dataclass(frozen=True)
 class Conclusion:
-    """One statement, with its evidence."""
-
     kind: Kind
     tone: Tone
     rows: tuple[Comparison, ...]

@@ -26,8 +26,6 @@ class Axis:
 
 @dataclass(frozen=True)
 class Drawing:
-    """An interval on its axis."""
-
     axis: Axis
     low: float
     high: float
@@ -106,7 +104,6 @@ def _draw(
     limit: float | None = None,
     above: bool = False,
 ) -> Drawing:
-    """An interval on its axis; a gate allows values above its limit, or below."""
     allowed = None
     if limit is not None:
         border = axis.position(limit)

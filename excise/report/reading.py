@@ -7,14 +7,13 @@ from excise.comparison.gates import judge_gates
 from excise.plumbing.files import read_document
 from excise.report.findings import Report
 from excise.report.pictures import draw
-from schemas.basis.document import read_settings
+from schemas.basis.document import ARTIFACTS, read_settings
 from schemas.diagnosis import Diagnosis
 from schemas.directions import DirectionStatistics
 from schemas.model import ModelManifest
 from schemas.params.gates import ReportSettings
 from schemas.simulation import Simulation
 
-ARTIFACTS = Path("artifacts")
 RESULTS = Path("results")
 
 

@@ -34,7 +34,6 @@ VERDICTS = {"pass": "pass", "warn": "inconclusive", "fail": "fail"}
 
 
 def headline(gates: GateVerdicts) -> str:
-    """The verdict on all gates."""
     if not gates.gates:
         return "No gates"
     return {"pass": "All gates pass", "warn": "Inconclusive", "fail": "A gate fails"}[gates.verdict]

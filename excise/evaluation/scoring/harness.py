@@ -91,8 +91,6 @@ class Replay(Recording):
 
 @dataclass(frozen=True)
 class Scored:
-    """The results of one task."""
-
     samples: list[Sample]
     values: dict[str, float]
     """By metric."""
@@ -185,7 +183,6 @@ def _samples(task: Task, logged: Sequence[Raw], prefix: str) -> Iterator[Sample]
 
 
 def _response(task: Task, raw: Raw) -> str:
-    """The whole generated text, or the most likely choice."""
     if task.OUTPUT_TYPE == "generate_until":
         return str(raw["resps"][0][0])
     if task.OUTPUT_TYPE == "multiple_choice":
@@ -221,7 +218,6 @@ def _aggregation(name: str, value: float, samples: Sequence[Sample], tasks: Sequ
 
 
 def _resampled_only(sample: Sample, described: dict[str, Metric]) -> Sample:
-    """The sample with only those numbers that are resampled."""
     kept: dict[str, float | list[float]] = {}
     for name, metric in described.items():
         value = sample.metrics.get(name)
