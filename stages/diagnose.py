@@ -1,5 +1,4 @@
-"""Stage diagnose: base model and directions → what writes and reads refusal, and which edit to try; no weight
-changes."""
+"""Stage diagnose: base model and directions → what writes and reads refusal, and which edit to try; edits nothing."""
 
 from excise.checkpoint.base_model import BaseModel
 from excise.diagnosis.explanation import STEPS, explain
