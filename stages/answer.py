@@ -92,7 +92,7 @@ def arithmetic(side: Side, settings: Answer) -> tuple[Dtype, int]:
 
 
 def measure_drift(side: Side, model: PreTrainedModel, tokenizer: Any, chat: ChatFormat, batch_size: int) -> None:
-    """Write the base's answers and predictions, or the edited model's drift. Raises `StageError`: NaN or infinite values."""
+    """Write base answers and predictions, or the edited model's drift. Raises `StageError`: logits are not finite."""
     drift_prompts = read_prompts("drift")[:MOST_DRIFT_PROMPTS]
     prompts = tokenize(tokenizer, drift_prompts, chat)
     if side == "base":
