@@ -1,5 +1,4 @@
-"""`python -m excise COMMAND`: everything that people and workflows call, except stages. Each command is a function:
-`--help` shows its docstring, and its parameters are its arguments. It imports only what it needs, when it runs."""
+"""`python -m excise COMMAND`: each is a function whose docstring is its help, and which imports only what it needs."""
 
 import argparse
 import sys

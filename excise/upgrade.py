@@ -1,7 +1,6 @@
-"""`python -m excise upgrade`: continue a project that an earlier version recorded. That trained in `prepare`, estimated
-in `measure` and generated in `evaluate`. The organism, activations and answers take long to make, so they are copied to
-where this version keeps them and accepted by `dvc commit`; `dvc repro` makes the rest. Stages whose settings changed
-since run again."""
+"""`python -m excise upgrade`: continue a project of an earlier version, which trained in `prepare`, estimated in
+`measure` and generated in `evaluate`. What takes long to make is copied to where this version keeps it and accepted by
+`dvc commit`; `dvc repro` makes the rest, and stages whose settings changed since."""
 
 import filecmp
 import json

@@ -59,8 +59,6 @@ class RoleEffect(Document):
 
 
 class ExpertEffect(Document):
-    """One routed expert of one layer."""
-
     layer: int
     expert: int
     difference: float
@@ -83,8 +81,7 @@ class RouterReading(Document):
     share: float | None = Field(description="of the difference of mean logits, due to the direction; null without one")
     distance: float = Field(description="Jensen-Shannon distance between use on harmful and harmless prompts, 0 to 1")
     changed: float | None
-    """share of experts chosen on harmful prompts that are not chosen without the direction in the router's input; null,
-    like `share`, if its norm does not allow removing the direction"""
+    """share of those chosen on harmful prompts, not without the direction in the router's input; null like `share`"""
     harmful_use: list[int] = Field(description="number of harmful prompts that each expert is chosen on")
     harmless_use: list[int]
     log_odds: list[float] = Field(description="of each expert's use, harmful against harmless prompts")
@@ -119,8 +116,6 @@ class Recommendation(Document):
 
 
 class Diagnosis(Document):
-    """`artifacts/diagnosis.json`."""
-
     measurement: int
     """whose direction is explained: removing it everywhere removes the most refusal; of several, at the lowest KL"""
     harmful_prompts: int

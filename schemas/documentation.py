@@ -1,5 +1,4 @@
-"""What people and editors read about params.yaml, made from `schemas/params/`: `python -m excise schema` writes
-`schemas/params.schema.json` and `docs/params.md`."""
+"""What people and editors read about params.yaml; `python -m excise schema` writes it."""
 
 import json
 import re
@@ -38,8 +37,7 @@ def write_documentation() -> None:
 
 
 def reference(schema: dict[str, Any]) -> str:
-    """The text of docs/params.md: a table for each section, each mapping that several keys take, and each room of
-    extensions."""
+    """The text of docs/params.md: a table for each section, each shared mapping, and each room of extensions."""
     parts = [_INTRODUCTION]
     for key, section in schema["properties"].items():
         parts.append(_table(f"`{key}`", section["description"], _rows(schema, key, section)))

@@ -20,8 +20,7 @@ class Projection(Document):
     experts: list[int] | None = Field(description="which matrices along the first axis; null for all")
     norms: list[str] = Field(description="the weights of the norms between the tensor and the stream, in order")
     left: float | None = None
-    """share of what the tensor writes along the direction, through these norms, that `through_norm: ignore` leaves;
-    null if the edit takes the norms into account, or there are none"""
+    """share of what it writes along the direction that `through_norm: ignore` leaves; null if there is none"""
 
 
 class BiasShift(Document):

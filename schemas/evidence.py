@@ -8,8 +8,7 @@ from schemas.basis.document import Document
 from schemas.results import Verdict
 
 UNJUDGED = 0.9
-"""If this share of a model's answers is degenerate, nothing was judged: at most a tenth could be refusals, less than
-gates usually allow, so a gate would pass whatever the other answers say."""
+"""If this share of answers is degenerate, the others are fewer than gates usually allow, and nothing was judged."""
 
 Outcome = Literal["pass", "warn", "fail"]
 """Of a gate. Warn: inconclusive, which params.yaml accepts."""
@@ -46,8 +45,6 @@ class Comparisons(Document):
 
 
 class ChangedSample(Document):
-    """One sample whose metrics the edit changed."""
-
     id: str
     prompt: str
     base: str = Field(description="the base's answer")
@@ -68,8 +65,6 @@ class TaskChanges(Document):
 
 
 class GateVerdict(Document):
-    """One gate of params.yaml, judged."""
-
     metric: str
     bound: str = Field(description="the name of its limit in params.yaml")
     limit: float

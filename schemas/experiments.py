@@ -1,9 +1,6 @@
-"""A file of experiments: named overrides of params.yaml in groups, and the tables of their metrics.
-
-DVC reads overrides by Hydra's grammar and OmegaConf's rules: a mapping is merged, a list is replaced, a key that the
-file lacks needs `++`, and quoted text stays text. `applied` does to a document what DVC does to the file, so that the
-result is checked before DVC runs.
-"""
+"""A file of experiments: named overrides of params.yaml in groups, and the tables of their metrics. DVC reads overrides
+by Hydra's grammar and OmegaConf's rules: a mapping is merged, a list is replaced, a key that the file lacks needs `++`,
+and quoted text stays text. `applied` does the same, so that the result is checked before DVC runs."""
 
 import copy
 import json
@@ -94,7 +91,6 @@ class Experiments(Section):
         return self
 
     def full_name(self, group: Group, experiment: Experiment) -> str:
-        """DVC's name for an experiment."""
         return f"{self.name}-{group.name}-{experiment.name}"
 
 
@@ -110,8 +106,7 @@ class Planned:
 
 
 def load(path: Path, params: Path) -> tuple[Experiments, list[list[Planned]]]:
-    """The file, and the planned experiments of each group, which override the params.yaml `params`. The parameters of
-    each are validated as a whole. Raises `ParamsError`: either file, or an experiment's parameters, are wrong."""
+    """The file, and the planned experiments of each group. Raises `ParamsError`: it or what it makes is wrong."""
     name = str(path)
     experiments = validated(Experiments, plain_yaml.parse_mapping(plain_yaml.read_text(path, name), name), name)
     overridden = plain_yaml.parse_mapping(plain_yaml.read_text(params, params.name), params.name)
@@ -167,8 +162,8 @@ def combined(overrides: Sequence[Override]) -> list[Override]:
 
 
 def applied(document: Mapping[str, Any], overrides: Sequence[Override]) -> tuple[dict[str, Any], list[str]]:
-    """The document with its overrides, and those that change it as `-S` takes them. Raises `WrongValue`: an override
-    names an item that a list does not have, or cannot be written for DVC."""
+    """The document with its overrides, and those that change it as `-S` takes them. Raises `WrongValue`: one names an
+    item that a list does not have, or cannot be written for DVC."""
     changed: dict[str, Any] = copy.deepcopy(dict(document))
     arguments = []
     for key, value in overrides:

@@ -1,6 +1,5 @@
-"""Extensions: classes that params.yaml chooses by name, such as a judge. Each is one file of its room; the name of the
-file is its name in params.yaml, and the fields of the class are its parameters. Another package adds one through an
-entry point whose group is the room, such as `excise.judges`, if requirements-compute.lock pins that package."""
+"""Extensions: classes that params.yaml chooses by the name of their file, such as a judge. Another package adds one
+through an entry point whose group is the room, such as `excise.judges`, if requirements-compute.lock pins it."""
 
 import importlib
 import pkgutil
@@ -28,8 +27,7 @@ class Extension(Section):
 
 @dataclass(frozen=True)
 class Room:
-    """A package whose modules are extensions. As the annotation of a field, it reads a name, or a mapping from one name
-    to its parameters, as an extension; one without parameters is written as its name."""
+    """A package of extensions; as a field's annotation it reads a name, or `{name: {parameter: value}}`."""
 
     package: str
 
@@ -67,7 +65,6 @@ class Room:
             raise WrongValue(message, name, *key) from None
 
     def name_of(self, extension: Extension) -> str:
-        """How params.yaml names an extension."""
         return _NAMES.get(type(extension), type(extension).__module__.rpartition(".")[2])
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:

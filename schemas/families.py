@@ -1,5 +1,4 @@
-"""The known layouts by model type: the YAML files in `architectures/`. Only `prepare` reads them, and writes
-`artifacts/layout.json`, so that a new family reruns nobody's model."""
+"""The known layouts, from `architectures/`. Only `prepare` reads them, so that a new one reruns nobody's model."""
 
 import functools
 import json

@@ -26,8 +26,6 @@ class StageChange(Document):
 
 
 class LockChanges(Document):
-    """How two versions of dvc.lock differ."""
-
     stages: list[StageChange] = Field(description="in the head's order, those that are gone last")
     same: int = Field(description="how many stages have the same entry in both")
 

@@ -40,8 +40,7 @@ class _Tensor(Document):
     bias: str | None = Field(default=None, description="name within the layer; may be absent from a checkpoint")
     axes: Axes = Field(default="out in", description="the order of the stored axes, which no shape decides")
     module: str | None = None
-    """name within the layer of the module in memory that holds it, if it differs from the weight's: a writer's module
-    returns what is added to the stream, and a reader's receives what is read from it"""
+    """module in memory within the layer, if not the weight's, whose output is written or whose input is read"""
 
     @property
     def in_memory(self) -> str:
@@ -135,8 +134,7 @@ class Layout(Document):
     spare: tuple[str, ...] = Field(default=(), description="prefixes of unused layers, which are copied")
 
     def in_memory(self) -> Self:
-        """The same tensors under their names in memory, which a checkpoint saved by transformers may have too: all
-        routed experts of a layer are one tensor, `[experts, out, in]`."""
+        """The same tensors as named in memory, where all routed experts of a layer are one: `[experts, out, in]`."""
         sublayers = {name: tuple(map(Variant.in_memory, variants)) for name, variants in self.sublayers.items()}
         return self.model_copy(update={"sublayers": sublayers})
 

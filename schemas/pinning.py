@@ -1,5 +1,4 @@
-"""Writing a Hub model's id and commit into the text of params.yaml without changing anything else: they are put where
-YAML's marks say, and the result is read again to prove that only they changed."""
+"""Writes a Hub model's id and commit into params.yaml where YAML's marks say, and proves that only they changed."""
 
 import contextlib
 import re
@@ -17,8 +16,7 @@ _END_OF_LINE = re.compile(r"\r?\n|\Z")
 
 
 def pinned(text: str, source: str, revision: str, name: str = "params.yaml") -> str:
-    """The text with `model.source` and `model.revision`, which are added if it lacks them. Raises `ParamsError`: it is
-    not YAML, is written in a way that cannot be edited here, or would not be valid."""
+    """The text with `model.source` and `model.revision`. Raises `ParamsError`: it cannot be edited or is invalid."""
     values = {"source": source, "revision": revision}
     document = plain_yaml.parse_mapping(text, name)
     section = document.get(_SECTION)
@@ -56,8 +54,7 @@ def _edited(text: str, values: dict[str, str]) -> str:
 
 
 def _with_values(text: str, section: MappingNode, values: dict[str, str], newline: str) -> str:
-    """The text with these values in a section that is not empty. Missing keys come first, or `revision` after
-    `source`."""
+    """A section that is not empty with these values; missing keys come first, or `revision` after `source`."""
     pairs = _pairs(section)
     first = section.value[0][0].start_mark
     separator = ", " if section.flow_style else newline + " " * first.column

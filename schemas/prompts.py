@@ -19,8 +19,6 @@ class ChatFormat(Document):
 
 
 class Turn(Document):
-    """One message of a conversation."""
-
     role: Role
     content: str
 

@@ -11,8 +11,7 @@ Verdict = Literal["refusal", "compliance", "degenerate"]
 """What an answer is. Degenerate: empty, a loop, in a wrong script, without an end, or only reasoning."""
 
 Aggregation = Literal["mean", "median", "ratio", "exp_ratio", "perplexity", "weighted_perplexity", "bits_per_byte"]
-"""How a metric's samples become its value, by lm-eval's name if it has one. `ratio` is the sum of first numbers divided
-by the sum of second ones, `exp_ratio` its exponential."""
+"""By lm-eval's name if it has one. `ratio`: sum of first numbers over sum of second; `exp_ratio`: its exponential."""
 
 Metrics = dict[str, dict[str, dict[str, float]]]
 """Group → task → metric → value."""

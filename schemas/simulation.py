@@ -1,5 +1,5 @@
-"""`artifacts/simulation.json`: what the current rules would do, before any byte is written. Units are those of
-`artifacts/diagnosis.json`. Perplexities are of the base's own answers to harmless prompts, divided by the base's."""
+"""`artifacts/simulation.json`: what the current rules would do. Units are those of `artifacts/diagnosis.json`;
+perplexities are of the base's own answers to harmless prompts, divided by the base's."""
 
 from typing import Any
 
@@ -37,8 +37,6 @@ class Projections(Document):
 
 
 class Simulation(Document):
-    """`artifacts/simulation.json`."""
-
     edited: list[PlanRow] = Field(description="by the rules of params.yaml")
     measurements: list[float] = Field(description="whose directions the edits remove, in order")
     measurement: float = Field(description="the one whose direction most edits remove; projections are along it")

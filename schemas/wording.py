@@ -1,5 +1,4 @@
-"""What is wrong with a parameter file, in one line: the key, what was given, and what is allowed, which is read off the
-JSON Schema, so that no constraint of `schemas/params/` is worded twice."""
+"""What is wrong with a parameter file, in one line; what is allowed is read off the JSON Schema."""
 
 from typing import Any
 
@@ -76,13 +75,11 @@ def resolve(node: dict[str, Any], document: dict[str, Any]) -> dict[str, Any]:
 
 
 def choices(node: dict[str, Any]) -> list[str]:
-    """The names that a node enumerates."""
     options = [node, *node.get("anyOf", ())]
     return [choice for option in options for choice in option.get("enum", ())]
 
 
 def allowed(node: dict[str, Any], document: dict[str, Any]) -> str:
-    """What a node allows, in words."""
     node = resolve(node, document)
     if "anyOf" in node:
         return " or ".join(allowed(option, document) for option in node["anyOf"])

@@ -73,8 +73,7 @@ def main() -> None:
 
 
 def check_descriptions(tasks: list[ListedTask], tokenizer: Any, chat: ChatFormat) -> None:
-    """Raises `StageError` before the model is loaded: a task has a description, which lm-eval sends as a system
-    message, and the chat template does not accept one."""
+    """Raises `StageError`: a task has a description, and the chat template accepts no system message."""
     if described := [
         task.name for task in tasks if any(part.get_config("description") for part in task.parts.values())
     ]:
@@ -93,8 +92,7 @@ def arithmetic(side: Side, settings: Answer) -> tuple[Dtype, int]:
 
 
 def measure_drift(side: Side, model: PreTrainedModel, tokenizer: Any, chat: ChatFormat, batch_size: int) -> None:
-    """Write the base's answers to harmless prompts and its predictions, or the edited model's drift from these. Raises
-    `StageError`: the model produces NaN or infinite logits."""
+    """Write base answers and predictions, or the edited model's drift. Raises `StageError`: logits are not finite."""
     drift_prompts = read_prompts("drift")[:MOST_DRIFT_PROMPTS]
     prompts = tokenize(tokenizer, drift_prompts, chat)
     if side == "base":

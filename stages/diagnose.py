@@ -1,7 +1,4 @@
-"""Stage diagnose: base model and directions → what writes refusal, what reads it, and which edit to try, from forward
-passes over held-out prompts; no weight is changed."""
-
-from pathlib import Path
+"""Stage diagnose: base model and directions → what writes and reads refusal, and which edit to try; edits nothing."""
 
 from excise.checkpoint.base_model import BaseModel
 from excise.diagnosis.explanation import STEPS, explain
@@ -15,10 +12,8 @@ from excise.plumbing.progress import progress
 from excise.prompts.chats import read_format, read_prompts, tokenize
 from excise.trials.bench import Bench
 from excise.trials.refusal import Questions
-from schemas.basis.document import read_settings
+from schemas.basis.document import ARTIFACTS, read_settings
 from schemas.params.ablate import EditMethod
-
-ARTIFACTS = Path("artifacts")
 
 
 def main() -> None:

@@ -1,7 +1,5 @@
 """Stage directions: activations → the refusal direction of each measurement, and its statistics. No forward pass."""
 
-from pathlib import Path
-
 import torch
 from safetensors.torch import save
 
@@ -10,10 +8,8 @@ from excise.checkpoint.weights import read_tensors
 from excise.plumbing.errors import run_stage
 from excise.plumbing.files import write_bytes, write_json
 from excise.residual.directions import describe, estimate, winsorize
-from schemas.basis.document import read_settings
+from schemas.basis.document import ARTIFACTS, read_settings
 from schemas.params.directions import Directions
-
-ARTIFACTS = Path("artifacts")
 
 
 def main() -> None:

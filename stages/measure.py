@@ -1,7 +1,5 @@
 """Stage measure: base model and prompts → activations at one token of each prompt, and the use of experts."""
 
-from pathlib import Path
-
 from safetensors.torch import save
 
 from excise.checkpoint.base_model import BaseModel
@@ -14,10 +12,8 @@ from excise.plumbing.progress import progress
 from excise.prompts.chats import read_format, read_prompts, tokenize
 from excise.residual.activations import collect_activations
 from excise.residual.experts import count_use, routed_experts
-from schemas.basis.document import read_settings
+from schemas.basis.document import ARTIFACTS, read_settings
 from schemas.params.measure import Measure
-
-ARTIFACTS = Path("artifacts")
 
 
 def main() -> None:

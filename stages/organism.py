@@ -1,6 +1,5 @@
-"""Stage organism: the built-in model, trained to refuse; for other base models, a folder without one. `models/base/` is
-kept through a rerun, and training starts only if parameters or recipe have changed: a model that was trained elsewhere
-keeps its bytes."""
+"""Stage organism: the built-in model, trained to refuse; for other base models, a folder without one. Training starts
+only if parameters or recipe have changed: a model that was trained elsewhere keeps its bytes."""
 
 import json
 from pathlib import Path

@@ -41,8 +41,7 @@ def main() -> None:
 
 
 def pin(model: Model, chat: ChatFormat, prompts: list[Prompt]) -> tuple[ModelManifest, ModelLayout]:
-    """The base model's manifest and layout; a Hub model is fetched for them. Raises `StageError`: it cannot be fetched,
-    or cannot be measured, edited or judged by these prompts."""
+    """The base model's manifest and layout. Raises `StageError`: it cannot be fetched, or used with these prompts."""
     if model.revision is not None:
         from excise.checkpoint.snapshots import fetch, fetch_description, read_headers  # slow to import
 

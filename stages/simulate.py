@@ -1,7 +1,4 @@
-"""Stage simulate: base model, directions and rules → what these rules would do, from four passes over held-out prompts
-and the base's own answers to some of them; no weight is changed."""
-
-from pathlib import Path
+"""Stage simulate: base model, directions and rules → what these rules would do, without changing a weight."""
 
 from excise.checkpoint.base_model import BaseModel
 from excise.diagnosis.current_rules import SCALES, simulate
@@ -17,10 +14,8 @@ from excise.plumbing.machine import placement
 from excise.plumbing.progress import progress
 from excise.prompts.chats import read_format, read_prompts, tokenize
 from excise.trials.perplexity import PROMPTS, OwnAnswers
-from schemas.basis.document import read_settings
+from schemas.basis.document import ARTIFACTS, read_settings
 from schemas.params.ablate import Ablate
-
-ARTIFACTS = Path("artifacts")
 
 
 def main() -> None:

@@ -77,7 +77,8 @@ class PairedMetric:
             return None
         if self.yes_no:
             return partial(rate_interval, values[:, 0], self.clusters, confidence)
-        if self.described.aggregation == "ratio" and _counts(values):
+        counts = bool(((values == np.rint(values)) & (values >= 0)).all())
+        if self.described.aggregation == "ratio" and counts and (values[:, 0] <= values[:, 1]).all():
             # A sample with a of b is b yes/no values, a of them yes, which share its cluster.
             yes, of = values.astype(int).T
             expanded = np.repeat(np.tile([1.0, 0.0], len(of)), np.stack([yes, of - yes], axis=1).ravel())
@@ -107,10 +108,6 @@ class PairedMetric:
     def _value(self) -> Callable[[Values], Any]:
         assert self.described.aggregation is not None  # otherwise there are no values
         return AGGREGATIONS[self.described.aggregation]
-
-
-def _counts(values: Values) -> bool:
-    return bool((values == np.rint(values)).all() and (values[:, 0] <= values[:, 1]).all() and (values >= 0).all())
 
 
 def measure_both(base: Side, ablated: Side) -> list[PairedMetric]:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from functools import partial
+from typing import get_args
 
 from excise.comparison.comparison import PairedMetric
 from excise.comparison.intervals import samples_needed
@@ -10,19 +11,16 @@ from excise.comparison.limits import Limit
 from schemas.evidence import UNJUDGED, GateVerdict, GateVerdicts, Interval, Outcome
 from schemas.params.gates import LIMITS, Gate
 
-_BADNESS: tuple[Outcome, ...] = ("pass", "warn", "fail")
-
 ROUNDING = 1e-9
 """Tolerance, because a drop from 1 to 0.98 is slightly more than 0.02 in binary."""
 
 
 def judge_gates(gates: Sequence[Gate], metrics: Sequence[PairedMetric]) -> GateVerdicts:
     """The verdict of each gate, and the worst of them. A gate passes if its whole interval keeps the limit, fails if
-    the whole interval breaks it, and is inconclusive otherwise. It also fails if its metric was not measured or is not
-    a finite number, or if it is a rate of verdicts but hardly any answer could be judged."""
+    all of it breaks it or the number means nothing (`_judge`, `_unjudged`), and is inconclusive otherwise."""
     by_name = {metric.name: metric for metric in metrics}
     verdicts = [_judge(gate, by_name) for gate in gates]
-    worst: Outcome = max((verdict.verdict for verdict in verdicts), key=_BADNESS.index, default="pass")
+    worst: Outcome = max((verdict.verdict for verdict in verdicts), key=get_args(Outcome).index, default="pass")
     return GateVerdicts(verdict=worst, gates=verdicts)
 
 

@@ -1,13 +1,10 @@
 """Confidence intervals of rates, paired differences and other metrics; docs/statistics.md says what they cover.
 
-Pure: numbers in, numbers out. Samples of one cluster (the five wordings of one item) are not independent. A yes/no
-metric is therefore judged at its effective size, which is the number of samples over their design effect (Kish 1965,
-Survey Sampling), as in Korn and Graubard 1998 (Survey Methodology 24:193); other metrics resample whole clusters.
-
-Values of yes/no metrics are ``[samples]``, each 0 or 1; clusters are ``[samples]`` integers; confidence is a share such
-as 0.95; `times` assumes a multiple of the samples with the same rates and design effect. `ValueError` is raised for no
-samples, different numbers of samples, or other values.
-"""
+Samples of one cluster (wordings of one item) are not independent. A yes/no metric is therefore judged at its effective
+size, the number of samples over their design effect (Kish 1965, Survey Sampling), as in Korn and Graubard 1998 (Survey
+Methodology 24:193); other metrics resample whole clusters. Values of yes/no metrics are ``[samples]``, each 0 or 1;
+clusters are ``[samples]`` integers; `times` assumes a multiple of the samples with the same rates and design effect.
+`ValueError` is raised for no samples, different numbers of samples, or other values."""
 
 import math
 import warnings
@@ -41,12 +38,9 @@ def rate_interval(values: ArrayLike, clusters: ArrayLike, confidence: float, tim
 def paired_interval(
     base: ArrayLike, edited: ArrayLike, clusters: ArrayLike, confidence: float, times: float = 1.0
 ) -> Interval:
-    """The interval of the difference, edited minus base, of a yes/no metric: Tango's at the effective size.
-
-    If nearly all samples changed the same way, Tango's interval is too short at its outer end, as Wilson's is near 0
-    and 1. Therefore, if more than half gained (or lost), that end is at least as far out as the Clopper-Pearson
-    intervals of the shares gained and lost allow.
-    """
+    """The interval of the difference, edited minus base, of a yes/no metric: Tango's at the effective size. If more
+    than half of the samples gained (or lost), its outer end would be too near, as Wilson's is near 0 and 1; it is then
+    at least as far out as the Clopper-Pearson intervals of the shares gained and lost allow."""
     before, after = _answers(base), _answers(edited)
     if len(before) != len(after):
         raise ValueError(f"{len(before)} samples of the base cannot be paired with {len(after)} of the edited model")
@@ -63,15 +57,10 @@ def paired_interval(
 
 
 def design_effect(values: ArrayLike, clusters: ArrayLike) -> float:
-    """The variance of a mean of clustered values over that of as many independent ones; at least 1.
-
-    If hardly any value differs, there is nothing to estimate it from. Therefore one cluster of the size-weighted mean
-    size that moved as a whole is added. Without any difference the effective size is then the number of clusters, and
-    with much data the estimate is the usual one.
-
-    Args:
-        values: ``[samples]``: 0 and 1 for a rate; -1, 0 and 1 for a paired difference.
-    """
+    """The variance of a mean of clustered values (0 and 1, or differences of -1, 0 and 1) over that of as many
+    independent ones; at least 1. One cluster of the size-weighted mean size that moved as a whole is added, because
+    otherwise, if hardly any value differs, there is nothing to estimate it from. Without any difference the effective
+    size is then the number of clusters, and with much data the estimate is the usual one."""
     numbers = np.asarray(values, dtype=np.float64)
     inverse, sizes = _clusters(clusters, len(numbers))
     mean, size = numbers.mean(), float(sizes @ sizes) / len(numbers)
@@ -82,13 +71,8 @@ def design_effect(values: ArrayLike, clusters: ArrayLike) -> float:
 
 
 def tango(gained: float, lost: float, samples: float, confidence: float) -> Interval:
-    """The paired score interval of Tango 1998 (Statistics in Medicine 17:891): the share gained minus the share lost.
-
-    Args:
-        gained: samples that changed from no to yes; may be a fraction, like all counts here.
-        lost: samples that changed from yes to no.
-        samples: all samples, including unchanged ones.
-    """
+    """The paired score interval of Tango 1998 (Statistics in Medicine 17:891): the share of samples that changed from
+    no to yes (`gained`) minus that of samples that changed from yes to no (`lost`); counts may be fractions."""
     z = float(ndtri((1 + confidence) / 2))
     # By symmetry the lower end is the upper one with the models swapped.
     return Interval(low=-_tango_upper(lost, gained, samples, z), high=_tango_upper(gained, lost, samples, z))
@@ -123,21 +107,13 @@ def clopper_pearson(yes: float, samples: float, confidence: float) -> Interval:
 def bootstrap_interval(
     statistic: Callable[[Array], float], values: ArrayLike, clusters: ArrayLike, confidence: float
 ) -> Interval:
-    """The bias-corrected and accelerated bootstrap interval (Efron 1987, JASA 82:171) of any metric.
+    """The bias-corrected and accelerated bootstrap interval (Efron 1987, JASA 82:171) of any metric, which contains it.
 
-    Whole clusters are drawn. A bootstrap of few clusters is too narrow, as the normal distribution is narrower than
-    Student's and a sample's variance smaller than its population's; the confidence is raised accordingly (Hesterberg
-    2015, The American Statistician 69:371). Random numbers are seeded, so equal samples give equal intervals.
-
-    Args:
-        statistic: maps ``[samples, k]`` to the metric; called once per resample, with all samples of the drawn
-            clusters. For a paired difference, columns hold base and edited values side by side.
-        values: ``[samples, k]``.
-
-    Returns:
-        An interval that contains the metric; (-inf, inf) if there are fewer than five clusters or the metric of some
-        resample is not finite.
-    """
+    `statistic` maps ``[samples, k]`` to the metric; it is called once per resample, with all samples of the drawn
+    clusters. The interval is (-inf, inf) if there are fewer than five clusters or some resample's metric is not finite.
+    A bootstrap of few clusters is too narrow, as the normal distribution is narrower than Student's and a sample's
+    variance smaller than its population's; the confidence is raised accordingly (Hesterberg 2015, The American
+    Statistician 69:371). Random numbers are seeded."""
     unknown = Interval(low=-math.inf, high=math.inf)
     table = np.asarray(values, dtype=np.float64)
     inverse, sizes = _clusters(clusters, len(table))
@@ -182,8 +158,7 @@ def mcnemar(gained: int, lost: int) -> float:
 
 
 def samples_needed(decided: Callable[[float], bool], samples: int, most: int = 10_000_000) -> int | None:
-    """The number of samples that would decide, to within 1 %; None if ``most`` would not. `decided` says whether a
-    multiple of the `samples` would, and then so must more."""
+    """How many samples decide, to within 1 %; None if ``most`` do not. `decided` takes a multiple of `samples`."""
     if decided(1.0):
         return samples
     low, high = 1.0, most / samples

@@ -1,7 +1,7 @@
-"""The judge `api`: a language model behind an OpenAI-compatible endpoint, asked with a template. Address and key come
-only from the environment, because whoever can change params.yaml must not be able to send the key elsewhere. Verdicts
-are cached in `.excise/judge/`, so that nothing is asked twice."""
+"""The judge `api`: a language model behind an OpenAI-compatible endpoint. Address and key come only from the
+environment, because whoever can change params.yaml must not be able to send the key elsewhere."""
 
+import contextlib
 import email.utils
 import hashlib
 import json
@@ -47,19 +47,14 @@ _KEY = "OPENAI_API_KEY"
 _DEFAULT_ADDRESS = "https://api.openai.com/v1"
 
 _ATTEMPTS = 5
-_PAUSES = wait_exponential(multiplier=1)
-"""1 s, 2 s, 4 s … between attempts, unless the endpoint asks for another pause."""
-_LONGEST_PAUSE = 300.0
-"""Longest pause that an endpoint may ask for; beyond it, judging stops."""
+_PAUSES = wait_exponential(multiplier=1)  # 1 s, 2 s, 4 s …, unless the endpoint asks for another pause
+_LONGEST_PAUSE = 300.0  # that an endpoint may ask for, in seconds
 _TIMEOUT = 60.0
 _MOST_TOKENS = 16
-_DECORATION = " \n\"'`*."
-"""Characters that may surround a label."""
-
+_DECORATION = " \n\"'`*."  # may surround a label
 Body = dict[str, Any]
 
 _MALFORMED = (ValueError, LookupError, TypeError, RecursionError)
-"""Errors of reading a response in an unexpected format."""
 
 
 class Api(Judge):
@@ -88,7 +83,10 @@ class Api(Judge):
         def judge(answers: Sequence[tuple[str, str]]) -> list[Verdict]:
             bodies = [_body(self.model, fill_in(prompt, response)) for prompt, response in answers]
             files = [_cache_file(body) for body in bodies]
-            verdicts = {file: verdict for file in files if (verdict := _cached(file)) is not None}
+            verdicts: dict[Path, Verdict] = {}
+            for file in files:
+                with contextlib.suppress(Unreadable):
+                    verdicts[file] = read_document(_CachedVerdict, file).verdict
             missing = {file: body for file, body in zip(files, bodies, strict=True) if file not in verdicts}
             client = httpx2.Client(
                 headers={"Authorization": f"Bearer {key}"},
@@ -118,9 +116,8 @@ class Api(Judge):
 
 
 def question(template_file: str | None) -> Callable[[str, str], str]:
-    """A function from prompt and response to the text that is sent, by a template in `data/` or the built-in one. It
-    runs in jinja2's sandbox, because it comes with the data and not with the code. Raises `StageError`: the file is
-    missing, leads outside `data/`, or is not a template that shows the response."""
+    """Fills a template with a prompt and response, in jinja2's sandbox because it comes with the data. Raises
+    `StageError`: the file is missing, leads outside `data/`, or is not a template that shows the response."""
     path = BUILT_IN if template_file is None else Path(template_file)
     if not path.is_file():
         raise StageError(f"{_TEMPLATE}: {path} is missing; put the file there")
@@ -164,8 +161,6 @@ class _Failure(Exception):
 
 
 class _Endpoint:
-    """The judge's endpoint, for any number of threads."""
-
     def __init__(
         self, client: httpx2.Client, address: httpx2.URL, key: str, sleep: Callable[[float], None] | None
     ) -> None:
@@ -229,8 +224,6 @@ class _Endpoint:
 
 
 class _CachedVerdict(Document):
-    """One file of the cache."""
-
     model: str
     verdict: Verdict
 
@@ -248,13 +241,6 @@ def _body(model: str, text: str) -> Body:
 def _cache_file(body: Body) -> Path:
     """Named by the request, whatever the endpoint."""
     return CACHE / f"{hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()}.json"
-
-
-def _cached(file: Path) -> Verdict | None:
-    try:
-        return read_document(_CachedVerdict, file).verdict
-    except Unreadable:
-        return None
 
 
 def _next_pause(state: RetryCallState) -> float:

@@ -1,5 +1,4 @@
-"""The judge `keywords`: an answer is a refusal if it declines anywhere. The phrases that decline are data, in
-`phrases.yaml`."""
+"""The judge `keywords`: an answer is a refusal if it declines anywhere, by the phrases of `phrases.yaml`."""
 
 import functools
 import re
@@ -53,8 +52,6 @@ def _plain(text: str) -> str:
 
 @dataclass(frozen=True)
 class _Rule:
-    """One rule of the file."""
-
     phrases: Sequence[str] = ()
     first: Sequence[str] = ()
     between: Sequence[str] = ()

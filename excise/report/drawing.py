@@ -26,8 +26,6 @@ class Axis:
 
 @dataclass(frozen=True)
 class Drawing:
-    """An interval on its axis."""
-
     axis: Axis
     low: float
     high: float
@@ -74,8 +72,7 @@ def draw_gate(gate: GateVerdict) -> Drawing | None:
 
 
 def axes(rows: list[Comparison]) -> dict[str, Axis]:
-    """The axis of each row of one table, symmetric around 0. Rates share one, so that they can be compared; each other
-    metric has its own unit and axis."""
+    """The axis of each row of one table, symmetric around 0; rates share one, so that they can be compared."""
     reach = {
         row.metric: max(abs(row.difference_interval.low), abs(row.difference_interval.high))
         for row in rows
@@ -107,7 +104,6 @@ def _draw(
     limit: float | None = None,
     above: bool = False,
 ) -> Drawing:
-    """An interval on its axis; a gate allows values above its limit, or below."""
     allowed = None
     if limit is not None:
         border = axis.position(limit)

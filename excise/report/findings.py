@@ -19,17 +19,14 @@ T = TypeVar("T")
 
 MOST_ROWS = 8
 """Rows of a table about a large model; it says how many it leaves out, because a report must fit into a comment."""
-
 GROUPS = ("refusal", "over_refusal", "capability", "drift")
-"""What a report should measure."""
-
 NOTHING = 0.005
 """A smaller share is due to rounding."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a report is made of, except its provenance."""
+    """Everything except the provenance."""
 
     rows: list[Comparison]
     gates: GateVerdicts
@@ -184,8 +181,7 @@ def _layers(diagnosis: Diagnosis) -> list[tuple[int, float, float]]:
 
 
 def _left_by_norms(simulation: Simulation) -> float | None:
-    """The share of the difference covered by the rules that they leave at scale 1, because they ignore norms; None if
-    that is nothing."""
+    """The share of the covered difference that the rules leave at scale 1 by ignoring norms; None if it is nothing."""
     covered = simulation.difference - simulation.left_out
     left = next(row.direct for row in simulation.scales if row.scale == 1) - simulation.left_out
     return left / covered if covered and abs(left / covered) > NOTHING else None

@@ -22,7 +22,6 @@ WORDS = {
 
 
 def render_report(report: Report) -> str:
-    """The whole report in Markdown."""
     return render_part("report", report, folds=True)
 
 
@@ -48,7 +47,6 @@ def say(conclusion: Conclusion) -> str:
 
 
 def why(gates: GateVerdicts) -> str:
-    """One sentence on the reason for the verdict, as Markdown on one line."""
     return sentence("why", gates)
 
 

@@ -1,6 +1,5 @@
-"""`report.html`: all evidence on one page that loads nothing else. Whatever a model wrote is only text on it: the
-template escapes it, `inert` spells out characters that would act on the text around them, and the page's policy allows
-no script and no address."""
+"""`report.html`: all evidence. What a model wrote is only text on it: templates escape it, `inert` spells out
+characters that act on the text around them, and the page allows no script and no address."""
 
 import hashlib
 import re
@@ -22,7 +21,6 @@ from excise.report.findings import Report, as_yaml
 from excise.report.markdown import render_part, sentence, statements, why
 from excise.report.words import MOST_CHARACTERS, PAGES, VERDICTS, headline, inert, measured
 from schemas.evidence import Comparison, GateVerdicts, Provenance
-from schemas.model import ModelManifest
 
 
 def breakable(name: str) -> Markup:
@@ -33,6 +31,7 @@ def breakable(name: str) -> Markup:
 def render_page(report: Report, provenance: Provenance | None) -> str:
     """The report as one HTML file. Its provenance is None in a stage's output, which must not hold any."""
     reader = _markdown()
+    checksums = "".join(f"{file.sha256}  {file.path}\n" for file in report.manifest.files)  # as sha256sum prints them
 
     def inline(text: str) -> Markup:
         return Markup(reader.renderInline(text))
@@ -49,7 +48,7 @@ def render_page(report: Report, provenance: Provenance | None) -> str:
         drift=[row for row in report.rows if row.base is None],
         drift_note=inline(sentence("drift_note")),
         edit=as_yaml({"ablate": report.ablate.model_dump(mode="json")}),
-        manifest_sha256=_digest(report.manifest),
+        manifest_sha256=hashlib.sha256(checksums.encode()).hexdigest(),
         provenance=provenance,
         most_characters=MOST_CHARACTERS,
         verdicts=VERDICTS,
@@ -73,12 +72,6 @@ def _groups(rows: Sequence[Comparison], gates: GateVerdicts) -> list[tuple[str, 
         tasks = groupby(drawn, key=lambda pair: pair[0].metric.rpartition(".")[0])
         groups.append((group, [(task.partition(".")[2], list(pairs)) for task, pairs in tasks]))
     return groups
-
-
-def _digest(manifest: ModelManifest) -> str:
-    """The output of `sha256sum FILES | sha256sum` in the model's folder."""
-    lines = "".join(f"{file.sha256}  {file.path}\n" for file in manifest.files)
-    return hashlib.sha256(lines.encode()).hexdigest()
 
 
 def _markdown() -> MarkdownIt:

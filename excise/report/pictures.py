@@ -1,5 +1,4 @@
-"""The report's pictures as SVG: functions of documents only, always the same bytes. The colors suit color-blind readers
-(Okabe and Ito's palette, purple to orange, viridis), and the white background suits dark pages."""
+"""The report's pictures as SVG, always the same bytes. Colors suit color-blind readers; white suits dark pages."""
 
 from collections.abc import Mapping, Sequence
 from io import StringIO
@@ -24,24 +23,19 @@ from schemas.directions import DirectionStatistics
 from schemas.simulation import Simulation
 
 Numbers = Sequence[float | None]
-Grid = NDArray[np.float64]
 Name = TypeVar("Name", int, str)
 
 HARMFUL, HARMLESS, GREEN, PINK = "#D55E00", "#0072B2", "#009E73", "#CC79A7"
 NO_NUMBER = "#DDDDDD"
 
 SHADES = 17
-"""Number of colors of a heat map: neighbors of one color are drawn as one, which keeps files small."""
-
+"""Colors of a heat map: neighbors of one color are drawn as one, which keeps files small."""
 MOST_NUMBERS = 128
 """Heat maps with more cells show no numbers."""
-
 MOST_NAMES = 16
 """Heat maps with more rows or columns name only some; with more columns, cells are too narrow for numbers."""
-
 FONT = "DejaVu Sans of matplotlib"
 """Not the font's own name: a font of that name installed on a machine may have other outlines."""
-
 _FILE = str(FilePath(get_data_path(), "fonts/ttf/DejaVuSans.ttf"))
 fontManager.ttflist.append(FontEntry(fname=_FILE, name=FONT, weight=400, size="scalable"))
 
@@ -157,8 +151,8 @@ def _scales(simulation: Simulation) -> Figure:
     _lines(axes, [trial.scale for trial in trials], lines, PINK, GREEN)
     axes.axhline(0, color="#888888", linewidth=0.8)
     axes.set(title="What the current rules leave of the difference, at other scales")
-    axes.set(xlabel="times the scale of each rule (1: as it is)")
-    axes.set(ylabel="difference left in the last\nmeasurement (units of the stream)")
+    unit = "difference left in the last\nmeasurement (units of the stream)"
+    axes.set(xlabel="times the scale of each rule (1: as it is)", ylabel=unit)
     return figure
 
 
@@ -196,8 +190,7 @@ def _heat_map(
     most: float | None = None,
     blank: str = NO_NUMBER,
 ) -> None:
-    """A heat map of cells by row and column. `signed`: 0 is the middle color, and numbers have signs. `most`: the value
-    of the last color, by default the largest. `blank`: the color of cells without a number."""
+    """`signed`: 0 is the middle color, and numbers have signs. `most`: the value of the last color (the largest)."""
     numbers = np.array([[cells.get((row, column), np.nan) for column in columns] for row in rows])
     largest = most or float(np.abs(_finite(numbers)).max(initial=0.0)) or 1.0
     scale, palette = Normalize(-largest if signed else 0.0, largest), colormaps[colors].resampled(SHADES)
@@ -250,6 +243,6 @@ def _figure(rows: int, columns: int, size: tuple[float, float], share: bool = Fa
     return figure, list(figure.subplots(rows, columns, sharex=share, sharey=share, squeeze=False).flat)
 
 
-def _finite(values: Sequence[float] | Grid) -> Grid:
+def _finite(values: Sequence[float] | NDArray[np.float64]) -> NDArray[np.float64]:
     numbers = np.asarray(values, dtype=np.float64).ravel()
     return numbers[np.isfinite(numbers)]

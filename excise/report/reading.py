@@ -7,20 +7,18 @@ from excise.comparison.gates import judge_gates
 from excise.plumbing.files import read_document
 from excise.report.findings import Report
 from excise.report.pictures import draw
-from schemas.basis.document import read_settings
+from schemas.basis.document import ARTIFACTS, read_settings
 from schemas.diagnosis import Diagnosis
 from schemas.directions import DirectionStatistics
 from schemas.model import ModelManifest
 from schemas.params.gates import ReportSettings
 from schemas.simulation import Simulation
 
-ARTIFACTS = Path("artifacts")
 RESULTS = Path("results")
 
 
 def read_report() -> Report:
-    """Read, compare, judge and draw it. Raises `StageError`: a file is missing or damaged, or the results of base and
-    edited model do not belong together."""
+    """Read, compare, judge and draw it. Raises `StageError`: files are missing, damaged, or do not belong together."""
     settings = read_settings(ReportSettings, ARTIFACTS / "params/report.json")
     base, ablated = read_side(RESULTS / "base"), read_side(RESULTS / "ablated")
     measured = measure_both(base, ablated)

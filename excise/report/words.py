@@ -34,7 +34,6 @@ VERDICTS = {"pass": "pass", "warn": "inconclusive", "fail": "fail"}
 
 
 def headline(gates: GateVerdicts) -> str:
-    """The verdict on all gates."""
     if not gates.gates:
         return "No gates"
     return {"pass": "All gates pass", "warn": "Inconclusive", "fail": "A gate fails"}[gates.verdict]
@@ -54,8 +53,7 @@ MOST_CHARACTERS = 4_000
 
 
 def inert(text: str) -> str:
-    """The text with every character that is not visible (controls, direction marks, lone surrogates, unassigned ones)
-    replaced by its code. Line ends and tabs stay."""
+    """The text with invisible characters (controls, direction marks, lone surrogates) replaced by their codes."""
     return "".join(c if _is_visible(c) else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
 
 

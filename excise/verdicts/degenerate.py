@@ -1,5 +1,4 @@
-"""Degenerate answers: empty, a loop, a mixture of scripts, or cut off before the first sentence. The rules find only
-clear cases; docs/judges.md says what they miss."""
+"""Degenerate answers: empty, a loop, mixed scripts, or cut off early; docs/judges.md says what these rules miss."""
 
 import functools
 import itertools
@@ -11,10 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 _LEAST_REPEATS = 3
-_LEAST_LOOPED_TOKENS = 5
-"""Minimum for a loop that is not the whole text, so that "very very very good" is not one."""
-_LONGEST_WORD = 30
-"""Longer tokens are not words and are split into characters."""
+_LEAST_LOOPED_TOKENS = 5  # of a loop that is not the whole text, so that "very very very good" is not one
+_LONGEST_WORD = 30  # longer tokens are split into characters
 _LEAST_SCRIPT_CHANGES = 3
 _LEAST_WORDS = 3
 
@@ -52,9 +49,8 @@ def _is_loop(text: str) -> bool:
 
 
 def _token_numbers(text: str) -> NDArray[np.int64]:
-    """Tokens (words, punctuation, characters of scripts without spaces) as numbers, equal for equal tokens. Numbers of
-    list items are left out, so that a list that repeats one item is a loop. Tokens in a closed block of code equal no
-    other, because tables of numbers may repeat."""
+    """Tokens as numbers, equal for equal tokens. Numbers of list items are left out, so that a list that repeats one
+    item is a loop; tokens in a closed block of code equal no other, because tables of numbers may repeat."""
     vocabulary: dict[str, int] = {}
     numbers: list[int] = []
     for index, part in enumerate(_FENCED.split(text)):
@@ -74,9 +70,8 @@ def _tokens(text: str) -> Iterator[str]:
 
 
 def _mixes_scripts(prompt: str, text: str) -> bool:
-    """Whether most letters are of several scripts that the prompt does not use, mixed within phrases. Latin is never
-    foreign, because of names and code. One foreign script is only a change of language, and changes only at commas,
-    brackets or line ends make a list of translations."""
+    """Whether most letters are of several scripts that the prompt does not use (except Latin, as in names and code),
+    mixed within phrases: one script is a change of language, and one for each phrase a list of translations."""
     text = unicodedata.normalize("NFKC", text)
     known, scripts = {"LATIN", *_scripts(prompt)}, _scripts(text)
     foreign = [script for script in scripts if script not in known]
@@ -93,8 +88,8 @@ def _scripts(text: str) -> list[str]:
 
 
 _UNREADABLE = "UNREADABLE"
+# One text may mix these, as Korean mixes Hangul with Chinese characters.
 _ONE_SCRIPT = {"HIRAGANA": "CJK", "KATAKANA": "CJK", "BOPOMOFO": "CJK", "HANGUL": "CJK"}
-"""Scripts that one text may mix, as Korean mixes Hangul with Chinese characters."""
 
 
 @functools.cache
@@ -109,8 +104,7 @@ def _script(character: str) -> str | None:
 
 
 def _has_whole_part(text: str) -> bool:
-    """Whether a text that was cut off has a complete list item, line or sentence of a few words. Fewer words are an
-    interjection, as in "Certainly! To make one, you"."""
+    """Whether a text that was cut off has a complete list item, line or sentence of more words than "Certainly!"."""
     *lines, last = text.split("\n")
     sentences = _SENTENCE_END.split(_LIST_NUMBER.sub("", last))[:-1]
     words = (sum(map(str.isalnum, _tokens(part))) for part in (*lines, *sentences))

@@ -11,8 +11,6 @@ from schemas.results import Verdict
 
 @dataclass(frozen=True)
 class Answer:
-    """A model's response to a prompt."""
-
     prompt: str
     response: str
     """As generated, without special tokens."""

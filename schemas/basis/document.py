@@ -1,5 +1,4 @@
-"""What every file that passes between stages is made of. Each is a function of declared inputs only: no time, no host,
-no commit, no library version, and no path but those inside a model folder."""
+"""What files that pass between stages are made of: declared inputs only, and no time, host or library version."""
 
 import json
 from pathlib import Path
@@ -12,6 +11,7 @@ from schemas.basis import plain_yaml
 from schemas.basis.fields import POSITIVE_ZERO
 from schemas.wording import ParamsError, first_mistake
 
+ARTIFACTS = Path("artifacts")
 T = TypeVar("T")
 S = TypeVar("S", bound=BaseModel)
 Count = Annotated[int, Field(ge=1)]
@@ -49,8 +49,7 @@ class FileDigest(Document):
 
 
 def read_settings(section: type[S], path: Path) -> S:
-    """The settings of a stage, as the stage params wrote them, such as `artifacts/params/measure.json`. Raises
-    `ParamsError`: the file is missing, or not what this version writes."""
+    """A stage's settings. Raises `ParamsError`: the file is missing, or not as the stage params writes it."""
     name = str(path)
     try:
         return validated(section, json.loads(plain_yaml.read_text(path, name)), name)

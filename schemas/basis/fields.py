@@ -16,10 +16,8 @@ from schemas.wording import WrongValue
 
 LAST_LAYER = 9999
 """No model comes near it; without a limit, `0-99999999999` would fill the memory."""
-
 PATH = r"(?:(?!\.{1,2}/)[^/\\\x00-\x1f\x7f]+/)*[^/\\\x00-\x1f\x7f]+"
 """The pattern of a path that stays in its folder; a suffix may follow."""
-
 POSITIVE_ZERO = AfterValidator(lambda number: number + 0.0)
 """Reads -0.0 as 0.0, so that the same number has one canonical text."""
 

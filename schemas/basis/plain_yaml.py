@@ -1,5 +1,4 @@
-"""YAML 1.2, as DVC reads it, restricted to what JSON can hold. Every file that a user wrote is read here: whatever its
-bytes are, the result is a mapping of plain values or a `ParamsError` of one line."""
+"""YAML 1.2, as DVC reads it: any bytes give a mapping of what JSON can hold, or a `ParamsError` of one line."""
 
 import math
 import re
@@ -16,13 +15,10 @@ from schemas.wording import ParamsError
 
 MOST_CHARACTERS = 256 * 1024
 """A rule for each layer of a large model needs a tenth of it."""
-
 LARGEST_FILE = 8 * 2**20
 """Bytes of a file that is read as text: documents are longer than parameters."""
-
 MOST_VALUES = 50_000
 """Counted with aliases expanded: nine lines of YAML can hold a billion values."""
-
 DEEPEST = 40
 LARGEST = 2**63 - 1
 

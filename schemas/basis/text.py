@@ -16,7 +16,6 @@ def printable(text: str) -> str:
 
 
 def shorten(text: str, length: int = 60) -> str:
-    """The text, cut to `length` characters."""
     return text if len(text) <= length else text[: length - 1] + "…"
 
 

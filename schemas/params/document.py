@@ -81,8 +81,7 @@ def parse(text: str, name: str = "params.yaml") -> Params:
 
 
 def settings_of_stages(params: Params) -> dict[str, str]:
-    """The text of each `artifacts/params/<stage>.json`: exactly what that stage reads; keys sorted, defaults filled in.
-    Many stages read `device`, but none depends on it."""
+    """The text of each `artifacts/params/<stage>.json`: exactly what it reads; no stage depends on `device`."""
     model, organism, prompts = params.model, params.organism, params.prompts
     measure, ablate, evaluate = params.measure, params.ablate, params.evaluate
     folder = model.source if model.source.startswith("/") else None

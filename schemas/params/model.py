@@ -35,8 +35,7 @@ class Model(Section):
     """Base model: `organism` (the built-in model, trained here), a Hub id such as `organization/name` (docs/hub.md), or
     the absolute path of a local folder in Hugging Face format."""
     revision: Commit | None = None
-    """Commit of the Hub model, 40 hexadecimal digits; only for Hub ids. `make pin MODEL=organization/name` writes the
-    newest."""
+    """Commit of a Hub model, 40 hexadecimal digits; `make pin MODEL=organization/name` writes the newest."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Data type in which the model is loaded for measurement and evaluation; `auto`: that of its `config.json`. The
     edited model keeps the base's data types."""

@@ -7,8 +7,7 @@ from pydantic import Field
 from schemas.basis.document import Count, Section
 
 RECIPE = 1
-"""Version of the training recipe, raised by hand when a change of `excise/organism` produces other weights. It is
-recorded beside the weights, and the model is trained again if it differs. A test pins the code that belongs to it."""
+"""Version of the training recipe, raised by hand when `excise/organism` makes other weights (a test pins its code)."""
 
 
 class Organism(Section):

@@ -133,8 +133,7 @@ class CustomPrompts(RowsSource):
     """A source of your own prompts, for the tasks `refusal_custom` and `over_refusal_custom`."""
 
     item: ColumnName | None = None
-    """Column or key that says what a prompt is about. Prompts that share its value count as one cluster instead of as
-    independent samples."""
+    """Column or key that says what a prompt is about; prompts that share its value are one cluster, not independent."""
 
     @model_validator(mode="after")
     def _name_the_item_of_columns(self) -> Self:

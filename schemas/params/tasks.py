@@ -43,8 +43,7 @@ class Questions(Section):
     custom: Custom = Custom()
     """Your own prompts, whose answers are judged."""
     overlap: Literal["error", "drop"] = "error"
-    """What to do if a judged task contains prompts that the direction was measured on: stop with an error, or drop them
-    from the task and count them."""
+    """If a judged task has prompts that the direction was measured on: stop with an error, or `drop` and count them."""
     refusal: Tasks = ("organism_harmful",)
     """Tasks that count refusals of harmful prompts: ours, or any lm-eval task that generates answers."""
     over_refusal: Tasks = ("organism_borderline",)

@@ -43,8 +43,7 @@ class AsMeasured(TemplateLM):
     def set_chats(self, tokenizer: Any, chat: ChatFormat, ends: list[int]) -> None:
         """Set the tokenizer, the format of chats, and the tokens that end answers."""
         self.tokenizer, self._format, self._ends = tokenizer, chat, ends
-        self._tokens: dict[str, array[int]] = {}
-        """The tokens of each rendered chat, by its text."""
+        self._tokens: dict[str, array[int]] = {}  # of each rendered chat, by its text
 
     @property
     def eot_token_id(self) -> Any:
@@ -192,10 +191,9 @@ PINNED_BY = {"models/base": "artifacts/model.json", "models/ablated": "models/ab
 
 
 def unfinished_work(key: str, machine: Mapping[str, str]) -> Path:
-    """The folder of the tasks that an interrupted `answer@key` finished; folders for other code, settings or inputs are
-    deleted. Its name is the SHA-256 of everything that answers depend on: the files that dvc.yaml lists, the installed
-    versions of computing libraries, and facts about this `machine`, such as its device. Raises `ParamsError`: dvc.yaml
-    cannot be read."""
+    """The folder of tasks that an interrupted `answer@key` finished, named by the SHA-256 of what answers depend on:
+    files that dvc.yaml lists, library versions, and facts about the `machine`, such as its device. Others are deleted.
+    Raises `ParamsError`: dvc.yaml cannot be read."""
     stage = parse_mapping(read_text(GRAPH, GRAPH.name), GRAPH.name)["stages"]["answer"]
     values = variables(key, stage["foreach"][key])
     dependencies = [filled(name, values) for name in stage["do"]["deps"]]

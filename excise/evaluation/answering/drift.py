@@ -1,5 +1,4 @@
-"""How far the edited model drifts from the base on harmless prompts: both read the base's answers, and their
-probabilities are compared at each token."""
+"""How far the edited model drifts from the base: both read the base's answers to harmless prompts, token by token."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -26,8 +26,6 @@ Side = Literal["base", "ablated"]
 
 
 class TaskAnswers(Document):
-    """A model's responses in one task."""
-
     model_config = ConfigDict(ser_json_inf_nan="constants")
 
     responses: list[Response]
@@ -78,8 +76,7 @@ def ask(lm: LM, task: ListedTask, chat: ChatFormat, limit: int | None) -> TaskAn
 def ask_all(
     tasks: Sequence[ListedTask], kept: Path, chat: ChatFormat, limit: int | None, open_model: Callable[[], LM]
 ) -> dict[str, TaskAnswers]:
-    """A model's responses in each task, by name. `kept` is the folder of finished tasks; the model is opened for the
-    first task that is not in it. A damaged file does not count."""
+    """A model's responses in each task, by name; the model is opened for the first that `kept` lacks or has damaged."""
     answered: dict[str, TaskAnswers] = {}
     lm: LM | None = None
     for task in tasks:

@@ -1,5 +1,4 @@
-"""The tasks that params.yaml lists, ours and lm-eval's, and the samples that are asked, so that no prompt is both
-measured and judged. All errors are raised before a model is loaded."""
+"""The tasks that params.yaml lists, and the samples that are asked; all errors are raised before a model is loaded."""
 
 import functools
 import logging
@@ -22,8 +21,6 @@ from schemas.prompts import Prompt, PromptsManifest
 
 TASKS_FOLDER = Path(__file__).parent / "tasks"
 """Our tasks, without scoring."""
-JUDGED: tuple[TaskGroup, ...] = ("refusal", "over_refusal")
-"""Groups whose answers get a verdict."""
 MeasuredPrompts = Mapping[tuple[str, ...], str]
 """The source of each prompt that the direction was measured or tried on, by `excise.prompts.chats.identity`."""
 
@@ -41,15 +38,15 @@ class ListedTask:
 
     @property
     def judged(self) -> bool:
-        return self.group in JUDGED
+        """Whether its answers get a verdict."""
+        return self.group != "capability"
 
 
 def load_tasks(
     params: Questions, folder: Path = TASKS_FOLDER, longest_text: int | None = None, reasoning: bool = False
 ) -> list[ListedTask]:
-    """Every task that `evaluate` lists, in its order, with its samples; our own are in `folder`. An answer may take
-    half of `longest_text`, the model's context in tokens. Answers get more tokens if the chat template opens a block of
-    `reasoning`. Raises `StageError`: a task does not exist, cannot be loaded, or cannot be asked here."""
+    """Every task that `evaluate` lists, in its order; our own are in `folder`. An answer may take half of
+    `longest_text` tokens, the model's context. Raises `StageError`: a task does not exist, or cannot be asked here."""
     logging.getLogger("lm_eval").setLevel(logging.ERROR)  # most of its messages are not for our users
     listed = [(group, name) for group, names in params.tasks().items() for name in names]
     manager = _index(folder, any(name not in TASKS for _, name in listed))
@@ -80,8 +77,10 @@ def _load(manager: TaskManager, group: TaskGroup, name: str, params: Questions, 
         metrics = config.get("metric_list") or []
         if config.get("unsafe_code") or any(isinstance(entry, dict) and entry.get("hf_evaluate") for entry in metrics):
             raise StageError(f"{where} runs code from a model or the Hub, which excise never does; leave it out")
+    custom = {"refusal_custom": params.custom.refusal, "over_refusal_custom": params.custom.over_refusal}.get(name)
     try:
-        loaded = manager.load([_spec(name, params, folder)])
+        own = custom and {**task_config(folder / f"{name}.yaml"), "dataset_kwargs": custom.model_dump()}
+        loaded = manager.load([own or name])
     except StageError:
         raise
     except Exception as error:  # tasks are programs that may raise anything
@@ -115,13 +114,6 @@ def _configs(manager: TaskManager, name: str) -> Iterator[dict[str, Any]]:
             yield from _configs(manager, inner)
 
 
-def _spec(name: str, params: Questions, folder: Path) -> str | dict[str, Any]:
-    custom = {"refusal_custom": params.custom.refusal, "over_refusal_custom": params.custom.over_refusal}.get(name)
-    if custom is None:
-        return name
-    return {**task_config(folder / f"{name}.yaml"), "dataset_kwargs": custom.model_dump()}
-
-
 def read_measured_prompts() -> MeasuredPrompts:
     """The prompts that must not be judged: the direction was measured on them, or edits were tried on them."""
     manifest = read_document(PromptsManifest, PROMPTS_MANIFEST)
@@ -141,12 +133,13 @@ def measured_prompts(lists: Mapping[str, Sequence[Prompt]]) -> MeasuredPrompts:
 def leave_out(
     tasks: Sequence[ListedTask], measured: MeasuredPrompts, overlap: Literal["error", "drop"]
 ) -> dict[str, int]:
-    """Leave measured prompts out of the judged tasks, if `overlap` allows it. Returns the number of samples left out of
-    each task that lost any. Raises `StageError`: it is not allowed, or a task has no other samples."""
+    """Leave measured prompts out of the judged tasks, if `overlap` allows it. Returns how many each task lost, if any.
+    Raises `StageError`: it is not allowed, or a task has no other samples."""
     left_out: dict[str, int] = {}
     for listed in tasks:
         for task in listed.parts.values() if listed.judged else ():
-            sources = [_source(task, document, measured) for document in task.eval_docs]
+            documents = task.eval_docs
+            sources = [_source(task, document, measured) for document in documents]
             kept = [row for row, source in enumerate(sources) if source is None]
             overlapping = [source for source in sources if source is not None]
             if not overlapping:
@@ -157,7 +150,10 @@ def leave_out(
                     f"params.yaml: evaluate.{listed.group}: {listed.name}: {len(overlapping)} of its {len(sources)} "
                     f"prompts were measured ({', '.join(sorted(set(overlapping)))}); judge others{alternative}"
                 )
-            _keep_only(task, kept)
+            split = task.config.test_split if task.has_test_docs() else task.config.validation_split
+            rows = [documents[row] for row in kept] if isinstance(documents, list) else documents.select(kept)
+            task.dataset = {**task.dataset, split: rows}
+            task.set_config("process_docs", None)  # the documents are already processed
             left_out[listed.name] = left_out.get(listed.name, 0) + len(overlapping)
     return left_out
 
@@ -167,15 +163,6 @@ def _source(task: Task, document: Any, measured: MeasuredPrompts) -> str | None:
     texts = [str(task.doc_to_text(document)), *(text for text in dict(document).values() if isinstance(text, str))]
     sources = (measured.get(identity(Prompt(id="", prompt=text))) for text in texts)
     return next((source for source in sources if source is not None), None)
-
-
-def _keep_only(task: Task, rows: Sequence[int]) -> None:
-    """Keep only these documents of a task, which it has already processed."""
-    split = task.config.test_split if task.has_test_docs() else task.config.validation_split
-    documents = task.eval_docs
-    kept = [documents[row] for row in rows] if isinstance(documents, list) else documents.select(rows)
-    task.dataset = {**task.dataset, split: kept}
-    task.set_config("process_docs", None)
 
 
 LONGEST_ANSWER = 256

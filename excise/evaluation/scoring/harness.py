@@ -5,6 +5,7 @@ import re
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -35,8 +36,7 @@ DRIFT_METRICS = {
     "top1_agreement": Metric(aggregation="ratio", higher_is_better=True),
     "perplexity_ratio": Metric(aggregation="exp_ratio", higher_is_better=False),
 }
-"""KL(base‖edited) of the first token in nats; the same per token of the whole answer; the share of its tokens where
-both models predict the same one; perplexity of the answer, edited over base."""
+"""KL(base‖edited) in nats, of the first or per token of the answer; agreement; perplexity, edited over base."""
 
 T = TypeVar("T")
 Raw = dict[str, Any]
@@ -92,8 +92,6 @@ class Replay(Recording):
 
 @dataclass(frozen=True)
 class Scored:
-    """The results of one task."""
-
     samples: list[Sample]
     values: dict[str, float]
     """By metric."""
@@ -120,7 +118,11 @@ def score(lm: LM, task: ListedTask, chat: ChatFormat, limit: int | None) -> Scor
         for name, part in task.parts.items()
         for sample in _samples(part, evaluated["samples"][name], f"{name}/" if len(parts) > 1 else "")
     ]
-    values = {_metric_name(key, results): float(value) for key, value in results.items() if _is_metric(key, value)}
+    values = {
+        _metric_name(key, results): float(value)
+        for key, value in results.items()
+        if "," in key and "_stderr," not in key and type(value) is not bool and isinstance(value, float | int)
+    }
     better = evaluated["higher_is_better"].get(task.name, {})
     described = {
         name: Metric(aggregation=_aggregation(name, value, samples, parts), higher_is_better=_own(better, name))
@@ -141,10 +143,6 @@ def drift_values(samples: Sequence[Sample]) -> dict[str, float]:
         for name, metric in DRIFT_METRICS.items()
         if samples and metric.aggregation is not None
     }
-
-
-def _is_metric(key: str, value: Any) -> bool:
-    return "," in key and "_stderr," not in key and isinstance(value, float | int) and not isinstance(value, bool)
 
 
 def _metric_name(key: str, keys: Any) -> str:
@@ -186,7 +184,6 @@ def _samples(task: Task, logged: Sequence[Raw], prefix: str) -> Iterator[Sample]
 
 
 def _response(task: Task, raw: Raw) -> str:
-    """The whole generated text, or the most likely choice."""
     if task.OUTPUT_TYPE == "generate_until":
         return str(raw["resps"][0][0])
     if task.OUTPUT_TYPE == "multiple_choice":
@@ -205,10 +202,7 @@ def _numbers(value: Any) -> float | list[float]:
 
 def _aggregation(name: str, value: float, samples: Sequence[Sample], tasks: Sequence[Task]) -> Aggregation | None:
     """How the value is computed from the samples; None if that is unknown or gives another number."""
-
-    def is_value(number: float) -> bool:
-        return math.isclose(number, value, rel_tol=1e-9, abs_tol=1e-12)
-
+    is_value = partial(math.isclose, value, rel_tol=1e-9, abs_tol=1e-12)
     per_sample = [sample.metrics.get(name, []) for sample in samples]
     if [] in per_sample:
         return None
@@ -225,7 +219,6 @@ def _aggregation(name: str, value: float, samples: Sequence[Sample], tasks: Sequ
 
 
 def _resampled_only(sample: Sample, described: dict[str, Metric]) -> Sample:
-    """The sample with only those numbers that are resampled."""
     kept: dict[str, float | list[float]] = {}
     for name, metric in described.items():
         value = sample.metrics.get(name)

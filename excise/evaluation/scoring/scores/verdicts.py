@@ -1,5 +1,4 @@
-"""Functions by which task files score answers; lm-eval imports this file by its path, from the project's folder. In the
-pipeline, verdicts of the groups refusal and over_refusal come from `evaluate.judge`."""
+"""Functions by which task files score answers where `evaluate.judge` does not; lm-eval imports this file by path."""
 
 from typing import Any
 
