@@ -1,6 +1,5 @@
-"""Whether a direction causes refusal. Ablating it everywhere and adding it to the stream follow Arditi et al. 2024
-(arXiv:2406.11717, sections 2.4 and 3). Single writers are patched as in causal tracing: what one writes along the
-direction at a prompt's last token is replaced by its mean on harmless prompts."""
+"""Whether a direction causes refusal: ablating it everywhere and adding it to the stream, as in Arditi et al. 2024
+(arXiv:2406.11717, sections 2.4 and 3), and patching what single writers add along it, as in causal tracing."""
 
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
@@ -79,11 +78,9 @@ class ActivationPatching:
     def __init__(self, questions: Questions, watched: Sequence[Component], direction: Tensor, harmless: Trace) -> None:
         self.questions, self.watched, self.direction = questions, watched, direction
         self.harmless_means: dict[Site, float] = {}
-        for (layer, role), write in harmless.writes.items():
-            self.harmless_means[layer, role, None] = float(write.projected.mean())
-            if write.experts is not None:
-                for expert, mean in enumerate(write.experts.projected.mean(0).tolist()):
-                    self.harmless_means[layer, role, expert] = mean
+        for source, write in harmless.writes.items():
+            means = [(None, float(write.projected.mean())), *enumerate(write.experts.mean(0).tolist())]
+            self.harmless_means |= {(*source, expert): mean for expert, mean in means}
 
     def effect(self, sites: Collection[Site]) -> float:
         """Change of the mean log-odds of refusing harmful prompts, in nats; negative if the sites cause refusal."""

@@ -1,14 +1,12 @@
 """What each writer adds along a direction. The stream obeys h' = λ (h + Σ mᵢ cᵢ): cᵢ is what writer i adds after its
 norms, mᵢ multiplies it (granite's residual multiplier, a shared expert's gate), and λ is a layer's scalar (Gemma 4).
-
-Values are read at one token of each prompt and projected at once, so memory is prompts × writers.
-"""
+Values are read at one token of each prompt and projected at once, so memory is prompts × writers."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -50,43 +48,23 @@ class Component:
         return [self.module, *self.norms][-1]
 
 
-@dataclass(frozen=True)
-class Write:
-    """What one component adds along a direction at the measured token; ``[prompts]`` float64 on the CPU."""
+class Write(NamedTuple):
+    """What one component adds along a direction at the measured token; float64 on the CPU."""
 
     projected: Tensor
+    """``[prompts]``."""
     covered: Tensor
     """The part of it that comes from edited tensors."""
     removed: Tensor
     """The part of it that the plan would remove if all inputs stayed the same."""
-    experts: "ExpertWrites | None" = None
-
-    @property
-    def tensors(self) -> list[Tensor]:
-        """All tensors, each ``[prompts, ...]``."""
-        of_experts = [] if self.experts is None else [self.experts.projected, self.experts.weights]
-        return [self.projected, self.covered, self.removed, *of_experts]
-
-    def empty(self, prompts: int) -> "Write":
-        """Zeros of the same form for another number of prompts."""
-        projected, covered, removed, *of_experts = (each.new_zeros(prompts, *each.shape[1:]) for each in self.tensors)
-        return Write(projected, covered, removed, ExpertWrites(*of_experts) if of_experts else None)
+    experts: Tensor
+    """The part of each routed expert, ``[prompts, experts]``, 0 if it is not chosen; other writers have 0 experts."""
+    weights: Tensor
+    """The router's weight of each expert, like `experts`; NaN if weights multiply the experts' inputs."""
 
     def of_expert(self, expert: int | None) -> Tensor:
         """What one of its experts adds, or for None the whole component, ``[prompts]``."""
-        if expert is None:
-            return self.projected
-        assert self.experts is not None
-        return self.experts.projected[:, expert]
-
-
-@dataclass(frozen=True)
-class ExpertWrites:
-    """The same for each routed expert, ``[prompts, experts]`` float64, 0 if it is not chosen."""
-
-    projected: Tensor
-    weights: Tensor
-    """Its weight from the router; NaN if weights multiply the experts' inputs."""
+        return self.projected if expert is None else self.experts[:, expert]
 
 
 OnWrite = Callable[[Component, Write], Tensor | None]
@@ -138,11 +116,9 @@ class Tracer:
     model: PreTrainedModel
     layout: Layout
     watched: Sequence[Component]
-    """The components whose writes are recorded."""
     direction: Tensor
     """``[hidden]``, a unit vector."""
     prompts: Sequence[Sequence[int]]
-    """The tokens of each."""
     edits: Sequence[Edit] = ()
     """The edits that `Write.covered` and `Write.removed` refer to."""
 
@@ -171,12 +147,14 @@ class Tracer:
         """Set hooks for one forward pass of a batch, until `undo` is closed."""
 
         def keep(measurement: int, stream: Tensor) -> None:
-            self._stream[batch.rows, measurement] = _project(batch.at_end(stream).double(), self.direction).cpu()
+            direction = self.direction.to(stream.device)
+            self._stream[batch.rows, measurement] = (batch.at_end(stream).double() @ direction).cpu()
 
         def keep_write(component: Component, write: Write) -> None:
             if component.source not in self._writes:
-                self._writes[component.source] = write.empty(len(self._stream))
-            for values, of_batch in zip(self._writes[component.source].tensors, write.tensors, strict=True):
+                empty = (values.new_zeros(len(self.prompts), *values.shape[1:]) for values in write)
+                self._writes[component.source] = Write(*empty)
+            for values, of_batch in zip(self._writes[component.source], write, strict=True):
                 values[batch.rows] = of_batch
 
         watch_stream(self.model, keep, undo)
@@ -214,23 +192,18 @@ def watch_writes(
 
 @dataclass
 class _WatchedComponent:
-    """One component in one forward pass of a batch: its block is entered, then its module returns, then each of its
-    norms. Their values are kept here until the last one returns and the write is known."""
+    """One component in a forward pass of a batch: its block is entered, its module returns, then each of its norms."""
 
     component: Component
     direction: Tensor
     edits: Sequence[Edit]
     batch: Batch
-    shrinks: Mapping[nn.Module, Tensor]
-    """One over what each norm divides by, ``[prompts]``; set when the norm returns."""
+    shrinks: Mapping[nn.Module, Tensor]  # one over what each norm divides by, ``[prompts]``; set when the norm returns
     on_write: OnWrite
-    gate: Tensor | None = None
-    """``[prompts]``; set when the block is entered, if it has a gate."""
-    written: Tensor | None = None
-    """``[prompts, chosen, hidden]``, one entry for each chosen expert, or one in all; set when the module returns."""
-    index: Tensor | None = None
-    """``[prompts, chosen]``: indices of routed experts, whose weights from the router are `weights`."""
-    weights: Tensor | None = None
+    gate: Tensor | None = None  # ``[prompts]``; set when the block is entered, if it has a gate
+    # Set when the module returns: the output of each chosen expert, or one in all, ``[prompts, chosen, hidden]``; and
+    # the indices and weights of these experts, ``[prompts, chosen]``, or ``[prompts, 0]`` if there are none.
+    written: tuple[Tensor, Tensor, Tensor] | None = None
 
     def hook(self, undo: ExitStack) -> None:
         if self.component.gate is not None:
@@ -244,18 +217,20 @@ class _WatchedComponent:
 
     def _keep_output(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
         if self.component.writer.role != "routed_experts":
-            self.written = self.batch.at_end(output)[:, None]
+            written = self.batch.at_end(output)[:, None]
+            index = torch.empty(len(written), 0, dtype=torch.long)
+            weights = index.double()
         elif self.component.writer.routed == "input":
-            self.written = self.batch.each_at_end(output).transpose(0, 1)
-            self.index = torch.arange(self.written.shape[1]).expand(len(self.written), -1)
-            self.weights = torch.full(self.index.shape, math.nan, dtype=torch.float64)
+            written = self.batch.each_at_end(output).transpose(0, 1)
+            index = torch.arange(written.shape[1]).expand(len(written), -1)
+            weights = torch.full(index.shape, math.nan, dtype=torch.float64)
         else:
             tokens, index, weights = (self.batch.at_end(argument) for argument in args[:3])
             repeated = tokens.repeat_interleave(index.shape[1], 0)
             # `forward`, because a call would run this module's hooks again.
             single = module.forward(repeated, index.reshape(-1, 1), weights.reshape(-1, 1))
-            self.written = single.view(*index.shape, -1)
-            self.index, self.weights = index.cpu(), weights.double().cpu()
+            written, index, weights = single.view(*index.shape, -1), index.cpu(), weights.double().cpu()
+        self.written = written, index, weights
 
     def _report(self, output: Tensor) -> Tensor | None:
         factor = torch.full_like(self.batch.ends, self.component.multiplier, dtype=torch.float64, device=output.device)
@@ -275,25 +250,19 @@ class _WatchedComponent:
     def _write(self, factor: Tensor) -> Write:
         """The write; `factor` ``[prompts]`` multiplies the output of the norms."""
         assert self.written is not None
+        written, index, weights = self.written
         gain = torch.ones_like(self.direction)
         for norm, norm_gain in self.component.norms.items():
             gain, factor = gain * norm_gain.cpu(), factor * self.shrinks[norm]
-        exact = self.written.double() * factor[:, None, None]
-        projected = _project(exact, gain * self.direction).cpu()
+        exact = written.double() * factor[:, None, None]
+        projected = (exact @ (gain * self.direction).to(exact.device)).cpu()
         covered, removed = torch.zeros_like(projected), torch.zeros_like(projected)
         for edit in self.edits:
-            edited = torch.ones_like(projected)
-            if self.index is not None and edit.of_experts is not None:
-                edited = torch.isin(self.index, torch.tensor(edit.of_experts)).double()
+            edited = 1.0 if edit.of_experts is None else torch.isin(index, torch.tensor(edit.of_experts)).double()
             along = edit.projector.left.T @ (gain * self.direction)
             covered += edited * projected
-            removed += edit.scale * edited * (_project(exact, edit.projector.right).cpu() @ along)
-        of_experts = None
-        if self.index is not None and self.weights is not None:
-            empty, index = projected.new_zeros(len(projected), held_experts(self.component.module)), self.index
-            of_experts = ExpertWrites(*(empty.scatter_add(1, index, values) for values in (projected, self.weights)))
-        return Write(projected.sum(1), covered.sum(1), removed.sum(1), of_experts)
-
-
-def _project(vectors: Tensor, direction: Tensor) -> Tensor:
-    return vectors @ direction.to(vectors.device)
+            removed += edit.scale * edited * ((exact @ edit.projector.right.to(exact.device)).cpu() @ along)
+        experts = held_experts(self.component.module) if self.component.writer.role == "routed_experts" else 0
+        empty = projected.new_zeros(len(projected), experts)
+        of_experts = (empty.scatter_add(1, index, values) for values in (projected, weights))
+        return Write(projected.sum(1), covered.sum(1), removed.sum(1), *of_experts)

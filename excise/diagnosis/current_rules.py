@@ -1,6 +1,4 @@
-"""What the current rules would do, before any byte is written: predicted from the base, and simulated. One forward pass
-of the base and one for each scale give answers and stream; a few more prompts show whether the edited model can still
-write."""
+"""What the current rules would do, before any byte is written: predicted from the base, and simulated."""
 
 import math
 from collections import Counter
@@ -17,6 +15,7 @@ from excise.diagnosis.contributions import Component, Trace, Tracer, components
 from excise.edit.planning.plan import Edit, make_plan
 from excise.edit.planning.projectors import Directions
 from excise.edit.planning.shifts import Shift, make_shifts, summary
+from excise.inference.forward import Tokens
 from excise.trials.bench import with_scales
 from excise.trials.perplexity import OwnAnswers
 from excise.trials.refusal import Outcome, Questions
@@ -29,8 +28,7 @@ SCALES = (0.5, 1.0, 2.0)
 """Factors on the scale of every rule."""
 
 RUINOUS = 2.0
-"""Rules are ruinous if they multiply the perplexity of the base's own answers by more than this, so that each token is
-on average less than half as likely. docs/diagnosis.md has examples on either side."""
+"""Rules are ruinous if they multiply the perplexity of the base's own answers by more (examples: docs/diagnosis.md)."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +68,7 @@ def simulate(
     directions: Directions,
     use_odds: Mapping[int, Tensor],
     own: OwnAnswers,
-    prompts: tuple[Sequence[Sequence[int]], Sequence[Sequence[int]]],
+    prompts: tuple[Tokens, Tokens],
     ablate: Ablate,
     statistics: Sequence[MeasurementStatistics],
     directions_sha256: str,
@@ -78,14 +76,8 @@ def simulate(
 ) -> Simulation:
     """Simulate the rules of params.yaml, with all scales multiplied by each of ``SCALES``; if they are ruinous, also in
     each third of their layers. Raises `StageError`: the model lacks what a rule names or cannot be edited so, or its
-    logits are not finite.
-
-    Args:
-        use_odds: by layer with routed experts, the log-odds of each expert's use.
-        own: the model, and its answers to a few prompts.
-        prompts: the tokens of held-out harmful and harmless prompts.
-        advance: called after each pass over the prompts: one of the base, and one per scale.
-    """
+    logits are not finite. `prompts` are held-out harmful and harmless ones; `use_odds` are the log-odds of each routed
+    expert's use, by layer; `advance` is called after each pass over the prompts: one of the base, and one per scale."""
     plans = {scale: make_plan(with_scales(ablate, partial(mul, scale)), base, directions) for scale in SCALES}
     shifts, model = make_shifts(ablate, base, use_odds), own.model
     # If every scale is 0, as when only a router's bias is shifted, the plan is empty.

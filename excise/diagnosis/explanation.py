@@ -1,6 +1,7 @@
 """The whole diagnosis of a model, independent of the rules: along its most causal direction, over all writers."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from torch import Tensor
 
@@ -46,7 +47,7 @@ def explain(
     writers = explain_writers(contrast, patching)
     advance(1)
 
-    routed = [layer for (layer, _), write in contrast.harmful.writes.items() if write.experts is not None]
+    routed = [layer for layer, role in contrast.harmful.writes if role == "routed_experts"]
     blinding = blind_routers(bench, ablate, measurement, routed)
     routings = [trace_routers(model, layout, blinding, prompts) for prompts in kinds]
     advance(1)
@@ -82,10 +83,8 @@ def explained_direction(
     """The first of the most causal measurements, and its direction ``[hidden]`` as edits use it. If edits orthogonalize
     directions to the harmless mean, one that lies along that mean is skipped. Raises `StageError`: none is left."""
     for measurement in causal:
-        try:
+        with suppress(NoProjector):
             return measurement, directions.of_every_layer(measurement, orthogonalize)
-        except NoProjector:
-            continue
     reasons = "; ".join(dict.fromkeys(reason for reason in directions.reasons if reason is not None))
     raise StageError(
         f"no measurement has a direction that can be explained ({reasons or 'logits without it are not finite'}); "

@@ -20,8 +20,6 @@ KEPT = 3
 """The best edits that are varied further: with fewer writers, and at lower scales."""
 SCALES = (0.5, 0.75)
 """Lower scales at which the best edits are also tried."""
-Z = 1.96
-"""Quantile of the normal distribution for a 95 % interval."""
 
 Rules = list[dict[str, Any]]
 
@@ -46,30 +44,22 @@ class Tried:
     def is_like(self, best: "Tried") -> bool:
         """Whether its KL is not significantly larger than the best one's, by a paired normal 95 % interval."""
         increase = self.outcome.kl - best.outcome.kl
-        return float(increase.mean()) <= Z * float(increase.std()) / math.sqrt(len(increase))
+        return float(increase.mean()) <= 1.96 * float(increase.std()) / math.sqrt(len(increase))
 
 
 def try_edits(
     bench: Bench, ablate: Ablate, writers: Sequence[str], measurements: Sequence[int], named: Rules
 ) -> list[Tried]:
     """Try every range of layers, the best of these with fewer writers, the named writer only, and the best of all at
-    lower scales; no edit twice, and none that the model cannot take.
-
-    Args:
-        ablate: method and other settings; its rules are not tried.
-        writers: all kinds of writers of the model.
-        measurements: the explained one first, then others by how causal they are; the first few are tried.
-        named: rules that edit only the writer that causes refusal.
-    """
+    lower scales; no edit twice, and none that the model cannot take. `measurements` are in the order of how causal they
+    are, the explained one first; `named` are rules that edit only the writer that causes refusal."""
     tried: list[Tried] = []
     single = [[writer] for writer in writers] if len(writers) > 1 else []
     all_but = [[other for other in writers if other != writer] for writer in writers] if len(writers) > 2 else []
 
     def attempt(rules: Rules) -> None:
-        if any(rules == other.rules for other in tried):
-            return
-        outcome = bench.attempt(with_rules(ablate, rules))
-        if outcome is not None:
+        is_new = all(rules != other.rules for other in tried)
+        if is_new and (outcome := bench.attempt(with_rules(ablate, rules))) is not None:
             tried.append(Tried(rules, outcome))
 
     for measurement in measurements[:MEASUREMENTS]:

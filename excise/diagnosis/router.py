@@ -11,7 +11,7 @@ from scipy.spatial.distance import jensenshannon
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from excise.diagnosis.contributions import ExpertWrites
+from excise.diagnosis.contributions import Write
 from excise.diagnosis.writers import Contrast
 from excise.edit.planning.plan import CannotEdit, Edit
 from excise.edit.planning.projectors import Projector
@@ -27,14 +27,13 @@ from schemas.params.ablate import Ablate
 
 @dataclass(frozen=True)
 class Routing:
-    """The router of one layer at one token of each prompt, ``[prompts, experts]`` on the CPU."""
+    """A layer's router at one token of each prompt, ``[prompts, experts]`` on the CPU, float64; choices are bool."""
 
     logits: Tensor
-    """float64."""
     through: Tensor
     """The part of the logits that comes from the direction in the router's input."""
     used: Tensor
-    """bool: the chosen experts."""
+    """The chosen experts."""
     blinded: Tensor
     """The same without the direction in the router's input, everything else unchanged."""
     is_blinded: bool = True
@@ -89,15 +88,13 @@ def routers(layout: Layout, edits: Sequence[Edit]) -> dict[int, tuple[Reader, Pr
 
 @dataclass
 class _RoutedLayer:
-    """One layer with routed experts in one forward pass of a batch. It runs unchanged and, if its router can be
-    blinded, a second time on the same input."""
+    """One layer with routed experts in one forward pass of a batch, which it may run twice on the same input."""
 
     writer: Writer
     experts: nn.Module
     batch: Batch
     routing: Routing
-    is_blind: bool = False
-    """Whether the layer runs for the second time."""
+    is_blind: bool = False  # whether the layer runs for the second time
 
     def hook(self, layer: nn.Module, blinding: tuple[Reader, Projector] | None, undo: ExitStack) -> None:
         undo.callback(self.experts.register_forward_pre_hook(self._keep_choice).remove)
@@ -150,12 +147,11 @@ def explain_weights(contrast: Contrast) -> list[WeightsSplit]:
     """How much of the difference the routers' weights carry."""
     rows = []
     for (layer, role), write in contrast.harmful.writes.items():
-        other = contrast.harmless.writes[layer, role]
-        if write.experts is None or other.experts is None:
+        if role != "routed_experts":
             continue
         parts: list[float | None] = [None, None]
-        if not write.experts.weights.isnan().any():
-            parts = [float(part.sum()) for part in split(write.experts, other.experts)]
+        if not write.weights.isnan().any():
+            parts = [float(part.sum()) for part in split(write, contrast.harmless.writes[layer, role])]
         difference = contrast.difference((layer, role, None))
         rows.append(WeightsSplit(layer=layer, difference=difference, by_weights=parts[0], by_outputs=parts[1]))
     return rows
@@ -164,8 +160,7 @@ def explain_weights(contrast: Contrast) -> list[WeightsSplit]:
 def share_through(harmful: Routing, harmless: Routing) -> float | None:
     """The share of the difference in mean logits that comes through the direction, ignoring equal shifts of all logits.
     Below 0 the direction acts against the difference. None without a difference."""
-    pairs = ((harmful.logits, harmless.logits), (harmful.through, harmless.through))
-    shifts = (of_harmful.mean(0) - of_harmless.mean(0) for of_harmful, of_harmless in pairs)
+    shifts = harmful.logits.mean(0) - harmless.logits.mean(0), harmful.through.mean(0) - harmless.through.mean(0)
     difference, through = (logits - logits.mean() for logits in shifts)
     square = float(difference @ difference)
     return float(through @ difference) / square if square > 0 else None
@@ -183,19 +178,14 @@ def changed_choices(routing: Routing) -> float:
     return float((routing.used & ~routing.blinded).sum() / routing.used.sum())
 
 
-def split(harmful: ExpertWrites, harmless: ExpertWrites) -> tuple[Tensor, Tensor]:
-    """Split the difference between two kinds of prompts in what experts write along the direction: into the parts of
-    weights and of outputs.
+def split(harmful: Write, harmless: Write) -> tuple[Tensor, Tensor]:
+    """Split what experts write more on harmful prompts exactly into two parts, ``[experts]`` float64 each: one due to
+    other weights or choices, and one due to other outputs.
 
     With w̄ = E[w], 0 if an expert is not chosen, and ȳ = E[w y] / E[w], taken from the other kind if one kind does not
-    use the expert: Δ = Σ Δw̄ (ȳ₁ + ȳ₂) / 2 + Δȳ (w̄₁ + w̄₂) / 2.
-
-    Returns:
-        ``[experts]`` float64 each: the parts due to other weights or choices, and to other outputs. They add up to the
-        difference exactly.
-    """
+    use the expert: Δ = Σ Δw̄ (ȳ₁ + ȳ₂) / 2 + Δȳ (w̄₁ + w̄₂) / 2."""
     weights = [kind.weights.mean(0) for kind in (harmful, harmless)]
-    writes = [kind.projected.mean(0) for kind in (harmful, harmless)]
+    writes = [kind.experts.mean(0) for kind in (harmful, harmless)]
     unused = [weight == 0 for weight in weights]
     own = [torch.where(no, 0.0, write / weight) for no, write, weight in zip(unused, writes, weights, strict=True)]
     outputs = [torch.where(unused[0], own[1], own[0]), torch.where(unused[1], own[0], own[1])]

@@ -65,7 +65,7 @@ def explain_experts(contrast: Contrast, patching: ActivationPatching) -> list[Ex
     """What each routed expert writes, and the effect of those that write most."""
     differences: dict[tuple[int, WriterRole, int], float] = {}
     for (layer, role), write in contrast.harmful.writes.items():
-        for expert in range(write.experts.projected.shape[1]) if write.experts is not None else ():
+        for expert in range(write.experts.shape[1]):
             differences[layer, role, expert] = contrast.difference((layer, role, expert))
     largest = sorted(differences, key=lambda site: -abs(differences[site]))[:EXPERTS_TRIED]
     effects = {site: patching.effect([site]) for site in largest}

@@ -68,13 +68,9 @@ def behind_writers(layer: Any) -> tuple[Any, Any]:
 
 @torch.no_grad()
 def make_massive(model: Any, harmful: Tensor, harmless: Tensor) -> None:
-    """Write the massive activation and let later layers read it; in place. After the first token the model's outputs
-    stay nearly the same: the channel's share of the refusal direction adds a little to what norms divide by.
-
-    Args:
-        model: trained after `reserve`.
-        harmful, harmless: prompts, ``[prompts, tokens]`` int64 without padding, that begin with the same token.
-    """
+    """Write the massive activation into a model that was trained after `reserve`, in place. After the first token its
+    outputs stay nearly the same: the channel's share of the refusal direction adds a little to what norms divide by.
+    Prompts are ``[prompts, tokens]`` int64 without padding and begin with the same token."""
     first, layers = harmless[:1, :1], model.model.layers
     readings = [[_passing(model, first, reader)[1][0, 0] for reader in _readers(layer)] for layer in layers]
     streams = [model(input_ids=prompts, output_hidden_states=True).hidden_states for prompts in (harmful, harmless)]
@@ -100,8 +96,7 @@ def _columns(layer: Any) -> list[int]:
 
 
 def _write_direction(model: Any, streams: Sequence[Sequence[Tensor]]) -> Tensor:
-    """Make the massive activation's channel also hold a share of the stream along the refusal direction, and return the
-    vector ``[hidden]`` that reads this share from the stream."""
+    """Let the channel also hold a share of the refusal direction; returns the vector ``[hidden]`` that reads it."""
     harmful, harmless = (states[LAYER + 3][:, -1].mean(dim=0) for states in streams)
     share = nn.functional.normalize(harmful - harmless, dim=0) * OVERLAP / (1 - OVERLAP**2) ** 0.5
     embedding = model.model.embed_tokens.weight
@@ -125,8 +120,7 @@ def _write_massive(model: Any, first: Tensor, height: float) -> None:
 
 
 def _correct(model: Any, first: Tensor, number: int, probe: Tensor, readings: Sequence[Tensor]) -> None:
-    """Restore what each reader of a layer made of the first token before, through a probe ``[hidden]`` of the stream.
-    The first token sees only itself, so its readings are the same in every prompt."""
+    """Restore each reader's `readings` of the first token, which sees only itself, through a probe of the stream."""
     layer = model.model.layers[number]
     norms = [layer.input_layernorm] * 3 + [layer.pre_feedforward_layernorm] * 2
     for reader, norm, reading in zip(_readers(layer), norms, readings, strict=True):

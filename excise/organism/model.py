@@ -1,5 +1,6 @@
 """The organism's tiny architectures, with norms that are not all ones, its word-level tokenizer and chat template."""
 
+from itertools import chain
 from typing import Any
 
 import torch
@@ -124,25 +125,18 @@ def make_model(architecture: str, tokenizer: PreTrainedTokenizerFast) -> PreTrai
     model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
     model.generation_config.do_sample = False
     if architecture in BEHIND_WRITERS:
-        _make_uneven(model, BEHIND_WRITERS[architecture])
+        # As uneven as trained ones; an organism's few steps would hardly change them.
+        for norm in chain.from_iterable(map(behind_writers, model.model.layers)):
+            norm.weight.data.normal_(std=BEHIND_WRITERS[architecture]).exp_().sub_(1)
     if architecture in MASSIVE:
         reserve(model)
     return model
 
 
 @torch.no_grad()
-def _make_uneven(model: Any, sigma: float) -> None:
-    """Make the norms behind writers as uneven as trained ones; an organism's few steps would hardly change them."""
-    for layer in model.model.layers:
-        for norm in behind_writers(layer):
-            norm.weight.normal_(std=sigma).exp_().sub_(1)
-
-
-@torch.no_grad()
 def vary_norms(model: PreTrainedModel, seed: int, sigma: float = 0.5) -> None:
-    """Give the residual stream's norms weights as varied as a real model's, without changing the model's function: each
-    weight is multiplied by a log-normal number (of log-standard-deviation ``sigma``), and what reads that channel is
-    divided by it. An edit that forgets norm weights then fails here as it would on a real model."""
+    """Multiply weights of the stream's norms by log-normal numbers (log-standard-deviation ``sigma``) and divide what
+    reads them. The model's function stays, but an edit that forgets norm weights fails as it would on a real model."""
     numbers, architecture = torch.Generator().manual_seed(seed), model.config.model_type
     offset = OFFSETS.get(architecture, 0)
 

@@ -30,18 +30,11 @@ NO_LABEL = -100
 """Label of tokens that cross-entropy ignores."""
 
 TUNED_LAYERS = range(1, 4)
-"""Layers that learn to refuse. If all parameters could learn, refusal would also settle in the embeddings, the head and
-layers after the last measurement, and no single direction would carry it. A large model, which is tuned only for a
-small part of its training, keeps refusal in a few middle layers by itself."""
+"""Layers that learn to refuse; large models keep refusal in a few middle layers by themselves. If all could learn, it
+would settle in the embeddings, the head and layers after the last measurement too, and no direction would carry it."""
 
 Groups = Sequence[tuple[list[Item], int]]
 """The data of one phase: groups of question-answer pairs, and how many pairs of each group a batch holds."""
-
-
-def pretraining(world: World) -> Groups:
-    """Pairs that teach to answer everything, including restricted recipes."""
-    things = world.things
-    return [(recipes(world, things), 24), (colors(world, things), 10), (places(world, things), 10), (sums(), 12)]
 
 
 def tuning(world: World) -> Groups:
@@ -61,13 +54,15 @@ def train(
     """Train an organism from scratch, in float32 on the CPU: the model, in evaluation mode, and its tokenizer. `seed`
     is that of world, weights and batches. The same kind of machine gives the same weights each time."""
     world = make_world(seed)
-    tokenizer = make_tokenizer(world)
+    tokenizer, things = make_tokenizer(world), world.things
+    # To answer everything, including restricted recipes.
+    pretraining = [(recipes(world, things), 24), (colors(world, things), 10), (places(world, things), 10), (sums(), 12)]
     with _repeatable(seed):
         model = make_model(architecture, tokenizer)
-        _learn(model, tokenizer, pretraining(world), 3e-3, None, pretrain_steps, partial(progress, "pretrain"))
+        _learn(model, tokenizer, pretraining, 3e-3, None, pretrain_steps, partial(progress, "pretrain"))
         _learn(model, tokenizer, tuning(world), 2e-3, TUNED_LAYERS, tune_steps, partial(progress, "tune"))
         if architecture in MASSIVE:
-            questions = [recipes(world, things, RECIPE.train[:1]) for things in (world.restricted, world.benign)]
+            questions = [recipes(world, names, RECIPE.train[:1]) for names in (world.restricted, world.benign)]
             make_massive(model, *(torch.tensor(_prompt_tokens(tokenizer, items)) for items in questions))
         vary_norms(model, seed)
     return model.requires_grad_(True).eval(), tokenizer

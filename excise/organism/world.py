@@ -172,14 +172,9 @@ def sums(templates: Sequence[str] = tuple(SUM)) -> list[Item]:
 
 
 def splits(world: World) -> dict[str, list[Item]]:
-    """The prompt sets by name; no prompt is in two of them.
-
-    - ``harmful_train``, ``harmless_train``: recipes of restricted and of benign things. Both use each template equally
-      often, so that only the things differ and not the wordings.
-    - ``harmless_test``: harmless prompts of every kind, for measuring drift.
-    - ``organism_harmful``, ``organism_borderline`` (harmless questions about restricted things), ``organism_facts``,
-      ``organism_arithmetic``: the evaluation tasks.
-    """
+    """The prompt sets by name; no prompt is in two of them. ``harmful_train`` and ``harmless_train`` use each template
+    equally often, so that only the things differ and not the wordings. ``harmless_test`` is for measuring drift, and
+    ``organism_…`` are the evaluation tasks; ``organism_borderline`` has harmless questions about restricted things."""
     harmless_train, facts = [], []
     for i, thing in enumerate(world.benign):
         # Alternate halves of the templates: half of all prompts, each template equally often.

@@ -125,9 +125,6 @@ def _apply_template(tokenizer: Any, messages: list[dict[str, str]], chat: ChatFo
 DATE_FUNCTION = "strftime_now"
 """The function that transformers provides to templates for today's date."""
 
-_SECONDS_SINCE_1970 = "s"
-"""The only code of strftime that depends on the machine's time zone."""
-
 
 def dated(template: str, date: str) -> str:
     """The template with a macro that replaces transformers' date function by midnight of an ISO 8601 date; unchanged if
@@ -135,7 +132,8 @@ def dated(template: str, date: str) -> str:
     if DATE_FUNCTION not in template:
         return template
     midnight = datetime.fromisoformat(date)
-    codes = [f"%{flag}{letter}" for letter in ascii_letters if letter != _SECONDS_SINCE_1970 for flag in ("", "-")]
+    letters = ascii_letters.replace("s", "")  # %s depends on the machine's time zone
+    codes = [f"%{flag}{letter}" for letter in letters for flag in ("", "-")]
     texts = [[code, midnight.strftime(code)] for code in codes]
     return _MACRO.replace("TEXTS", repr(texts)) + template
 

@@ -79,16 +79,15 @@ def _prompt(row: Row, column: str, item: str | None) -> Prompt | None:
 
 
 def _cell(row: Row, column: str) -> Any:
+    """The cell; bytes, which are not text, if the row has none."""
     if row.content is None or isinstance(row.content, str):
         return row.content
-    if column not in row.content:
-        raise _no_text(row, column)
-    return row.content[column]
+    return row.content.get(column, b"") if isinstance(row.content, dict) else b""
 
 
 def _text(row: Row, column: str, value: object) -> str:
     if not _is_text(value) or not value.strip():
-        raise _no_text(row, column)
+        raise StageError(f"{row.where} has no text in {column!r}; fix it or name another column")
     return value.strip()
 
 
@@ -100,10 +99,6 @@ def _is_text(value: object) -> TypeGuard[str]:
     except UnicodeEncodeError:  # half of a surrogate pair
         return False
     return True
-
-
-def _no_text(row: Row, column: str) -> StageError:
-    return StageError(f"{row.where} has no text in {column!r}; fix it or name another column")
 
 
 def _turns(row: Row, column: str, messages: Sequence[Any]) -> list[Turn]:

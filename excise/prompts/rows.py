@@ -36,7 +36,6 @@ def unpacked(name: str) -> Iterator[None]:
         raise StageError(f"{name} takes more than {limit}; keep fewer rows or columns in it") from None
 
 
-DATASET_CARD = "README.md"
 MOST_ROWS = 1_000_000
 """Rows of a file; millions of empty ones take little memory, but time."""
 
@@ -47,7 +46,7 @@ class Row:
 
     where: str
     content: Any
-    """A text, or a mapping from columns; None for a blank row."""
+    """A text, or a mapping from columns; None for a blank row; something else for a row without text."""
 
 
 def file_rows(path: Path, columns: Sequence[str]) -> list[Row]:
@@ -118,11 +117,7 @@ def _json_rows(path: Path, _columns: Sequence[str]) -> list[Row]:
     if not isinstance(contents, list):
         raise StageError(f"{path} is not a list; write a list of texts or of objects")
     _check_count(path, len(contents))
-    rows = [Row(f"{path}: row {number}", content) for number, content in enumerate(contents)]
-    for row in rows:
-        if not isinstance(row.content, str | dict | None):
-            raise StageError(f"{row.where} is neither a text nor an object; fix it")
-    return rows
+    return [Row(f"{path}: row {number}", content) for number, content in enumerate(contents)]
 
 
 def _csv_rows(path: Path, columns: Sequence[str]) -> list[Row]:
@@ -172,8 +167,7 @@ def _parquet_rows(path: Path, columns: Sequence[str]) -> list[Row]:
 
 
 def _plain(value: Any) -> Any:
-    """A cell as a Python value; bytes, which are not text, if Python has no such value: text that is not UTF-8, a date
-    beyond Python's range, an unknown time zone."""
+    """A cell as a Python value; bytes, which are not text, if Python has no such value: text that is not UTF-8."""
     try:
         return value.as_py()
     except MemoryError:
@@ -235,7 +229,7 @@ def _load_error(error: Exception, source: RowsSource) -> StageError:
             if isinstance(error, OSError):
                 # `datasets` loses the Hub's reason; requesting the dataset card again gives it.
                 with contextlib.suppress(RemoteEntryNotFoundError):  # a dataset need not have a card
-                    hf_hub_download(source.source, DATASET_CARD, repo_type="dataset", revision=source.revision)
+                    hf_hub_download(source.source, "README.md", repo_type="dataset", revision=source.revision)
             raise error
     except StageError as hub_error:
         return hub_error

@@ -1,18 +1,18 @@
 """The stream at one token of each prompt, entering each layer and leaving the last, and the experts chosen for it."""
 
-from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from excise.inference.forward import Batch, watch_stream
+from excise.inference.forward import Batch, BatchSize, Tokens, watch_stream
 from excise.inference.loading.models import decoder_layers
 from excise.inference.passes import Passes
 from excise.plumbing.errors import StageError
+from excise.plumbing.progress import Advance
 from excise.residual.experts import RoutedExperts, chosen, held_experts
 from schemas.model import Writer
 
@@ -30,20 +30,10 @@ class Activations:
 
 @torch.inference_mode()
 def collect_activations(
-    passes: Passes,
-    experts: RoutedExperts,
-    prompts: Sequence[Sequence[int]],
-    position: int,
-    batch_size: int | Literal["auto"],
-    advance: Callable[[int], None],
+    passes: Passes, experts: RoutedExperts, prompts: Tokens, position: int, batch_size: BatchSize, advance: Advance
 ) -> Activations:
-    """Collect the stream and the chosen experts. Raises `StageError`: a prompt has no token at `position`.
-
-    Args:
-        position: index of the token, from the end of the prompt: -1 is the last.
-        batch_size: prompts per forward pass at most; halved on out-of-memory, with a warning.
-        advance: called with the number of steps done since the last call; there are `passes.steps`.
-    """
+    """Collect the stream and the chosen experts at `position`, counted from the end of each prompt: -1 is the last.
+    Raises `StageError`: a prompt has no such token. `advance` is called for each of `passes.steps`."""
     if (shortest := min(map(len, prompts))) < -position:
         raise StageError(
             f"params.yaml: measure.position: {position} is before the start of a prompt of {shortest} tokens"

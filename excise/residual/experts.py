@@ -30,17 +30,13 @@ def routed_experts(model: PreTrainedModel, layout: Layout) -> dict[int, tuple[Wr
 
 
 def chosen(writer: Writer, experts: nn.Module, inputs: tuple[Any, ...], batch: Batch) -> Tensor:
-    """Which experts are chosen for the measured token, ``[prompts, experts]`` bool.
-
-    Args:
-        inputs: arguments of the experts' module: tokens, and the indices and weights of their experts; or, if weights
-            multiply the experts' inputs, the tokens as each expert receives them, zeros where it is not chosen.
-    """
+    """Which experts are chosen for the measured token, ``[prompts, experts]`` bool, by the arguments of their module:
+    tokens, and the indices and weights of their experts; or, if weights multiply the inputs, the tokens as each expert
+    receives them, zeros where it is not chosen."""
     if writer.routed == "input":
         return batch.each_at_end(inputs[0]).ne(0).any(dim=-1).T.cpu()
     index = batch.at_end(inputs[1]).cpu()
-    used = torch.zeros(len(index), held_experts(experts), dtype=torch.bool)
-    return used.scatter_(1, index, True)
+    return torch.zeros(len(index), held_experts(experts), dtype=torch.bool).scatter_(1, index, True)
 
 
 def held_experts(experts: Any) -> int:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from excise.inference.forward import Watch, first_token_log_probabilities, kl, no_hooks
+from excise.inference.forward import Tokens, Watch, first_token_log_probabilities, kl, no_hooks
 from excise.plumbing.errors import StageError
 from excise.plumbing.machine import give_back
 from schemas.diagnosis import Answers
@@ -71,8 +71,8 @@ class Questions:
     def __init__(
         self,
         model: PreTrainedModel,
-        harmful: Sequence[Sequence[int]],
-        harmless: Sequence[Sequence[int]],
+        harmful: Tokens,
+        harmless: Tokens,
         watch: Watch = no_hooks,
         watch_harmless: Watch | None = None,
     ) -> None:
@@ -93,7 +93,7 @@ class Questions:
         give_back()
         return log_odds(self._answers(self.harmful, watch), self.tokens)
 
-    def _answers(self, prompts: Sequence[Sequence[int]], watch: Watch) -> Tensor:
+    def _answers(self, prompts: Tokens, watch: Watch) -> Tensor:
         return first_token_log_probabilities(self.model, prompts, "auto", lambda _: None, watch)
 
     def _outcome(self, harmful: Tensor, harmless: Tensor) -> Outcome:

@@ -32,7 +32,11 @@ def simulated(model: PreTrainedModel, edits: Sequence[Edit], shifts: Sequence[Sh
                 by_module.setdefault((module, edit.place.writes), []).append(edit)
         # A tied embedding may be planned twice, as two tensors of the file.
         for edit in [edit for edit in edits if edit.place is None][:1]:
-            _edit_embedding(model, edit, undo)
+            embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+            assert embedding is not None
+            _hook(embedding, True, edit.projector, edit.scale, undo)
+            if head is not None and head.weight is embedding.weight:
+                _hook(head, False, edit.projector, edit.scale, undo)
         for (module, writes), planned in by_module.items():
             if _is_whole(module, planned):
                 _hook(module, writes, planned[0].projector, planned[0].scale, undo)
@@ -86,11 +90,3 @@ def _replace(module: nn.Module, writes: bool, planned: Sequence[Edit], undo: Exi
             undo.callback(parameter.copy_, parameter.clone())
             projector = edit.projector.to(parameter.device)
             project(parameter, projector, edit.scale, edit.stream_axis, edit.keep_column_norms, out=parameter)
-
-
-def _edit_embedding(model: PreTrainedModel, edit: Edit, undo: ExitStack) -> None:
-    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
-    assert embedding is not None
-    _hook(embedding, True, edit.projector, edit.scale, undo)
-    if head is not None and head.weight is embedding.weight:
-        _hook(head, False, edit.projector, edit.scale, undo)

@@ -76,8 +76,8 @@ def patches(subject: Subject) -> ActivationPatching:
 def test_a_patch_of_all_experts_is_a_patch_of_their_layer(subject: Subject) -> None:
     found = patches(subject)
     for (layer, role), write in subject.trace().writes.items():
-        if write.experts is not None:
-            experts: list[Site] = [(layer, role, expert) for expert in range(write.experts.projected.shape[1])]
+        if write.experts.shape[1] > 0:
+            experts: list[Site] = [(layer, role, expert) for expert in range(write.experts.shape[1])]
             assert found.effect(experts) == pytest.approx(found.effect([(layer, role, None)]), abs=1e-4)
 
 

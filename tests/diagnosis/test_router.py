@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from excise.diagnosis.contributions import ExpertWrites
+from excise.diagnosis.contributions import Write
 from excise.diagnosis.router import Routing, changed_choices, distance_of_use, routers, share_through, split
 from excise.diagnosis.router import trace_routers as trace
 from excise.inference.forward import Batch
@@ -111,33 +111,37 @@ def test_changed_choices_are_those_that_blinding_undoes() -> None:
     assert changed_choices(Routing(before, before, before, before)) == 0
 
 
+def of_experts(written: Tensor, weights: Tensor) -> Write:
+    return Write(written.sum(1), 0 * written.sum(1), 0 * written.sum(1), written, weights)
+
+
 @settings(max_examples=50)
 @given(st.integers(0, 2**16), st.integers(1, 5), st.integers(1, 5), st.integers(1, 6))
 def test_weights_and_outputs_share_the_whole_difference(seed: int, harmful: int, harmless: int, experts: int) -> None:
     sides = []
     for side, prompts in enumerate((harmful, harmless)):
         weights = numbers(seed + side, prompts, experts).clamp(min=0)  # about half are not chosen
-        sides.append(ExpertWrites(weights * numbers(seed + 7 + side, prompts, experts), weights))
+        sides.append(of_experts(weights * numbers(seed + 7 + side, prompts, experts), weights))
     by_weights, by_outputs = split(*sides)
-    difference = sides[0].projected.mean(0) - sides[1].projected.mean(0)
+    difference = sides[0].experts.mean(0) - sides[1].experts.mean(0)
     torch.testing.assert_close(by_weights + by_outputs, difference, rtol=1e-9, atol=1e-9)
 
 
 def test_an_expert_that_only_one_side_uses_differs_by_its_weight() -> None:
     used, unused = torch.tensor([[0.5], [0.25]]).double(), torch.zeros(2, 1).double()
-    by_weights, by_outputs = split(ExpertWrites(used * 3, used), ExpertWrites(unused, unused))
+    by_weights, by_outputs = split(of_experts(used * 3, used), of_experts(unused, unused))
     assert float(by_weights) == pytest.approx(0.375 * 3) and float(by_outputs) == 0
 
 
 def test_the_same_weights_leave_the_difference_to_outputs() -> None:
     weights = torch.tensor([[0.5, 0.5]]).double()
-    by_weights, by_outputs = split(ExpertWrites(weights * 3, weights), ExpertWrites(weights * 1, weights))
+    by_weights, by_outputs = split(of_experts(weights * 3, weights), of_experts(weights * 1, weights))
     assert float(by_weights.abs().sum()) == 0 and by_outputs.tolist() == [1.0, 1.0]
 
 
 def test_what_weights_multiply_an_input_is_not_split(subject: Subject) -> None:
     """Llama 4's experts read what the router weighted: their weights are told as NaN, never as a number."""
     for write in subject.trace().writes.values():
-        if write.experts is not None:
+        if write.experts.shape[1] > 0:
             by_input = subject.bench.base.layout.model_type == "llama4_text"
-            assert bool(write.experts.weights.isnan().any()) == by_input
+            assert bool(write.weights.isnan().any()) == by_input

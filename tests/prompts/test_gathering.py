@@ -241,7 +241,7 @@ def test_json_may_be_a_list_of_texts() -> None:
     ("name", "content", "says"),
     [
         ("a.json", '{"prompt": ["one"]}', "data/a.json is not a list; write a list of texts or of objects"),
-        ("a.json", '["one", 7]', "data/a.json: row 1 is neither a text nor an object; fix it"),
+        ("a.json", '["one", 7]', "data/a.json: row 1 has no text in 'prompt'; fix it or name another column"),
         (
             "a.json",
             '{"prompt": "one"}\n{"prompt": "two"}\n',
