@@ -28,8 +28,7 @@ def explain(
     decode: Callable[[int], str],
     advance: Callable[[int], None],
 ) -> Diagnosis:
-    """Explain a model. `decode` gives the text of a token; `advance` is called after each of the ``STEPS``. Raises
-    `StageError`: no measurement has a direction that can be explained."""
+    """Explain a model; `decode` gives a token's text. Raises `StageError`: no direction can be explained."""
     questions, base, ablate = bench.questions, bench.base, Ablate(**settings.model_dump())
     model, layout, kinds = questions.model, base.layout.family, (questions.harmful, questions.harmless)
     watched = components(model, base)
