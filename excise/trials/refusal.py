@@ -50,8 +50,7 @@ class Outcome:
         """The record in diagnosis.json and simulation.json. Raises `StageError`: it is not finite."""
         if not self.is_finite:
             raise StageError(
-                "the model produces NaN or infinite logits; try a smaller scale in params.yaml: ablate, or another "
-                "model.dtype"
+                "the model produces NaN or infinite logits; try a smaller scale in params.yaml or another model.dtype"
             )
         return Answers(
             refusal=self.refusal,
