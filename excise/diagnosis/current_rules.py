@@ -11,7 +11,7 @@ from statistics import multimode
 from torch import Tensor
 
 from excise.checkpoint.base_model import BaseModel
-from excise.diagnosis.contributions import Component, Trace, Tracer, components
+from excise.diagnosis.contributions import Component, Trace, components
 from excise.edit.planning.plan import Edit, make_plan
 from excise.edit.planning.projectors import Directions
 from excise.edit.planning.shifts import Shift, make_shifts, summary
@@ -84,23 +84,21 @@ def simulate(
     measurement = main_measurement(named, statistics)
     direction = directions.of_every_layer(measurement, ablate.orthogonalize)
 
-    def tracers(watched: Sequence[Component] = ()) -> list[Tracer]:
-        return [Tracer(model, base.layout.family, watched, direction, kind, plans[1.0]) for kind in prompts]
+    def traces(watched: Sequence[Component] = ()) -> list[Trace]:
+        return [Trace(model, base.layout.family, watched, direction, kind, plans[1.0]) for kind in prompts]
 
-    of_base = tracers(components(model, base))
-    questions = Questions(model, *prompts, *(tracer.watch for tracer in of_base))
-    before = [tracer.trace() for tracer in of_base]
+    before = traces(components(model, base))
+    questions = Questions(model, *prompts, *(trace.watch for trace in before))
     advance(1)
     direct = direct_effect(*before)
     outcomes: dict[float, Outcome] = {}
     after: dict[float, list[Trace]] = {}
     trials = []
     for scale, edits in plans.items():
-        of_edited = tracers()
+        after[scale] = traces()
         with simulated(model, edits, shifts):
-            outcomes[scale] = questions.ask(*(tracer.watch for tracer in of_edited))
+            outcomes[scale] = questions.ask(*(trace.watch for trace in after[scale]))
             perplexity = own.perplexity()
-        after[scale] = [tracer.trace() for tracer in of_edited]
         remainder, simulated_remainder = direct.remainder(scale), last_difference(*after[scale])
         finite = outcomes[scale].is_finite and math.isfinite(simulated_remainder)
         trials.append(
