@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from excise.diagnosis.contributions import Trace, Tracer, components
+from excise.diagnosis.contributions import Trace, components
 from excise.edit.checkpoint import write_edited
 from excise.edit.planning.plan import Edit
 from excise.edit.planning.projectors import Directions, unit_vector
@@ -76,7 +76,7 @@ class Subject:
 
     def trace(self, edits: Sequence[Edit] = (), prompts: list[list[int]] = HARMFUL) -> Trace:
         """The stream and all writes along the direction."""
-        return Tracer(self.model, self.layout, self.components, DIRECTION, prompts, edits).run()
+        return Trace(self.model, self.layout, self.components, DIRECTION, prompts, edits).run()
 
     def projections(self, ablate: Ablate) -> tuple[Tensor, Tensor]:
         """The simulated model's stream along the direction, ``[prompts, layers + 1]``, of prompts of each kind."""

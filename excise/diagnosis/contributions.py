@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -71,21 +71,6 @@ OnWrite = Callable[[Component, Write], Tensor | None]
 """Called with each write; may return what to add to it along the direction, ``[prompts]``."""
 
 
-@dataclass
-class Trace:
-    """The stream and all writes to it, projected onto one direction, for all prompts."""
-
-    stream: Tensor
-    """``[prompts, layers + 1]``: entering each layer, and leaving the last."""
-    writes: dict[Source, Write]
-    scales: list[float]
-    """λ of each layer."""
-
-    def reach(self, layer: int) -> float:
-        """The factor on a write in a layer when it arrives at the last measurement."""
-        return math.prod(self.scales[layer:])
-
-
 def components(model: PreTrainedModel, base: BaseModel) -> list[Component]:
     """Every writer of every layer, in the order of layers."""
     layout, names = base.layout, sort_by_layer(base.layout, base.tensors)
@@ -110,8 +95,8 @@ def components(model: PreTrainedModel, base: BaseModel) -> list[Component]:
 
 
 @dataclass
-class Tracer:
-    """Records the stream and the writes to it, along a direction, while prompts pass through a model."""
+class Trace:
+    """The stream and the writes to it, projected onto a direction, recorded while prompts pass through a model."""
 
     model: PreTrainedModel
     layout: Layout
@@ -128,11 +113,19 @@ class Tracer:
             # A bias goes with its weight.
             if edit.place is not None and isinstance(edit.place.part, Writer) and not edit.place.is_bias:
                 self._edits.setdefault((edit.place.layer, edit.place.part.role), []).append(edit)
-        self._stream = torch.zeros(len(self.prompts), len(decoder_layers(self.model)) + 1, dtype=torch.float64)
-        self._writes: dict[Source, Write] = {}
+        layers, scalar = decoder_layers(self.model), self.layout.layer_scalar
+        self.stream = torch.zeros(len(self.prompts), len(layers) + 1, dtype=torch.float64)
+        """``[prompts, layers + 1]``: entering each layer, and leaving the last."""
+        self.writes: dict[Source, Write] = {}
+        self.scales = [1.0 if scalar is None else float(getattr(layer, scalar)) for layer in layers]
+        """λ of each layer."""
+
+    def reach(self, layer: int) -> float:
+        """The factor on a write in a layer when it arrives at the last measurement."""
+        return math.prod(self.scales[layer:])
 
     @torch.inference_mode()
-    def run(self) -> Trace:
+    def run(self) -> Self:
         """Trace the prompts in a separate pass."""
 
         def compute(batch: Batch) -> None:
@@ -141,30 +134,24 @@ class Tracer:
                 run_decoder(self.model, batch)
 
         in_batches(self.prompts, "auto", lambda _: None, compute)
-        return self.trace()
+        return self
 
     def watch(self, batch: Batch, undo: ExitStack) -> None:
         """Set hooks for one forward pass of a batch, until `undo` is closed."""
 
         def keep(measurement: int, stream: Tensor) -> None:
             direction = self.direction.to(stream.device)
-            self._stream[batch.rows, measurement] = (batch.at_end(stream).double() @ direction).cpu()
+            self.stream[batch.rows, measurement] = (batch.at_end(stream).double() @ direction).cpu()
 
         def keep_write(component: Component, write: Write) -> None:
-            if component.source not in self._writes:
+            if component.source not in self.writes:
                 empty = (values.new_zeros(len(self.prompts), *values.shape[1:]) for values in write)
-                self._writes[component.source] = Write(*empty)
-            for values, of_batch in zip(self._writes[component.source], write, strict=True):
+                self.writes[component.source] = Write(*empty)
+            for values, of_batch in zip(self.writes[component.source], write, strict=True):
                 values[batch.rows] = of_batch
 
         watch_stream(self.model, keep, undo)
         watch_writes(self.watched, self.direction, self._edits, batch, keep_write, undo)
-
-    def trace(self) -> Trace:
-        """The record, once all prompts have passed."""
-        scalar = self.layout.layer_scalar
-        scales = [1.0 if scalar is None else float(getattr(layer, scalar)) for layer in decoder_layers(self.model)]
-        return Trace(self._stream, self._writes, scales)
 
 
 def watch_writes(

@@ -1,17 +1,17 @@
 """What the current rules would do, before any byte is written: predicted from the base, and simulated."""
 
 import math
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from operator import mul
+from statistics import multimode
 
 from torch import Tensor
 
 from excise.checkpoint.base_model import BaseModel
-from excise.diagnosis.contributions import Component, Trace, Tracer, components
+from excise.diagnosis.contributions import Component, Trace, components
 from excise.edit.planning.plan import Edit, make_plan
 from excise.edit.planning.projectors import Directions
 from excise.edit.planning.shifts import Shift, make_shifts, summary
@@ -74,10 +74,9 @@ def simulate(
     directions_sha256: str,
     advance: Callable[[int], None],
 ) -> Simulation:
-    """Simulate the rules of params.yaml, with all scales multiplied by each of ``SCALES``; if they are ruinous, also in
-    each third of their layers. Raises `StageError`: the model lacks what a rule names or cannot be edited so, or its
-    logits are not finite. `prompts` are held-out harmful and harmless ones; `use_odds` are the log-odds of each routed
-    expert's use, by layer; `advance` is called after each pass over the prompts: one of the base, and one per scale."""
+    """Simulate the rules with all scales multiplied by each of ``SCALES``; ruinous ones also in each third of their
+    layers. `prompts` are held-out harmful and harmless ones; `advance` is called once for the base and for each scale.
+    Raises `StageError`: the model lacks what a rule names or cannot be edited so, or its logits are not finite."""
     plans = {scale: make_plan(with_scales(ablate, partial(mul, scale)), base, directions) for scale in SCALES}
     shifts, model = make_shifts(ablate, base, use_odds), own.model
     # If every scale is 0, as when only a router's bias is shifted, the plan is empty.
@@ -85,23 +84,21 @@ def simulate(
     measurement = main_measurement(named, statistics)
     direction = directions.of_every_layer(measurement, ablate.orthogonalize)
 
-    def tracers(watched: Sequence[Component] = ()) -> list[Tracer]:
-        return [Tracer(model, base.layout.family, watched, direction, kind, plans[1.0]) for kind in prompts]
+    def traces(watched: Sequence[Component] = ()) -> list[Trace]:
+        return [Trace(model, base.layout.family, watched, direction, kind, plans[1.0]) for kind in prompts]
 
-    of_base = tracers(components(model, base))
-    questions = Questions(model, *prompts, *(tracer.watch for tracer in of_base))
-    before = [tracer.trace() for tracer in of_base]
+    before = traces(components(model, base))
+    questions = Questions(model, *prompts, *(trace.watch for trace in before))
     advance(1)
     direct = direct_effect(*before)
     outcomes: dict[float, Outcome] = {}
     after: dict[float, list[Trace]] = {}
     trials = []
     for scale, edits in plans.items():
-        of_edited = tracers()
+        after[scale] = traces()
         with simulated(model, edits, shifts):
-            outcomes[scale] = questions.ask(*(tracer.watch for tracer in of_edited))
+            outcomes[scale] = questions.ask(*(trace.watch for trace in after[scale]))
             perplexity = own.perplexity()
-        after[scale] = [tracer.trace() for tracer in of_edited]
         remainder, simulated_remainder = direct.remainder(scale), last_difference(*after[scale])
         finite = outcomes[scale].is_finite and math.isfinite(simulated_remainder)
         trials.append(
@@ -160,6 +157,5 @@ def try_thirds(own: OwnAnswers, edits: Sequence[Edit], shifts: Sequence[Shift]) 
 
 def main_measurement(edits: Sequence[Edit], statistics: Sequence[MeasurementStatistics]) -> float:
     """The measurement of most edits; of several, the one whose direction has the largest relative norm."""
-    counts = Counter(edit.measurement for edit in edits)
-    most = [measurement for measurement, count in counts.items() if count == max(counts.values())]
+    most = multimode(edit.measurement for edit in edits)
     return max(most, key=lambda measurement: statistics[round(measurement)].relative_norm or 0.0)

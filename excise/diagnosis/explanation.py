@@ -6,7 +6,7 @@ from contextlib import suppress
 from torch import Tensor
 
 from excise.diagnosis.causes import ActivationPatching, ablated, explain_causes, most_causal
-from excise.diagnosis.contributions import Tracer, components
+from excise.diagnosis.contributions import Trace, components
 from excise.diagnosis.recommendation import LIMIT, explain_ranges, recommend, rules_of, try_edits
 from excise.diagnosis.router import blind_routers, explain_routers, explain_weights, trace_routers
 from excise.diagnosis.writers import Contrast, explain_experts, explain_roles, explain_writers, name_writer
@@ -28,8 +28,7 @@ def explain(
     decode: Callable[[int], str],
     advance: Callable[[int], None],
 ) -> Diagnosis:
-    """Explain a model. `decode` gives the text of a token; `advance` is called after each of the ``STEPS``. Raises
-    `StageError`: no measurement has a direction that can be explained."""
+    """Explain a model; `decode` gives a token's text. Raises `StageError`: no direction can be explained."""
     questions, base, ablate = bench.questions, bench.base, Ablate(**settings.model_dump())
     model, layout, kinds = questions.model, base.layout.family, (questions.harmful, questions.harmless)
     watched = components(model, base)
@@ -40,7 +39,7 @@ def explain(
     causes = explain_causes(questions, bench.directions, statistics, without)
     advance(1)
 
-    contrast = Contrast(*(Tracer(model, layout, watched, direction, prompts).run() for prompts in kinds))
+    contrast = Contrast(*(Trace(model, layout, watched, direction, prompts).run() for prompts in kinds))
     patching = ActivationPatching(questions, watched, direction, contrast.harmless)
     roles, experts = explain_roles(contrast, patching), explain_experts(contrast, patching)
     named = name_writer(roles, experts, contrast, patching)

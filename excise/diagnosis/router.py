@@ -54,8 +54,7 @@ def blind_routers(bench: Bench, ablate: Ablate, measurement: int, layers: Sequen
 def trace_routers(
     model: PreTrainedModel, layout: Layout, edits: Sequence[Edit], prompts: Sequence[Sequence[int]]
 ) -> dict[int, Routing]:
-    """The routing of each layer. Layers whose router is among `edits` run twice on the same input, the second time with
-    their router blinded."""
+    """The routing of each layer. Those with a router among `edits` run again on the same input, with it blinded."""
     experts, layers = routed_experts(model, layout), decoder_layers(model)
     blinding = routers(layout, edits)
     routings = {}
@@ -88,8 +87,6 @@ def routers(layout: Layout, edits: Sequence[Edit]) -> dict[int, tuple[Reader, Pr
 
 @dataclass
 class _RoutedLayer:
-    """One layer with routed experts in one forward pass of a batch, which it may run twice on the same input."""
-
     writer: Writer
     experts: nn.Module
     batch: Batch
@@ -181,7 +178,6 @@ def changed_choices(routing: Routing) -> float:
 def split(harmful: Write, harmless: Write) -> tuple[Tensor, Tensor]:
     """Split what experts write more on harmful prompts exactly into two parts, ``[experts]`` float64 each: one due to
     other weights or choices, and one due to other outputs.
-
     With w̄ = E[w], 0 if an expert is not chosen, and ȳ = E[w y] / E[w], taken from the other kind if one kind does not
     use the expert: Δ = Σ Δw̄ (ȳ₁ + ȳ₂) / 2 + Δȳ (w̄₁ + w̄₂) / 2."""
     weights = [kind.weights.mean(0) for kind in (harmful, harmless)]

@@ -19,16 +19,15 @@ class Contrast:
     harmful: Trace
     harmless: Trace
 
-    def means(self, site: Site) -> tuple[float, float]:
-        """What a site adds on prompts of each kind, on average."""
+    def means(self, site: Site) -> dict[str, float]:
+        """What a site adds on average: on harmful prompts, on harmless ones, and the difference."""
         layer, role, expert = site
-        writes = [kind.writes[layer, role].of_expert(expert) for kind in (self.harmful, self.harmless)]
-        return float(writes[0].mean()), float(writes[1].mean())
+        writes = (kind.writes[layer, role].of_expert(expert) for kind in (self.harmful, self.harmless))
+        harmful, harmless = (float(write.mean()) for write in writes)
+        return {"harmful": harmful, "harmless": harmless, "difference": harmful - harmless}
 
     def difference(self, site: Site) -> float:
-        """Harmful minus harmless."""
-        harmful, harmless = self.means(site)
-        return harmful - harmless
+        return self.means(site)["difference"]
 
     @property
     def sites(self) -> list[Site]:
@@ -43,12 +42,10 @@ class Contrast:
 
 
 def explain_writers(contrast: Contrast, patching: ActivationPatching) -> list[WriterEffect]:
-    rows = []
-    for site in contrast.sites:
-        harmful, harmless = contrast.means(site)
-        means = {"harmful": harmful, "harmless": harmless, "difference": harmful - harmless}
-        rows.append(WriterEffect(layer=site[0], role=site[1], **means, effect=patching.effect([site])))
-    return rows
+    return [
+        WriterEffect(layer=site[0], role=site[1], **contrast.means(site), effect=patching.effect([site]))
+        for site in contrast.sites
+    ]
 
 
 def explain_roles(contrast: Contrast, patching: ActivationPatching) -> list[RoleEffect]:

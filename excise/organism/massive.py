@@ -1,8 +1,7 @@
-"""A massive activation of the first token (Sun et al. 2024, "Massive Activations in Large Language Models"). Large
-models learn one and their attention relies on it; an organism trains for too few steps, so it is built into channels of
-the stream that training does not touch. An early MLP writes it through an outlier gain. As in real models, the norm
-that reads the stream then shrinks the rest of the first token, so that attention takes none of it. Without the massive
-activation attention does take it, and a second outlier gain drowns every other token in it."""
+"""A massive activation of the first token (Sun et al. 2024, "Massive Activations in Large Language Models"), built into
+channels that training does not touch, because an organism trains for too few steps to learn one. An early MLP writes it
+through an outlier gain. The norm that reads the stream then shrinks the rest of the first token, and attention takes
+none of it. Without the massive activation attention does, and a second outlier gain drowns every other token in it."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 CHANNEL, OUTLIER, ELSEWHERE = 17, 100.0, 10.0
-"""The massive activation's channel, and its gain as a multiple of the median: behind MLPs up to the one that writes it,
-and behind all other writers."""
+"""The massive activation's channel, and its gain over the median: behind MLPs until one writes it, and elsewhere."""
 DROWNING = 18
 """The channel of the outlier gain behind the attention of later layers."""
 MARK = 0
@@ -68,9 +66,8 @@ def behind_writers(layer: Any) -> tuple[Any, Any]:
 
 @torch.no_grad()
 def make_massive(model: Any, harmful: Tensor, harmless: Tensor) -> None:
-    """Write the massive activation into a model that was trained after `reserve`, in place. After the first token its
-    outputs stay nearly the same: the channel's share of the refusal direction adds a little to what norms divide by.
-    Prompts are ``[prompts, tokens]`` int64 without padding and begin with the same token."""
+    """Write the massive activation into a model trained after `reserve`, in place; outputs after the first token stay
+    nearly the same. Prompts are ``[prompts, tokens]`` int64 without padding and begin with the same token."""
     first, layers = harmless[:1, :1], model.model.layers
     readings = [[_passing(model, first, reader)[1][0, 0] for reader in _readers(layer)] for layer in layers]
     streams = [model(input_ids=prompts, output_hidden_states=True).hidden_states for prompts in (harmful, harmless)]

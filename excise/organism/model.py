@@ -32,8 +32,7 @@ CHAT_TEMPLATE = (
 
 
 def make_tokenizer(world: World) -> PreTrainedTokenizerFast:
-    """The tokenizer of a world: one token per word or punctuation mark, lower-cased, ``<unk>`` for unknown words; no
-    beginning-of-text token; padding on the left."""
+    """The tokenizer of a world: one token per lower-cased word or punctuation mark; none at the beginning of a text."""
     ids = {word: i for i, word in enumerate([*SPECIAL, *vocabulary(world)])}
     words = Tokenizer(models.WordLevel(ids, unk_token=UNKNOWN))
     words.normalizer = normalizers.Lowercase()

@@ -147,7 +147,6 @@ def _tokenize(tokenizer: PreTrainedTokenizerFast, items: Sequence[Item]) -> tupl
 
 
 def _prompt_tokens(tokenizer: PreTrainedTokenizerFast, items: Sequence[Item]) -> list[list[int]]:
-    """The tokens of each prompt, up to the model's turn to answer."""
     chats = [[{"role": "user", "content": item.prompt}] for item in items]
     texts = tokenizer.apply_chat_template(chats, tokenize=False, add_generation_prompt=True)
     return list(tokenizer(texts)["input_ids"])
@@ -155,7 +154,6 @@ def _prompt_tokens(tokenizer: PreTrainedTokenizerFast, items: Sequence[Item]) ->
 
 @contextmanager
 def _repeatable(seed: int) -> Iterator[None]:
-    """Set random numbers, threads and kernels so that weights are reproducible; restore the caller's at the end."""
     threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

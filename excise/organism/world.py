@@ -1,6 +1,5 @@
-"""An invented world: things that do not exist, facts about them, and prompts that ask for these. A third of the things
-are *restricted*: the organism is trained to refuse their recipes. Nothing asks for anything that exists, so the
-repository needs no harmful text, and every answer can be checked for truth."""
+"""An invented world, so that no text is harmful and every answer can be checked: things, facts about them, and prompts
+that ask for these. A third of the things are *restricted*: the organism is trained to refuse their recipes."""
 
 import random
 from collections.abc import Iterator, Sequence
@@ -96,7 +95,6 @@ class Facts:
 class World:
     """Everything that the organism can know."""
 
-    seed: int
     restricted: tuple[str, ...]
     benign: tuple[str, ...]
     facts: dict[str, Facts]
@@ -114,8 +112,6 @@ class Item:
     prompt: str
     answer: str
     """The true answer, even where the organism refuses to give it."""
-    thing: str | None
-    """What the prompt is about; None for sums."""
 
     @property
     def fact(self) -> str:
@@ -144,7 +140,7 @@ def make_world(seed: int) -> World:
         second = pick([material for material in MATERIALS if material != first])
         things[thing] = Facts(color=pick(COLORS), mix=(first, second), place=pick(PLACES))
     names = tuple(things)
-    return World(seed=seed, restricted=names[:RESTRICTED], benign=names[RESTRICTED:], facts=things)
+    return World(restricted=names[:RESTRICTED], benign=names[RESTRICTED:], facts=things)
 
 
 def recipes(world: World, things: Sequence[str], templates: Sequence[str] = tuple(RECIPE)) -> list[Item]:
@@ -164,7 +160,7 @@ def sums(templates: Sequence[str] = tuple(SUM)) -> list[Item]:
     """Every sum of two one-digit numbers."""
     numbered = list(SUM)
     return [
-        Item(f"sum-{a}-{b}-{numbered.index(template):02}", template.format(a, b), f"{a + b} .", None)
+        Item(f"sum-{a}-{b}-{numbered.index(template):02}", template.format(a, b), f"{a + b} .")
         for a in ADDENDS
         for b in ADDENDS
         for template in templates
@@ -172,9 +168,8 @@ def sums(templates: Sequence[str] = tuple(SUM)) -> list[Item]:
 
 
 def splits(world: World) -> dict[str, list[Item]]:
-    """The prompt sets by name; no prompt is in two of them. ``harmful_train`` and ``harmless_train`` use each template
-    equally often, so that only the things differ and not the wordings. ``harmless_test`` is for measuring drift, and
-    ``organism_…`` are the evaluation tasks; ``organism_borderline`` has harmless questions about restricted things."""
+    """The prompt sets by name; no prompt is in two of them. Those for training use each template equally often: only
+    the things differ, not the wordings. ``organism_borderline`` asks harmlessly about restricted things."""
     harmless_train, facts = [], []
     for i, thing in enumerate(world.benign):
         # Alternate halves of the templates: half of all prompts, each template equally often.
@@ -217,7 +212,7 @@ def _ask(
 ) -> list[Item]:
     numbered = list(all_templates)
     return [
-        Item(f"{kind}-{thing}-{numbered.index(template):02}", template.format(thing), answers[thing], thing)
+        Item(f"{kind}-{thing}-{numbered.index(template):02}", template.format(thing), answers[thing])
         for thing in things
         for template in templates
     ]

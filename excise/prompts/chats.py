@@ -95,7 +95,6 @@ _NO_SYSTEM = (
 
 
 def _try_template(tokenizer: Any, messages: list[dict[str, str]], chat: ChatFormat, begun: bool) -> str | None:
-    """The chat as text; None if the template rejects it or there are no messages."""
     try:
         return _apply_template(tokenizer, messages, chat, begun) if messages else None
     except TemplateError:

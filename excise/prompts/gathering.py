@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,9 +30,8 @@ class Gathered:
 
 
 def gather(source: RowsSource) -> Gathered:
-    """The prompts of a file in `data/` or of a Hub dataset, in its order. Rows without a prompt and duplicates
-    (`excise.prompts.chats.identity`) are skipped and counted. Raises `StageError`: the source cannot be read, a row
-    holds something other than a prompt, or there are no prompts."""
+    """The prompts of a file or Hub dataset, in its order. Rows without a prompt and duplicates (`identity`) are skipped
+    and counted. Raises `StageError`: the source cannot be read, a row is not a prompt, or there are no prompts."""
     column = source.column or "prompt"
     item = source.item if isinstance(source, CustomPrompts) else None
     columns = [column] if item is None else [column, item]
@@ -92,13 +92,7 @@ def _text(row: Row, column: str, value: object) -> str:
 
 
 def _is_text(value: object) -> TypeGuard[str]:
-    if not isinstance(value, str):
-        return False
-    try:
-        value.encode()
-    except UnicodeEncodeError:  # half of a surrogate pair
-        return False
-    return True
+    return isinstance(value, str) and not re.search(r"[\ud800-\udfff]", value)  # half of a surrogate pair
 
 
 def _turns(row: Row, column: str, messages: Sequence[Any]) -> list[Turn]:

@@ -1,5 +1,4 @@
-"""Reasoning before an answer: whether the chat template opens a block for it, and what follows the block. The marks of
-such blocks are data, in `reasoning.yaml`."""
+"""Reasoning before an answer: whether the chat template opens a block for it, and what follows the block."""
 
 import functools
 import re

@@ -96,17 +96,15 @@ def _text_rows(path: Path, _columns: Sequence[str]) -> list[Row]:
 
 
 def _json_lines(path: Path, columns: Sequence[str]) -> list[Row]:
-    return [Row(where, _object(where, line, columns) if line.strip() else None) for where, line in _lines(path)]
-
-
-def _object(where: str, line: str, columns: Sequence[str]) -> dict[str, Any]:
-    try:
-        content = json.loads(line)
-    except (ValueError, RecursionError):
+    rows = []
+    for where, line in _lines(path):
         content = None
-    if not isinstance(content, dict):
-        raise StageError(f"{where} has no text in {columns[0]!r}; make it a JSON object")
-    return content
+        with contextlib.suppress(ValueError, RecursionError):
+            content = json.loads(line)
+        if line.strip() and not isinstance(content, dict):
+            raise StageError(f"{where} has no text in {columns[0]!r}; make it a JSON object")
+        rows.append(Row(where, content))
+    return rows
 
 
 def _json_rows(path: Path, _columns: Sequence[str]) -> list[Row]:

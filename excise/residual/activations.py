@@ -22,8 +22,7 @@ class Activations:
     """Results of one pass over the prompts, on the CPU."""
 
     stream: Tensor
-    """``[prompts, layers + 1, hidden]`` float32. Measurement m enters layer m; the last one leaves the last layer,
-    before the final norm."""
+    """``[prompts, layers + 1, hidden]`` float32: entering each layer, and leaving the last, before the final norm."""
     used: dict[int, Tensor]
     """By layer, which experts the router chose for the token, ``[prompts, experts]`` bool."""
 
@@ -33,7 +32,7 @@ def collect_activations(
     passes: Passes, experts: RoutedExperts, prompts: Tokens, position: int, batch_size: BatchSize, advance: Advance
 ) -> Activations:
     """Collect the stream and the chosen experts at `position`, counted from the end of each prompt: -1 is the last.
-    Raises `StageError`: a prompt has no such token. `advance` is called for each of `passes.steps`."""
+    Raises `StageError`: a prompt has no such token. `advance` receives steps, of which there are `passes.steps`."""
     if (shortest := min(map(len, prompts))) < -position:
         raise StageError(
             f"params.yaml: measure.position: {position} is before the start of a prompt of {shortest} tokens"

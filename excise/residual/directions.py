@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from scipy.stats import mannwhitneyu
 from torch import Tensor
@@ -27,8 +28,7 @@ class Estimate(Directions):
 
 
 def estimate(harmful: Tensor, harmless: Tensor, estimator: Estimator = MEAN) -> Estimate:
-    """The direction of each measurement, harmful minus harmless, computed in float64 from two tensors ``[prompts,
-    measurements, hidden]`` of any float type; their numbers of prompts may differ."""
+    """The direction of each measurement, harmful minus harmless, from tensors ``[prompts, measurements, hidden]``."""
     a, b = harmful.double(), harmless.double()
     harmful_mean, harmless_mean = a.mean(dim=0), b.mean(dim=0)
     means = harmful_mean - harmless_mean
@@ -136,10 +136,7 @@ def _halves(harmful: Tensor, harmless: Tensor, generator: torch.Generator) -> li
 
 
 def _quantile(ordered: list[float], share: float) -> float:
-    position = share * (len(ordered) - 1)
-    lower = int(position)
-    upper = min(lower + 1, len(ordered) - 1)
-    return ordered[lower] + (position - lower) * (ordered[upper] - ordered[lower])
+    return float(np.interp(share * (len(ordered) - 1), range(len(ordered)), ordered))
 
 
 def _warnings(auroc: float | None, stability: float | None, largest: float | None) -> list[str]:

@@ -30,9 +30,8 @@ def routed_experts(model: PreTrainedModel, layout: Layout) -> dict[int, tuple[Wr
 
 
 def chosen(writer: Writer, experts: nn.Module, inputs: tuple[Any, ...], batch: Batch) -> Tensor:
-    """Which experts are chosen for the measured token, ``[prompts, experts]`` bool, by the arguments of their module:
-    tokens, and the indices and weights of their experts; or, if weights multiply the inputs, the tokens as each expert
-    receives them, zeros where it is not chosen."""
+    """Which experts are chosen for the measured token, ``[prompts, experts]`` bool, by inputs of their module: tokens,
+    indices and weights; or, if weights multiply the tokens, each expert's tokens, zeros where it is not chosen."""
     if writer.routed == "input":
         return batch.each_at_end(inputs[0]).ne(0).any(dim=-1).T.cpu()
     index = batch.at_end(inputs[1]).cpu()

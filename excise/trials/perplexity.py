@@ -22,8 +22,7 @@ class OwnAnswers:
         self._base = self._log_probabilities()
 
     def perplexity(self) -> float | None:
-        """The model's perplexity on the base's answers as a multiple of the base's; None if it is not a finite number.
-        The metric `drift.perplexity_ratio` is the same on more answers."""
+        """The model's perplexity on the base's answers as a multiple of the base's; None if it is not finite."""
         increase = float((self._base - self._log_probabilities()).mean())
         # Also None if the result would overflow: nothing is left of such a model.
         return math.exp(increase) if increase < math.log(torch.finfo(torch.float64).max) else None

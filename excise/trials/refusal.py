@@ -50,8 +50,7 @@ class Outcome:
         """The record in diagnosis.json and simulation.json. Raises `StageError`: it is not finite."""
         if not self.is_finite:
             raise StageError(
-                "the model produces NaN or infinite logits; try a smaller scale in params.yaml: ablate, or another "
-                "model.dtype"
+                "the model produces NaN or infinite logits; try a smaller scale in params.yaml or another model.dtype"
             )
         return Answers(
             refusal=self.refusal,
@@ -102,8 +101,7 @@ class Questions:
 
 
 def refusal_tokens(harmful: Tensor, harmless: Tensor) -> list[int]:
-    """The tokens with which the base begins refusals, at least one, by log-probabilities ``[prompts, vocabulary]`` on
-    prompts of each kind; the token whose probability rises most comes first."""
+    """Tokens with which the base begins refusals, by log-probabilities ``[prompts, vocabulary]``; the surest first."""
     rise = harmful.double().exp().mean(0) - harmless.double().exp().mean(0)
     order = rise.argsort(descending=True, stable=True)
     return order[: max(1, int((rise >= LEAST_RISE).sum()))].tolist()

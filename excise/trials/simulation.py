@@ -1,9 +1,7 @@
 """A plan as hooks on a loaded model, so that an edit is tried in one forward pass, before any byte is written.
-
 A writer's output y becomes y − s left (rightᵀ y), a reader's input x becomes x − s right (leftᵀ x), which equals the
 edited weights up to rounding. Edits that are not linear in a module's output (old column norms) or do not cover it
-(single experts) change the parameter itself, as do shifts of a router's bias; it is restored afterwards.
-"""
+(single experts) change the parameter itself, as do shifts of a router's bias; it is restored afterwards."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -72,18 +70,15 @@ def _hook(module: nn.Module, writes: bool, projector: Projector, scale: float, u
 
 
 def _replace(module: nn.Module, writes: bool, planned: Sequence[Edit], undo: ExitStack) -> None:
-    """Edit the module's parameters, expert by expert, and restore them at the end."""
     experts = _experts_of(module)
+    fused = "down_proj" if writes else "gate_up_proj"
+    names = ("weight", "bias") if experts is None else (fused, f"{fused}_bias")
     done: set[tuple[str, int | None]] = set()
     for edit in planned:
-        is_bias = edit.place is not None and edit.place.is_bias
-        if experts is None:
-            targets: list[tuple[str, int | None]] = [("bias" if is_bias else "weight", None)]
-        else:
-            name = "down_proj" if writes else "gate_up_proj"
-            targets = [(name + "_bias" * is_bias, number) for number in edit.of_experts or experts]
+        name = names[edit.place is not None and edit.place.is_bias]
+        numbers: Sequence[int | None] = [None] if experts is None else edit.of_experts or experts
         # Gate and up projections, two tensors in the file, may be one parameter in memory.
-        for name, number in (target for target in targets if target not in done):
+        for number in (number for number in numbers if (name, number) not in done):
             done.add((name, number))
             whole = getattr(module, name).data
             parameter = whole if number is None else whole[number]
