@@ -55,7 +55,7 @@ OF_THE_COMMIT = [
     (append("stages/evaluate.py", "# another\n"), "stages/evaluate.py changed since evaluate@base ran"),
     (append("schemas/params/gates.py", "# another\n"), "schemas/params changed since params ran"),
     (append("excise/organism/notes.txt", "new\n"), "excise/organism changed since organism ran"),
-    (append("excise/judges/new.py", "\n"), "excise/judges changed since evaluate@base ran"),
+    (append("excise/verdicts/new.py", "\n"), "excise/verdicts changed since evaluate@base ran"),
     (
         replace("dvc.yaml", "cmd: exec python -m stages.report", "cmd: python -m stages.report"),
         "report is another stage",

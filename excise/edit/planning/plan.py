@@ -201,7 +201,7 @@ def _embedding(rule: Rule, where: str, ablate: Ablate, base: BaseModel) -> list[
 
 def _check_measurement(measurement: float, where: str, layout: ModelLayout, directions: Directions) -> None:
     if measurement > layout.layers:
-        raise CannotEdit(f"{where}: there is no measurement {measurement:g}; this model has 0-{layout.layers}")
+        raise CannotEdit(f"{where}: no measurement {measurement:g}; this model has measurements 0-{layout.layers}")
     for neighbor in {math.floor(measurement), math.ceil(measurement)}:
         if reason := directions.reasons[neighbor]:
             raise StageError(f"{where}: measurement {neighbor} has no direction: {reason}; name another")
