@@ -14,7 +14,7 @@ unexport PYTHONPATH PYTHONHOME
 .NOTPARALLEL:
 
 .PHONY: help repro use pin gate report verify plan experiments experiment collect model release upload pr-comment \
-	restore rerun push hand-over publish attach test test-slow test-nightly lint types audit format schema lock environment
+	restore rerun push hand-over publish attach test test-slow test-nightly lint types audit actionlint format schema lock environment
 
 EXCISE := exec python -m excise
 
@@ -115,6 +115,12 @@ types: environment ## Static types
 audit: environment ## Security and form of the workflows
 	@zizmor --offline --persona=pedantic --quiet .github
 	@check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	@if command -v actionlint > /dev/null; then actionlint; \
+		else echo "actionlint is not installed (make actionlint), so it checked nothing"; fi
+
+# No package of the Python registry holds it. The sums of Go's modules are public, so a version cannot change.
+actionlint: environment ## Install actionlint, for `make audit`; needs Go and a network
+	@GOBIN="$(CURDIR)/$(BIN)" go install github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
 
 format: environment ## Fix style and formatting
 	@ruff check --fix .
