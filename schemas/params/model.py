@@ -44,7 +44,8 @@ class Model(Section):
     def _pin_what_is_of_the_hub(self) -> Self:
         is_of_hub = self.source != "organism" and not self.source.startswith("/")
         if is_of_hub and self.revision is None:
-            raise WrongValue(f"is missing; `make pin MODEL={self.source}` finds it", "revision")
+            remedy = f"`make pin MODEL={self.source}` finds it (a local folder needs its absolute path as source)"
+            raise WrongValue(f"is missing; {remedy}", "revision")
         if not is_of_hub and self.revision is not None:
             raise WrongValue(f"is only for Hub ids, got {show(self.revision)} for {show(self.source)}", "revision")
         return self
