@@ -152,7 +152,8 @@ def prompt_lists(
     list_of: dict[tuple[str, ...], str] = {}
     for name, listed in lists.items():
         if not listed:
-            raise StageError(f"params.yaml: prompts: no {name} prompts are left, as every fifth is held out; name a source with more")
+            why = "as every fifth is held out; name a source with more"
+            raise StageError(f"params.yaml: prompts: no {name} prompts are left, {why}")
         for prompt in listed:
             if (first := list_of.setdefault(identity(prompt), name)) != name:
                 raise StageError(
