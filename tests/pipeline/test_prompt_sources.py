@@ -73,7 +73,7 @@ def test_lists_do_not_depend_on_the_order_of_the_rows_and_the_manifest_counts_th
     of_files(project, HARMFUL[::-1], HARMLESS[::-1])
     again = prepared(project)
     assert {name: again[name] for name in first} == first
-    project.replace("seed: 0                   # of the order", "seed: 1                   # of the order")
+    project.replace("seed: 0                   # shuffle", "seed: 1                   # shuffle")
     other = prepared(project)
     assert other["harmful.jsonl"] != first["harmful.jsonl"]
     assert other["organism_facts.jsonl"] == first["organism_facts.jsonl"]
