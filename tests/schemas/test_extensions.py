@@ -103,7 +103,7 @@ def test_a_package_that_the_lock_does_not_pin_is_refused(toy: Path, lock: str | 
     [
         ("none", "is of the package toy-judge, which cannot be imported"),
         ("word", "is of the package toy-judge, but toy_judge:__doc__ is not an Extension"),
-        ("toys", 'keywords, toy, none, word, got "toys"; did you mean "toy"?'),
+        ("toys", ', toy, none, word, got "toys"; did you mean "toy"?'),
     ],
 )
 def test_what_another_package_gets_wrong_is_one_line(toy: Path, name: str, says: str) -> None:
