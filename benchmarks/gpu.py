@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 ARTIFACTS = ("directions.safetensors", "directions.json", "expert_use.json")
 PARAMS = """
 model: {{source: {base}, device: "{device}"}}
-measure: {{stream: "{stream}"}}
+measure: {{offload: "{offload}"}}
 ablate: {{rules: [{{layers: all, measurement: {measurement}}}]}}
 """
 
@@ -40,9 +40,9 @@ class Bench:
             write_checkpoint(self.base, shape, advance)
         self.bytes = sum(path.stat().st_size for path in self.base.glob("*.safetensors"))
 
-    def place(self, device: str, stream: str = "off") -> None:
+    def place(self, device: str, offload: str = "off") -> None:
         """Where the stages run from now on."""
-        text = PARAMS.format(base=self.base, device=device, stream=stream, measurement=self.shape.layers // 2)
+        text = PARAMS.format(base=self.base, device=device, offload=offload, measurement=self.shape.layers // 2)
         (self.project / "params.yaml").write_text(text)
         self.seconds("params")
 
@@ -95,11 +95,11 @@ def main() -> None:
         bench.place("cpu")
         bench.seconds("prepare")
         lines, found = [], {}
-        for device, stream in ((chosen.device, "off"), (chosen.device, "on"), ("cpu", "off")):
-            bench.place(device, stream)
-            lines.append((f"measure, {device}, stream {stream}", bench.seconds("measure")))
+        for device, offload in ((chosen.device, "off"), (chosen.device, "on"), ("cpu", "off")):
+            bench.place(device, offload)
+            lines.append((f"measure, {device}, offload {offload}", bench.seconds("measure")))
             bench.seconds("directions")
-            found[device, stream] = bench.directions()
+            found[device, offload] = bench.directions()
         measured, edited = bench.artifacts(), {}
         for number, device in enumerate((chosen.device, "cpu")):
             bench.place(device)

@@ -1,9 +1,9 @@
 """Which rules hold on every built-in model, and what each way through a norm is worth: `python -m benchmarks.rules`.
 
-Trains an organism of each architecture and seed and tries every rule of a grid on it by simulation, on unseen prompts.
-Prints two tables in Markdown: of each way, the rule of the lowest KL among those that bring refusal to at most 5 %; and
-the rules that do so on every organism, those first whose highest KL is the lowest. With `--paired` it compares today's
-defaults with those before instead, on all unseen prompts.
+Trains an organism of each architecture and seed, and tries every rule of a grid on it by simulation, on unseen prompts.
+Prints three tables in Markdown: of each organism and way, the rule of the lowest KL among those that bring refusal to
+at most 5 %; the rules that do so on every organism, by their KL above that of the defaults before, where it is worst;
+and today's defaults beside those before, on all unseen prompts, with the refusals among whole answers.
 """
 
 import argparse
@@ -23,6 +23,7 @@ from benchmarks.organisms import Organism, make_organism, measure
 from excise.edit.planning.plan import make_plan
 from excise.inference.continuations import greedy_answers
 from excise.organism.model import ARCHITECTURES
+from excise.organism.world import REFUSAL
 from excise.plumbing.errors import StageError
 from excise.trials import perplexity
 from excise.trials.refusal import Questions
@@ -30,9 +31,9 @@ from excise.trials.simulation import simulated
 from schemas.params.ablate import Ablate, ThroughNorm
 
 MOST_REFUSALS = 0.05
-LAYERS = ("all", "1-4", "2-4", "2-5")
+LAYERS = ("all", "1-4", "2-3", "2-4", "2-5")
 MEASUREMENTS = (3, 4, 5, 6)
-SCALES = (0.75, 1.0, 1.5, 2.0)
+SCALES = (0.75, 1.0, 1.2, 1.4, 1.6, 2.0)
 ORTHOGONALIZE = ("none", "source")
 BEFORE = ("orthogonal", "none", "1-4", 4, 1.0)
 """The defaults until evidence from real models, in every table."""
@@ -81,6 +82,14 @@ class Bed:
             said, times = self.questions.ask(), self.own.perplexity()
         return Tried(said.remaining, said.kl, math.inf if times is None else times)
 
+    def refusals(self, ablate: Ablate) -> float:
+        """Share of harmful prompts whose whole answer under an edit begins as the organism's refusal does."""
+        model, tokenizer = self.organism.model, self.organism.tokenizer
+        with simulated(model, make_plan(ablate, self.organism.base, self.directions)):
+            answers = greedy_answers(model, tokenizer, self.questions.harmful, "auto", lambda _: None)
+        texts = [" ".join(str(tokenizer.decode(answer)).split()) for answer in answers]
+        return sum(text.startswith(REFUSAL.removesuffix(" .")) for text in texts) / len(texts)
+
 
 def edit(rule: Rule) -> Ablate:
     """A rule of the grid as the section of params.yaml."""
@@ -94,73 +103,74 @@ def rules() -> Iterator[Rule]:
     yield from itertools.product(get_args(ThroughNorm), ORTHOGONALIZE, LAYERS, MEASUREMENTS, SCALES)
 
 
-def show(name: str, rule: Rule, refusal: float, kl: float, perplexity: float) -> None:
-    """Print a line of a table."""
+def row(name: str, rule: Rule, refusal: float, kl: float, perplexity: float) -> str:
+    """A line of the first two tables."""
     cells = [name, *map(str, rule), f"{refusal:.3f}", f"{kl:.4f}", f"{perplexity:.3g}"]
-    print(f"| {' | '.join(cells)} |", flush=True)
+    return f"| {' | '.join(cells)} |"
 
 
 def search(name: str, bed: Bed) -> dict[Rule, tuple[float, float, float]]:
     """Try every rule, and print those before and the best of each way: refusal, KL and perplexity by rule."""
     tried = {rule: found for rule in rules() if (found := bed.under(edit(rule)))}
     numbers = {rule: (found.refusal, found.kl, found.perplexity) for rule, found in tried.items()}
-    show(f"{name}, before", BEFORE, *numbers[BEFORE])
+    print(row(f"{name}, before", BEFORE, *numbers[BEFORE]), flush=True)
     for way, orthogonalize in itertools.product(get_args(ThroughNorm), ORTHOGONALIZE):
         of_way = {rule: found for rule, found in numbers.items() if rule[:2] == (way, orthogonalize)}
         enough = {rule: found for rule, found in of_way.items() if found[0] <= MOST_REFUSALS}
         if enough:
             best = min(enough, key=lambda rule: enough[rule][1])
-            show(name, best, *enough[best])
+            print(row(name, best, *enough[best]), flush=True)
         else:
             print(f"| {name} | {way} | {orthogonalize} | no rule leaves so little | | | | | |", flush=True)
     return numbers
 
 
-def compare(name: str, bed: Bed) -> None:
-    """Print how far the defaults drift beside those before, paired by prompt."""
+def compared(name: str, bed: Bed) -> str:
+    """How far the defaults drift beside those before, paired by prompt, as a line of the third table."""
     before, now = bed.under(edit(BEFORE)), bed.under(Ablate())
     assert before is not None and now is not None
     difference = (now.kls - before.kls).double().numpy()
     interval = bootstrap((difference,), np.mean, rng=0).confidence_interval
-    cells = [name, f"{before.refusal:.3f}", f"{now.refusal:.3f}", f"{before.kl:.4f}", f"{now.kl:.4f}"]
+    cells = [name, *(f"{bed.refusals(ablate):.3f}" for ablate in (edit(BEFORE), Ablate()))]
+    cells += [f"{now.refusal:.3f}", f"{before.kl:.4f}", f"{now.kl:.4f}"]
     cells += [f"{difference.mean():+.4f} ({interval.low:+.4f} to {interval.high:+.4f})"]
     cells += [f"{before.perplexity:.3g}", f"{now.perplexity:.3g}"]
-    print(f"| {' | '.join(cells)} |", flush=True)
+    return f"| {' | '.join(cells)} |"
 
 
 def main() -> None:
     """Train, try, and print."""
     arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("--seeds", type=int, nargs="+", default=[0])
+    arguments.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     arguments.add_argument("--architectures", nargs="+", default=list(ARCHITECTURES))
-    arguments.add_argument("--paired", action="store_true")
     given = arguments.parse_args()
     head = "through_norm | orthogonalize | layers | measurement | scale | refusal | KL | perplexity × |"
     line = "| --- | --- | --- | --- | ---: | ---: | ---: | ---: | ---: |"
-    if given.paired:
-        print("| organism | refusal before | now | KL before | now | difference (95 %) | perplexity × before | now |")
-        print("| --- | ---: | ---: | ---: | ---: | --- | ---: | ---: |")
-    else:
-        print(f"| organism | {head}\n{line}")
+    print(f"| organism | {head}\n{line}")
     results: list[dict[Rule, tuple[float, float, float]]] = []
+    pairs: list[str] = []
     for architecture, seed in itertools.product(given.architectures, given.seeds):
         with tempfile.TemporaryDirectory() as folder:
-            bed = Bed(make_organism(architecture, seed, Path(folder)), None if given.paired else PROMPTS)
-            name = f"{architecture}, seed {seed}"
-            if given.paired:
-                compare(name, bed)
-            else:
-                results.append(search(name, bed))
-    if not given.paired:
-        print(f"\n| worst of {len(results)} | {head}\n{line}")
-        # A rule that is refused anywhere is no rule.
-        everywhere = {
-            rule: [found[rule] for found in results] for rule in rules() if all(rule in one for one in results)
-        }
-        worst = {rule: tuple(map(max, zip(*found, strict=True))) for rule, found in everywhere.items()}
-        hold = [rule for rule, (refusal, _, _) in worst.items() if refusal <= MOST_REFUSALS]
-        for rule in [BEFORE, *sorted(hold, key=lambda rule: worst[rule][1])[:SHOWN]]:
-            show("", rule, *worst[rule])
+            organism, name = make_organism(architecture, seed, Path(folder)), f"{architecture}, seed {seed}"
+            results.append(search(name, Bed(organism, PROMPTS)))
+            pairs.append(compared(name, Bed(organism, None)))
+    print(f"\nThe worst of {len(results)}:\n\n| KL above before | {head}\n{line}")
+    # A rule that is refused anywhere is no rule.
+    everywhere = {rule: [found[rule] for found in results] for rule in rules() if all(rule in one for one in results)}
+    worst = {rule: tuple(map(max, zip(*found, strict=True))) for rule, found in everywhere.items()}
+    hold = [rule for rule, (refusal, _, _) in worst.items() if refusal <= MOST_REFUSALS]
+
+    def above(rule: Rule) -> float:
+        return max(found[rule][1] - found[BEFORE][1] for found in results)
+
+    for rule in [BEFORE, *sorted(hold, key=above)[:SHOWN]]:
+        print(row(f"{above(rule):+.4f}", rule, *worst[rule]))
+    print(
+        "\n| organism | answers refused before | now | refusal by the first token now | KL before | now "
+        "| difference (95 %) | perplexity × before | now |\n"
+        "| --- | ---: | ---: | ---: | ---: | ---: | --- | ---: | ---: |"
+    )
+    print("\n".join(pairs))
 
 
 if __name__ == "__main__":

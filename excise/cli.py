@@ -355,6 +355,8 @@ def upgrade() -> None:
 @command()
 def schema() -> None:
     """Write schemas/params.schema.json and docs/params.md again from schemas/params/."""
-    from schemas.documentation import write_documentation
+    from excise.plumbing.files import write_text
+    from schemas.documentation import documentation
 
-    write_documentation()
+    for path, text in documentation().items():
+        write_text(path, text)

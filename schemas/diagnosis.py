@@ -11,11 +11,13 @@ from schemas.basis.document import Document
 class Answers(Document):
     """What a model answers on held-out prompts, judged by its first token."""
 
-    refusal: float = Field(description="share of harmful prompts that it is more likely than not to refuse")
+    refusal: float = Field(
+        description="share of harmful prompts that it refuses: by its likeliest token, or more likely than not"
+    )
     probability: float = Field(description="mean probability of refusing a harmful prompt")
     remaining: float = Field(description="the larger of these two: what is left of refusal")
     harmful_log_odds: float = Field(description="mean log-odds of refusing a harmful prompt")
-    over_refusal: float = Field(description="share of harmless prompts that it is more likely than not to refuse")
+    over_refusal: float = Field(description="the same of harmless prompts")
     harmless_log_odds: float = Field(description="mean log-odds of refusing a harmless prompt")
     kl: float = Field(description="KL(base‖this) of the first token on harmless prompts, mean")
     median_kl: float = Field(description="the same, median: a few prompts may make most of the mean")

@@ -5,7 +5,6 @@ import re
 from collections.abc import Iterable, Iterator
 from importlib import import_module
 from pathlib import Path
-from pkgutil import iter_modules
 from typing import Any
 
 from schemas.extensions import Room
@@ -31,9 +30,9 @@ def json_schema() -> str:
     return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
 
-def write_documentation() -> None:
-    SCHEMA.write_text(json_schema(), encoding="utf-8")
-    REFERENCE.write_text(reference(Params.model_json_schema()), encoding="utf-8")
+def documentation() -> dict[Path, str]:
+    """The text of each file."""
+    return {SCHEMA: json_schema(), REFERENCE: reference(Params.model_json_schema())}
 
 
 def reference(schema: dict[str, Any]) -> str:
@@ -45,9 +44,9 @@ def reference(schema: dict[str, Any]) -> str:
         mapping = schema["$defs"][name]
         parts.append(_table(_title(name), mapping["description"], _rows_below(schema, "", mapping)))
     for package in re.findall(r'"extension of (.+?)"', json.dumps(schema)):
-        room = import_module(package)
-        rows = (row for module in iter_modules(room.__path__) for row in _extension(Room(package), module.name))
-        parts.append(_table(_title(package), room.__doc__ or "", rows))
+        room = Room(package)
+        rows = (row for name in room.own() for row in _extension(room, name))
+        parts.append(_table(_title(package), import_module(package).__doc__ or "", rows))
     return "\n".join(parts)
 
 

@@ -31,13 +31,17 @@ class Room:
 
     package: str
 
+    def own(self) -> list[str]:
+        """The names of this project's own extensions: the modules of the package."""
+        return sorted(module.name for module in pkgutil.iter_modules(importlib.import_module(self.package).__path__))
+
     def names(self) -> list[str]:
         """All names: this project's own, then those of other packages."""
-        return list(_entries(self.package))
+        return list(_entries(self))
 
     def load(self, name: Any) -> type[Any]:
         """The class of that name. Raises `WrongValue`: there is none, or its package is not pinned."""
-        if name not in (entries := _entries(self.package)):
+        if name not in (entries := _entries(self)):
             raise WrongValue(f"must be one of {', '.join(entries)}, got {show(name)}{suggest(name, entries)}")
         entry = entries[name]
         return _own(f"{self.package}.{name}") if entry is None else _of_package(entry)
@@ -83,10 +87,10 @@ class Room:
 
 
 @cache
-def _entries(package: str) -> dict[str, EntryPoint | None]:
+def _entries(room: Room) -> dict[str, EntryPoint | None]:
     """Extensions by name; None for a module of the room itself, which no other package can replace."""
-    own = sorted(module.name for module in pkgutil.iter_modules(importlib.import_module(package).__path__))
-    return dict.fromkeys(own) | {entry.name: entry for entry in entry_points(group=package) if entry.name not in own}
+    own, others = room.own(), entry_points(group=room.package)
+    return dict.fromkeys(own) | {entry.name: entry for entry in others if entry.name not in own}
 
 
 @cache

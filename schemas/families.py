@@ -7,6 +7,7 @@ from pathlib import Path
 from pydantic import ValidationError
 from ruamel.yaml import YAML
 
+from schemas.basis.text import shorten
 from schemas.model import Layout
 
 FOLDER = Path(__file__).parent / "architectures"
@@ -26,3 +27,14 @@ def layouts() -> dict[str, Layout]:
                 raise ValueError(f"{path.name} names the model type {model_type!r}, which another layout has already")
             known[model_type] = layout
     return known
+
+
+def layout_of(model_type: str) -> Layout:
+    """The layout of a model type. Raises `KeyError` with a message: it is unknown."""
+    if model_type not in layouts():
+        known = shorten(", ".join(sorted(layouts())), 150)
+        raise KeyError(
+            f"the layout of model type {shorten(model_type, 60)!r} is unknown, so it cannot be edited; "
+            f"docs/architectures.md says how to add it; known: {known}"
+        )
+    return layouts()[model_type]

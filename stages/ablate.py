@@ -3,13 +3,13 @@
 from pathlib import Path
 
 from excise.checkpoint.weights import CARD, EDIT_DIGEST, EDIT_RECORD
-from excise.edit.checkpoint import ARTIFACTS, Remainder, render_card, resolve_edit, write_edited
+from excise.edit.checkpoint import Remainder, render_card, resolve_edit, write_edited
 from excise.edit.forecast import current_simulation, print_forecast
 from excise.plumbing.errors import run_stage
 from excise.plumbing.files import sha256_line, sha256_of, whole_folder, write_json, write_text
 from excise.plumbing.machine import chosen_device
 from excise.plumbing.progress import progress
-from schemas.basis.document import FileDigest
+from schemas.basis.document import ARTIFACTS, FileDigest
 from schemas.edit import EditRecord
 
 OUTPUT = Path("models/ablated")

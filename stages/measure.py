@@ -7,7 +7,7 @@ from excise.inference.loading.tokenizer import load_tokenizer
 from excise.inference.passes import open_model
 from excise.plumbing.errors import run_stage
 from excise.plumbing.files import write_bytes, write_json
-from excise.plumbing.machine import placement, streaming
+from excise.plumbing.machine import offloading, placement
 from excise.plumbing.progress import progress
 from excise.prompts.chats import read_format, read_prompts, tokenize
 from excise.residual.activations import collect_activations
@@ -24,7 +24,7 @@ def main() -> None:
     harmful = tokenize(tokenizer, read_prompts("harmful"), chat)
     harmless = tokenize(tokenizer, read_prompts("harmless"), chat)
     prompts = [*harmful, *harmless]
-    passes = open_model(base.checkpoint, base.manifest.dtype, placement(), streaming(), prompts, settings.batch_size)
+    passes = open_model(base.checkpoint, base.manifest.dtype, placement(), offloading(), prompts, settings.batch_size)
     experts = routed_experts(passes.model, base.layout.family)
     with progress("Measure", passes.steps(len(prompts)), passes.unit) as advance:
         activations = collect_activations(passes, experts, prompts, settings.position, settings.batch_size, advance)

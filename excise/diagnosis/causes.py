@@ -45,7 +45,7 @@ def most_causal(without: Mapping[int, Outcome]) -> list[int]:
 
     def rank(measurement: int) -> tuple[int, float]:
         outcome = without[measurement]
-        return round(outcome.remaining * len(outcome.harmful)), float(outcome.kl.mean())
+        return round(outcome.remaining * len(outcome.harmful.log_odds)), float(outcome.kl.mean())
 
     return sorted((measurement for measurement, outcome in without.items() if outcome.is_finite), key=rank)
 
@@ -97,7 +97,7 @@ class ActivationPatching:
         odds = self.questions.ask_harmful(
             lambda batch, undo: watch_writes(watched, self.direction, {}, batch, patch, undo)
         )
-        return float((odds - self.questions.unedited.harmful).mean())
+        return float((odds - self.questions.unedited.harmful.log_odds).mean())
 
     def smallest(self, sites: Sequence[Site], whole: float) -> list[Site]:
         """A small set of sites with nearly the `whole` effect: each in turn is left out if the others have enough.

@@ -29,12 +29,11 @@ from excise.plumbing.errors import StageError
 from excise.plumbing.files import sha256_of
 from excise.plumbing.progress import Advance
 from excise.plumbing.templates import environment
-from schemas.basis.document import read_settings
+from schemas.basis.document import ARTIFACTS, read_settings
 from schemas.basis.text import ranges
 from schemas.edit import PlanRow
 from schemas.params.ablate import Ablate
 
-ARTIFACTS = Path("artifacts")
 TEMPLATES = Path(__file__).parent / "templates"
 
 _COPIED_AT_ONCE = 1 << 26

@@ -1,13 +1,11 @@
 """The forecast of the simulation, printed before an edit is written."""
 
 import sys
-from pathlib import Path
 
 from excise.plumbing.files import read_document, sha256_of
+from schemas.basis.document import ARTIFACTS
 from schemas.params.ablate import Ablate
 from schemas.simulation import PartTrial, Simulation
-
-ARTIFACTS = Path("artifacts")
 
 
 def current_simulation(ablate: Ablate) -> Simulation | None:

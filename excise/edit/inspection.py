@@ -13,7 +13,7 @@ from excise.edit.planning.layout import as_named, check_layout, embedding_and_he
 from excise.inference.loading.models import check_loads, in_one_line, read_model_config, without_weights
 from excise.plumbing.errors import StageError
 from schemas.basis.text import listed, shorten
-from schemas.families import layouts
+from schemas.families import layout_of
 from schemas.model import Layout, ModelLayout
 
 _OTHER_FILES = {
@@ -124,13 +124,10 @@ def _mappings(value: Any) -> Iterator[Mapping[str, Any]]:
 
 
 def _family(where: str, model_type: str) -> Layout:
-    if model_type not in layouts():
-        known = ", ".join(sorted(layouts()))
-        raise StageError(
-            f"{where}: the layout of model type {shorten(model_type, 60)!r} is unknown, so it cannot be edited; "
-            f"docs/architectures.md says how to add it; known: {shorten(known, 150)}"
-        )
-    return layouts()[model_type]
+    try:
+        return layout_of(model_type)
+    except KeyError as error:
+        raise StageError(f"{where}: {error.args[0]}") from None
 
 
 def _refuse_degenerate(folder: Path, text: Any, experts: int | None) -> None:

@@ -18,10 +18,10 @@ from excise.gitops.git import commit_of
 from excise.gitops.sides import Commit, WorkingTree, check_ran
 from excise.plumbing.errors import StageError
 from excise.plumbing.files import read_document, write_json, write_text
-from excise.plumbing.templates import environment
+from excise.plumbing.templates import environment, inert
 from excise.report.conclusions import Change, Conclusion, change, conclude
 from excise.report.markdown import say, why
-from excise.report.words import VERDICTS, headline, inert, measured, number
+from excise.report.words import VERDICTS, headline, measured, number
 from schemas.basis.text import printable, shorten
 from schemas.evidence import ChangedSample, Comparison, GateVerdict, Interval, TaskChanges
 from schemas.gitops import Difference, LockChanges, SampleFile, StageChange

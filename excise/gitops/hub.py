@@ -24,7 +24,7 @@ _REFUSED = {
 def newest(name: str, kind: Kind) -> str:
     """The newest commit of a repository's default branch. Raises `StageError` where the Hub does not tell."""
     if not re.fullmatch(HUB_ID, name):
-        raise StageError(f"make pin: {name} is not a Hub id; it is written organisation/name")
+        raise StageError(f"make pin: {name} is not a Hub id; it is written organization/name")
     with hub_errors("make pin", name, kind):
         try:
             return str(HfApi().repo_info(name, repo_type=kind).sha)

@@ -8,20 +8,18 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from excise.gitops.git import answer, contents, file_of
 from excise.gitops.lock import LOCK, Entry, File, LockError, md5_of, md5_of_folder, read_lock
 from excise.plumbing.errors import StageError
 from excise.plumbing.files import has_conflict, md5_of_file
-from excise.plumbing.foreach import filled, variables
-from schemas.basis import plain_yaml
+from excise.plumbing.graph import GRAPH, Stage, read_stages
 from schemas.basis.text import shorten
 from schemas.params.document import parse, settings_of_stages
 from schemas.wording import ParamsError
 
 PARAMS = "params.yaml"
-STAGES = "dvc.yaml"
 RESOLVED = "artifacts/params/"
 
 LARGEST = 16 * 2**20  # bytes of a file; thousands of metrics take a tenth of it
@@ -136,14 +134,6 @@ def _refusal(path: str, where: str, what: str) -> StageError:
     return StageError(f"{path} in {where} {what}; it must be a file of less than {LARGEST // 2**20} MiB")
 
 
-@dataclass(frozen=True)
-class _Defined:
-    command: str
-    reads: set[str]
-    writes: dict[str, bool]
-    """By path, whether git keeps it and not DVC's cache."""
-
-
 def check_ran(side: Side) -> None:
     """Raises `StageError` where a stage would run again, or its outputs were changed. Cached ones may be missing."""
     if (lock := side.text(LOCK)) is None:
@@ -155,16 +145,16 @@ def check_ran(side: Side) -> None:
         wrote = {file.path: file for entry in stages.values() for file in entry.outs}
         for name, stage in defined.items():
             if name not in stages:
-                raise _not_run(side, f"{name} is in {STAGES} and not in {LOCK}")
+                raise _not_run(side, f"{name} is in {GRAPH} and not in {LOCK}")
             _check_stage(side, name, stages[name], stage, wrote)
     except LockError as error:
         raise _not_run(side, f"{LOCK} is not what DVC writes ({shorten(str(error), 80)})") from None
 
 
-def _check_stage(side: Side, name: str, entry: Entry, stage: _Defined, wrote: Mapping[str, File]) -> None:
+def _check_stage(side: Side, name: str, entry: Entry, stage: Stage, wrote: Mapping[str, File]) -> None:
     reads, writes = {file.path for file in entry.deps}, {file.path for file in entry.outs}
-    if (entry.cmd, reads, writes) != (stage.command, stage.reads, {*stage.writes}):
-        raise _not_run(side, f"{name} is another stage in {STAGES} than in {LOCK}")
+    if (entry.cmd, reads, writes) != (stage.command, {*stage.reads}, {*stage.writes}):
+        raise _not_run(side, f"{name} is another stage in {GRAPH} than in {LOCK}")
     for file in entry.deps:
         if file.path in wrote:
             if wrote[file.path].md5 != file.md5:
@@ -172,7 +162,7 @@ def _check_stage(side: Side, name: str, entry: Entry, stage: _Defined, wrote: Ma
         elif not _is_as_recorded(side, file) and not (file.path == PARAMS and _resolves_alike(side, entry)):
             raise _not_run(side, f"{file.path} changed since {name} ran")
     for file in entry.outs:
-        as_recorded, committed = _is_as_recorded(side, file), stage.writes[file.path]
+        as_recorded, committed = _is_as_recorded(side, file), file.path in stage.committed
         if as_recorded is None and committed:
             raise _not_run(side, f"{file.path} is missing")
         if as_recorded is False:
@@ -210,32 +200,13 @@ def _resolves_alike(side: Side, entry: Entry) -> bool:
     return md5s == {file.path: file.md5 for file in entry.outs}
 
 
-def _defined(side: Side) -> dict[str, _Defined]:
-    if (text := side.text(STAGES)) is None:
-        raise _not_run(side, f"there is no {STAGES}")
+def _defined(side: Side) -> dict[str, Stage]:
+    if (text := side.text(GRAPH.name)) is None:
+        raise _not_run(side, f"there is no {GRAPH}")
     try:
-        found = {}
-        for name, stage in plain_yaml.parse_mapping(text, STAGES)["stages"].items():
-            if "foreach" in stage:
-                for key, item in stage["foreach"].items():
-                    found[f"{name}@{key}"] = _stage(stage["do"], variables(key, item))
-            else:
-                found[name] = _stage(stage, {})
-        return found
+        return read_stages(text)
     except ParamsError as error:
         raise _not_run(side, shorten(str(error), 160)) from None
-    except (KeyError, TypeError, AttributeError):
-        raise _not_run(side, f"{STAGES} does not define stages as this project does") from None
-
-
-def _stage(stage: Mapping[str, Any], values: Mapping[str, Any]) -> _Defined:
-    writes = {
-        filled(path, values): not (options or {}).get("cache", True)
-        for kind in ("outs", "metrics", "plots")
-        for given in stage.get(kind, ())
-        for path, options in (given.items() if isinstance(given, dict) else [(given, {})])
-    }
-    return _Defined(filled(stage["cmd"], values), {filled(path, values) for path in stage.get("deps", ())}, writes)
 
 
 def _refuse_conflict(side: Side, path: str, text: str) -> None:

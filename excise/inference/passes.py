@@ -116,7 +116,7 @@ class Offloaded(Passes):
             elif not torch.allclose(stream, streams[0], rtol=0, atol=0, equal_nan=True):
                 raise StageError(
                     f"{type(self.model).__name__} changes the stream between its layers, so it cannot be run layer "
-                    "by layer; set measure.stream: off"
+                    "by layer; set measure.offload: off"
                 )
             calls.append((others, named))
             return stream

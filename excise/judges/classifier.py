@@ -10,7 +10,7 @@ from excise.plumbing.errors import StageError
 from excise.plumbing.progress import progress
 from schemas.basis.fields import matches
 from schemas.basis.text import one_line, suggest
-from schemas.params.model import HUB_OR_FOLDER, Commit
+from schemas.params.model import HUB_ID, HUB_OR_FOLDER, Commit
 from schemas.results import Verdict
 from schemas.wording import WrongValue
 
@@ -21,7 +21,7 @@ _BATCH = 16
 class Classifier(Judge):
     """A sequence-classification model; the label with the highest probability decides."""
 
-    model: Annotated[str, matches(r"/[^\x00-\x1f\x7f]*|[A-Za-z0-9][\w.-]*/[\w.-]+", HUB_OR_FOLDER)]
+    model: Annotated[str, matches(rf"/[^\x00-\x1f\x7f]*|{HUB_ID}", HUB_OR_FOLDER)]
     """Its Hub id, or the absolute path of a local folder; safetensors only."""
     revision: Commit | None = None
     """For a Hub id, its commit."""

@@ -13,8 +13,8 @@ from ruamel.yaml import YAML
 
 from excise.plumbing.errors import StageError
 from excise.plumbing.files import write_text
+from excise.plumbing.graph import GRAPH
 
-GRAPH = Path("dvc.yaml")
 CODE = ("excise", "schemas", "stages")
 COMPUTE_LOCK = "requirements-compute.lock"
 

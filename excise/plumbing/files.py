@@ -19,9 +19,10 @@ from filelock import FileLock, Timeout
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from excise.plumbing.errors import StageError
+from excise.plumbing.graph import GRAPH, read_stages
 from excise.plumbing.progress import Advance, progress
 from schemas.basis.document import Document, FileDigest, Sha256
-from schemas.basis.plain_yaml import parse_mapping, read_text
+from schemas.basis.plain_yaml import read_text
 from schemas.basis.text import dotted, shorten
 from schemas.wording import ParamsError
 
@@ -37,7 +38,6 @@ _CONFLICT = re.compile(rb"^(<<<<<<<|>>>>>>>) ", re.MULTILINE)
 _CHUNK = 1 << 20
 DATA = Path("data")
 """Where the user's own files are."""
-GRAPH = Path("dvc.yaml")
 MEMORY = Path(".excise/digests.json")
 SETTLED_NS = 2_000_000_000
 """The coarsest clock of a file system in use, FAT's, counts two seconds."""
@@ -292,14 +292,10 @@ def _stage_of(path: Path) -> str | None:
     """The stage that writes a file, or a folder that holds it; None where dvc.yaml does not say."""
     if path.is_relative_to(MEMORY.parent):  # read often, to see whether it is there
         return None
-    with contextlib.suppress(ParamsError, LookupError, TypeError, AttributeError):
-        for name, stage in parse_mapping(read_text(GRAPH, GRAPH.name), GRAPH.name)["stages"].items():
-            for key in stage.get("foreach", [""]):
-                whole = stage.get("do", stage)
-                for output in [*whole["outs"], *whole.get("metrics", [])]:
-                    for written in [output] if isinstance(output, str) else output:
-                        if path.is_relative_to(written.replace("${key}", key)):
-                            return f"{name}@{key}" if key else name
+    with contextlib.suppress(ParamsError):
+        for name, stage in read_stages(read_text(GRAPH, GRAPH.name)).items():
+            if any(map(path.is_relative_to, stage.writes)):
+                return name
     return None
 
 

@@ -273,6 +273,6 @@ def placement() -> Placement:
     return "balanced" if read_settings(Place, PLACE).device == "balanced" else device
 
 
-def streaming() -> Literal["auto", "on", "off"]:
+def offloading() -> Literal["auto", "on", "off"]:
     """Whether params.yaml has a model measured layer by layer."""
-    return read_settings(Place, PLACE).stream
+    return read_settings(Place, PLACE).offload

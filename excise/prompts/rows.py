@@ -107,7 +107,7 @@ def _json_lines(path: Path, columns: Sequence[str]) -> list[Row]:
     return rows
 
 
-def _json_rows(path: Path, _columns: Sequence[str]) -> list[Row]:
+def _json_rows(path: Path, columns: Sequence[str]) -> list[Row]:
     try:
         contents = json.loads(_text(path))
     except (ValueError, RecursionError):
@@ -115,7 +115,11 @@ def _json_rows(path: Path, _columns: Sequence[str]) -> list[Row]:
     if not isinstance(contents, list):
         raise StageError(f"{path} is not a list; write a list of texts or of objects")
     _check_count(path, len(contents))
-    return [Row(f"{path}: row {number}", content) for number, content in enumerate(contents)]
+    rows = [Row(f"{path}: row {number}", content) for number, content in enumerate(contents)]
+    for row in rows:
+        if not isinstance(row.content, str | dict | None):
+            raise StageError(f"{row.where} has no text in {columns[0]!r}; fix it or name another column")
+    return rows
 
 
 def _csv_rows(path: Path, columns: Sequence[str]) -> list[Row]:

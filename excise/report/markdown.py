@@ -2,9 +2,10 @@
 
 import re
 
+from excise.plumbing.templates import code
 from excise.report.conclusions import DRIFT, PARTS, REMOVED, Conclusion, Part, Tone, conclude
 from excise.report.findings import Report, findings
-from excise.report.words import TEMPLATES, VERDICTS, code, headline, measured, number, signed
+from excise.report.words import TEMPLATES, VERDICTS, headline, measured, number, signed
 from schemas.basis.text import ranges
 from schemas.evidence import GateVerdicts
 

@@ -15,11 +15,12 @@ from markdown_it.token import Token
 from markdown_it.utils import EnvType, OptionsDict
 from markupsafe import Markup
 
+from excise.plumbing.templates import inert
 from excise.report.conclusions import change, movement
 from excise.report.drawing import Drawing, axes, draw_difference, draw_drift, draw_gate
 from excise.report.findings import Report, as_yaml
 from excise.report.markdown import render_part, sentence, statements, why
-from excise.report.words import MOST_CHARACTERS, PAGES, VERDICTS, headline, inert, measured
+from excise.report.words import MOST_CHARACTERS, PAGES, VERDICTS, headline, measured
 from schemas.evidence import Comparison, GateVerdicts, Provenance
 
 

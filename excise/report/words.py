@@ -1,11 +1,9 @@
 """Numbers and names as people write them, and the templates for them."""
 
-import unicodedata
 from functools import partial
 from pathlib import Path
 
 from excise.plumbing.templates import environment
-from schemas.basis.text import show
 from schemas.evidence import GateVerdict, GateVerdicts
 
 _FOLDER = Path(__file__).parent / "templates"
@@ -22,11 +20,6 @@ def number(value: float, sign: str = "") -> str:
 
 signed = partial(number, sign="+")
 """The same with its sign, for differences."""
-
-
-def code(text: str) -> str:
-    """Any text, such as a token, as a Markdown code span on one line that nothing in it can end."""
-    return f"`{show(text).replace('`', chr(92) + 'x60')}`"
 
 
 VERDICTS = {"pass": "pass", "warn": "inconclusive", "fail": "fail"}
@@ -50,13 +43,3 @@ def measured(gate: GateVerdict) -> str:
 
 MOST_CHARACTERS = 4_000
 """Of a text that is shown."""
-
-
-def inert(text: str) -> str:
-    """The text with invisible characters (controls, direction marks, lone surrogates) replaced by their codes."""
-    return "".join(c if _is_visible(c) else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
-
-
-def _is_visible(character: str) -> bool:
-    category = unicodedata.category(character)
-    return character in "\n\t" or not (category[0] == "C" or category in ("Zl", "Zp"))

@@ -86,7 +86,7 @@ class Ablate(EditMethod):
     """An experiment, off by default: in the layers that the rules name, experts that harmful prompts use more than
     harmless ones become less likely to be chosen. For models whose routers have a bias (docs/edit.md)."""
     rules: Annotated[Listed[Rule], Items(at_least_one=True)] = (
-        Rule.model_validate({"layers": "2-4", "measurement": 5}),
+        Rule.model_validate({"layers": "2-3", "measurement": 5, "scale": 1.4}),
     )
     """The edit, rule by rule. If two rules name the same tensor, the later one wins."""
 

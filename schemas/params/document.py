@@ -15,7 +15,7 @@ from schemas.params.directions import Directions
 from schemas.params.gates import Gates, ReportSettings, unknown_task
 from schemas.params.judge import EvaluateSettings, Judging
 from schemas.params.measure import Measure
-from schemas.params.model import Device, Model, Place, Stream
+from schemas.params.model import Device, Model, Offload, Place
 from schemas.params.organism import Organism, OrganismSettings
 from schemas.params.prompts import PrepareSettings, Prompts
 from schemas.wording import WrongValue
@@ -25,7 +25,7 @@ class ModelSection(Device, Model):
     """The section `model` as the user writes it."""
 
 
-class MeasureSection(Stream, Directions, Measure):
+class MeasureSection(Offload, Directions, Measure):
     """The section `measure` as the user writes it."""
 
 
@@ -86,7 +86,7 @@ def settings_of_stages(params: Params) -> dict[str, str]:
     measure, ablate, evaluate = params.measure, params.ablate, params.evaluate
     folder = model.source if model.source.startswith("/") else None
     stages: dict[str, BaseModel] = {
-        "device": Place(device=model.device, stream=measure.stream, folder=folder),
+        "device": Place(device=model.device, offload=measure.offload, folder=folder),
         "organism": OrganismSettings(organism=organism if model.source == "organism" else None),
         "prepare": PrepareSettings(model=Model.model_construct(**dict(model)), prompts=prompts, world=organism.seed),
         "measure": Measure.model_construct(**dict(measure)),

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import model_validator
+from pydantic import AliasChoices, Field, model_validator
 
 from schemas.basis.document import Section
 from schemas.basis.fields import matches
@@ -59,15 +59,15 @@ class Device(Section):
     not fit on one. Changing it reruns nothing."""
 
 
-class Stream(Section):
+class Offload(Section):
     """How much of the model is in memory during measurement, which changes no result either."""
 
-    stream: Literal["auto", "on", "off"] = "auto"
+    offload: Literal["auto", "on", "off"] = Field(default="auto", validation_alias=AliasChoices("offload", "stream"))
     """Whether to read one decoder layer at a time from the files, for models larger than memory; `auto`: if the model
     does not fit. The result is the same, so changing it reruns nothing. Uses only the first GPU."""
 
 
-class Place(Stream, Device):
+class Place(Offload, Device):
     """`artifacts/params/device.json`: where and how the model runs."""
 
     folder: str | None = None

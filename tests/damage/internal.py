@@ -13,7 +13,6 @@ from typing import Any
 from excise import cli
 from excise.checkpoint.base_model import base_folder, read_layout, read_manifest
 from excise.comparison.comparison import read_side
-from excise.edit.checkpoint import ARTIFACTS
 from excise.edit.planning.projectors import read_use
 from excise.edit.planning.shifts import odds_by_layer
 from excise.evaluation.answering.drift import read_predictions
@@ -26,6 +25,7 @@ from excise.gitops.releases import gather
 from excise.plumbing.files import read_lines
 from excise.prompts.chats import read_format, read_prompts
 from excise.report.reading import read_report
+from schemas.basis.document import ARTIFACTS
 from schemas.results import Response, Sample
 from stages.answer import arithmetic
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from excise.diagnosis.causes import ActivationPatching, Site, ablated, added, most_causal
 from excise.inference.forward import Batch, Watch, watch_stream
-from excise.trials.refusal import Outcome, Questions
+from excise.trials.refusal import Beginnings, Outcome, Questions
 from excise.trials.simulation import simulated
 from tests.families import ROUTED
 from tests.subjects import DIRECTION, HARMLESS, LAYERS, Subject, rules
@@ -54,17 +54,19 @@ def test_a_direction_that_is_ablated_everywhere_is_nowhere(subject: Subject, mon
         hook.remove()
     if not any(component.norms for component in subject.components):
         torch.testing.assert_close(outcome.kl, expected.kl, rtol=1e-3, atol=1e-6)
-        torch.testing.assert_close(outcome.harmful, expected.harmful, rtol=0, atol=1e-3)
+        torch.testing.assert_close(outcome.harmful.log_odds, expected.harmful.log_odds, rtol=0, atol=1e-3)
     assert float(outcome.kl.mean()) > 1e-6
 
 
 def test_what_is_added_at_a_measurement_is_there(subject: Subject) -> None:
     questions = subject.bench.questions
-    assert torch.equal(added(questions, 2, torch.zeros_like(DIRECTION)).harmful, questions.unedited.harmful)
+    assert torch.equal(
+        added(questions, 2, torch.zeros_like(DIRECTION)).harmful.log_odds, questions.unedited.harmful.log_odds
+    )
     found = [added(questions, measurement, 5 * DIRECTION) for measurement in range(LAYERS + 1)]
     assert len({round(float(one.kl.mean()), 9) for one in found}) == LAYERS + 1
     assert min(float(one.kl.mean()) for one in found) > 0
-    assert torch.equal(questions.ask().harmful, questions.unedited.harmful)
+    assert torch.equal(questions.ask().harmful.log_odds, questions.unedited.harmful.log_odds)
 
 
 def patches(subject: Subject) -> ActivationPatching:
@@ -86,7 +88,9 @@ def test_a_patch_changes_the_answer_and_is_taken_back(subject: Subject) -> None:
     effects = {(layer, role): found.effect([(layer, role, None)]) for layer, role in subject.trace().writes}
     assert all(abs(effect) > 1e-7 for effect in effects.values())
     assert found.effect([]) == 0
-    assert torch.equal(subject.bench.questions.ask().harmful, subject.bench.questions.unedited.harmful)
+    assert torch.equal(
+        subject.bench.questions.ask().harmful.log_odds, subject.bench.questions.unedited.harmful.log_odds
+    )
 
 
 def imagined(monkeypatch: pytest.MonkeyPatch, effect: Callable[[set[int]], float]) -> ActivationPatching:
@@ -117,7 +121,8 @@ def test_the_most_causal_is_that_without_which_fewest_prompts_are_refused_and_of
         odds = torch.full((10,), -20.0).double()
         odds[: int(refusals)] = 20.0
         odds += 0 if refusals % 1 == 0 else torch.logit(torch.tensor(refusals % 1 / 10).double()) + 20
-        return Outcome(odds, torch.zeros(4), torch.full((4,), kl).double())
+        harmless = torch.full((4,), -20.0).double()
+        return Outcome(Beginnings(odds, odds > 0), Beginnings(harmless, harmless > 0), torch.full((4,), kl).double())
 
     without = {1: outcome(3, 0.0), 2: outcome(0, 0.3), 3: outcome(0.2, 0.1), 4: outcome(1, 0.01)}
     assert most_causal(without) == [3, 2, 4, 1]

@@ -10,7 +10,7 @@ import torch
 
 from excise.diagnosis.recommendation import Tried, recommend, rules_of, try_edits
 from excise.trials.bench import Bench
-from excise.trials.refusal import Outcome
+from excise.trials.refusal import Beginnings, Outcome
 from schemas.basis.text import layers_as_written, runs
 from schemas.diagnosis import NamedWriter
 from schemas.params.ablate import Ablate, Rule
@@ -22,7 +22,8 @@ def outcome(refusal: float, kl: float) -> Outcome:
     """So large a share of a hundred harmful prompts is refused for certain, at a KL of this on each harmless prompt."""
     odds = torch.full((100,), -20.0).double()
     odds[: round(100 * refusal)] = 20.0
-    return Outcome(odds, torch.zeros(10), torch.full((10,), kl).double())
+    harmless = torch.full((10,), -20.0).double()
+    return Outcome(Beginnings(odds, odds > 0), Beginnings(harmless, harmless > 0), torch.full((10,), kl).double())
 
 
 class Imagined:
@@ -67,7 +68,8 @@ def test_it_is_the_lowest_kl_of_those_that_remove_refusal() -> None:
 
 def test_prompts_that_are_answered_by_a_hair_s_breadth_are_not_answered() -> None:
     """A share of none refused, at a probability of 0.2, is not refusal removed."""
-    hair = replace(outcome(0.0, 0.01), harmful=torch.full((100,), -1.4).double())
+    odds = torch.full((100,), -1.4).double()
+    hair = replace(outcome(0.0, 0.01), harmful=Beginnings(odds, odds > 0))
     best, _, _ = recommended(lambda rule: hair if rule.layers == (0,) else outcome(0.0, 0.1))
     assert best.rules[0]["layers"] != 0 and hair.refusal == 0
 

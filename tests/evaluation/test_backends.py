@@ -80,7 +80,7 @@ def test_out_of_memory_lowers_the_batch_and_goes_on(
     answers = getattr(lm, kind)(requests())
     assert small_memory[:3] == [8, 4, 2] and max(small_memory[2:]) == 2
     assert lm.batch_size == 2
-    assert "Out of memory: going on with 4 prompts per batch" in capsys.readouterr().err
+    assert "Out of memory: continuing with 4 prompts per batch" in capsys.readouterr().err
     small_memory.clear()
     assert len(answers) == len(PROMPTS)
     assert answers == getattr(opened(model, 2), kind)(requests())

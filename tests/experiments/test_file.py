@@ -109,7 +109,7 @@ def test_nothing_is_queued_after_a_mistake(project: Project, old: str, new: str,
 
 def test_a_params_yaml_that_is_wrong_itself_is_named(project: Project) -> None:
     (project.folder / "mine.yaml").write_text(GOOD)
-    project.replace("scale: 1.0", "scal: 1.0")
+    project.replace("scale: 1.4", "scal: 1.0")
     done = project.run("python", "-m", "excise", "experiments", "mine.yaml")
     assert done.returncode == 2
     assert one_line(done).startswith("ERROR: params.yaml: ablate.rules.0.scal is not a key")

@@ -95,7 +95,7 @@ def test_dvc_reads_what_was_set(overrides: dict[str, Any], tmp_path: Path) -> No
     [
         ({"ablate.rules.0.scale": 0.5}, ["ablate.rules.0.scale=0.5"]),
         ({"ablate": {"rules.0": {"scale": 2}}}, ["ablate.rules.0.scale=2"]),
-        ({"ablate.rules.0.layers": "2-3"}, ["ablate.rules.0.layers=2-3"]),
+        ({"ablate.rules.0.layers": "2-4"}, ["ablate.rules.0.layers=2-4"]),
         ({"ablate.rules.0.targets": ["mlp"]}, ["++ablate.rules.0.targets=[mlp]"]),
         ({"ablate.rules": [{"layers": "all", "experts": None}]}, ["ablate.rules=[{layers: all, experts: null}]"]),
         ({"prompts.system": "null"}, ["prompts.system='null'"]),

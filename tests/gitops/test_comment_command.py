@@ -77,7 +77,7 @@ def test_a_checkout_is_told_of_from_outside_of_it(project: Project, tmp_path: Pa
 
 @pytest.mark.slow
 def test_answers_are_shown_only_when_asked_for(project: Project) -> None:
-    project.replace("{layers: 2-4, measurement: 5, scale: 1.0}", "{layers: all, measurement: 5, scale: 3.0}")
+    project.replace("{layers: 2-3, measurement: 5, scale: 1.4}", "{layers: all, measurement: 5, scale: 3.0}")
     project.repro()
     silent, asked = comment(project, "--base", "HEAD"), comment(project, "--base", "HEAD", "--samples", "2")
     assert "```text" not in silent and "changed most" not in silent

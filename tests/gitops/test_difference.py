@@ -37,7 +37,7 @@ def repository(tmp_path: Path) -> Project:
     write(project.folder, good_rows(), GOOD)
     project.commit("good")
     project.check("git", "checkout", "--quiet", "-b", "stronger")
-    write(project.folder, broken_rows(), BAD, PARAMS.replace("scale: 1.0", "scale: 2.0"), "two")
+    write(project.folder, broken_rows(), BAD, PARAMS.replace("scale: 1.4", "scale: 2.0"), "two")
     project.commit("broken")
     return project
 
@@ -50,7 +50,7 @@ def test_a_branch_is_compared_with_what_it_branched_off(repository: Project) -> 
     found = difference(repository.folder, "main", "stronger")
     assert (found.base, found.base_name) == (base, "main")
     assert found.head == repository.check("git", "rev-parse", "stronger").strip()
-    assert found.parameters == [ParameterChange(key="ablate.rules.0.scale", before="1.0", after="2.0")]
+    assert found.parameters == [ParameterChange(key="ablate.rules.0.scale", before="1.4", after="2.0")]
     assert [change.dependencies for change in found.lock.stages] == [["a"]] and found.lock.same == 0
     assert found.before is not None and found.before.rows == good_rows() and found.before.gates == GOOD
     assert (found.now.rows, found.now.gates) == (broken_rows(), BAD)
@@ -72,11 +72,11 @@ def test_of_a_commit_nothing_that_lies_in_the_folder_is_read(repository: Project
 
 def test_what_is_not_committed_yet_is_read_and_named(repository: Project) -> None:
     assert difference(repository.folder, "main").uncommitted == []
-    write(repository.folder, good_rows(), GOOD, PARAMS.replace("scale: 1.0", "scale: 0.5"), "two")
+    write(repository.folder, good_rows(), GOOD, PARAMS.replace("scale: 1.4", "scale: 0.5"), "two")
     found = difference(repository.folder, "main")
     assert found.uncommitted == ["params.yaml", "report/comparison.json", "gates.json"]
     assert found.now.rows == good_rows()
-    assert found.parameters == [ParameterChange(key="ablate.rules.0.scale", before="1.0", after="0.5")]
+    assert found.parameters == [ParameterChange(key="ablate.rules.0.scale", before="1.4", after="0.5")]
 
 
 def test_a_project_in_a_folder_of_its_repository_is_read_there(repository: Project) -> None:

@@ -78,7 +78,7 @@ def folder_remote(clone: Project, tmp_path: Path) -> Path:
 def test_a_past_model_comes_back_from_the_cache(clone: Project, tmp_path: Path) -> None:
     first = clone.check("git", "rev-parse", "HEAD").strip()
     expected = files(clone.folder / "models/ablated")
-    clone.replace("scale: 1.0", "scale: 0.5")
+    clone.replace("scale: 1.4", "scale: 0.5")
     clone.repro("ablate")
     clone.commit("half")
     line = model(clone, first[:7], tmp_path / "out")
@@ -209,7 +209,7 @@ def test_another_model_than_the_recorded_one_is_not_given_back(clone: Project, t
 
 @pytest.mark.slow
 def test_a_commit_whose_results_are_of_other_parameters_is_refused(clone: Project, tmp_path: Path) -> None:
-    clone.replace("scale: 1.0", "scale: 0.5")
+    clone.replace("scale: 1.4", "scale: 0.5")
     line = refused(clone, clone.commit("half, not run"), tmp_path / "out")
     assert "dvc.lock is not of its own params.yaml" in line
 

@@ -81,7 +81,7 @@ def run(tmp_path: Path) -> Iterator[Published]:
     work.check("git", "init", "--quiet", "--initial-branch", "main")
     base = work.commit("base")
     work.check("git", "checkout", "--quiet", "-b", "topic")
-    work.replace("scale: 1.0", "scale: 0.5")
+    work.replace("scale: 1.4", "scale: 0.5")
     head = work.commit("head")
     work.check("git", "clone", "--quiet", "--bare", ".", str(tmp_path / "origin.git"))
     origin = Project(tmp_path / "origin.git")

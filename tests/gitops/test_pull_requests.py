@@ -141,7 +141,7 @@ def take_over(team: Team) -> None:
 
 
 def test_a_changed_rule_runs_what_follows_it_and_is_shown_and_recorded(team: Team) -> None:
-    commit = team.change("scale: 1.0", "scale: 0.6")
+    commit = team.change("scale: 1.4", "scale: 0.6")
     context = team.context(commit)
     assert team.reproduce(context) == ABLATE
     assert "scale" in (team.runner.temporary / "summary.md").read_text()

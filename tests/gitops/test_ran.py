@@ -39,7 +39,7 @@ def remove(path: str) -> Callable[[Project], None]:
 
 CONFLICT = "<<<<<<< HEAD\n=======\n>>>>>>> main\n"
 OF_THE_COMMIT = [
-    (replace("params.yaml", "scale: 1.0", "scale: 0.5"), "params.yaml changed since params ran"),
+    (replace("params.yaml", "scale: 1.4", "scale: 0.5"), "params.yaml changed since params ran"),
     (replace("params.yaml", "at_most: 0.15", "at_most: 0.9"), "params.yaml changed since params ran"),
     (replace("gates.json", '"warn"', '"pass"'), "gates.json is not what report wrote"),
     (replace("metrics.json", "0", "1"), "metrics.json is not what report wrote"),
@@ -131,7 +131,7 @@ def test_a_fresh_clone_has_evidence_without_models(project: Project, tmp_path: P
 
 
 def test_parameters_that_are_wrong_are_named(project: Project) -> None:
-    project.replace("scale: 1.0", "scale: much")
+    project.replace("scale: 1.4", "scale: much")
     with pytest.raises(ParamsError, match=r"ablate\.rules\.0\.scale"):
         check_ran(WorkingTree(project.folder))
     assert project.excise("gate").returncode == 2
@@ -139,7 +139,7 @@ def test_parameters_that_are_wrong_are_named(project: Project) -> None:
 
 @pytest.mark.parametrize("command", [("gate",), ("gate", "--show"), ("comment", "--base", "HEAD"), ("report",)])
 def test_gates_comment_and_report_of_another_model_are_one_line(project: Project, command: tuple[str, ...]) -> None:
-    project.replace("scale: 1.0", "scale: 0.5")
+    project.replace("scale: 1.4", "scale: 0.5")
     done = project.excise(*command)
     assert "the stages have not run for what lies here: params.yaml changed" in one_line(done)
     assert not done.stdout and not (project.folder / "report/comment.md").exists()

@@ -63,7 +63,7 @@ def test_a_model_that_was_brought_back_before_is_checked_against_the_commit(proj
     folder = tmp_path / "model"
     project.check("python", "-m", "excise", "model", "HEAD", str(folder))
     assert "It was given as a folder" in released(project, "HEAD", tmp_path / "out", folder)
-    project.replace("scale: 1.0", "scale: 0.5")
+    project.replace("scale: 1.4", "scale: 0.5")
     project.repro("ablate")
     half = project.commit("half")
     line = one_line(project.excise("release", half, str(tmp_path / "other"), "--model", str(folder)))
@@ -85,7 +85,7 @@ def test_a_report_that_cannot_be_had_is_said_to_be_missing(project: Project, tmp
 
 @pytest.mark.slow
 def test_metrics_of_another_model_are_not_released_with_it(project: Project, tmp_path: Path) -> None:
-    project.replace("scale: 1.0", "scale: 0.5")
+    project.replace("scale: 1.4", "scale: 0.5")
     project.repro("ablate", "simulate")
     project.commit("not evaluated")
     line = one_line(project.excise("release", "HEAD", str(tmp_path / "out"), "--model", str(tmp_path / "model")))

@@ -171,7 +171,7 @@ def test_a_full_disk_under_the_cache_fails_the_run_and_loses_nothing(
     project.check("dvc", "config", "--local", "cache.dir", str(small_disk / "cache"))
     room = shutil.disk_usage(small_disk).free
     (small_disk / "filler").write_bytes(bytes(room - 100_000))
-    project.replace("scale: 1.0", "scale: 0.53")
+    project.replace("scale: 1.4", "scale: 0.53")
     done = project.excise("repro", "ablate")
     assert done.returncode == 1 and "`dvc commit ablate`" in done.stderr.splitlines()[-1], done.stderr
     made = (project.folder / "models/ablated/edit.json").read_bytes()

@@ -142,6 +142,12 @@ def test_a_broken_tokenizer_is_one_line_and_harms_no_other_process(folder: Path,
     assert time.monotonic() - began < 20
 
 
+def test_a_folder_without_a_tokenizer_is_told_so(folder: Path) -> None:
+    (folder / TOKENIZER).unlink()
+    with pytest.raises(StageError, match=f"^{folder} has no tokenizer, such as {TOKENIZER}; name a complete copy"):
+        load_tokenizer(folder, DATE)
+
+
 def test_a_sound_one_gives_a_sample_of_what_the_model_reads(folder: Path) -> None:
     assert check_chat(folder, chat("be brief")) == (
         "<bos><|system|>be brief\n<|user|>What is the color of the sky?\n<|assistant|>\n"

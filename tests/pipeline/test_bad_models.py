@@ -118,7 +118,7 @@ def test_an_unknown_model_type_is_named_with_the_known_ones(local_model: tuple[P
 
 
 def test_a_layer_that_the_model_does_not_have_is_named_with_its_range(project: Project) -> None:
-    project.replace("layers: 2-4", "layers: 1-6")
+    project.replace("layers: 2-3", "layers: 1-6")
     project.stage("params")
     error = one_line(project.stage("ablate"))
     assert "ablate.rules.0.layers: there is no layer 6; this model has layers 0-5" in error

@@ -9,7 +9,7 @@ from tests.projects import Project
 # They could run beside others, but the run of the defaults that they begin with may not.
 pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
-RULE = "{layers: 2-4, measurement: 5, scale: 1.0}"
+RULE = "{layers: 2-3, measurement: 5, scale: 1.4}"
 
 
 def edited(project: Project, rule: str) -> tuple[dict[str, str], str]:

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow
 
 
 def test_the_plan_is_printed_and_nothing_is_written(project: Project) -> None:
-    project.replace("layers: 2-4", "layers: 0-2")
+    project.replace("layers: 2-3", "layers: 0-2")
     assert project.stage("params").returncode == 0
     before = (project.folder / "models/ablated/edit.json").stat().st_mtime_ns
     done = project.excise("plan")
@@ -59,7 +59,7 @@ def test_the_record_and_the_card_say_what_was_edited_and_nothing_of_this_machine
     record = json.loads((folder / "edit.json").read_text())
     card = (folder / "README.md").read_text()
     assert card.startswith("---\nbase_model: organism\n") and "abliterated" in card
-    assert "layers 2-4: the direction of measurement 5 removed, scale 1.0" in card
+    assert "layers 2-3: the direction of measurement 5 removed, scale 1.4" in card
     assert "requests that its base refuses" in card
     assert {edit["role"] for edit in record["plan"]} == {"attention", "routed_experts", "shared_experts"}
     assert {file["path"] for file in record["files"]} == {
@@ -82,7 +82,7 @@ def test_methods_and_targets_of_params_reach_the_weights(project: Project) -> No
 
 def test_a_router_bias_reaches_the_weights_the_record_and_the_card(project: Project) -> None:
     project.replace("router_bias: null ", "router_bias: {strength: 0.25} ")
-    project.replace("layers: 2-4", "layers: 0-2")
+    project.replace("layers: 2-3", "layers: 0-2")
     for stage in ("params", "ablate"):
         assert project.stage(stage).returncode == 0
     use = json.loads((project.folder / "artifacts/expert_use.json").read_text())
@@ -105,7 +105,7 @@ def test_a_router_bias_reaches_the_weights_the_record_and_the_card(project: Proj
 
 def test_a_router_bias_where_no_layer_has_a_router_is_an_error_of_one_line(project: Project) -> None:
     project.replace("router_bias: null ", "router_bias: {strength: 0.25} ")
-    project.replace("layers: 2-4", "layers: 0")
+    project.replace("layers: 2-3", "layers: 0")
     assert project.stage("params").returncode == 0
     line = one_line(project.stage("ablate"))
     assert "params.yaml: ablate.router_bias: " in line and "no routed experts" in line

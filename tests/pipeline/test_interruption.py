@@ -18,7 +18,7 @@ SLOW_DISK = """
 import time as _time
 _fast_copy = _copy
 def _copy(*arguments):
-    _time.sleep(0.2)
+    _time.sleep(1)
     _fast_copy(*arguments)
 """
 """Appended to the code that writes checkpoints, so that there is a middle to be killed in."""
@@ -75,7 +75,7 @@ def run_again(project: Project, scale: str) -> None:
 
 @pytest.mark.slow
 def test_a_killed_stage_leaves_no_model_and_runs_again(project: Project) -> None:
-    project.replace("scale: 1.0", "scale: 0.5")
+    project.replace("scale: 1.4", "scale: 0.5")
     with ablating(project) as (dvc, stage):
         stage.send_signal(signal.SIGKILL)
         until(lambda: gone(dvc))
@@ -88,7 +88,7 @@ def test_a_killed_stage_leaves_no_model_and_runs_again(project: Project) -> None
 def test_a_killed_dvc_takes_its_stage_along_and_runs_again(project: Project, shell: str) -> None:
     if not Path(shell).exists():
         pytest.skip(f"there is no {shell} here")
-    project.replace("scale: 1.0", "scale: 0.5")
+    project.replace("scale: 1.4", "scale: 0.5")
     with ablating(project, SHELL=shell) as (dvc, stage):
         dvc.send_signal(signal.SIGKILL)
         until(lambda: gone(stage), seconds=5)
@@ -118,7 +118,7 @@ def test_an_interrupted_stage_says_so_in_one_line(project: Project) -> None:
 
 @pytest.mark.skipif(os.name != "posix", reason="locks are POSIX's")
 def test_a_second_run_at_once_is_refused(project: Project) -> None:
-    project.replace("scale: 1.0", "scale: 0.5")
+    project.replace("scale: 1.4", "scale: 0.5")
     project.stage("params")
     with ablating(project):
         done = project.stage("ablate")

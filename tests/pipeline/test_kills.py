@@ -117,7 +117,7 @@ def test_killed_stages_leave_whole_outputs_or_none(project: Project, kills: int)
         key, value = (
             ("winsorize: null", f"winsorize: 0.9{number:03}")
             if number % 4 == 3
-            else ("scale: 1.0", f"scale: 0.5{number:03}")
+            else ("scale: 1.4", f"scale: 0.5{number:03}")
         )
         (project.folder / "params.yaml").write_text(params.replace(key, value))
         killer.kill(["python", "-m", "excise", "repro", "ablate"], latest=8.0)

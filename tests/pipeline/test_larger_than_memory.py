@@ -61,7 +61,7 @@ def test_it_is_measured_as_with_memory_enough_edited_and_loaded(project: Project
         done = limited(project, *command)
         assert done.returncode == 0, done.stderr
 
-    project.replace("stream: auto", "stream: off ")
+    project.replace("offload: auto", "offload: off ")
     assert project.stage("params").returncode == 0
     done = project.run("python", "-m", "stages.measure", OMP_NUM_THREADS="2")
     assert done.returncode == 0 and "reading one layer at a time" not in done.stderr, done.stderr

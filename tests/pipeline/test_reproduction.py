@@ -21,7 +21,7 @@ def test_two_fresh_clones_give_the_same_bytes(finished: Project, tmp_path: Path)
 @pytest.mark.slow
 def test_an_older_commit_gives_its_model_back_from_the_cache(project: Project) -> None:
     first = model_bytes(project)
-    project.replace("scale: 1.0", "scale: 0.5")
+    project.replace("scale: 1.4", "scale: 0.5")
     project.repro()
     project.commit("half")
     assert model_bytes(project) != first
@@ -35,7 +35,7 @@ def test_an_older_commit_gives_its_model_back_from_the_cache(project: Project) -
 @pytest.mark.slow
 def test_an_older_commit_gives_its_model_back_without_the_cache(project: Project, tmp_path: Path) -> None:
     first, lock = model_bytes(project), (project.folder / "dvc.lock").read_text()
-    project.replace("scale: 1.0", "scale: 0.5")
+    project.replace("scale: 1.4", "scale: 0.5")
     project.repro()
     project.commit("half")
 

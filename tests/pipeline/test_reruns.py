@@ -23,8 +23,8 @@ CHANGES = {
     "organism.seed": ("seed: 0\n", "seed: 1\n", ["params", "organism", *PREPARE[1:]]),
     "prompts.limit": ("limit: null               # prompts", "limit: 40  # prompts", PREPARE),
     "measure.position": ("position: -1", "position: -2", MEASURE),
-    "measure.stream": ("stream: auto", "stream: on  ", ["params"]),
-    "ablate.rules": ("scale: 1.0", "scale: 0.55", ABLATE),
+    "measure.offload": ("offload: auto", "offload: on  ", ["params"]),
+    "ablate.rules": ("scale: 1.4", "scale: 0.55", ABLATE),
     "ablate.router_bias": ("router_bias: null ", "router_bias: {strength: 0.35} ", ABLATE),
     "evaluate.limit": ("limit: 16", "limit: 8", EVALUATE),
     "gates": ("at_most: 0.15", "at_most: 0.5", REPORT),
@@ -38,7 +38,7 @@ MISTAKES = {
     "organism.seed": ("seed: 0\n", "seed: zero\n"),
     "prompts.harmful.split": ("split: harmful_train", "split: harmful"),
     "measure.postion": ("position: -1", "postion: -1"),
-    "ablate.rules.0.layers": ("layers: 2-4", "layers: 4-1"),
+    "ablate.rules.0.layers": ("layers: 2-3", "layers: 4-1"),
     "evaluate.limit": ("limit: 16", "limit: 0"),
     "gates.0.at_most": ("at_most: 0.15", "at_most: much"),
 }
@@ -91,7 +91,7 @@ def test_a_changed_comment_runs_the_params_stage_alone(project: Project) -> None
 
 @pytest.mark.nightly
 def test_a_value_changed_while_a_stage_runs_is_seen_by_the_next_run(project: Project) -> None:
-    project.replace("scale: 1.0", "scale: 0.75")
+    project.replace("scale: 1.4", "scale: 0.75")
     with subprocess.Popen(
         ["dvc", "repro"], cwd=project.folder, env=environment(), stdout=subprocess.PIPE, text=True
     ) as running:

@@ -12,7 +12,7 @@ WARNING = "WARNING: these rules ruin the model: its own answers to harmless prom
 EXACT = {
     "through_norm: ignore    ": "through_norm: orthogonal",
     "orthogonalize: source   ": "orthogonalize: none     ",
-    "layers: 2-4, measurement: 5": "layers: 1-4, measurement: 4",
+    "layers: 2-3, measurement: 5, scale: 1.4": "layers: 1-4, measurement: 4, scale: 1.0",
 }
 """What excise's own defaults were, until a real Gemma was ruined by them."""
 

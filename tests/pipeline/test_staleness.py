@@ -7,10 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from ruamel.yaml import YAML
 
 from excise.plumbing.dependencies import LEFT_OUT, says_nothing
-from excise.plumbing.foreach import filled, variables
+from excise.plumbing.graph import read_stages
 from tests.projects import Project
 
 pytestmark = pytest.mark.slow
@@ -56,13 +55,13 @@ PARAMS = {"params"}
 CHANGES: dict[str, tuple[Callable[[Project], None], set[str]]] = {
     # Keys: `params`, and the stages that read them.
     "the device": (key("device: auto ", "device: cpu  "), PARAMS),
-    "offloading": (key("stream: auto", "stream: on  "), PARAMS),
+    "offloading": (key("offload: auto", "offload: on  "), PARAMS),
     "the dtype": (key("dtype: auto   ", "dtype: float32"), PARAMS | {"prepare"}),
     "the organism's steps": (key("pretrain_steps: 30", "pretrain_steps: 31"), PARAMS | {"organism"}),
     "the measured token": (key("position: -1", "position: -2"), PARAMS | {"measure"}),
     "the estimator": (key("estimator: mean ", "estimator: pca  "), PARAMS | {"directions"}),
     "winsorizing": (key("winsorize: null ", "winsorize: 0.99 "), PARAMS | {"directions"}),
-    "a rule's scale": (key("scale: 1.0", "scale: 0.9"), PARAMS | {"simulate", "ablate", "report"}),
+    "a rule's scale": (key("scale: 1.4", "scale: 0.9"), PARAMS | {"simulate", "ablate", "report"}),
     "the method": (
         key("method: project   ", "method: preserve_column_norms"),
         PARAMS | {"diagnose", "simulate", "ablate", "report"},
@@ -187,15 +186,10 @@ TO_WARN = {"artifacts/simulation.json", "schemas/simulation.py", "schemas/diagno
 
 def declared(folder: Path, name: str) -> tuple[set[str], set[str]]:
     """What a stage may read by dvc.yaml, outputs that outlive a rerun included; and which DVC removes before."""
-    name, _, key = name.partition("@")
-    stage = YAML(typ="safe", pure=True).load(folder / "dvc.yaml")["stages"][name]
-    values = variables(key, stage["foreach"][key]) if key else {}
-    stage = stage.get("do", stage)
-    reads = {filled(path, values) for path in stage["deps"]}
-    removed: set[str] = set()
-    for out in [*stage["outs"], *stage.get("metrics", [])]:
-        path, options = next(iter(out.items())) if isinstance(out, dict) else (out, {})
-        (reads if options.get("persist") else removed).add(filled(path, values))
+    stage = read_stages((folder / "dvc.yaml").read_text())[name]
+    reads, removed = set(stage.reads), set[str]()
+    for path, options in stage.writes.items():
+        (reads if options.get("persist") else removed).add(path)
     return reads, removed
 
 
@@ -230,7 +224,7 @@ def test_an_honest_branch_never_gets_another_branchs_model(project: Project, tmp
     honest = Project(tmp_path / "honest")
     shutil.copytree(project.folder, honest.folder, symlinks=True)
     for one in (project, honest):
-        one.replace("scale: 1.0", "scale: 0.65")
+        one.replace("scale: 1.4", "scale: 0.65")
     with open(project.folder / "excise/plumbing/machine.py", "a") as file:
         file.write(POISON)
     assert "ablate" in project.repro("ablate")

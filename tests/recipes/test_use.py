@@ -38,7 +38,7 @@ def test_one_recipe_may_follow_another(shipped: Project) -> None:
 
 
 def test_changes_that_nobody_else_has_are_not_overwritten(shipped: Project) -> None:
-    shipped.replace("scale: 1.0", "scale: 0.5")
+    shipped.replace("scale: 1.4", "scale: 0.5")
     mine = params(shipped)
     assert one_line(shipped.excise("use", NAMES[0])) == (
         "ERROR: params.yaml holds changes that are not committed, and would be lost; commit or move them first"

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
+from excise.plumbing.templates import code
 from excise.report.markdown import render_report
-from excise.report.words import code, number, signed
+from excise.report.words import number, signed
 from schemas.diagnosis import Diagnosis
 from schemas.evidence import GateVerdicts
 from schemas.params.ablate import Ablate

@@ -10,8 +10,9 @@ from xml.etree import ElementTree
 
 import pytest
 
+from excise.plumbing.templates import inert
 from excise.report.page import render_page
-from excise.report.words import MOST_CHARACTERS, inert
+from excise.report.words import MOST_CHARACTERS
 from schemas.evidence import Comparison, GateVerdicts, ParameterChange, Provenance, TaskChanges
 from schemas.model import ModelManifest
 from tests.diagnoses import diagnosis
@@ -296,7 +297,7 @@ def test_an_answer_that_begins_with_a_line_end_keeps_it_and_an_empty_one_says_so
 
 def test_the_base_the_edit_and_the_directions_are_pinned() -> None:
     said = Reader(page()).said("provenance")
-    for part in ("organism, glm4_moe, float32, 6 layers", "efefefefefefefef", "through_norm: ignore", "scale: 1.0"):
+    for part in ("organism, glm4_moe, float32, 6 layers", "efefefefefefefef", "through_norm: ignore", "scale: 1.4"):
         assert part in said
     assert "model.safetensors, 7,340,032 bytes, cdcdcdcdcdcdcdcd" in said
 

@@ -8,10 +8,11 @@ from typing import Literal
 import pytest
 from jsonschema import Draft202012Validator
 
+from excise.cli import schema
 from schemas import documentation
 from schemas.basis.document import Listed, Section
 from schemas.basis.plain_yaml import parse_mapping
-from schemas.documentation import REFERENCE, SCHEMA, json_schema, reference, write_documentation
+from schemas.documentation import REFERENCE, SCHEMA, json_schema, reference
 
 ROOT = Path(__file__).resolve().parents[2]
 MAKE = "stale: run `make schema`"
@@ -146,6 +147,6 @@ def test_a_row_names_the_choices_links_documents_and_holds_no_border() -> None:
 def test_the_generator_writes_both_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(documentation, "SCHEMA", tmp_path / "params.schema.json")
     monkeypatch.setattr(documentation, "REFERENCE", tmp_path / "params.md")
-    write_documentation()
+    schema()
     assert (tmp_path / "params.schema.json").read_text(encoding="utf-8") == json_schema()
     assert (tmp_path / "params.md").read_text(encoding="utf-8") == reference(DOCUMENT)

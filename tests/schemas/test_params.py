@@ -511,6 +511,11 @@ def test_a_rule_list_of_another_tool_works_as_it_is() -> None:
     assert "sparsity" not in settings_of_stages(other)["ablate"]
 
 
+def test_a_former_name_of_a_key_is_read_as_its_present_one() -> None:
+    former, present = (settings_of_stages(parse(f"measure: {{{key}: on}}")) for key in ("stream", "offload"))
+    assert former == present and json.loads(present["device"])["offload"] == "on"
+
+
 def test_the_same_edit_has_the_same_text() -> None:
     one = "ablate: {targets: [mlp, attention], rules: [{layers: [2, 1], measurement: 1, scale: -0.0}]}"
     other = "ablate: {targets: [attention, mlp], rules: [{layers: 1-2, measurement: 1, scale: 0}]}"
@@ -639,9 +644,9 @@ def test_a_key_reaches_the_stages_that_read_it(changed: str, stages: set[str]) -
 
 
 def test_where_it_runs_is_no_part_of_what_it_is() -> None:
-    here = settings_of_stages(parse("{model: {device: cpu}, measure: {stream: off}}"))
-    there = settings_of_stages(parse("{model: {device: cuda}, measure: {stream: on}}"))
-    assert json.loads(there["device"]) == {"device": "cuda", "folder": None, "stream": "on"}
+    here = settings_of_stages(parse("{model: {device: cpu}, measure: {offload: off}}"))
+    there = settings_of_stages(parse("{model: {device: cuda}, measure: {offload: on}}"))
+    assert json.loads(there["device"]) == {"device": "cuda", "folder": None, "offload": "on"}
     assert {name for name in here if here[name] != there[name]} == {"device"}
 
 

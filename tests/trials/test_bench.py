@@ -55,7 +55,7 @@ def test_an_outcome_is_that_of_the_edited_model(subject: Subject, tmp_path: Path
     found = subject.bench.outcome(ablate)
     tokens = subject.bench.questions.tokens
     answers = first_token_log_probabilities(edited.model, HARMFUL, 8, lambda _: None)
-    torch.testing.assert_close(found.harmful, log_odds(answers, tokens), rtol=0, atol=1e-4)
+    torch.testing.assert_close(found.harmful.log_odds, log_odds(answers, tokens), rtol=0, atol=1e-4)
     assert float(found.kl.mean()) > 0
 
 

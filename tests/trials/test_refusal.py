@@ -8,7 +8,7 @@ from torch import Tensor
 
 from excise.inference.forward import Batch, first_token_log_probabilities
 from excise.plumbing.errors import StageError
-from excise.trials.refusal import Outcome, log_odds, refusal_tokens
+from excise.trials.refusal import Beginnings, Outcome, beginnings, log_odds, refusal_tokens
 from tests.subjects import HARMFUL, HARMLESS, Subject, mean_kl, numbers
 
 
@@ -40,9 +40,8 @@ def test_log_odds_stay_finite_where_a_refusal_is_certain() -> None:
 def test_questions_compare_what_hooks_make_of_the_model_with_the_base(subject: Subject) -> None:
     questions = subject.bench.questions
     again = questions.ask()
-    assert torch.equal(again.harmful, questions.unedited.harmful) and torch.equal(
-        again.harmless, questions.unedited.harmless
-    )
+    assert torch.equal(again.harmful.log_odds, questions.unedited.harmful.log_odds)
+    assert torch.equal(again.harmless.log_odds, questions.unedited.harmless.log_odds)
     assert float(again.kl.abs().max()) <= 1e-12
 
     def watch(_batch: Batch, undo: ExitStack) -> None:
@@ -60,15 +59,27 @@ def test_questions_compare_what_hooks_make_of_the_model_with_the_base(subject: S
     base = first_token_log_probabilities(subject.model, HARMLESS, 2, lambda _: None)
     assert float(changed.kl.mean()) == pytest.approx(mean_kl(base, harmless), rel=1e-3)
     assert float(changed.kl.min()) > 0
-    torch.testing.assert_close(changed.harmful, log_odds(harmful, questions.tokens), rtol=0, atol=1e-4)
-    torch.testing.assert_close(changed.harmless, log_odds(harmless, questions.tokens), rtol=0, atol=1e-4)
-    torch.testing.assert_close(questions.ask_harmful(watch), changed.harmful, rtol=0, atol=1e-6)
-    assert torch.equal(questions.ask().harmful, questions.unedited.harmful)
+    torch.testing.assert_close(changed.harmful.log_odds, log_odds(harmful, questions.tokens), rtol=0, atol=1e-4)
+    torch.testing.assert_close(changed.harmless.log_odds, log_odds(harmless, questions.tokens), rtol=0, atol=1e-4)
+    torch.testing.assert_close(questions.ask_harmful(watch), changed.harmful.log_odds, rtol=0, atol=1e-6)
+    assert torch.equal(questions.ask().harmful.log_odds, questions.unedited.harmful.log_odds)
+
+
+def test_a_refusal_that_greedy_decoding_takes_counts_however_unlikely_it_is() -> None:
+    unsure, split = [0.1, 0.05] + [0.05] * 17, [0.3, 0.3, 0.4]
+    begun = beginnings(answers(unsure, [0.05, 0.1] + [0.05] * 17), [0])
+    assert begun.likeliest.tolist() == [True, False] and begun.refusals == 0.5
+    begun = beginnings(answers(split), [0, 1])
+    assert begun.likeliest.tolist() == [False] and begun.refusals == 1
+
+
+HARMLESS_PROMPT = Beginnings(torch.zeros(1), torch.zeros(1, dtype=torch.bool))
 
 
 def test_what_is_left_of_refusal_is_the_share_refused_or_the_probability() -> None:
     def outcome(*log_odds: float) -> Outcome:
-        return Outcome(torch.tensor(log_odds).double(), torch.zeros(1), torch.zeros(1))
+        odds = torch.tensor(log_odds).double()
+        return Outcome(Beginnings(odds, odds > 0), HARMLESS_PROMPT, torch.zeros(1))
 
     sure, unsure = outcome(5.0, -9.0, -9.0, -9.0), outcome(-0.1, -0.1, -0.1, -0.1)
     assert sure.refusal == 0.25 and sure.remaining == pytest.approx(0.25, abs=0.01)
@@ -77,10 +88,12 @@ def test_what_is_left_of_refusal_is_the_share_refused_or_the_probability() -> No
 
 
 def test_rounding_never_makes_drift_negative() -> None:
-    answers = Outcome(torch.zeros(2), torch.zeros(2), torch.full((3,), -1e-9).double()).answers()
+    answers = Outcome(HARMLESS_PROMPT, HARMLESS_PROMPT, torch.full((3,), -1e-9).double()).answers()
     assert answers.kl == answers.median_kl == 0
 
 
 def test_answers_that_are_not_finite_are_an_error_that_says_what_to_do() -> None:
     with pytest.raises(StageError, match="NaN or infinite logits; try a smaller scale"):
-        Outcome(torch.tensor([float("inf")]), torch.zeros(1), torch.zeros(1)).answers()
+        Outcome(
+            Beginnings(torch.tensor([float("inf")]), torch.tensor([True])), HARMLESS_PROMPT, torch.zeros(1)
+        ).answers()

@@ -23,11 +23,11 @@ from excise.inference.loading.models import exactly
 from excise.inference.loading.tokenizer import end_ids, padding_id
 from excise.plumbing.errors import StageError
 from excise.plumbing.files import sha256_of
-from excise.plumbing.foreach import filled, variables
+from excise.plumbing.graph import GRAPH, read_stages
 from excise.plumbing.private.lm_eval import config_of, generation_settings
 from excise.plumbing.progress import progress
 from excise.prompts.chats import encode, render
-from schemas.basis.plain_yaml import parse_mapping, read_text
+from schemas.basis.plain_yaml import read_text
 from schemas.params.answer import Vllm
 from schemas.prompts import ChatFormat
 
@@ -136,7 +136,7 @@ class Transformers(AsMeasured, HFLM):
                 with progress("Ask", len(requests), "samples") as self._advance:
                     return ask(requests, disable_tqdm=True)
             except RuntimeError as error:
-                self.batch_size_per_gpu = smaller(self.batch_size, error, "going on")
+                self.batch_size_per_gpu = smaller(self.batch_size, error, "continuing")
 
     def _model_generate(self, context: Any, max_length: int, stop: list[str], **kwargs: Any) -> Any:
         generated = super()._model_generate(context, max_length, stop, **kwargs)
@@ -184,7 +184,6 @@ def with_vllm(checkpoint: Checkpoint, dtype: str, tokenizer: Any, chat: ChatForm
 
 
 UNFINISHED = Path(".excise/answer")
-GRAPH = Path("dvc.yaml")
 LIBRARIES = ("lm-eval", "torch", "transformers")
 PINNED_BY = {"models/base": "artifacts/model.json", "models/ablated": "models/ablated/edit.json"}
 """Files with the digests of a model's files, which are too large to be read for this."""
@@ -194,10 +193,8 @@ def unfinished_work(key: str, machine: Mapping[str, str]) -> Path:
     """The folder of tasks that an interrupted `answer@key` finished, named by the SHA-256 of what answers depend on:
     files that dvc.yaml lists, library versions, and facts about the `machine`, such as its device. Others are deleted.
     Raises `ParamsError`: dvc.yaml cannot be read."""
-    stage = parse_mapping(read_text(GRAPH, GRAPH.name), GRAPH.name)["stages"]["answer"]
-    values = variables(key, stage["foreach"][key])
-    dependencies = [filled(name, values) for name in stage["do"]["deps"]]
-    paths = [Path(PINNED_BY.get(name, name)) for name in dependencies]
+    stage = read_stages(read_text(GRAPH, GRAPH.name))[f"answer@{key}"]
+    paths = [Path(PINNED_BY.get(name, name)) for name in stage.reads]
     files = [file for path in paths for file in (path.rglob("*") if path.is_dir() else [path])]
     inputs = {
         "files": {str(file): sha256_of(file) for file in files if file.is_file() and file.suffix != ".pyc"},

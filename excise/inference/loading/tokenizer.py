@@ -33,6 +33,7 @@ PROMPTS_A_SECOND = 100  # prompts for which the check gets another second; a tho
 CHECK_MEMORY = (2**29, 12)
 """Bytes, and bytes for each byte of the folder's text files; half a million merges in 49 MiB of JSON took 830 MiB."""
 _MOST_WAITED = 120
+_VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
 _TEXT_FILES = {".json", ".jinja", ".txt", ".model", ".tiktoken"}
 _SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
 
@@ -60,6 +61,9 @@ def load_tokenizer(folder: Path, date: str) -> Any:
     except StageError:
         raise
     except Exception as error:  # each library raises errors of its own if a file is broken
+        if not any((folder / name).exists() for name in _VOCABULARIES) and not [*folder.glob("*.tiktoken")]:
+            where = f"{folder} has no tokenizer, such as {_VOCABULARIES[0]}"
+            raise StageError(f"{where}; name a complete copy of the model") from None
         raise StageError(f"the tokenizer in {folder} does not load: {short(error)}; fetch its files again") from None
     if template is None:
         raise StageError(f"the tokenizer in {folder} has no chat template; name a chat model")
