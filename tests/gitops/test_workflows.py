@@ -1,10 +1,8 @@
 """What the workflows may do, and that they hold no logic of their own."""
 
-import json
 import os
 import re
 import subprocess
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -156,34 +154,6 @@ def test_every_file_that_stages_depend_on_starts_the_workflow() -> None:
     paths = [path.removesuffix("/**") for path in workflow("repro")["on"]["pull_request"]["paths"]]
     assert {dep for dep in needed if not any(dep == path or dep.startswith(f"{path}/") for path in paths)} == set()
     assert {"dvc.yaml", "dvc.lock", "requirements.lock", ".dvc/config", "Makefile"} <= set(paths)
-
-
-@pytest.mark.parametrize(
-    ("name", "event", "code"),
-    [
-        ("pull_request", {"pull_request": {"head": {"repo": {"full_name": "team/models"}}}}, 0),
-        ("pull_request", {"pull_request": {"head": {"repo": {"full_name": "stranger/models"}}}}, 1),
-        ("pull_request", {"pull_request": {"head": {"repo": None}}}, 1),
-        ("pull_request", {}, 1),
-        ("pull_request_target", {"pull_request": {"head": {"repo": {"full_name": "team/models"}}}}, 1),
-        ("issue_comment", {}, 1),
-        ("push", {}, 0),
-        ("workflow_dispatch", {}, 0),
-    ],
-)
-def test_the_machine_itself_refuses_forks(name: str, event: dict[str, Any], code: int, tmp_path: Path) -> None:
-    (tmp_path / "event.json").write_text(json.dumps(event))
-    (tmp_path / "json.py").write_text("import os; os._exit(0)")  # the folder may be one that a stranger filled
-    settings = {"GITHUB_EVENT_PATH": str(tmp_path / "event.json"), "GITHUB_REPOSITORY": "team/models"}
-    script = ROOT / ".github/runner/job-started.sh"
-    done = subprocess.run(
-        ["bash", "-e", str(script)],
-        cwd=tmp_path,
-        env={**os.environ, "GITHUB_EVENT_NAME": name, **settings},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == code, done.stderr
 
 
 def test_expressions_are_read_as_github_reads_them() -> None:
