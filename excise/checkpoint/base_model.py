@@ -151,17 +151,16 @@ def read_manifest() -> ModelManifest:
 
 
 def verify(folder: Path, manifest: ModelManifest) -> None:
-    """Raises `StageError`: in a base model outside the project, a file changed, is missing or is new."""
-    if manifest.source == "organism":
-        return  # DVC keeps it
+    """Raises `StageError`: in the base model, a file changed, is missing or is new. DVC, which keeps the built-in one, looks
+    at its size and its times only."""
     if manifest.source == "hub":
         files = _verified(folder, [file.path for file in manifest.files])
     else:
         files = digests(folder, read_checkpoint(folder).files, remembered=True)
     if changed := sorted({file.path for file in {*files} ^ {*manifest.files}}):
-        raise StageError(
-            f"{folder / changed[0]} has changed since it was pinned; run `dvc repro --force prepare` to pin it again"
-        )
+        pin = "run `dvc repro --force prepare` to pin it again"
+        remedy = f"delete {folder}, and run `dvc checkout {folder}`" if manifest.source == "organism" else pin
+        raise StageError(f"{folder / changed[0]} has changed since it was pinned; {remedy}")
 
 
 def _verified(folder: Path, files: Collection[str]) -> list[FileDigest]:

@@ -38,7 +38,8 @@ _CONFLICT = re.compile(rb"^(<<<<<<<|>>>>>>>) ", re.MULTILINE)
 _CHUNK = 1 << 20
 DATA = Path("data")
 """Where the user's own files are."""
-MEMORY = Path(".excise/digests.json")
+SCRATCH = Path(".excise")
+"""Where stages keep what a later run of them takes up."""
 SETTLED_NS = 2_000_000_000
 """The coarsest clock of a file system in use, FAT's, counts two seconds."""
 
@@ -152,7 +153,7 @@ def digests(folder: Path, files: Iterable[str], remembered: bool = False) -> lis
     """Size and SHA-256 of files of a folder, sorted by path; with `remembered`, unchanged files are not read again."""
     paths = sorted(files)
     sizes = [(folder / path).stat().st_size for path in paths]
-    memory = Memory(MEMORY) if remembered else None
+    memory = Memory(place) if remembered and (place := memory_file()) else None
     digest = sha256_of if memory is None else memory.sha256
     with progress("Digests", sum(sizes), "B") as advance, ThreadPoolExecutor(os.cpu_count()) as pool:
         found = list(pool.map(lambda path: digest(folder / path, advance), paths))
@@ -160,6 +161,14 @@ def digests(folder: Path, files: Iterable[str], remembered: bool = False) -> lis
         memory.keep()
     rows = zip(paths, sizes, found, strict=True)
     return [FileDigest(path=path, size=size, sha256=sha256) for path, size, sha256 in rows]
+
+
+def memory_file() -> Path | None:
+    """Where digests are remembered: outside of any workspace, in which a stranger's job could write. On a runner, where
+    such jobs run as the same user, nowhere."""
+    if os.environ.get("GITHUB_ACTIONS"):
+        return None
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "excise/digests.json"
 
 
 class Read(Document):
@@ -290,7 +299,7 @@ def has_conflict(data: bytes) -> bool:
 
 def _stage_of(path: Path) -> str | None:
     """The stage that writes a file, or a folder that holds it; None where dvc.yaml does not say."""
-    if path.is_relative_to(MEMORY.parent):  # read often, to see whether it is there
+    if path.is_relative_to(SCRATCH) or path == memory_file():  # read often, to see whether it is there
         return None
     with contextlib.suppress(ParamsError):
         for name, stage in read_stages(read_text(GRAPH, GRAPH.name)).items():

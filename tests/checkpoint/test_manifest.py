@@ -154,7 +154,13 @@ def test_whatever_changes_is_named(folder: Path, spoil: Callable[[Path], str]) -
     assert line.startswith(f"{folder / path} has changed since it was pinned") and "dvc repro" in line
 
 
-def test_the_organism_is_left_to_dvc(folder: Path) -> None:
+@pytest.mark.parametrize("spoil", [change_one_bit_and_nothing_else, lose_a_file, add_a_file])
+def test_the_organism_is_verified_byte_for_byte_too(folder: Path, spoil: Callable[[Path], str]) -> None:
+    """DVC itself looks at sizes and times, which a job can put back."""
     manifest = make_manifest(folder, Model(), LAYOUT)
-    add_a_file(folder)
     verify(folder, manifest)
+    path = spoil(folder)
+    line = refused(lambda: verify(folder, manifest))
+    assert (
+        line.startswith(f"{folder / path} has changed since it was pinned; delete {folder}") and "dvc checkout" in line
+    )

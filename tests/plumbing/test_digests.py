@@ -9,7 +9,7 @@ import pytest
 
 from excise.gitops.models import wrong_file
 from excise.plumbing import files
-from excise.plumbing.files import MEMORY, SETTLED_NS, Memory, sha256_of
+from excise.plumbing.files import SETTLED_NS, Memory, memory_file, sha256_of
 
 
 @pytest.fixture
@@ -28,7 +28,8 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 @pytest.fixture
 def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A file, at a time when it has long been there."""
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("GITHUB_ACTIONS", raising=False)
     path = tmp_path / "folder/file"
     path.parent.mkdir()
     path.write_bytes(b"first")
@@ -39,6 +40,12 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def later(monkeypatch: pytest.MonkeyPatch, path: Path, nanoseconds: int = 10 * SETTLED_NS) -> None:
     now = path.stat().st_ctime_ns + nanoseconds
     monkeypatch.setattr("time.time_ns", lambda: now)
+
+
+def memory() -> Path:
+    place = memory_file()
+    assert place is not None
+    return place
 
 
 def digest(path: Path) -> str:
@@ -82,7 +89,7 @@ def test_a_file_that_changed_a_moment_ago_is_not_remembered(
     later(monkeypatch, file, SETTLED_NS)
     digest(file)
     digest(file)
-    assert read == [file, file] and not MEMORY.exists()
+    assert read == [file, file] and not memory().exists()
 
 
 def test_a_file_that_changes_while_it_is_read_is_read_again(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,14 +112,14 @@ def test_one_file_by_two_names_is_read_once(file: Path, read: list[Path]) -> Non
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"x": 1}', "\0", '{"x": {"size": 1}}'])
 def test_a_memory_that_cannot_be_read_is_none(file: Path, read: list[Path], text: str) -> None:
-    MEMORY.parent.mkdir()
-    MEMORY.write_text(text)
+    memory().parent.mkdir(parents=True)
+    memory().write_text(text)
     assert digest(file) == digest(file) == sha256_of(file)
     assert read == [file]
 
 
 def test_a_memory_that_cannot_be_written_costs_time_alone(file: Path) -> None:
-    MEMORY.parent.write_text("no folder")
+    memory().parent.parent.write_text("no folder")
     assert digest(file) == digest(file) == sha256_of(file)
 
 
@@ -121,27 +128,39 @@ def test_files_that_are_gone_are_forgotten(file: Path) -> None:
     other = file.with_name("other")
     file.rename(other)
     assert digest(other) == sha256_of(other)
-    assert list(json.loads(MEMORY.read_text())) == [str(other)]
+    assert list(json.loads(memory().read_text())) == [str(other)]
 
 
 def test_two_at_once_forget_nothing_of_each_other(file: Path) -> None:
     other = file.with_name("other")
     other.write_bytes(b"other")
-    first, second = Memory(MEMORY), Memory(MEMORY)
+    first, second = Memory(memory()), Memory(memory())
     first.sha256(file)
     second.sha256(other)
     first.keep()
     second.keep()
-    assert sorted(json.loads(MEMORY.read_text())) == [str(file), str(other)]
+    assert sorted(json.loads(memory().read_text())) == [str(file), str(other)]
 
 
 def test_an_edited_model_is_always_read_anew(file: Path) -> None:
     """`make verify` promises that, so it must find what the memory is wrong about."""
     (recorded,) = files.digests(file.parent, [file.name], remembered=True)
-    known = json.loads(MEMORY.read_text())
+    known = json.loads(memory().read_text())
     file.write_bytes(b"other")
     status = file.stat()
     known[str(file)] |= {"modified_ns": status.st_mtime_ns, "changed_ns": status.st_ctime_ns}
-    MEMORY.write_text(json.dumps(known))
+    memory().write_text(json.dumps(known))
     assert digest(file) == recorded.sha256 != sha256_of(file)
     assert wrong_file(file.parent, [recorded]) is not None
+
+
+def test_nothing_is_remembered_on_a_runner_or_in_a_workspace(
+    file: Path, read: list[Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A reviewed stranger's job could write what later jobs would believe."""
+    monkeypatch.chdir(tmp_path / "folder")
+    digest(file)
+    assert memory().is_file() and not memory().is_relative_to(Path.cwd())
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    assert digest(file) == digest(file) == sha256_of(file)
+    assert read == [file, file, file]
