@@ -13,8 +13,8 @@ unexport PYTHONPATH PYTHONHOME
 # ends the processes that it started itself.
 .NOTPARALLEL:
 
-.PHONY: help repro use pin gate report verify plan experiments experiment collect model release upload pr-comment \
-	restore rerun push hand-over publish attach test test-slow test-nightly lint types audit actionlint format schema lock environment
+.PHONY: help repro use pin gate report verify plan experiments experiment collect merge model release upload pr-comment \
+	fetch restore rerun keep push doctor hand-over publish attach test test-slow test-nightly lint types audit actionlint format schema lock environment
 
 EXCISE := exec python -m excise
 
@@ -61,8 +61,11 @@ pr-comment: environment ## Write report/comment.md: what this would change in BA
 	@$(EXCISE) comment --base="$${BASE:-origin/main}" --out="$${OUT:-report/comment.md}" \
 		$${SAMPLES:+--samples="$$SAMPLES"} $${WRITE_SAMPLES:+--write-samples="$$WRITE_SAMPLES"}
 
+merge: environment ## After `git merge` and params.yaml: take generated files from this branch, print what must run
+	@$(EXCISE) merge
+
 model: environment ## Make the edited model of any commit: COMMIT=abc123 OUT=folder [ENV=locked]
-	@$(EXCISE) model $(if $(filter locked,$(ENV)),--locked) -- "$$COMMIT" "$$OUT"
+	@$(EXCISE) model $(if $(filter locked,$(ENV)),--locked) $(if $(filter never,$(REBUILD)),--no-rebuild) -- "$$COMMIT" "$$OUT"
 
 release: environment ## Make the model of TAG again in MODEL=folder; write its card, record and report to RELEASE=folder
 	@$(EXCISE) release --model="$$MODEL" -- "$$TAG" "$$RELEASE"
@@ -70,14 +73,26 @@ release: environment ## Make the model of TAG again in MODEL=folder; write its c
 upload: environment ## Upload MODEL=folder to the Hub as HUB=organization/name, private; HF_TOKEN holds the token
 	@$(EXCISE) upload -- "$$MODEL" "$$HUB"
 
-restore: environment ## On a runner: use the cache CACHE=/folder, take what the remote has
-	@$(EXCISE) restore $${CACHE:+--cache="$$CACHE"}
+fetch: environment ## On a runner: fetch what COMMIT recorded into the cache CACHE=/folder, running nothing of it
+	@$(EXCISE) fetch --cache="$$CACHE" -- "$$COMMIT"
 
-rerun: environment ## On a runner: run every stage that is out of date, with what the remote has
-	@$(EXCISE) rerun
+restore: environment ## On a runner: use the cache CACHE=/folder, take what the remote has [REMOTE=none] [LINKS=copy]
+	@$(EXCISE) restore $${CACHE:+--cache="$$CACHE"} $(if $(filter none,$(REMOTE)),--no-remote) $(if $(filter copy,$(LINKS)),--copies)
+
+rerun: environment ## On a runner: run every stage that is out of date, with what the remote has [REMOTE=none]
+	@$(EXCISE) rerun $(if $(filter none,$(REMOTE)),--no-remote)
+
+keep: environment ## On a runner: give the DVC remote what a run of COMMIT made, by its HANDOVER=folder and CACHE=/folder
+	@$(EXCISE) keep --cache="$$CACHE" -- "$$COMMIT" "$$HANDOVER"
 
 push: environment ## On a runner: give the DVC remote what it lacks
 	@$(EXCISE) push
+
+doctor: environment ## Say what is wrong with cache, remote, environment, runner and disk, and what mends it [DEEP=1]
+	@$(EXCISE) doctor $${DEEP:+--deep}
+
+clean: environment ## List what no branch, tag, experiment or stash needs; YES=1 removes it (ALL_COMMITS=1 keeps more)
+	@$(EXCISE) clean $(if $(filter 1,$(YES)),--yes) $(if $(filter 1,$(ALL_COMMITS)),--all-commits)
 
 hand-over: environment ## On a runner: copy what is published to HANDOVER=folder
 	@$(EXCISE) hand-over -- "$$HANDOVER"
@@ -143,8 +158,9 @@ lock: ## Write requirements*.lock again from pyproject.toml
 	@$(VENV)-lock/bin/pip install --quiet uv
 	@$(VENV)-lock/bin/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --no-header --no-annotate \
 		--quiet --output-file requirements.lock $(CUDA_PACKAGES:%=--no-emit-package %)
-	@$(VENV)-lock/bin/uv pip compile --group publish --universal --python-version 3.11 --no-header --no-annotate \
-		--quiet --constraint requirements.lock --output-file requirements-publish.lock
+	@for group in publish remote; do \
+		$(VENV)-lock/bin/uv pip compile --group $$group --universal --python-version 3.11 --no-header --no-annotate \
+			--quiet --generate-hashes --constraint requirements.lock --output-file requirements-$$group.lock; done
 	@grep -E '^($(COMPUTE))==' requirements.lock > requirements-compute.lock
 	@rm -rf $(VENV)-lock
 

@@ -74,6 +74,8 @@ def at_least_one(text: str) -> int:
 
 OUT = arg("out", type=Path, help="a new or empty folder")
 LOCKED = arg("--locked", action="store_true", help="if it must be rebuilt, use the packages that its commit pins")
+NO_REMOTE = arg("--no-remote", action="store_true", help="do not ask the remote")
+CACHE = arg("--cache", type=Path, required=True, metavar="DIR", help="the cache that the machine's clones share")
 EXPERIMENTS = arg("file", type=Path, help="a file of experiments, such as experiments/moe.yaml")
 
 # Parameters and runs
@@ -176,14 +178,19 @@ def verify(folder: Path) -> None:
 # Past models and releases
 
 
-@command(arg("commit", help="or a branch or tag, at which `dvc repro` had run"), OUT, LOCKED)
-def model(commit: str, out: Path, locked: bool) -> None:
+@command(
+    arg("commit", help="or a branch or tag, at which `dvc repro` had run"),
+    OUT,
+    LOCKED,
+    arg("--no-rebuild", action="store_true", help="fail rather than run the commit's code"),
+)
+def model(commit: str, out: Path, locked: bool, no_rebuild: bool) -> None:
     """Get the edited model of any commit: from the cache, from the remote, or rebuilt."""
     from excise.gitops.git import commit_of
     from excise.gitops.models import ORIGINS, bring_back
 
     commit = commit_of(PROJECT, commit)
-    origin = bring_back(PROJECT, commit, out, locked)
+    origin = bring_back(PROJECT, commit, out, locked, not no_rebuild)
     print(f"{out} is the edited model of {commit[:12]}, {ORIGINS[origin]}; every file is as recorded there")
 
 
@@ -274,6 +281,14 @@ def comment(out: Path, **options: Any) -> None:
     print(out)
 
 
+@command()
+def merge() -> None:
+    """During `git merge`: take from this branch what stages write into git, and print which stages must run."""
+    from excise.gitops.merging import finish_merge
+
+    print(finish_merge(PROJECT))
+
+
 @command(arg("folder", type=Path, help="a new folder"))
 def hand_over(folder: Path) -> None:
     """Copy the files of a run that are to be published."""
@@ -301,20 +316,40 @@ def attach(tag: str, folder: Path) -> None:
 # DVC's cache and remote, on a machine that runs what others pushed
 
 
-@command(arg("--cache", type=Path, metavar="DIR", help="use this cache from now on, which several clones share"))
-def restore(cache: Path | None) -> None:
+@command(
+    arg("--cache", type=Path, metavar="DIR", help="use this cache from now on, which several clones share"),
+    NO_REMOTE,
+    arg("--copies", action="store_true", help="from now on, link no file to the cache"),
+)
+def restore(cache: Path | None, no_remote: bool, copies: bool) -> None:
     """Restore this commit's outputs from DVC's cache or its remote."""
     from excise.gitops import storage
 
-    storage.restore(PROJECT, cache)
+    storage.restore(PROJECT, cache, not no_remote, copies)
 
 
-@command()
-def rerun() -> None:
-    """Run every stage that is out of date, and pull the outputs of the others from the DVC remote."""
+@command(NO_REMOTE)
+def rerun(no_remote: bool) -> None:
+    """Run every stage that is out of date, and fetch the outputs of the others from the DVC remote."""
     from excise.gitops import storage
 
-    storage.repro(PROJECT, may_pull=True)
+    storage.repro(PROJECT, may_pull=not no_remote)
+
+
+@command(arg("commit", help="or a branch or tag"), CACHE)
+def fetch(commit: str, cache: Path) -> None:
+    """Fetch what a commit recorded from the DVC remote into a shared cache, without running its code."""
+    from excise.gitops.keeping import fetch_commit
+
+    fetch_commit(PROJECT, commit, cache)
+
+
+@command(arg("commit", help="that ran"), arg("folder", type=Path, help="what `hand-over` copied"), CACHE)
+def keep(commit: str, folder: Path, cache: Path) -> None:
+    """Push what a run of a commit made from a shared cache to the DVC remote, without running its code."""
+    from excise.gitops import keeping
+
+    keeping.keep(PROJECT, commit, folder, cache)
 
 
 @command()
@@ -323,6 +358,31 @@ def push() -> None:
     from excise.gitops import storage
 
     storage.push(PROJECT)
+
+
+@command(
+    arg("--yes", action="store_true", help="remove it; otherwise it is only listed"),
+    arg("--all-commits", action="store_true", help="keep what any commit names, not only the newest of each branch"),
+    arg("--projects", type=Path, nargs="+", default=[], metavar="PATH", help="all other clones that share the cache"),
+    arg("--shared", action="store_true", help="also drop from a shared cache what only other clones name"),
+    arg("--days", type=at_least_one, default=90, help="how long verdicts and unfinished answers are kept unused (90)"),
+)
+def clean(yes: bool, **options: Any) -> None:
+    """Remove from this disk what no branch, tag, experiment or stash needs, nor the working tree."""
+    from excise.gitops import cleaning
+
+    cleaning.clean(PROJECT, remove=yes, **options)
+
+
+@command(
+    arg("checks", nargs="*", metavar="CHECK", help="only these, such as remote: the words that the lines begin with"),
+    arg("--deep", action="store_true", help="also read every object of the cache"),
+)
+def doctor(checks: list[str], deep: bool) -> None:
+    """Say what is wrong with cache, remote, environment, runner and disk, and what mends it; change nothing."""
+    from excise.gitops.doctor import examine
+
+    examine(PROJECT, deep, checks)
 
 
 # This project's own files

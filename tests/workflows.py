@@ -24,8 +24,10 @@ def workflow(name: str) -> dict[str, Any]:
 
 
 def job(name: str, which: str) -> dict[str, Any]:
-    """A job of a workflow."""
-    return dict(workflow(name)["jobs"][which])
+    """A job of a workflow, with the workflow's own variables among its."""
+    whole = workflow(name)
+    part = dict(whole["jobs"][which])
+    return {**part, "env": {**whole.get("env", {}), **part.get("env", {})}}
 
 
 def value(expression: str, context: Mapping[str, str]) -> Any:
@@ -69,6 +71,8 @@ class Machine:
         self.temporary.mkdir(parents=True)
         context = {**context, "runner.temp": str(self.temporary)}
         settings = {name: filled(text, context) for name, text in part.get("env", {}).items()}
+        context |= {f"env.{name}": text for name, text in settings.items()}
+        within = part.get("defaults", {}).get("run", {}).get("working-directory", ".")
         done = []
         for step in part["steps"]:
             if not allowed(step, context):
@@ -77,16 +81,16 @@ class Machine:
                 self._use(step, context)
                 continue
             own = {name: filled(text, context) for name, text in step.get("env", {}).items()}
-            done.append(self.shell(step["run"], {**settings, **own}))
+            done.append(self.shell(step["run"], {**settings, **own}, within))
             if done[-1].returncode != 0:
                 break
         return done
 
-    def shell(self, command: str, settings: Mapping[str, str]) -> "subprocess.CompletedProcess[str]":
-        """A step's command, in GitHub's shell."""
+    def shell(self, command: str, settings: Mapping[str, str], within: str = ".") -> "subprocess.CompletedProcess[str]":
+        """A step's command, in GitHub's shell and a folder of the workspace."""
         return subprocess.run(
             ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", command],
-            cwd=self.folder,
+            cwd=self.folder / within,
             env=self.settings(settings),
             capture_output=True,
             text=True,
@@ -121,17 +125,16 @@ class Machine:
 
     def _check_out(self, given: Mapping[str, str]) -> None:
         assert given["persist-credentials"] == "False"
-        if not (self.folder / ".git").exists():
-            git(self.folder.parent, "clone", "--quiet", "--no-checkout", str(self.origin), str(self.folder))
-        git(self.folder, "fetch", "--quiet", "--prune", "--tags", "--force", "origin")
+        folder = self.folder / given.get("path", ".")
+        if not (folder / ".git").exists():
+            git(self.folder.parent, "clone", "--quiet", "--no-checkout", str(self.origin), str(folder))
+        git(folder, "fetch", "--quiet", "--prune", "--tags", "--force", "origin")
         if given.get("clean") != "False":
-            git(self.folder, "clean", "-ffdxq")
+            git(folder, "clean", "-ffdxq")
         wanted = given.get("ref") or "main"
-        known = subprocess.run(
-            ["git", "rev-parse", "--verify", f"origin/{wanted}"], cwd=self.folder, capture_output=True
-        )
+        known = subprocess.run(["git", "rev-parse", "--verify", f"origin/{wanted}"], cwd=folder, capture_output=True)
         reference = f"origin/{wanted}" if known.returncode == 0 else wanted
-        git(self.folder, "checkout", "--quiet", "--force", "--detach", reference)
+        git(folder, "checkout", "--quiet", "--force", "--detach", reference)
 
 
 def git(folder: Path, *arguments: str) -> str:
@@ -139,11 +142,11 @@ def git(folder: Path, *arguments: str) -> str:
     return subprocess.run(["git", *arguments], cwd=folder, check=True, capture_output=True, text=True).stdout.strip()
 
 
-def lend_environment(folder: Path, prefix: Path) -> None:
-    """Give a clone the virtual environment of these tests as its own, so that `make` finds it made."""
+def lend_environment(folder: Path, prefix: Path, lock: str = "requirements.lock") -> None:
+    """Give a clone the virtual environment of these tests as its own, so that `make` finds it made from a lock."""
     place = folder / ".venv"
     place.mkdir()
     for part in ("bin", "lib", "lib64", "include", "pyvenv.cfg"):
         if (prefix / part).exists():
             (place / part).symlink_to(prefix / part)
-    shutil.copyfile(folder / "requirements.lock", place / "requirements.lock")
+    shutil.copyfile(folder / lock, place / "requirements.lock")

@@ -151,8 +151,8 @@ def read_manifest() -> ModelManifest:
 
 
 def verify(folder: Path, manifest: ModelManifest) -> None:
-    """Raises `StageError`: in the base model, a file changed, is missing or is new. DVC, which keeps the built-in one, looks
-    at its size and its times only."""
+    """Raises `StageError`: in the base model, a file changed, is missing or is new. DVC, which keeps the built-in one,
+    looks at sizes and times only."""
     if manifest.source == "hub":
         files = _verified(folder, [file.path for file in manifest.files])
     else:

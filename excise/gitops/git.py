@@ -68,7 +68,7 @@ def contents(folder: Path, objects: Sequence[str]) -> list[bytes]:
 
 def record(project: Path, parent: str, files: Mapping[str, bytes], emptied: str, message: str) -> str:
     """Commit files, by their paths in the project, upon a parent; no other file stays in the folder `emptied`. Returns
-    the new commit, or the parent where nothing differs."""
+    the new commit, which is the same one each time, or the parent where nothing differs."""
     within = git(project, "rev-parse", "--show-prefix").strip()
     with tempfile.TemporaryDirectory(prefix="excise-") as temporary:
         index = {"GIT_INDEX_FILE": str(Path(temporary) / "index")}
@@ -86,27 +86,32 @@ def record(project: Path, parent: str, files: Mapping[str, bytes], emptied: str,
     if tree == git(project, "rev-parse", f"{parent}^{{tree}}").strip():
         return parent
     identity = {} if answer(project, "config", "user.email") else _NOBODY
-    return git(project, "commit-tree", tree, "-p", parent, "-m", message, environment=identity).strip()
+    # The parent's date, not today's: when this is repeated, `push` knows the commit again.
+    date = f"@{git(project, 'show', '--no-patch', '--format=%ct', parent).strip()} +0000"
+    dated = {**identity, "GIT_AUTHOR_DATE": date, "GIT_COMMITTER_DATE": date}
+    return git(project, "commit-tree", tree, "-p", parent, "-m", message, environment=dated).strip()
 
 
 def push(project: Path, commit: str, parent: str, branch: str, credentials: Mapping[str, str]) -> bool:
-    """Push a commit to a branch of origin; whether the branch still was at the parent. Raises `StageError` if origin
-    refuses all the same."""
+    """Have a branch of origin at a commit, if it is at the parent; whether it is at the commit now, which may also have
+    been pushed before. Raises `StageError` where origin refuses, or does not answer."""
     reference = f"refs/heads/{branch}"
 
-    def stands() -> bool:
+    def tip() -> str:
         listed = git(project, "ls-remote", "origin", reference, environment=credentials)
-        return f"{parent}\t{reference}" in listed.splitlines()  # also others that end alike are listed
+        # Others that end alike are listed, too.
+        return next((line[:40] for line in listed.splitlines() if line[40:] == f"\t{reference}"), "")
 
-    if not stands():
-        return False
-    try:
-        git(project, "push", "--quiet", "origin", f"{commit}:{reference}", environment=credentials)
-    except StageError:
-        if stands():
-            raise
-        return False  # somebody was quicker
-    return True
+    found = tip()
+    if found == parent != commit:
+        try:
+            git(project, "push", "--quiet", "origin", f"{commit}:{reference}", environment=credentials)
+            return True
+        except StageError:
+            found = tip()  # somebody may have been quicker, or the connection ended behind the push
+            if found == parent:
+                raise
+    return found == commit
 
 
 def fetch(project: Path, commit: str, credentials: Mapping[str, str]) -> None:
@@ -116,13 +121,18 @@ def fetch(project: Path, commit: str, credentials: Mapping[str, str]) -> None:
 
 
 def header(token: str, server: str) -> dict[str, str]:
-    """What makes git show a token to a server, and to no other. It stands in no file and in no command line."""
+    """What makes git show a token to a server, and to no other, and give up after a minute without a byte. It stands in
+    no file and in no command line."""
     shown = base64.b64encode(f"x-access-token:{token}".encode()).decode()
-    return {
-        "GIT_CONFIG_COUNT": "1",
-        "GIT_CONFIG_KEY_0": f"http.{server}/.extraheader",
-        "GIT_CONFIG_VALUE_0": f"AUTHORIZATION: basic {shown}",
+    settings = {
+        f"http.{server}/.extraheader": f"AUTHORIZATION: basic {shown}",
+        "http.lowSpeedLimit": "1",  # bytes a second
+        "http.lowSpeedTime": "60",
     }
+    variables = {"GIT_CONFIG_COUNT": str(len(settings))}
+    for number, (key, value) in enumerate(settings.items()):
+        variables |= {f"GIT_CONFIG_KEY_{number}": key, f"GIT_CONFIG_VALUE_{number}": value}
+    return variables
 
 
 def _run(

@@ -4,10 +4,12 @@ that ran a pull request's code: no link is followed, no path leaves the folder, 
 import json
 import re
 import stat
+from collections.abc import Mapping
 from pathlib import Path
 
 from pydantic import BaseModel
 
+from excise.gitops.git import record
 from excise.gitops.lock import LOCK, LockError, read_lock
 from excise.plumbing.errors import StageError
 from excise.plumbing.files import write_bytes
@@ -64,6 +66,11 @@ def accept(handover: Path) -> dict[str, bytes]:
     for path, schema in DOCUMENTS.items():
         _check(handover / path, accepted[path], schema)
     return accepted
+
+
+def record_run(project: Path, commit: str, files: Mapping[str, bytes]) -> str:
+    """Commit a run's files, as `accept` gives them, upon the commit that ran: the new commit, the same each time."""
+    return record(project, commit, files, PICTURES, f"Record the results of {commit[:12]}")
 
 
 def _read(path: Path) -> bytes:

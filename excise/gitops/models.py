@@ -14,7 +14,17 @@ from excise.gitops.storage import check_kept
 from excise.gitops.trees import REQUIREMENTS, Tree, commit_tree, compare_requirements, locked_environment
 from excise.plumbing.errors import StageError
 from excise.plumbing.files import MAPPING, digests, md5_of_file, open_plain, read_document, sha256_line, whole_folder
-from excise.plumbing.private.dvc import at_commit, changed, fetch, get, has_remote, output, read
+from excise.plumbing.private.dvc import (
+    WrongObject,
+    at_commit,
+    changed,
+    fetch,
+    get,
+    has_remote,
+    output,
+    outputs_up_to,
+    read,
+)
 from excise.plumbing.process import UNPINNED
 from excise.plumbing.progress import progress
 from schemas.basis.document import FileDigest
@@ -28,16 +38,16 @@ _FILES = TypeAdapter(list[FileDigest])
 _REMEDY = "name the folder of an edited model, or fetch it again"
 
 
-def bring_back(clone: Path, commit: str, out: Path, locked: bool) -> Origin:
+def bring_back(clone: Path, commit: str, out: Path, locked: bool, may_rebuild: bool = True) -> Origin:
     """Write the edited model that a commit recorded into a new or empty folder, every byte checked. Of the clone only
-    DVC's cache changes. `locked`: a model that must be rebuilt is built with the commit's own packages. Raises
-    `StageError`: there is no such model, or what can be had is not what was recorded."""
+    DVC's cache changes. `locked`: a model that must be rebuilt, if it `may_rebuild`, is built with the commit's own
+    packages. Raises `StageError`: there is no such model, or what can be had is not what was recorded."""
     out = out.resolve()
     refuse_full(out)
     recorded = lock_of_model(clone, commit)
     recorded.check_is_whole(commit)
     _check_is_recorded(clone, commit, STAGE)
-    origin = _obtain(clone, commit, recorded, locked)
+    origin = _obtain(clone, commit, recorded, locked, may_rebuild)
     with at_commit(clone, commit, with_remote=False) as repo, whole_folder(out) as partial:
         get(repo, MODEL, partial)
         check_recorded(partial, recorded, commit, output(repo, MODEL).listed or {})
@@ -94,41 +104,45 @@ def folder_md5(folder: Path) -> str:
         return md5_of_folder(dict(zip(paths, md5s, strict=True)))
 
 
-def _obtain(clone: Path, commit: str, recorded: Lock, locked: bool) -> Origin:
+def _obtain(clone: Path, commit: str, recorded: Lock, locked: bool, may_rebuild: bool) -> Origin:
     """Have the whole model in DVC's cache."""
     with at_commit(clone, commit, with_remote=False) as repo:
         if not output(repo, MODEL).lacking:
             return "cache"
-    pull, unasked = False, ""
     with at_commit(clone, commit, with_remote=True) as repo:
         if has_remote(repo):
+            unasked = ""
             try:
-                fetch(repo, MODEL)
-                pull = True
+                fetch(repo, {MODEL})
+                if not output(repo, MODEL).lacking:
+                    return "remote"
+                fetch(repo, outputs_up_to(repo, STAGE))
+            except WrongObject:
+                raise
             except StageError as error:
                 unasked = f", which cannot be asked ({error})"
-            if not output(repo, MODEL).lacking:
-                return "remote"
-            print(f"The model is neither in the cache nor in the remote{unasked}: it is rebuilt", flush=True)
+            missing = f"The model is neither in the cache nor in the remote{unasked}"
         else:
-            print("The model is not in the cache, and there is no remote to ask: it is rebuilt", flush=True)
-    with commit_tree(clone, commit, with_remote=pull) as tree:
-        _rebuild(tree, recorded, pull, _environment(clone, tree, locked))
+            missing = "The model is not in the cache, and there is no remote to ask"
+    if not may_rebuild:
+        raise StageError(f"{missing}; rebuild it with `make model` on a machine that may run this commit's code")
+    print(f"{missing}: it is rebuilt", flush=True)
+    with commit_tree(clone, commit) as tree:
+        _rebuild(tree, recorded, _environment(clone, tree, locked))
     return "rebuilt"
 
 
-def _rebuild(tree: Tree, recorded: Lock, pull: bool, variables: dict[str, str]) -> None:
+def _rebuild(tree: Tree, recorded: Lock, variables: dict[str, str]) -> None:
     """Make the model, and keep it in the cache once it proved to be the recorded one: nothing else gets there, nor into
     DVC's memory of earlier runs."""
     # Without it DVC would train again what is in the cache, as no run of `organism` is kept.
-    run(["dvc", "checkout", "--with-deps", STAGE], tree.folder)
-    repro = ["dvc", "repro", *(["--pull"] if pull else []), "--no-commit", STAGE]
-    done = run(repro, tree.folder, variables, shown=True)
+    run(["dvc", "checkout", "--allow-missing", "--with-deps", STAGE], tree.folder)
+    done = run(["dvc", "repro", "--no-commit", STAGE], tree.folder, variables, shown=True)
     if done.code != 0:
         raise StageError(f"the model of {tree.commit[:12]} cannot be rebuilt: {done.error}")
     if differs := recorded.difference(read_lock((tree.folder / LOCK).read_text())):
         what = f"rebuilt, the model of {tree.commit[:12]} is not the one that was recorded"
-        raise StageError(f"{what}; the first difference: {differs}. `dvc push` where it was made, and run again")
+        raise StageError(f"{what}; the first difference: {differs}. `make push` where it was made, and run again")
     kept = run(["dvc", "commit", "--force", "--with-deps", STAGE], tree.folder, variables)
     if kept.code != 0:
         raise StageError(f"the model cannot be kept in DVC's cache: {kept.error}")

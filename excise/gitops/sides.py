@@ -211,7 +211,7 @@ def _defined(side: Side) -> dict[str, Stage]:
 
 def _refuse_conflict(side: Side, path: str, text: str) -> None:
     if has_conflict(text.encode()):
-        remedy = "mend params.yaml, `git checkout --ours -- dvc.lock metrics.json gates.json report`, then `make repro`"
+        remedy = "correct params.yaml, then `make merge` and `make repro`"
         raise StageError(f"{path}{side.where} holds conflict markers of a merge: {remedy} and commit")
 
 

@@ -1,14 +1,29 @@
 """DVC's cache and remote, of which either may be missing, on a machine that runs what others pushed. DVC exits with 0
 where it could not put an output into its cache, so the cache is compared with dvc.lock here."""
 
+import contextlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from excise.gitops.programs import attend, run
 from excise.plumbing.errors import StageError
-from excise.plumbing.private.dvc import forget_remote, has_remote, in_remote, opened, outputs
+from excise.plumbing.private.dvc import (
+    Output,
+    Repo,
+    WrongObject,
+    fetch,
+    forget_remote,
+    has_remote,
+    in_remote,
+    is_right,
+    is_shared,
+    opened,
+    outputs,
+    remote_sizes,
+    upload,
+)
 
 _NO_REMOTE = "No DVC remote is set (docs/runner.md): results stay in this machine's cache"
 
@@ -23,32 +38,42 @@ def check_kept(folder: Path) -> None:
                 raise StageError(f"{what}: is the disk full? {remedy}")
 
 
-def restore(folder: Path, cache: Path | None = None) -> None:
+def use_cache(folder: Path, cache: Path, copies: bool = False) -> None:
+    """Let a clone use a cache from now on, which several clones may share, and which is made if missing; `copies`: no
+    file of the clone is a link into it, through which a job could write there. Raises `StageError`."""
+    if not cache.is_absolute():  # it would be another one in each clone
+        raise StageError(f"the shared cache {cache} must be an absolute path")
+    cache.mkdir(parents=True, exist_ok=True)
+    _dvc(folder, "config", "--local", "cache.dir", str(cache))
+    # Each file is writable by its group, for clones of several users.
+    _dvc(folder, "config", "--local", "cache.shared", "group")
+    if copies:
+        _dvc(folder, "config", "--local", "cache.type", "copy")
+
+
+def restore(folder: Path, cache: Path | None = None, asks: bool = True, copies: bool = False) -> None:
     """Put this commit's outputs where they belong, and name those that neither cache nor remote has, such as edited
-    models. Several clones may share a `cache`: it is made if missing, and this clone uses it from now on. Raises
+    models; `cache` and `copies` are those of `use_cache`, and the remote is only asked if it `asks`. Raises
     `StageError` where an output that can be had was not restored."""
     if cache is not None:
-        if not cache.is_absolute():  # it would be another one in each clone
-            raise StageError(f"the shared cache {cache} must be an absolute path")
-        cache.mkdir(parents=True, exist_ok=True)
-        _dvc(folder, "config", "--local", "cache.dir", str(cache))
-        # Each file is writable by its group, for clones of several users.
-        _dvc(folder, "config", "--local", "cache.shared", "group")
+        use_cache(folder, cache, copies)
     with opened(folder) as repo:
-        shared = has_remote(repo)
+        shared = asks and has_remote(repo)
         forget_remote(repo)
         only_here = {output.stage for output in outputs(repo) if output.lacking and output.path.exists()}
-    if not shared:
-        print(_NO_REMOTE, flush=True)
     for stage in only_here:
         # As where the disk was full. DVC refuses what is not as recorded, such as what a killed run left.
         run(["dvc", "commit", stage], folder)
+    if shared:
+        _fetch(folder)
+    elif asks:
+        print(_NO_REMOTE, flush=True)
     # Forced: what a run that was killed left is in no cache, and DVC would ask before it removes it.
-    _dvc(folder, "pull" if shared else "checkout", "--allow-missing", "--force")
+    _dvc(folder, "checkout", "--allow-missing", "--force")
     with opened(folder) as repo:
         nowhere = []
         for output in outputs(repo):
-            if output.lacking and not in_remote(repo, output):
+            if output.lacking and not (asks and in_remote(repo, output)):
                 nowhere.append(output.name)
             elif output.lacking or not output.is_here():
                 raise StageError(f"{output.name} was not restored, though it can be had; run `make restore` again")
@@ -60,24 +85,85 @@ def repro(folder: Path, arguments: Sequence[str] = (), may_pull: bool = False) -
     """Run what is out of date, by `dvc repro` with these arguments; if `may_pull`, the remote's outputs are used."""
     _drop_broken_lock(folder)
     if may_pull:
+        # Not `dvc repro --pull`: it also takes from the remote, unchecked, which results which stage would have.
         with opened(folder) as repo:
-            may_pull = has_remote(repo)
-    _dvc(folder, "repro", *(["--pull"] if may_pull else []), *arguments)
+            asks = has_remote(repo)
+        if asks:
+            _fetch(folder)
+        with opened(folder) as repo:
+            absent = [output.name for output in outputs(repo) if not (output.lacking or output.path.exists())]
+        if absent:
+            _dvc(folder, "checkout", *absent)
+    with opened(folder) as repo:
+        # Its memory of runs may be of another branch's code, which nobody has read.
+        arguments = [*(["--no-run-cache"] if is_shared(repo) else []), *arguments]
+    _dvc(folder, "repro", *arguments)
     check_kept(folder)
 
 
 def push(folder: Path) -> None:
-    """Give the remote, if there is one, what it lacks. Raises `StageError` where the cache lacks it as well."""
+    """Give the remote, if there is one, what it lacks. Raises `StageError`, before anything is pushed, where the cache
+    lacks it as well, or has other bytes than were recorded."""
     with opened(folder) as repo:
-        if not has_remote(repo):
-            print(_NO_REMOTE, flush=True)
-            return
-        for output in outputs(repo):
-            if output.pushed and output.lacking and not in_remote(repo, output):
-                what = f"{output.name} cannot be pushed: neither the cache nor the remote has {output.lacking[0]}"
-                remedy = f"if it is still here, `dvc commit {output.stage}` keeps it; else `make rerun` makes it again"
-                raise StageError(f"{what}; {remedy}")
-    _dvc(folder, "push")
+        push_outputs(repo)
+
+
+def push_outputs(repo: Repo) -> None:
+    """The same, of a project that is open, at any commit."""
+    if not has_remote(repo):
+        print(_NO_REMOTE, flush=True)
+        return
+    pushed = [output for output in outputs(repo) if output.pushed]
+    with _asking():
+        there = remote_sizes(repo, {path for output in pushed for path in output.objects})
+    lacking = {path: output for output in pushed for path in output.objects if not _is_same(path, there.get(path))}
+    for path, output in lacking.items():
+        _check_can_be_pushed(path, output)
+    with _asking():
+        upload(repo, lacking)
+    count = len(lacking)
+    print(f"{count} file{'' if count == 1 else 's'} pushed" if lacking else "Everything is up to date.")
+
+
+def _is_same(path: Path, size: int | None) -> bool:
+    """Whether the remote has an object, as far as its size there tells: other bytes would take as long to find as to
+    push. One that only the remote has, whole or not, is as it is."""
+    return size is not None and not (path.is_file() and path.stat().st_size != size)
+
+
+def _check_can_be_pushed(path: Path, output: Output) -> None:
+    if not path.is_file():
+        what = f"{output.name} cannot be pushed: neither the cache nor the remote has {path}"
+        remedy = f"if it is still here, `dvc commit {output.stage}` keeps it; else `make rerun` makes it again"
+        raise StageError(f"{what}; {remedy}")
+    if not is_right(path):
+        what = f"{path} in DVC's cache, of {output.name}, has other bytes than its name stands for"
+        raise StageError(f"{what}, so nothing was pushed; delete it, and `make rerun` makes {output.name} again")
+
+
+def _fetch(folder: Path) -> None:
+    with opened(folder) as repo:
+        fetch_outputs(repo)
+
+
+def fetch_outputs(repo: Repo) -> None:
+    """Fetch what the cache lacks of a project's outputs, at any commit, and the remote has."""
+    names = {output.name for output in outputs(repo) if output.pushed}
+    with _asking():
+        count = fetch(repo, names)
+    if count:
+        print(f"{count} file{'' if count == 1 else 's'} fetched", flush=True)
+
+
+@contextlib.contextmanager
+def _asking() -> Iterator[None]:
+    """Within the block, a failure of the remote is a line that says what to do."""
+    try:
+        yield
+    except WrongObject:
+        raise
+    except StageError as error:
+        raise StageError(f"the DVC remote failed: {error}; run again, and `make doctor` if it fails again") from None
 
 
 def _drop_broken_lock(folder: Path) -> None:

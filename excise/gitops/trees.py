@@ -1,4 +1,4 @@
-"""A past commit's temporary working tree, with the clone's cache and remotes, and with its own packages on request."""
+"""A past commit's temporary working tree, with the clone's cache, and with its own packages on request."""
 
 import contextlib
 import os
@@ -36,14 +36,14 @@ class Tree:
 
 
 @contextlib.contextmanager
-def commit_tree(clone: Path, commit: str, with_remote: bool) -> Iterator[Tree]:
-    """The working tree of a commit, gone when the block ends; `with_remote`: whether DVC may ask the remote."""
+def commit_tree(clone: Path, commit: str) -> Iterator[Tree]:
+    """The working tree of a commit, gone when the block ends. DVC asks no remote for it."""
     within = git(clone, "rev-parse", "--show-prefix").strip()  # where the project is a folder of its repository
     with _temporary_place(clone) as place:
         # Without hooks: that of `dvc install` would look for every output, in a cache that is not set up yet.
         git(clone, "worktree", "add", "--quiet", "--detach", str(place / _TREE), commit, environment=_NO_HOOKS)
         folder = place / _TREE / within
-        lend_settings(clone, folder, place / "site", with_remote)
+        lend_settings(clone, folder, place / "site")
         yield Tree(folder, commit, place)
 
 

@@ -21,8 +21,13 @@ TORCHLESS = {
     "hand-over": "excise.gitops.handover",
     "report": "excise.gitops.difference, excise.report.reading",
     "model": "excise.gitops.models",
+    "merge": "excise.gitops.merging",
+    "clean": "excise.gitops.cleaning",
     "release": "excise.gitops.releases",
     "restore": "excise.gitops.storage",
+    "fetch": "excise.gitops.keeping",
+    "keep": "excise.gitops.keeping",
+    "doctor": "excise.gitops.doctor",
     "experiments": "excise.gitops.experiments.runs",
     "experiment": "excise.gitops.experiments.runs",
 }

@@ -3,110 +3,22 @@
 import hashlib
 import json
 import re
-import shutil
-import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from schemas.evidence import ChangedSample, TaskChanges
 from schemas.gitops import SampleFile
-from tests.gitops.fake_github import OWN, FakeGitHub, fake_github
-from tests.projects import ROOT, Project, one_line
-
-DOCUMENTS = ("dvc.lock", "gates.json", "metrics.json", "report/comparison.json", "report/report.md")
-
-
-GRAPH = """
-stages:
-  report:
-    cmd: report
-    deps: [params.yaml]
-    outs:
-""" + "".join(f"      - {path}: {{cache: false}}\n" for path in DOCUMENTS[1:])
-
-
-@dataclass(frozen=True)
-class Published:
-    """A run that was handed on, and where it goes."""
-
-    clone: Project
-    """Of the base branch."""
-    origin: Project
-    handover: Path
-    hub: FakeGitHub
-    base: str
-    head: str
-
-    def publish(self, **settings: str) -> "subprocess.CompletedProcess[str]":
-        """The command, as the workflow calls it."""
-        return self.clone.run(
-            "python",
-            "-m",
-            "excise",
-            "publish",
-            str(self.handover),
-            **{
-                "PYTHONPATH": str(ROOT),
-                **self.hub.environment,
-                "GITHUB_TOKEN": "ghs_secret",
-                "BASE": self.base,
-                "BRANCH": "topic",
-                "COMMIT": self.head,
-                "PULL_REQUEST": "12",
-                **settings,
-            },
-        )
-
-    @property
-    def comments(self) -> list[str]:
-        return [each["body"] for each in self.hub.comments if each["author"] == OWN]
-
-    @property
-    def tip(self) -> str:
-        return self.origin.check("git", "rev-parse", "topic").strip()
+from tests.gitops.fake_github import fake_github
+from tests.gitops.published import Published, lock, prepare
+from tests.projects import ROOT, one_line
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Iterator[Published]:
-    """A branch that changes a scale, and a run of it whose results are the committed ones of this project."""
-    work = Project(tmp_path / "work")
-    for path in ("params.yaml", *DOCUMENTS):
-        (work.folder / path).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(ROOT / path, work.folder / path)
-    work.replace('"verdict": "pass",\n  "gates"', '"verdict": "warn",\n  "gates"', "gates.json")
-    (work.folder / "dvc.yaml").write_text(GRAPH)
-    work.check("git", "init", "--quiet", "--initial-branch", "main")
-    base = work.commit("base")
-    work.check("git", "checkout", "--quiet", "-b", "topic")
-    work.replace("scale: 1.4", "scale: 0.5")
-    head = work.commit("head")
-    work.check("git", "clone", "--quiet", "--bare", ".", str(tmp_path / "origin.git"))
-    origin = Project(tmp_path / "origin.git")
-    origin.check("git", "clone", "--quiet", "--branch", "main", ".", str(tmp_path / "clone"))
-
-    handover = tmp_path / "handover"
-    for path in DOCUMENTS:
-        (handover / path).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(ROOT / path, handover / path)
     with fake_github() as hub:
-        run = Published(Project(tmp_path / "clone"), origin, handover, hub, base, head)
-        lock(run)
-        yield run
-
-
-def lock(run: Published) -> None:
-    """Have dvc.lock record what is handed on now, and the parameters of the head."""
-
-    def entry(path: str, data: bytes) -> str:
-        return f"    - {{path: {path}, md5: {hashlib.md5(data).hexdigest()}, size: {len(data)}}}\n"
-
-    params = run.origin.check("git", "show", f"{run.head}:params.yaml").encode()
-    outputs = "".join(entry(path, (run.handover / path).read_bytes()) for path in DOCUMENTS[1:])
-    text = f"stages:\n  report:\n    cmd: report\n    deps:\n{entry('params.yaml', params)}    outs:\n{outputs}"
-    (run.handover / "dvc.lock").write_text(text)
+        yield prepare(tmp_path, hub)
 
 
 def fail(run: Published) -> None:
@@ -214,4 +126,42 @@ def test_results_of_another_commit_are_not_recorded(run: Published) -> None:
     path.write_text(path.read_text().replace(hashlib.md5(now).hexdigest(), hashlib.md5(before).hexdigest()))
     for number in ("12", ""):
         assert "params.yaml changed since report ran" in one_line(run.publish(PULL_REQUEST=number))
+    assert run.tip == run.head and not run.hub.asked
+
+
+def test_publishing_again_changes_nothing(run: Published) -> None:
+    assert run.publish().returncode == 0
+    before = (run.tip, run.comments, run.hub.statuses.copy())
+    wrote = [asked for asked in run.hub.asked if not asked.startswith("GET ") and "graphql" not in asked]
+    assert run.publish().returncode == 0
+    assert (run.tip, run.comments, run.hub.statuses) == before
+    assert [asked for asked in run.hub.asked if not asked.startswith("GET ") and "graphql" not in asked] == wrote
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_a_branch_that_moved_on_meanwhile_gets_nothing_more(run: Published, recorded: bool) -> None:
+    """Its later commit has a run of its own, whose comment must not be overwritten by an older one."""
+    if recorded:
+        assert run.publish().returncode == 0
+    work = run.origin.folder.parent / "work"
+    run.clone.check("git", "-C", str(work), "pull", "--quiet", str(run.origin.folder), "topic")
+    run.clone.check("git", "-C", str(work), "commit", "--quiet", "--allow-empty", "--message", "later")
+    run.clone.check("git", "-C", str(work), "push", "--quiet", str(run.origin.folder), "topic")
+    asked, tip = len(run.hub.asked), run.tip
+    assert "topic moved on" in one_line(run.publish())
+    assert run.tip == tip and len(run.hub.asked) == asked
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("GITHUB_TOKEN", "ghs_secret\n"),
+        ("GITHUB_TOKEN", "ghs_secrét"),
+        ("GITHUB_API_URL", "api.github.com"),
+        ("GITHUB_GRAPHQL_URL", "https:///graphql"),
+    ],
+)
+def test_a_setting_that_cannot_be_is_one_line_without_the_token(run: Published, name: str, text: str) -> None:
+    line = one_line(run.publish(**{name: text}))
+    assert f"{name} must be" in line and "ghs_" not in line
     assert run.tip == run.head and not run.hub.asked

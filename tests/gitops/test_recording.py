@@ -64,6 +64,17 @@ def test_the_same_results_make_no_commit(clone: Project) -> None:
     assert record(clone.folder, made, FILES, PICTURES, "Record") == made
 
 
+def test_a_commit_is_the_same_one_each_time(clone: Project) -> None:
+    """Which `push` needs to see that it was pushed before."""
+    old = {"GIT_AUTHOR_DATE": "2001-02-03T04:05:06+0700", "GIT_COMMITTER_DATE": "2001-02-03T04:05:06+0700"}
+    done = clone.run("git", "commit", "--quiet", "--allow-empty", "--message", "old", **old)
+    assert done.returncode == 0, done.stderr
+    made = record(clone.folder, "HEAD", FILES, PICTURES, "Record")
+    dates = clone.check("git", "log", "--max-count=2", "--format=%at %ct", made).splitlines()
+    assert dates == ["981147906 981147906"] * 2
+    assert record(clone.folder, "HEAD", FILES, PICTURES, "Record") == made
+
+
 def test_links_of_the_branch_lead_nowhere(clone: Project, tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     (outside / "pictures").mkdir(parents=True)
@@ -109,7 +120,9 @@ def test_who_commits_where_git_knows_nobody(clone: Project, monkeypatch: pytest.
 def test_a_branch_that_stands_is_pushed_to(origin: Project, clone: Project) -> None:
     parent = git(clone.folder, "rev-parse", "HEAD").strip()
     made = record(clone.folder, parent, FILES, PICTURES, "Record")
-    assert push(clone.folder, made, parent, "main", {})
+    for _ in range(2):  # what was pushed before is there
+        assert push(clone.folder, made, parent, "main", {})
+    assert push(clone.folder, made, made, "main", {})  # nothing was recorded
     assert origin.check("git", "rev-parse", "main").strip() == made
 
 
@@ -120,6 +133,8 @@ def test_a_branch_that_moved_on_is_left_alone(origin: Project, clone: Project) -
     later = clone.commit("later")
     clone.check("git", "push", "--quiet", "origin", "main")
     assert not push(clone.folder, made, parent, "main", {})
+    assert not push(clone.folder, parent, parent, "main", {})
+    assert not push(clone.folder, made, parent, "ain", {})
     assert origin.check("git", "rev-parse", "main").strip() == later
 
 

@@ -31,7 +31,7 @@ def is_alone(folder: Path) -> bool:
 
 
 def test_a_tree_holds_its_commit_and_is_gone_afterwards(repository: Project) -> None:
-    with commit_tree(repository.folder, "HEAD~1", with_remote=False) as tree:
+    with commit_tree(repository.folder, "HEAD~1") as tree:
         assert (tree.folder / "params.yaml").read_text() == "one"
         (tree.folder / "left behind").write_text("x")
     assert not tree.folder.exists() and is_alone(repository.folder)
@@ -39,7 +39,7 @@ def test_a_tree_holds_its_commit_and_is_gone_afterwards(repository: Project) -> 
 
 
 def test_a_tree_is_removed_when_its_block_fails(repository: Project) -> None:
-    with pytest.raises(RuntimeError), commit_tree(repository.folder, "HEAD", with_remote=False):
+    with pytest.raises(RuntimeError), commit_tree(repository.folder, "HEAD"):
         raise RuntimeError
     assert is_alone(repository.folder)
 
@@ -52,7 +52,7 @@ def test_a_project_in_a_folder_of_its_repository_is_found_in_the_tree(tmp_path: 
     project.check("git", "init", "--quiet")
     inner.check("dvc", "init", "--quiet", "--subdir")
     project.commit("one")
-    with commit_tree(inner.folder, "HEAD", with_remote=False) as tree:
+    with commit_tree(inner.folder, "HEAD") as tree:
         assert tree.folder.name == "inner" and (tree.folder / "params.yaml").read_text() == "one"
     assert not tree.folder.exists() and is_alone(inner.folder)
 

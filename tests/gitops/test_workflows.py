@@ -17,19 +17,18 @@ JOBS = [(name, which) for name in NAMES for which in workflow(name)["jobs"]]
 STEPS = [(name, which, step) for name, which in JOBS for step in job(name, which)["steps"]]
 PLAIN = {
     "git clean -ffd --quiet",
-    job("repro", "repro")["steps"][0]["run"],
+    "git clean -ffdx --quiet",
+    job("reviewed", "repro")["steps"][0]["run"],
 }
-"""Commands that are no target: both come before the code that they protect from is run."""
+"""Commands that are no target: they come before the code that they protect from is run, or behind it."""
 
 OWN = {"github.event_name": "pull_request", "github.event.pull_request.head.repo.full_name": "team/models"}
 FORK = {**OWN, "github.event.pull_request.head.repo.full_name": "stranger/models"}
 BY_HAND = {"github.event_name": "workflow_dispatch"}
-REVIEWED = {**BY_HAND, "inputs.commit": "a" * 40}
 EVENTS = {
     "own": {**OWN, "github.repository": "team/models"},
     "fork": {**FORK, "github.repository": "team/models"},
     "by hand": {**BY_HAND, "github.repository": "team/models"},
-    "reviewed": {**REVIEWED, "github.repository": "team/models"},
 }
 
 
@@ -71,21 +70,26 @@ def test_a_job_may_only_what_it_says(name: str, which: str) -> None:
         assert job(name, which)["runs-on"] == "ubuntu-24.04"
 
 
-@pytest.mark.parametrize(
-    ("event", "repro", "publish", "environment"),
-    [
-        ("own", True, True, "gpu"),
-        ("fork", False, True, "gpu"),  # publish needs repro: it is skipped with it
-        ("by hand", True, True, "gpu"),
-        ("reviewed", True, False, "gpu-reviewed"),
-    ],
-)
-def test_who_reaches_the_machine_and_who_may_publish(event: str, repro: bool, publish: bool, environment: str) -> None:
-    context = EVENTS[event]
-    assert allowed(job("repro", "repro"), context) is repro
-    assert allowed(job("repro", "publish"), context) is publish
-    assert job("repro", "publish")["needs"] == "repro"
-    assert filled(job("repro", "repro")["environment"], context) == environment
+@pytest.mark.parametrize(("event", "runs"), [("own", True), ("fork", False), ("by hand", True)])
+def test_a_fork_reaches_neither_the_machine_nor_a_job_behind_it(event: str, runs: bool) -> None:
+    jobs = workflow("repro")["jobs"]
+    assert allowed(jobs["fetch"], EVENTS[event]) is runs
+    # Each of the others needs one before it, and is skipped with it.
+    assert [jobs[which]["needs"] for which in ("repro", "keep", "publish")] == ["fetch", "repro", "keep"]
+    assert not any("if" in jobs[which] for which in ("repro", "keep", "publish"))
+
+
+def test_a_strangers_commit_runs_only_on_a_machine_for_strangers() -> None:
+    part = job("reviewed", "repro")
+    assert not allowed(part, {}) and allowed(part, {"vars.REVIEWED_LABEL": "strangers"})
+    assert filled(part["runs-on"][1], {"vars.REVIEWED_LABEL": "strangers"}) == "strangers"
+    assert part["environment"] == "gpu-reviewed" and "secrets." not in str(workflow("reviewed"))
+    (checkout,) = (step for step in part["steps"] if "checkout" in step.get("uses", ""))
+    assert "clean" not in checkout["with"] and part["env"]["REMOTE"] == "none"
+    (restore,) = (step for step in part["steps"] if step.get("run") == "make restore")
+    assert restore["env"]["LINKS"] == "copy"
+    last = part["steps"][-1]
+    assert (last["if"], last["run"]) == ("always()", "git clean -ffdx --quiet")
 
 
 def test_fast_tests_run_for_every_event_and_slow_ones_at_night_or_on_demand() -> None:
@@ -106,37 +110,47 @@ def test_a_fork_cannot_cancel_a_branch_of_the_same_name() -> None:
     assert own == "repro-team/models-topic" != fork
 
 
-def test_a_reviewed_commit_is_named_by_forty_digits_and_pushes_nothing() -> None:
-    first, *others = job("repro", "repro")["steps"]
-    assert allowed(first, EVENTS["reviewed"]) and not allowed(first, EVENTS["own"])
+def test_a_reviewed_commit_is_named_by_forty_digits() -> None:
+    first = job("reviewed", "repro")["steps"][0]
     given = [("a" * 40, "/cache", 0), ("a" * 40, "", 1)]
     given += [(name, "/cache", 1) for name in ("main", "A" * 40, "a" * 39, "$(touch here)", "")]
     for commit, cache, code in given:
         settings = {**os.environ, "COMMIT": commit, "CACHE": cache}
         done = subprocess.run(["bash", "-e", "-c", first["run"]], env=settings, capture_output=True)
         assert done.returncode == code, commit
-    ran = [step["run"] for step in others if "run" in step and allowed(step, EVENTS["reviewed"])]
-    assert "make rerun" in ran and "make push" not in ran
 
 
-def test_publishing_runs_the_code_of_the_main_branch() -> None:
-    (checkout,) = (step for step in job("repro", "publish")["steps"] if "checkout" in step.get("uses", ""))
-    context = {"github.event.repository.default_branch": "main", "github.event.pull_request.head.sha": "head"}
-    assert filled(checkout["with"]["ref"], context) == "main"
+def secrets(part: object) -> set[str]:
+    return set(re.findall(r"secrets\.(\w+)", str(part))) | ({"token"} & set(re.findall(r"github\.(token)", str(part))))
 
 
-def test_secrets_reach_the_steps_that_need_them_and_no_job() -> None:
-    for name, which in JOBS:
-        assert "secrets." not in str({**job(name, which), "steps": None})
-    remote = ["make restore", "make rerun", "make push", "make restore release", "make restore model"]
+@pytest.mark.parametrize(("name", "which"), JOBS)
+def test_no_code_of_a_commit_runs_in_a_job_that_holds_a_token(name: str, which: str) -> None:
+    part = job(name, which)
+    assert not secrets({**part, "steps": None})
+    writes = "write" in part["permissions"].values()
+    if not (secrets(part) or writes):
+        return
+    context = {"github.event.repository.default_branch": "main", "env.COMMIT": "commit", "env.TAG": "tag"}
+    checkouts = [step["with"] for step in part["steps"] if "checkout" in step.get("uses", "")]
+    assert [filled(checkout["ref"], context) for checkout in checkouts] == ["main"]
+    # Installed before, by hash, in a step that holds nothing.
+    steps = [step for step in part["steps"] if "run" in step]
+    assert steps[0]["run"] == "make environment" and not secrets(steps[0])
+    locks = {step["env"]["LOCK"] for step in steps}
+    assert len(locks) == 1
+    text = (ROOT / locks.pop()).read_text()
+    pins = re.findall(r"^[a-z0-9].*==", text, flags=re.MULTILINE | re.IGNORECASE)
+    assert pins and text.count("--hash=sha256:") >= len(pins)
+
+
+def test_a_step_holds_the_secrets_that_it_needs_and_no_others() -> None:
+    keys = {"DVC_ACCESS_KEY_ID", "DVC_SECRET_ACCESS_KEY"}
+    needed = {"make fetch": keys, "make keep": keys, "make upload": {"HF_TOKEN"}}
+    needed |= {"make publish": {"token"}, "make attach": {"token"}}
     for _, _, step in STEPS:
-        named = set(re.findall(r"secrets\.(\w+)", str(step)))
-        if step.get("run") in remote:
-            assert named == {"DVC_ACCESS_KEY_ID", "DVC_SECRET_ACCESS_KEY"}
-        elif step.get("run") == "make upload":
-            assert named == {"HF_TOKEN"}
-        else:
-            assert named == ({"APP_PRIVATE_KEY"} if "create-github-app-token" in step.get("uses", "") else set())
+        of_app = {"APP_PRIVATE_KEY"} if "create-github-app-token" in step.get("uses", "") else set()
+        assert secrets(step) == needed.get(step.get("run", ""), of_app), step
 
 
 def test_a_run_hands_on_all_that_stages_write_outside_the_cache() -> None:
@@ -165,18 +179,19 @@ def test_expressions_are_read_as_github_reads_them() -> None:
     assert filled("${{ b || format('origin/{0}', a) }}-${{ a }}", context) == "origin/x-x"
 
 
-GPU = {"DVC_CACHE", "DVC_ACCESS_KEY_ID", "DVC_SECRET_ACCESS_KEY"}
 HELD = {
-    "gpu": GPU,
-    "gpu-reviewed": GPU,
+    "gpu": {"DVC_CACHE", "DVC_ACCESS_KEY_ID", "DVC_SECRET_ACCESS_KEY"},
+    "gpu-reviewed": {"DVC_CACHE"},
     "publish": {"APP_CLIENT_ID", "APP_PRIVATE_KEY"},
-    "hub": {*GPU, "HF_TOKEN"},
+    "hub": {"DVC_CACHE", "HF_TOKEN"},
     "": set(),
 }
 """What each environment holds, as docs/runner.md says."""
 
-OF_THE_REPOSITORY = {"PIP_EXTRA_INDEX_URL", "COMMENT_SAMPLES", "REVIEWED_LABEL"}
+OF_THE_REPOSITORY = {"PIP_EXTRA_INDEX_URL", "COMMENT_SAMPLES", "KEYS_LABEL", "REVIEWED_LABEL"}
 KNOWN = {
+    "env.COMMIT",
+    "env.TAG",
     "github.event.pull_request.base.sha",
     "github.event.pull_request.head.repo.full_name",
     "github.event.pull_request.head.sha",
@@ -198,7 +213,7 @@ KNOWN = {
 
 
 @pytest.mark.parametrize(("name", "which"), JOBS)
-@pytest.mark.parametrize("event", ["own", "reviewed"])
+@pytest.mark.parametrize("event", ["own", "by hand"])
 def test_a_job_names_what_its_environment_holds(name: str, which: str, event: str) -> None:
     part = job(name, which)
     holds = HELD[filled(part.get("environment", ""), EVENTS[event])]

@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 LINES = [
     line for line in (ROOT / "requirements.lock").read_text().splitlines() if line.strip() and line.strip()[0] != "#"
@@ -25,10 +27,14 @@ def test_cuda_is_left_to_torch() -> None:
     assert not [line for line in LINES if line.startswith(("nvidia-", "cuda-", "triton"))]
 
 
-def test_publishing_has_the_same_versions() -> None:
-    light = {line for line in (ROOT / "requirements-publish.lock").read_text().splitlines() if line}
-    assert {"httpx2", "jinja2", "pydantic", "ruamel-yaml"} <= {line.partition("==")[0] for line in light}
+@pytest.mark.parametrize("group", ["publish", "remote"])
+def test_a_job_that_holds_a_token_installs_the_same_versions_by_hash(group: str) -> None:
+    text = (ROOT / f"requirements-{group}.lock").read_text()
+    pins = re.findall(r"^([A-Za-z0-9].*?) \\((?:\n    --hash=sha256:[0-9a-f]{64}(?: \\)?)+)$", text, flags=re.MULTILINE)
+    light = {pin for pin, _ in pins if "win32" not in pin}  # which no runner of ours is
+    assert {"httpx2", "jinja2", "pydantic", "ruamel-yaml"} <= {pin.partition("==")[0] for pin in light}
     assert light <= set(LINES)
+    assert len(pins) == len(re.findall(r"^\S+==", text, flags=re.MULTILINE))
 
 
 def test_what_computes_is_pinned_as_it_is_installed_and_no_tool_is_among_it() -> None:

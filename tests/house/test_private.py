@@ -13,6 +13,7 @@ from dvc.output import Output
 from dvc.repo import Repo
 from dvc.repo.experiments import Experiments
 from dvc.stage import Stage
+from dvc_data.hashfile.db import HashFileDB
 from lm_eval.api.model import TemplateLM
 from lm_eval.models.huggingface import HFLM
 from transformers import PreTrainedModel
@@ -37,7 +38,8 @@ USED: list[tuple[Any, tuple[str, ...]]] = [
     *OVERRIDDEN.items(),
     (PreTrainedModel, ("_adjust_missing_and_unexpected_keys", "_get_dtype_plan", "tie_weights")),
     (Repo, ("brancher", "config", "dvcfs", "drop_data_index", "index", "push")),
-    (DataCloud, ("get_remote", "get_remote_odb", "pull")),
+    (DataCloud, ("get_remote", "get_remote_odb")),
+    (HashFileDB, ("add", "exists", "makedirs", "move", "oid_to_path", "protect")),
     (Experiments, ("celery_queue",)),
     (Output, ("cache", "status")),
     (Stage, ("changed_stage", "path_in_repo")),

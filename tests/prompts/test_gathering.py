@@ -239,7 +239,7 @@ def test_json_may_be_a_list_of_texts() -> None:
 
 def test_a_row_without_a_text_is_an_error_also_outside_the_slice(data: Path) -> None:
     (data / "a.json").write_text('["one", 7]')
-    with pytest.raises(StageError, match="^data/a.json: row 1 has no text in 'prompt'; "):
+    with pytest.raises(StageError, match=r"^data/a\.json: row 1 has no text in 'prompt'; "):
         gather(PromptSource(source="data/a.json", slice=":1"))
 
 

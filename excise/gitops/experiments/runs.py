@@ -13,6 +13,7 @@ from excise.gitops.experiments.tables import PARAMS, check_document, is_of, tabu
 from excise.gitops.git import answer, file_of, git
 from excise.gitops.lock import LOCK
 from excise.gitops.programs import environment, first_error, run, run_or_fail
+from excise.gitops.storage import fetch_outputs
 from excise.plumbing.errors import StageError
 from excise.plumbing.files import write_bytes
 from excise.plumbing.private import dvc
@@ -197,8 +198,10 @@ def run_experiment(path: Path, number: int) -> None:
         print(f"{first.name} is not at {ORIGIN}: what it would have made is made here", flush=True)
     make_room([experiment.name], baseline)
     with starting_from(there.get(first.name, baseline)):
+        with dvc.opened(_HERE) as repo:
+            fetch_outputs(repo)  # not `--pull`, which checks nothing that it takes from the remote
         unbuffered = {**environment(), "PYTHONUNBUFFERED": "1"}
-        done = run(command_for(experiment, "--temp", "--pull"), _HERE, unbuffered, shown=True)
+        done = run(command_for(experiment, "--temp"), _HERE, unbuffered, shown=True)
     if done.code != 0:
         raise StageError(f"{experiment.name}: {done.error}")
     _push(experiment.name, baseline)
