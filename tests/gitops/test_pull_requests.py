@@ -39,10 +39,10 @@ class Team:
     hub: FakeGitHub
     first: str
     """The commit on main."""
-    summary: str = ""
-    """Of the last run, as GitHub shows it."""
     models: dict[str, dict[str, bytes]] = field(default_factory=dict)
     """The edited model of each commit."""
+    summary: str = ""
+    """Of the last run, as GitHub shows it."""
 
     def change(self, old: str, new: str) -> str:
         """Change a line on the branch and push it; the commit."""

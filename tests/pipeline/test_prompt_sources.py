@@ -124,8 +124,9 @@ def test_judging_measured_prompts_is_refused_before_a_model_is_loaded(project: P
     judged(project, "error")
     prepared(project)
     results = (project.folder / "results/base/results.json").read_bytes()
-    for path in (project.folder / "models/base").glob("*.safetensors"):
-        path.unlink()
+    code = project.folder / "stages/answer.py"
+    loaded = "load_model = base_checkpoint = None\n\n\nif __name__"  # so that using either would be a traceback
+    code.write_text(code.read_text().replace("if __name__", loaded))
     assert one_line(project.stage("answer", "base")) == (
         "ERROR: params.yaml: evaluate.refusal: refusal_custom: 5 of its 12 prompts were measured (prompts.harmful: "
         "data/asked.csv); judge others, or leave these out by evaluate.overlap: drop"
