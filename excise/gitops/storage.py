@@ -7,8 +7,11 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from excise.gitops.git import git
+from excise.gitops.lock import LOCK, LockError, read_lock
 from excise.gitops.programs import attend, run
 from excise.plumbing.errors import StageError
+from excise.plumbing.files import has_conflict
 from excise.plumbing.private.dvc import (
     Output,
     Repo,
@@ -84,6 +87,7 @@ def restore(folder: Path, cache: Path | None = None, asks: bool = True, copies: 
 def repro(folder: Path, arguments: Sequence[str] = (), may_pull: bool = False) -> None:
     """Run what is out of date, by `dvc repro` with these arguments; if `may_pull`, the remote's outputs are used."""
     _drop_broken_lock(folder)
+    _drop_broken_record(folder)
     if may_pull:
         # Not `dvc repro --pull`: it also takes from the remote, unchecked, which results which stage would have.
         with opened(folder) as repo:
@@ -178,6 +182,21 @@ def _drop_broken_lock(folder: Path) -> None:
         except ValueError:
             time.sleep(seconds)
     path.unlink(missing_ok=True)
+
+
+def _drop_broken_record(folder: Path) -> None:
+    """Have dvc.lock as git has it if DVC was killed while it wrote it: else no stage would run, or, from an empty one,
+    all. What ran since that commit runs again, or is in the cache. The conflict of a merge is left to a person."""
+    path = folder / LOCK
+    if not path.is_file():
+        return
+    data = path.read_bytes()
+    try:
+        read_lock(data.decode())
+    except (LockError, UnicodeDecodeError):
+        if not has_conflict(data):
+            git(folder, "checkout", "--quiet", "HEAD", "--", LOCK)
+            print(f"{LOCK} was written in part by a run that was killed; it is the last commit's again", flush=True)
 
 
 def _dvc(folder: Path, *arguments: str) -> None:

@@ -82,6 +82,24 @@ def test_a_list_that_dvc_was_killed_while_writing_does_not_stop_the_next_run(pro
     assert "Running stage" not in store(project, "repro")
 
 
+@pytest.mark.parametrize("part", [0, 0.5, 0.99])
+def test_a_record_that_dvc_was_killed_while_writing_is_the_last_commits_again(project: Project, part: float) -> None:
+    path = project.folder / "dvc.lock"
+    whole = path.read_bytes()
+    path.write_bytes(whole[: round(part * len(whole))])
+    done = project.excise("repro", "--", "params")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert path.read_bytes() == whole and "dvc.lock was written in part" in done.stdout
+
+
+def test_a_record_with_a_conflict_is_left_to_a_person(project: Project) -> None:
+    path = project.folder / "dvc.lock"
+    conflict = b"<<<<<<< HEAD\n" + path.read_bytes() + b"=======\n>>>>>>> main\n"
+    path.write_bytes(conflict)
+    assert project.excise("repro", "--", "params").returncode != 0
+    assert path.read_bytes() == conflict
+
+
 def test_a_shared_cache_is_made_and_is_the_groups(clone: Project, tmp_path: Path) -> None:
     store(clone, "restore", "--cache", str(tmp_path / "new/cache"))
     assert clone.check("dvc", "cache", "dir").strip() == str(tmp_path / "new/cache")
