@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from excise.gitops.git import git
-from excise.gitops.lock import LOCK, LockError, read_lock
+from excise.gitops.lock import LOCK
 from excise.gitops.programs import attend, run
 from excise.plumbing.errors import StageError
 from excise.plumbing.files import has_conflict
@@ -191,12 +191,19 @@ def _drop_broken_record(folder: Path) -> None:
     if not path.is_file():
         return
     data = path.read_bytes()
+    if not has_conflict(data) and not (data and _is_readable(folder)):
+        git(folder, "checkout", "--quiet", "HEAD", "--", LOCK)
+        print(f"{LOCK} was written in part by a run that was killed; it is the last commit's again", flush=True)
+
+
+def _is_readable(folder: Path) -> bool:
+    """Whether DVC can read dvc.lock; a part of it may be YAML, too."""
     try:
-        read_lock(data.decode())
-    except (LockError, UnicodeDecodeError):
-        if not has_conflict(data):
-            git(folder, "checkout", "--quiet", "HEAD", "--", LOCK)
-            print(f"{LOCK} was written in part by a run that was killed; it is the last commit's again", flush=True)
+        with opened(folder) as repo:
+            list(outputs(repo))
+    except StageError as error:
+        return LOCK not in str(error)
+    return True
 
 
 def _dvc(folder: Path, *arguments: str) -> None:
