@@ -13,15 +13,15 @@ from filelock import FileLock, Timeout
 
 from excise.gitops.git import answer, contents, git
 from excise.gitops.lock import LOCK, LockError, read_lock
-from excise.gitops.trees import WITHIN
+from excise.gitops.trees import PLACE_LOCK, WITHIN, remove_place
 from excise.plumbing.errors import StageError
-from excise.plumbing.files import md5_of_file
+from excise.plumbing.files import SCRATCH, md5_of_file
 from excise.plumbing.private.dvc import Cache, idle_cache
 from schemas.basis.plain_yaml import parse_mapping
 from schemas.wording import ParamsError
 
-VERDICTS = Path(".excise/judge")
-ANSWERS = Path(".excise/answer")
+VERDICTS = SCRATCH / "judge"
+ANSWERS = SCRATCH / "answer"
 
 _DAY = 24 * 60 * 60  # seconds
 _MD5 = re.compile(r"[0-9a-f]{32}(?:\.dir)?")
@@ -250,13 +250,13 @@ def _left_trees(project: Path) -> Iterator[list[Path]]:
     within = project / WITHIN
     within.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
-        # As in `trees.py`. Another `make model` waits before it begins.
-        stack.enter_context(FileLock(within / "lock"))
+        # Another `make model` waits before it begins.
+        stack.enter_context(FileLock(within / PLACE_LOCK))
         left = [path for path in within.glob("*") if path.is_dir()]
         for path in left:
             try:
                 # The lock is the kernel's, and ends with the process that holds it.
-                stack.enter_context(FileLock(path / "lock", blocking=False))
+                stack.enter_context(FileLock(path / PLACE_LOCK, blocking=False))
             except Timeout:
                 raise StageError("`make model` is at work in this clone; run again when it has ended") from None
         yield left
@@ -264,8 +264,9 @@ def _left_trees(project: Path) -> Iterator[list[Path]]:
 
 def _remove(project: Path, path: Path) -> None:
     if path.parent == project / WITHIN:
-        # Twice forced, as one that was interrupted while it was made is locked.
-        answer(project, "worktree", "remove", "--force", "--force", str(path / "tree"))
+        remove_place(project, path)
+        if not path.exists():
+            return
     if path.is_dir():
         shutil.rmtree(path)
         return

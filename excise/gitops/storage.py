@@ -68,7 +68,8 @@ def restore(folder: Path, cache: Path | None = None, asks: bool = True, copies: 
         # As where the disk was full. DVC refuses what is not as recorded, such as what a killed run left.
         run(["dvc", "commit", stage], folder)
     if shared:
-        _fetch(folder)
+        with opened(folder) as repo:
+            fetch_outputs(repo)
     elif asks:
         print(_NO_REMOTE, flush=True)
     # Forced: what a run that was killed left is in no cache, and DVC would ask before it removes it.
@@ -88,19 +89,17 @@ def repro(folder: Path, arguments: Sequence[str] = (), may_pull: bool = False) -
     """Run what is out of date, by `dvc repro` with these arguments; if `may_pull`, the remote's outputs are used."""
     _drop_broken_lock(folder)
     _drop_broken_record(folder)
-    if may_pull:
-        # Not `dvc repro --pull`: it also takes from the remote, unchecked, which results which stage would have.
-        with opened(folder) as repo:
-            asks = has_remote(repo)
-        if asks:
-            _fetch(folder)
-        with opened(folder) as repo:
-            absent = [output.name for output in outputs(repo) if not (output.lacking or output.path.exists())]
-        if absent:
-            _dvc(folder, "checkout", *absent)
+    absent = []
     with opened(folder) as repo:
         # Its memory of runs may be of another branch's code, which nobody has read.
         arguments = [*(["--no-run-cache"] if is_shared(repo) else []), *arguments]
+        if may_pull:
+            # Not `dvc repro --pull`: it also takes from the remote, unchecked, which results which stage would have.
+            if has_remote(repo):
+                fetch_outputs(repo)
+            absent = [output.name for output in outputs(repo) if not (output.lacking or output.path.exists())]
+    if absent:
+        _dvc(folder, "checkout", *absent)
     _dvc(folder, "repro", *arguments)
     check_kept(folder)
 
@@ -143,11 +142,6 @@ def _check_can_be_pushed(path: Path, output: Output) -> None:
     if not is_right(path):
         what = f"{path} in DVC's cache, of {output.name}, has other bytes than its name stands for"
         raise StageError(f"{what}, so nothing was pushed; delete it, and `make rerun` makes {output.name} again")
-
-
-def _fetch(folder: Path) -> None:
-    with opened(folder) as repo:
-        fetch_outputs(repo)
 
 
 def fetch_outputs(repo: Repo) -> None:

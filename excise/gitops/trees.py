@@ -22,7 +22,7 @@ WITHIN = Path(".dvc/tmp/models")
 """On the clone's file system, for DVC's links; only the user may read its folders, which hold DVC's secret settings."""
 REQUIREMENTS = "requirements.lock"
 
-_LOCK, _TREE = "lock", "tree"
+PLACE_LOCK, _TREE = "lock", "tree"
 _NO_HOOKS = {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "core.hooksPath", "GIT_CONFIG_VALUE_0": "/dev/null"}
 
 
@@ -80,18 +80,19 @@ def _temporary_place(clone: Path) -> Iterator[Path]:
     within = (clone / WITHIN).resolve()
     within.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
-        with FileLock(within / _LOCK):
+        with FileLock(within / PLACE_LOCK):
             for left in filter(Path.is_dir, within.iterdir()):
                 # The lock is the kernel's, and ends with the process that holds it.
-                with contextlib.suppress(Timeout), FileLock(left / _LOCK, blocking=False):
-                    _remove(clone, left)
+                with contextlib.suppress(Timeout), FileLock(left / PLACE_LOCK, blocking=False):
+                    remove_place(clone, left)
             place = Path(tempfile.mkdtemp(dir=within))
-            stack.callback(_remove, clone, place)
-            stack.enter_context(FileLock(place / _LOCK))
+            stack.callback(remove_place, clone, place)
+            stack.enter_context(FileLock(place / PLACE_LOCK))
         yield place
 
 
-def _remove(clone: Path, place: Path) -> None:
+def remove_place(clone: Path, place: Path) -> None:
+    """Remove a temporary folder with the working tree that lies in it, as far as that can be."""
     # Twice forced, as one that was interrupted while it was made is locked.
     answer(clone, "worktree", "remove", "--force", "--force", str(place / _TREE))
     shutil.rmtree(place, ignore_errors=True)
