@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from excise import cli
 from excise.checkpoint.weights import CARD, EDIT_DIGEST, EDIT_RECORD, SINGLE, read_checkpoint
+from excise.commands import runs
 from excise.gitops.models import check_edited
 from excise.plumbing.errors import StageError
 from excise.plumbing.files import digests, sha256_line
@@ -61,10 +61,10 @@ def test_the_digest_is_what_sha256sum_reads(edited: Path) -> None:
 def test_a_model_of_an_earlier_version_still_verifies_and_is_said_not_to_be_covered(
     edited: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    cli.verify(edited)
+    runs.verify(edited)
     assert "not covered" not in capsys.readouterr().out
     (edited / EDIT_DIGEST).unlink()
-    cli.verify(edited)
+    runs.verify(edited)
     assert "edit.json itself is not covered" in capsys.readouterr().out
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
-from excise.cli import plan
+from excise.commands.runs import plan
 from excise.plumbing.errors import StageError
 from schemas.params.ablate import Ablate
 from stages import ablate as stage

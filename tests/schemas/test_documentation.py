@@ -8,7 +8,7 @@ from typing import Literal
 import pytest
 from jsonschema import Draft202012Validator
 
-from excise.cli import schema
+from excise.commands.project import schema
 from schemas import documentation
 from schemas.basis.document import Listed, Section
 from schemas.basis.plain_yaml import parse_mapping
