@@ -6,7 +6,8 @@ from pathlib import Path
 from excise.gitops.git import commit_of
 from excise.gitops.handover import accept, record_run
 from excise.gitops.storage import fetch_outputs, push_outputs, use_cache
-from excise.plumbing.private.dvc import at_commit, forget_remote, has_remote
+from excise.plumbing.private.dvc import at_commit
+from excise.plumbing.private.dvc_remote import forget_remote, has_remote
 
 
 def fetch_commit(clone: Path, revision: str, cache: Path) -> None:

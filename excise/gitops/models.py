@@ -14,17 +14,8 @@ from excise.gitops.storage import check_kept
 from excise.gitops.trees import REQUIREMENTS, Tree, commit_tree, compare_requirements, locked_environment
 from excise.plumbing.errors import StageError
 from excise.plumbing.files import MAPPING, digests, md5_of_file, open_plain, read_document, sha256_line, whole_folder
-from excise.plumbing.private.dvc import (
-    WrongObject,
-    at_commit,
-    changed,
-    fetch,
-    get,
-    has_remote,
-    output,
-    outputs_up_to,
-    read,
-)
+from excise.plumbing.private.dvc import at_commit, changed, get, output, outputs_up_to
+from excise.plumbing.private.dvc_remote import WrongObject, fetch, has_remote, read
 from excise.plumbing.process import UNPINNED
 from excise.plumbing.progress import progress
 from schemas.basis.document import FileDigest

@@ -4,26 +4,21 @@ where it could not put an output into its cache, so the cache is compared with d
 import contextlib
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
-from excise.gitops.git import git
+from excise.gitops.git import answer, git
 from excise.gitops.lock import LOCK
 from excise.gitops.programs import attend, run
 from excise.plumbing.errors import StageError
 from excise.plumbing.files import has_conflict
-from excise.plumbing.private.dvc import (
-    Output,
-    Repo,
+from excise.plumbing.private.dvc import Output, Repo, is_right, is_shared, opened, outputs, read_record
+from excise.plumbing.private.dvc_remote import (
     WrongObject,
     fetch,
     forget_remote,
     has_remote,
     in_remote,
-    is_right,
-    is_shared,
-    opened,
-    outputs,
     remote_sizes,
     upload,
 )
@@ -111,17 +106,18 @@ def push(folder: Path) -> None:
         push_outputs(repo)
 
 
-def push_outputs(repo: Repo) -> None:
-    """The same, of a project that is open, at any commit."""
+def push_outputs(repo: Repo, stages: Collection[str] | None = None, again: str = "`make rerun`") -> None:
+    """The same, of a project that is open, at any commit, and of all its stages or of some; `again` is what makes an
+    output again."""
     if not has_remote(repo):
         print(_NO_REMOTE, flush=True)
         return
-    pushed = [output for output in outputs(repo) if output.pushed]
+    pushed = [output for output in outputs(repo) if output.pushed and (stages is None or output.stage in stages)]
     with _asking():
         there = remote_sizes(repo, {path for output in pushed for path in output.objects})
     lacking = {path: output for output in pushed for path in output.objects if not _is_same(path, there.get(path))}
     for path, output in lacking.items():
-        _check_can_be_pushed(path, output)
+        _check_can_be_pushed(path, output, again)
     with _asking():
         upload(repo, lacking)
     count = len(lacking)
@@ -134,14 +130,14 @@ def _is_same(path: Path, size: int | None) -> bool:
     return size is not None and not (path.is_file() and path.stat().st_size != size)
 
 
-def _check_can_be_pushed(path: Path, output: Output) -> None:
+def _check_can_be_pushed(path: Path, output: Output, again: str) -> None:
     if not path.is_file():
         what = f"{output.name} cannot be pushed: neither the cache nor the remote has {path}"
-        remedy = f"if it is still here, `dvc commit {output.stage}` keeps it; else `make rerun` makes it again"
+        remedy = f"if it is still here, `dvc commit {output.stage}` keeps it; else {again} makes it again"
         raise StageError(f"{what}; {remedy}")
     if not is_right(path):
         what = f"{path} in DVC's cache, of {output.name}, has other bytes than its name stands for"
-        raise StageError(f"{what}, so nothing was pushed; delete it, and `make rerun` makes {output.name} again")
+        raise StageError(f"{what}, so nothing was pushed; delete it, and {again} makes {output.name} again")
 
 
 def fetch_outputs(repo: Repo) -> None:
@@ -182,8 +178,8 @@ def _drop_broken_record(folder: Path) -> None:
     """Have dvc.lock as git has it if DVC was killed while it wrote it: else no stage would run, or, from an empty one,
     all. What ran since that commit runs again, or is in the cache. The conflict of a merge is left to a person."""
     path = folder / LOCK
-    if not path.is_file():
-        return
+    if not path.is_file() or answer(folder, "diff", "--quiet", "HEAD", "--", LOCK) is not None:
+        return  # it is the last commit's
     data = path.read_bytes()
     if not has_conflict(data) and not (data and _is_readable(folder)):
         git(folder, "checkout", "--quiet", "HEAD", "--", LOCK)
@@ -194,7 +190,7 @@ def _is_readable(folder: Path) -> bool:
     """Whether DVC can read dvc.lock; a part of it may be YAML, too."""
     try:
         with opened(folder) as repo:
-            list(outputs(repo))
+            read_record(repo, LOCK)
     except StageError as error:
         return LOCK not in str(error)
     return True

@@ -1,6 +1,8 @@
 """One experiment runs on one machine, and what many machines found meets at the origin."""
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -8,11 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from excise.gitops.experiments.runs import in_order
+from excise.gitops.experiments.runs import head, in_order, push_experiment, reference
+from excise.plumbing.errors import StageError
 from schemas.experiments import load
 from tests.experiments.clusters import FILE, clone, engines, pushed, results_of, with_origin
 from tests.projects import ROOT, Project, environment, one_line, stages_run
 
+ONE_GATE = "groups: [{name: gate, set: {gates.0.at_most: 0.2}, experiments: [{name: first}]}]\n"
 ASKED = ["answer@base", "answer@ablated", "evaluate@ablated"]
 """What follows the edit for a table's row."""
 
@@ -108,6 +112,71 @@ def test_a_machine_that_dies_leaves_nothing_at_the_origin_and_its_run_can_be_rep
     assert stages_run(again) == ["params", "organism", *ASKED], again
     assert pushed(tmp_path) == ["mine-other-first"]
     assert project.check("git", "status", "--porcelain") == ""
+
+
+@pytest.fixture
+def alone(project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """A project that experiments begin with, in which the test runs: with a cache of its own, and a DVC remote that is
+    empty."""
+    shutil.copytree(project.check("dvc", "cache", "dir").strip(), tmp_path / "cache")
+    project.check("dvc", "config", "--local", "cache.dir", str(tmp_path / "cache"))
+    # Another limit of a gate runs no stage but the first.
+    with_origin(project, tmp_path, FILE.partition("groups:\n")[0] + ONE_GATE)
+    shutil.rmtree(tmp_path / "remote")
+    monkeypatch.chdir(project.folder)
+    return project
+
+
+def spoil(project: Project, output: str) -> Path:
+    """Write other bytes into a file of an output that is a folder, in the cache: its object, and beside it what it was."""
+    objects = Path(project.check("dvc", "cache", "dir").strip()) / "files/md5"
+    md5 = project.hashes()[output]
+    listed = json.loads((objects / md5[:2] / md5[2:]).read_text())[0]["md5"]
+    path = objects / listed[:2] / listed[2:]
+    whole = path.read_bytes()
+    path.rename(project.folder.parent / "whole")  # what is linked to it stays
+    path.write_bytes(whole[::-1])
+    path.chmod(0o444)
+    return path
+
+
+@pytest.mark.slow
+def test_what_is_not_as_it_was_recorded_is_not_pushed(alone: Project, tmp_path: Path) -> None:
+    commit = head()
+    alone.check("git", "update-ref", reference(commit, "mine-gate-first"), commit)  # as if it had run
+    spoiled = spoil(alone, "results/ablated")
+    with pytest.raises(StageError) as caught:
+        push_experiment("mine-gate-first", commit)
+    line = str(caught.value)
+    assert f"{spoiled} in DVC's cache, of results/ablated, has other bytes than its name stands for" in line
+    assert "so nothing was pushed" in line and "another run of mine-gate-first makes results/ablated again" in line
+    assert len(line) <= 400
+    assert pushed(tmp_path) == [] and not list((tmp_path / "remote").rglob("*"))
+    spoiled.unlink()
+    with pytest.raises(StageError, match=r"ran, but DVC did not keep results/ablated in its cache"):
+        push_experiment("mine-gate-first", commit)
+    (tmp_path / "whole").rename(spoiled)
+    push_experiment("mine-gate-first", commit)
+    assert pushed(tmp_path) == ["mine-gate-first"]
+    # What the table does not need is not sent; nor are weights.
+    sent = {f"{path.parent.name}{path.name}" for path in (tmp_path / "remote").rglob("*") if path.is_file()}
+    hashes = alone.hashes()
+    assert {hashes["results/ablated"], hashes["models/base"]} <= sent
+    assert not {hashes["artifacts/diagnosis.json"], hashes["models/ablated"]} & sent
+
+
+@pytest.mark.nightly
+def test_an_experiment_that_is_not_as_it_was_recorded_is_repeated_as_the_error_says(
+    alone: Project, tmp_path: Path
+) -> None:
+    spoiled = spoil(alone, "results/ablated")
+    failed = alone.excise("experiment", "mine.yaml", "1")
+    assert stages_run(failed.stdout) == ["params"] and "so nothing was pushed; delete it" in one_line(failed)
+    assert pushed(tmp_path) == []
+    spoiled.unlink()
+    again = alone.check("python", "-m", "excise", "experiment", "mine.yaml", "1")
+    assert stages_run(again) == ["params", "evaluate@ablated"]
+    assert pushed(tmp_path) == ["mine-gate-first"] and spoiled.read_bytes() == (tmp_path / "whole").read_bytes()
 
 
 def test_the_first_of_each_group_runs_before_all_others(tmp_path: Path) -> None:

@@ -162,40 +162,60 @@ def s3() -> Iterator[S3]:
 
 @contextlib.contextmanager
 def ssh() -> Iterator[Ssh]:
-    """An empty folder of this user, or of nobody where this is root, for whom sshd would need an account of its own."""
+    """An empty folder of this user, or of another one where this is root, for whom sshd would need an account of its
+    own. Skips the test, with the reason, where no sshd can be had, started or logged in to."""
     pytest.importorskip("dvc_ssh", reason="dvc-ssh is not installed here (make environment)")
-    user = pwd.getpwnam("nobody") if os.geteuid() == 0 else pwd.getpwuid(os.geteuid())
+    if shutil.which("ssh-keygen") is None:
+        pytest.skip("OpenSSH's client, with its ssh-keygen, is not installed here")
+    # Without PAM sshd takes no locked account, and nobody's is one where systemd knows it.
+    user = pwd.getpwnam("daemon") if os.geteuid() == 0 else pwd.getpwuid(os.geteuid())
     place = Path(tempfile.mkdtemp(prefix="excise-ssh-"))
     try:
         place.chmod(0o755)  # not in pytest's own folder, which nobody else may enter
-        sshd, libraries = find_sshd(place / "openssh")
+        sshd, variables, settings = find_sshd(place / "openssh")
         (place / "storage").mkdir()
         for name in ("host", "user"):
             subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(place / name)], check=True)
         port = free_port()
         (place / "config").write_text(
             f"ListenAddress 127.0.0.1\nPort {port}\nHostKey {place}/host\nAuthorizedKeysFile {place}/user.pub\n"
-            "PidFile none\nStrictModes no\nUsePAM yes\nPasswordAuthentication no\nSubsystem sftp internal-sftp\n"
+            "PidFile none\nStrictModes no\nUsePAM no\nPasswordAuthentication no\nKbdInteractiveAuthentication no\n"
+            f"Subsystem sftp internal-sftp\n{settings}"
         )
         for path in (place / "storage", place / "host"):
             if os.geteuid() == 0:
                 os.chown(path, user.pw_uid, user.pw_gid)
         command = [str(sshd), "-D", "-e", "-f", str(place / "config")]
-        with (
-            running(command, port, {"LD_LIBRARY_PATH": str(libraries)}, user if os.geteuid() == 0 else None),
-            contextlib.closing(Line(port)) as line,
-        ):
-            settings = {"user": user.pw_name, "keyfile": str(place / "user")}
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(running(command, port, variables, user if os.geteuid() == 0 else None))
+            except (RuntimeError, OSError) as error:
+                pytest.skip(f"sshd cannot be started here: {' '.join(str(error).split())}")
+            line = stack.enter_context(contextlib.closing(Line(port)))
             url = f"ssh://127.0.0.1:{line.port}{place}/storage"
-            yield Ssh(line, url, settings, {"SSH_AUTH_SOCK": ""}, place / "storage")
+            login = {"user": user.pw_name, "keyfile": str(place / "user")}
+            check_login(port, login)
+            yield Ssh(line, url, login, {"SSH_AUTH_SOCK": ""}, place / "storage")
     finally:
         shutil.rmtree(place)
 
 
-def find_sshd(unpacked: Path) -> tuple[Path, Path]:
-    """Debian's sshd and its libraries: installed, or unpacked from its packages, which needs no root."""
-    if (installed := Path("/usr/sbin/sshd")).is_file():
-        return installed, unpacked
+def check_login(port: int, login: dict[str, str]) -> None:
+    options = ("BatchMode=yes", "IdentitiesOnly=yes", "StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null")
+    settings = [part for option in options for part in ("-o", option)]
+    where = ["-i", login["keyfile"], "-P", str(port), f"{login['user']}@127.0.0.1"]
+    command = ["sftp", "-q", "-b", "-", "-F", "none", *settings, *where]
+    done = subprocess.run(command, input="pwd\n", capture_output=True, text=True, timeout=SECONDS_TO_START)
+    if done.returncode != 0:
+        pytest.skip(f"sshd takes no login here: {' '.join(done.stderr.split())}")
+
+
+def find_sshd(unpacked: Path) -> tuple[Path, dict[str, str], str]:
+    """An absolute path of sshd, as it demands, with variables and settings that it needs: installed, or unpacked from
+    Debian's packages, which needs no root."""
+    # Users who are not root rarely have its folder in their path.
+    if installed := shutil.which("sshd", path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])):
+        return Path(installed).absolute(), {}, ""
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         unpacked.mkdir()
         for command in (
@@ -204,8 +224,12 @@ def find_sshd(unpacked: Path) -> tuple[Path, Path]:
         ):
             subprocess.run(command, cwd=unpacked, check=True, capture_output=True, timeout=60)
         libraries = next(unpacked.rglob("libwrap.so.0")).parent
-        return unpacked / "usr/sbin/sshd", libraries
-    pytest.skip("Debian's openssh-server is not installed here")
+        # From OpenSSH 9.8 on it consists of several programs.
+        parts = {"SshdSessionPath": "sshd-session", "SshdAuthPath": "sshd-auth"}
+        places = {name: unpacked / "usr/lib/openssh" / part for name, part in parts.items()}
+        settings = "".join(f"{name} {path}\n" for name, path in places.items() if path.is_file())
+        return unpacked / "usr/sbin/sshd", {"LD_LIBRARY_PATH": str(libraries)}, settings
+    pytest.skip("sshd is not installed here, and Debian's packages of it cannot be downloaded")
 
 
 def free_port() -> int:

@@ -36,6 +36,13 @@ def machine(project: Project, tmp_path: Path) -> Machine:
     return Machine(trusted, branch, cache, storage)
 
 
+def copy_documents(project: Project, handover: Path) -> None:
+    """What is handed over of a clone without outputs, whose report is not there."""
+    for name in ("dvc.lock", "gates.json", "metrics.json", "report/comparison.json", "report/report.md"):
+        (handover / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(project.folder / name, handover / name)
+
+
 def objects(folder: Path) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in (folder / "files").rglob("*") if path.is_file()}
 
@@ -75,15 +82,36 @@ def test_what_a_branch_made_reaches_the_remote_and_its_code_never_meets_the_keys
     assert trusted.check("git", "status", "--porcelain") == ""
 
 
+def test_what_a_branch_names_as_remote_never_gets_the_keys_or_the_data(machine: Machine) -> None:
+    """Its own settings say where its data goes, and so where the keys would be shown."""
+    trusted, branch, cache = machine.trusted, machine.branch, machine.cache
+    elsewhere, other = machine.storage.with_name("elsewhere"), machine.storage.with_name("other")
+    branch.check("dvc", "remote", "modify", "storage", "url", str(elsewhere))
+    branch.check("dvc", "remote", "add", "other", str(other))
+    plain = "    outs:\n      - artifacts/activations.safetensors"
+    branch.replace(f"{plain}\n", f"{plain}:\n          remote: other\n", "dvc.yaml")
+    commit = branch.commit("another remote")
+    handover = machine.storage.with_name("handover")
+    copy_documents(branch, handover)
+    trusted.check("git", "fetch", "--quiet", str(branch.folder), "HEAD")
+
+    done = trusted.excise("fetch", f"--cache={cache}", commit)
+    assert done.returncode == 0, done.stderr
+    pushed = objects(machine.storage)
+    assert objects(cache) == pushed
+    shutil.rmtree(machine.storage)
+    done = trusted.excise("keep", f"--cache={cache}", commit, str(handover))
+    assert done.returncode == 0, done.stderr
+    assert objects(machine.storage) == pushed
+    assert not elsewhere.exists() and not other.exists()
+
+
 def test_a_handover_that_names_what_nobody_has_pushes_nothing(machine: Machine) -> None:
     trusted, branch, cache = machine.trusted, machine.branch, machine.cache
     commit = branch.check("git", "rev-parse", "HEAD").strip()
     assert branch.excise("restore", f"--cache={cache}").returncode == 0
     handover = machine.storage.with_name("handover")
-    # Of a clone without outputs, whose report is not there.
-    for name in ("dvc.lock", "gates.json", "metrics.json", "report/comparison.json", "report/report.md"):
-        (handover / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(branch.folder / name, handover / name)
+    copy_documents(branch, handover)
     lock = (handover / "dvc.lock").read_text()
     forged = lock
     for entry in lock.split("- path: ")[1:]:

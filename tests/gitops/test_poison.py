@@ -9,6 +9,7 @@ from ruamel.yaml import YAML
 
 from excise.plumbing.dependencies import LEFT_OUT
 from tests.projects import Project, one_line, stages_run
+from tests.workflows import job
 
 pytestmark = pytest.mark.slow
 
@@ -90,6 +91,44 @@ def test_a_strangers_job_has_no_link_into_a_cache(project: Project, tmp_path: Pa
     objects = {path.stat().st_ino for path in cache.rglob("*") if path.is_file()}
     here = [path for name in ("models", "artifacts", "answers") for path in (project.folder / name).rglob("*")]
     assert not [path for path in here if path.is_file() and path.stat().st_ino in objects]
+
+
+def test_a_strangers_commit_cannot_name_the_trusted_cache(project: Project, tmp_path: Path) -> None:
+    """Its settings say that files are linked to the cache of the team, through which it could write there."""
+    trusted, strangers = Path(project.check("dvc", "cache", "dir").strip()), tmp_path / "strangers"
+    shutil.copytree(trusted, strangers)
+    project.check("git", "clone", "--quiet", ".", str(tmp_path / "clone"))
+    clone = Project(tmp_path / "clone")
+    clone.check("dvc", "config", "cache.dir", str(trusted))
+    clone.check("dvc", "config", "cache.type", "hardlink,symlink")
+    clone.commit("a stranger's settings")
+    done = clone.excise("restore", "--no-remote", "--copies", f"--cache={strangers}")
+    assert done.returncode == 0, done.stderr
+    assert clone.check("dvc", "cache", "dir").strip() == str(strangers)
+    caches = {path.stat().st_ino for cache in (trusted, strangers) for path in cache.rglob("*") if path.is_file()}
+    here = [path for path in (clone.folder / "models").rglob("*") if path.is_file()]
+    assert here and not [path for path in here if path.stat().st_ino in caches or path.is_symlink()]
+
+
+def test_what_a_stranger_left_is_gone_and_what_it_leads_to_is_not(tmp_path: Path) -> None:
+    """By the last step of the job, which runs also where the others failed."""
+    cache, workspace = tmp_path / "cache", Project(tmp_path / "workspace")
+    (cache / "files").mkdir(parents=True)
+    (cache / "files/object").write_text("of the team")
+    workspace.folder.mkdir()
+    workspace.check("git", "init", "--quiet")
+    (workspace.folder / ".gitignore").write_text("/models/\n/.venv/\n")
+    workspace.commit("first")
+    for folder in ("models/base", ".venv/bin", "nested/hooks"):
+        (workspace.folder / folder).mkdir(parents=True)
+    (workspace.folder / "models/base/model.safetensors").write_text("poisoned")
+    (workspace.folder / ".venv/bin/python").symlink_to("/bin/true")
+    (workspace.folder / "models/ablated").symlink_to(cache)
+    os.link(cache / "files/object", workspace.folder / "models/linked")
+    workspace.check("git", "init", "--quiet", "nested")  # of which `git clean` needs to be told twice
+    workspace.check("bash", "-e", "-c", job("reviewed", "repro")["steps"][-1]["run"])
+    assert {path.name for path in workspace.folder.iterdir()} == {".git", ".gitignore"}
+    assert (cache / "files/object").read_text() == "of the team"
 
 
 def test_a_base_that_was_exchanged_is_refused_also_with_its_times_put_back(project: Project) -> None:

@@ -7,7 +7,8 @@ import pytest
 
 from excise.gitops.git import git
 from excise.gitops.trees import WITHIN, commit_tree
-from excise.plumbing.private.dvc import at_commit, changed, read
+from excise.plumbing.private.dvc import at_commit, changed
+from excise.plumbing.private.dvc_remote import read
 from tests.projects import Project
 
 

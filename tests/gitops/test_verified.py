@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from excise.plumbing.private.dvc import WrongObject, read
+from excise.plumbing.private.dvc_remote import WrongObject, read
 from tests.projects import Project, one_line, stages_run
 
 FILE, FOLDER = "artifacts/activations.safetensors", "models/base"
@@ -26,6 +26,7 @@ DAMAGE: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
     "cut list": (FOLDER, lambda data: data[:-1]),
     "empty list": (FOLDER, lambda data: b""),
     "another list": (FOLDER, lambda data: json.dumps(json.loads(data)[1:]).encode()),
+    "renamed list": (FOLDER, lambda data: renamed(data)),
 }
 """By its name, the output, and what becomes of its object's bytes."""
 
@@ -34,6 +35,14 @@ def flipped(data: bytes) -> bytes:
     """The same with one bit changed."""
     middle = len(data) // 2
     return data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
+
+
+def renamed(data: bytes) -> bytes:
+    """A folder's list in which two files have each other's names."""
+    first, second, *others = json.loads(data)
+    names = first["relpath"], second["relpath"]
+    second["relpath"], first["relpath"] = names
+    return json.dumps([first, second, *others]).encode()
 
 
 def of(store: Path, md5: str) -> Path:
@@ -124,6 +133,52 @@ def test_no_command_takes_an_object_with_other_bytes(
     output, damage = DAMAGE[how]
     spoil(of(remote, clone.hashes()[output]), damage)
     refused(clone, remote, output, way, tmp_path / "cache")
+
+
+@pytest.mark.slow
+def test_objects_that_were_exchanged_are_refused_though_both_are_known(
+    clone: Project, remote: Path, tmp_path: Path
+) -> None:
+    one, other = (of(remote, clone.hashes()[output]) for output in (FILE, "artifacts/directions.safetensors"))
+    data = one.read_bytes()
+    spoil(one, lambda _: other.read_bytes())
+    spoil(other, lambda _: data)
+    line = one_line(clone.excise("restore"))
+    assert "the DVC remote has other bytes at " in line and "than the name stands for (and 1 more)" in line
+    assert str(one) in line or str(other) in line
+    assert all_right(tmp_path / "cache") and not (clone.folder / FILE).exists()
+
+
+KNOWN = "an object that the remote has"
+LISTS: dict[str, object] = {
+    "leads out of its folder": [{"md5": KNOWN, "relpath": "../../../escaped"}],
+    "leads to a place": [{"md5": KNOWN, "relpath": "/escaped"}],
+    "names an object that lies elsewhere": [{"md5": "../../../../escaped", "relpath": "model.safetensors"}],
+    "lists no files": {"relpath": "model.safetensors"},
+}
+"""What a commit can record as the files of a folder, by what is wrong with it."""
+
+
+@pytest.mark.parametrize("way", ["restore", pytest.param("fetch", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "how", [pytest.param(how, marks=[pytest.mark.slow] if number else []) for number, how in enumerate(LISTS)]
+)
+def test_a_list_that_dvc_does_not_write_is_refused_though_its_digest_is_right(
+    clone: Project, remote: Path, tmp_path: Path, how: str, way: str
+) -> None:
+    """Whoever commits may record any list; DVC itself follows it out of the folder."""
+    data = json.dumps(LISTS[how]).replace(KNOWN, clone.hashes()[FILE]).encode()
+    md5 = f"{hashlib.md5(data).hexdigest()}.dir"
+    of(remote, md5).parent.mkdir(exist_ok=True)
+    of(remote, md5).write_bytes(data)
+    lock = clone.folder / "dvc.lock"
+    lock.write_text(lock.read_text().replace(clone.hashes()[FOLDER], md5))
+    commit = clone.commit("hostile")
+    arguments = ["restore"] if way == "restore" else ["fetch", f"--cache={tmp_path / 'cache'}", commit]
+    done = clone.excise(*arguments)
+    line = one_line(done)
+    assert done.returncode == 1 and len(line) <= 400 and "which DVC does not write; nothing was taken from it" in line
+    assert not [path for path in tmp_path.rglob("escaped*")] and not (clone.folder / FOLDER).exists()
 
 
 @pytest.mark.slow

@@ -11,15 +11,22 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from excise.gitops.checks.findings import Clone, Finding, good, left_behind, note, unless_wrong, wrong
+from excise.gitops.checks.findings import (
+    SECONDS_TO_ANSWER,
+    Clone,
+    Finding,
+    good,
+    left_behind,
+    note,
+    unless_wrong,
+    wrong,
+)
 from excise.gitops.programs import environment
 from excise.gitops.trees import WITHIN
 from excise.plumbing.errors import StageError
-from excise.plumbing.private.dvc import Storage, is_right, opened, outputs, remote_sizes, storage
+from excise.plumbing.private.dvc import Storage, is_right, opened, outputs, storage
+from excise.plumbing.private.dvc_remote import remote_sizes
 from schemas.basis.text import listed, shorten
-
-SECONDS_TO_ANSWER = 20.0
-"""What a remote gets."""
 
 _FICLONE = 0x40049409
 _ASK = "from excise.gitops.checks.data import answer_for_remote; answer_for_remote()"

@@ -10,6 +10,9 @@ from typing import Literal
 from excise.plumbing.private.dvc import Output, Storage, opened, outputs, storage
 from schemas.basis.text import shorten
 
+SECONDS_TO_ANSWER = 20.0
+"""What a remote gets, and GitHub."""
+
 Mark = Literal["ok", "note", "WRONG"]
 
 

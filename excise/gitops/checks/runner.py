@@ -10,14 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from excise.gitops.checks.findings import Clone, Finding, good, note, same_bytes, unless_wrong, wrong
+from excise.gitops.checks.findings import SECONDS_TO_ANSWER, Clone, Finding, good, note, same_bytes, unless_wrong, wrong
 from excise.gitops.git import answer
 from excise.gitops.programs import environment
 
 HOOK = "ACTIONS_RUNNER_HOOK_JOB_STARTED"
 SHIPPED_HOOK = Path(".github/runner/job-started.sh")
 
-_SECONDS_TO_ANSWER = 20.0
 _REVIEWED = {"gpu-reviewed": True, "hub": False}
 """Environments that need required reviewers, and whether these must be others than who asks."""
 
@@ -165,7 +164,7 @@ def _gh(*arguments: str) -> str | None:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=_SECONDS_TO_ANSWER,
+            timeout=SECONDS_TO_ANSWER,
         )
     except (OSError, subprocess.TimeoutExpired):
         return None

@@ -13,10 +13,11 @@ from excise.gitops.experiments.tables import PARAMS, check_document, is_of, tabu
 from excise.gitops.git import answer, file_of, git
 from excise.gitops.lock import LOCK
 from excise.gitops.programs import environment, first_error, run, run_or_fail
-from excise.gitops.storage import fetch_outputs
+from excise.gitops.storage import fetch_outputs, push_outputs
 from excise.plumbing.errors import StageError
 from excise.plumbing.files import write_bytes
 from excise.plumbing.private import dvc
+from excise.plumbing.private.dvc_remote import require_remote
 from schemas.experiments import Planned, load
 
 ORIGIN = "origin"
@@ -193,7 +194,7 @@ def run_experiment(path: Path, number: int) -> None:
         print(f"{experiment.name}: already at {ORIGIN}")
         return
     with dvc.opened(_HERE, wrong="a DVC remote is where machines share their data") as repo:
-        dvc.require_remote(repo)
+        require_remote(repo)
     if experiment is not first and first.name not in there:
         print(f"{first.name} is not at {ORIGIN}: what it would have made is made here", flush=True)
     make_room([experiment.name], baseline)
@@ -204,7 +205,7 @@ def run_experiment(path: Path, number: int) -> None:
         done = run(command_for(experiment, "--temp"), _HERE, unbuffered, shown=True)
     if done.code != 0:
         raise StageError(f"{experiment.name}: {done.error}")
-    _push(experiment.name, baseline)
+    push_experiment(experiment.name, baseline)
     print(f"{experiment.name}: pushed to {ORIGIN}")
 
 
@@ -255,14 +256,14 @@ def _fetch(names: Collection[str], baseline: str) -> dict[str, str]:
     return found
 
 
-def _push(name: str, baseline: str) -> None:
-    """Push an experiment that ran here: its data first, so that what is at the origin is whole."""
+def push_experiment(name: str, baseline: str) -> None:
+    """Push an experiment that ran here: its data first, so that what is at the origin is whole. Raises `StageError`,
+    before anything is pushed, where the cache lacks some of it, or has other bytes than were recorded."""
     commit = git(_HERE, "rev-parse", reference(baseline, name)).strip()
     stages, _ = dvc.what_runs(_HERE, TARGET)
-    with dvc.at_commit(_HERE, commit, with_remote=False) as repo:
+    with dvc.at_commit(_HERE, commit, with_remote=True) as repo:
         made = [output for output in dvc.outputs(repo) if output.pushed and output.stage in stages]
         if lost := next((output for output in made if output.lacking), None):
             raise StageError(f"{name} ran, but DVC did not keep {lost.name} in its cache: is the disk full?")
-    with dvc.opened(_HERE, wrong=f"{name} ran, but the DVC remote does not take its files") as repo:
-        dvc.push(repo, stages, commit)
+        push_outputs(repo, stages, again=f"another run of {name}")
     run_or_fail("dvc", "exp", "push", "--force", "--no-cache", ORIGIN, reference(baseline, name))

@@ -114,7 +114,7 @@ def value_of(results: Results, metric: str) -> float | None:
 
 
 def _results(planned: Planned, revision: str | None, reason: Callable[[str], str]) -> Results | str:
-    from excise.plumbing.private.dvc import read  # slow to import, and needed only here
+    from excise.plumbing.private.dvc_remote import read  # slow to import, and needed only here
 
     if revision is None or file_of(Path(), revision, str(PARAMS)) is None:
         return reason(planned.name)

@@ -5,30 +5,23 @@ import contextlib
 import json
 import logging
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
 from dvc.config import Config, merge
+from dvc.dvcfile import Lockfile
 from dvc.exceptions import DvcException
-from dvc.fs.callbacks import TqdmCallback
 from dvc.repo import Repo as Repo  # rooms name it in types
-from dvc_data.hashfile.db import HashFileDB
-from dvc_objects.fs.generic import copy
-from dvc_objects.fs.local import LocalFileSystem
-from dvc_objects.fs.utils import tmp_fname
 
 from excise.plumbing.errors import StageError
 from excise.plumbing.files import md5_of_file
-from schemas.basis.text import shorten
+from schemas.basis.text import printable, shorten
 
 _DVC = Path(".dvc")
-
-
-class WrongObject(StageError):
-    """The remote has other bytes under a name than those that it stands for. Its text is one line."""
+_MD5 = re.compile(r"[0-9a-f]{32}(\.dir)?")
 
 
 @dataclass(frozen=True)
@@ -97,6 +90,11 @@ def lend_settings(clone: Path, tree: Path, site: Path) -> None:
         local["core"]["site_cache_dir"] = str(site)
 
 
+def read_record(repo: Repo, name: str) -> None:
+    """Have DVC read a project's dvc.lock and nothing else. Raises `DvcException` where it cannot."""
+    Lockfile(repo, str(Path(repo.root_dir) / name)).load()
+
+
 def is_shared(repo: Repo) -> bool:
     """Whether its cache lies outside of the clone, where others may use it, too."""
     return not Path(repo.cache.legacy.path).is_relative_to(Path(repo.root_dir))
@@ -118,7 +116,7 @@ def outputs(repo: Repo) -> Iterator[Output]:
     """Every cached output of a project, or of the commit that it is at."""
     for out in repo.index.outs:
         if out.use_cache and out.hash_info and out.hash_info.value:
-            entry = Path(out.cache.oid_to_path(out.hash_info.value))
+            entry = _object(Path(out.cache.path), out.hash_info.value, out.def_path)
             lacking, listed = _lacking(entry, Path(out.cache.path), out.meta.size)
             file, stage = out.stage.path_in_repo, out.stage.name
             stage = stage if file == "dvc.yaml" else f"{file}:{stage}"
@@ -157,39 +155,6 @@ def changed(repo: Repo, target: str) -> str | None:
     return None
 
 
-def forget_remote(repo: Repo) -> None:
-    """Drop what DVC remembers of the remote, which after a run that was killed is not all of it."""
-    repo.drop_data_index()
-
-
-def has_remote(repo: Repo) -> bool:
-    """Whether a default remote is set."""
-    return bool(repo.config["core"].get("remote"))
-
-
-def in_remote(repo: Repo, output: Output) -> bool:
-    """Whether the default remote has all that the cache lacks of an output."""
-    if not output.pushed or not has_remote(repo):
-        return False
-    with _remote_errors():
-        remote = repo.cloud.get_remote_odb()
-        return all(remote.exists(_digits(path)) for path in output.lacking)
-
-
-def fetch(repo: Repo, names: Collection[str]) -> int:
-    """Fetch what the cache lacks of outputs, or of files in them, and the remote has: how many objects. The remote is
-    not trusted: only what has the bytes that its name stands for gets into the cache. Raises `WrongObject` where
-    something has not, after it fetched the rest, and `StageError` where the remote fails."""
-    fetched = 0
-    for _ in ("the lists of folders", "their files"):
-        # Not `repo.fetch`, which would lock the project, take bytes as they are and remember them as right.
-        wanted = {path: each.name for each in outputs(repo) for path in _wanted(each, names)}
-        if wanted:
-            with _remote_errors():
-                fetched += _fetch(repo.cloud.get_remote_odb(), repo.cache.local, wanted)
-    return fetched
-
-
 @dataclass(frozen=True)
 class Storage:
     """What a project's settings say of its cache and of its default remote."""
@@ -216,150 +181,14 @@ def storage(repo: Repo) -> Storage:
     return Storage(Path(repo.cache.legacy.path), links, group, name, address, bool(remote.get("verify")))
 
 
-def remote_sizes(repo: Repo, objects: Collection[Path]) -> dict[Path, int]:
-    """Of the cache's objects those that the default remote has, with their size there. Raises `StageError`."""
-    paths = [*objects]
-    if not paths:
-        return {}
-    with _remote_errors():
-        remote = repo.cloud.get_remote_odb()
-        found = remote.fs.info([remote.oid_to_path(_digits(path)) for path in paths], return_exceptions=True)
-        if error := next((each for each in found if _is_failure(each)), None):
-            raise error
-    return {path: info["size"] for path, info in zip(paths, found, strict=True) if isinstance(info, dict)}
-
-
 def is_right(path: Path, copy: Path | None = None) -> bool:
     """Whether an object of the cache, or a copy of it, has the bytes that its name stands for."""
-    return md5_of_file(copy or path) == _digits(path).removesuffix(".dir")
-
-
-def upload(repo: Repo, objects: Collection[Path]) -> None:
-    """Give the default remote objects of the cache, in place of what it has under their names. Lists of folders come
-    last: one that is there stands for a whole folder. Raises `StageError` where the remote fails."""
-    # Not `repo.push`, which takes a folder's files for pushed where its list is.
-    lists = {path for path in objects if path.name.endswith(".dir")}
-    with _remote_errors(), TqdmCallback(desc="Pushing", unit="file", size=len(objects)) as callback:
-        remote, cache = repo.cloud.get_remote_odb(), repo.cache.local
-        for group in ([path for path in objects if path not in lists], [*lists]):
-            for batch in _batches(remote, group):
-                paths, names = [str(path) for path in batch], [_digits(path) for path in batch]
-                # `verify` would read again what was just written.
-                remote.add(paths, cache.fs, names, check_exists=False, verify=False, batch_size=remote.fs.jobs)
-                callback.relative_update(len(batch))
-
-
-@contextlib.contextmanager
-def _remote_errors() -> Iterator[None]:
-    """Within the block, any error is a `StageError`: each kind of remote has a library, and errors, of its own."""
-    try:
-        yield
-    except WrongObject:
-        raise
-    except Exception as error:
-        raise StageError(shorten(" ".join(str(error).split()) or type(error).__name__, 200)) from None
-
-
-def _is_failure(found: Any) -> bool:
-    """Whether a remote failed, rather than that it does not have something."""
-    return isinstance(found, BaseException) and not isinstance(found, FileNotFoundError)
-
-
-def _wanted(output: Output, names: Collection[str]) -> list[Path]:
-    """Of what the cache lacks of an output, what it takes for these outputs, or files in them."""
-    if output.name in names:
-        return output.lacking
-    if output.listed is None:
-        return output.lacking if any(name.startswith(f"{output.name}/") for name in names) else []
-    files = [path for file, path in output.listed.items() if f"{output.name}/{file}" in names]
-    return [path for path in files if path in output.lacking]
-
-
-def _fetch(remote: HashFileDB, cache: HashFileDB, wanted: Mapping[Path, str]) -> int:
-    """Fetch objects, by their paths in the cache, each with its output: how many the remote had. They lie beside their
-    places until their bytes proved right: a run that is killed, or another one, takes none for right before."""
-    errors: list[BaseException] = []
-    wrong: list[Path] = []
-    fetched = 0
-    partial = {path: path.with_name(tmp_fname(path.name)) for path in wanted}
-    for folder in {path.parent for path in wanted}:
-        cache.makedirs(str(folder))  # with the mode of a cache that several users share
-    try:
-        with TqdmCallback(desc="Fetching", unit="file", size=len(wanted)) as callback:
-            for batch in _batches(remote, [*wanted]):
-                sources = [remote.oid_to_path(_digits(path)) for path in batch]
-                targets = [str(partial[path]) for path in batch]
-                # Of one file DVC would keep what it got before an error that is handled so.
-                handler = (lambda _from, _to, error: errors.append(error)) if len(batch) > 1 else None
-                try:
-                    copy(remote.fs, sources, cache.fs, targets, callback, remote.fs.jobs, handler)
-                except Exception as error:  # of any library
-                    errors.append(error)
-                for path in filter(lambda path: partial[path].is_file(), batch):
-                    if is_right(path, partial[path]):
-                        cache.move(str(partial[path]), str(path))
-                        cache.protect(str(path))
-                        fetched += 1
-                    else:
-                        wrong.append(path)
-    finally:
-        for path in partial.values():
-            path.unlink(missing_ok=True)
-    if failure := next(filter(_is_failure, errors), None):
-        raise failure  # first, as it may be why what came is not right
-    if wrong:
-        place = remote.fs.unstrip_protocol(remote.oid_to_path(_digits(wrong[0])))
-        more = f", and so have {len(wrong) - 1} others" if wrong[1:] else ""
-        what = f"the DVC remote has other bytes at {place}, of {wanted[wrong[0]]}, than the name stands for{more}"
-        raise WrongObject(f"{what}; delete it there, then `make push` on a machine that has it")
-    return fetched
-
-
-def _batches(remote: HashFileDB, objects: list[Path]) -> Iterator[list[Path]]:
-    """Objects that are copied at once. From and to a folder it is one, which this thread copies, so that it can be
-    interrupted; DVC would not copy them side by side either."""
-    size = 1 if isinstance(remote.fs, LocalFileSystem) else 8 * remote.fs.jobs
-    yield from (objects[start : start + size] for start in range(0, len(objects), size))
-
-
-def require_remote(repo: Repo) -> None:
-    """Raises `DvcException` where no default remote is set, or it cannot be used."""
-    repo.cloud.get_remote()
-
-
-def push(repo: Repo, stages: Collection[str], commit: str) -> None:
-    """Give the default remote what stages made at a commit. Raises `DvcException` where it does not take that."""
-    try:
-        repo.push(targets=sorted(stages), revs=[commit], workspace=False)
-    except OSError as error:
-        raise DvcException(str(error)) from None
+    return md5_of_file(copy or path) == digits(path).removesuffix(".dir")
 
 
 def get(repo: Repo, name: str, folder: Path) -> None:
     """Copy an output that is a folder into one that is there, out of the cache."""
     repo.dvcfs.get(f"{name}/", f"{folder}/", recursive=True)
-
-
-def read(clone: Path, commit: str, name: str) -> bytes | None:
-    """An output, or a file in one, as a commit recorded it; None where neither the cache nor the remote has it. Raises
-    `WrongObject`."""
-    if (data := _read_cached(clone, commit, name)) is not None:
-        return data
-    try:
-        with at_commit(clone, commit, with_remote=True) as repo:
-            fetch(repo, {name})
-    except WrongObject:
-        raise
-    except StageError:
-        return None
-    return _read_cached(clone, commit, name)
-
-
-def _read_cached(clone: Path, commit: str, name: str) -> bytes | None:
-    """The same out of the cache, without the remote, whose bytes DVC would give unchecked."""
-    with contextlib.suppress(StageError), _remote_errors(), at_commit(clone, commit, with_remote=False) as repo:
-        return bytes(repo.dvcfs.read_bytes(name))
-    return None
 
 
 def queued(folder: Path) -> list[tuple[str, str]]:
@@ -372,16 +201,42 @@ def _lacking(entry: Path, cache: Path, size: int | None) -> tuple[list[Path], di
     """The cache's objects that are missing or not whole for an output, and a folder's files, as in `Output`."""
     if not entry.name.endswith(".dir"):
         return ([] if entry.is_file() and size in (None, entry.stat().st_size) else [entry]), None
-    if not entry.is_file() or _digits(entry) != f"{md5_of_file(entry)}.dir":
+    if not entry.is_file() or digits(entry) != f"{md5_of_file(entry)}.dir":
         return [entry], None
-    listed = {file["relpath"]: cache / file["md5"][:2] / file["md5"][2:] for file in json.loads(entry.read_bytes())}
+    listed = _files_listed(entry, cache)
     lacking = [path for path in listed.values() if not path.is_file()]
     if not lacking and size not in (None, sum(path.stat().st_size for path in listed.values())):
-        lacking = [path for path in listed.values() if _digits(path) != md5_of_file(path)]
+        lacking = [path for path in listed.values() if digits(path) != md5_of_file(path)]
     return lacking, listed
 
 
-def _digits(entry: Path) -> str:
+def _files_listed(entry: Path, cache: Path) -> dict[str, Path]:
+    """The files of a folder's list, each with its object in the cache. A stranger's commit may have recorded it: raises
+    `StageError` for one that DVC does not write, such as one that leads out of its folder."""
+    try:
+        files = {str(file["relpath"]): str(file["md5"]) for file in json.loads(entry.read_bytes())}
+    except (ValueError, TypeError, KeyError, RecursionError):
+        raise _not_from_dvc(str(entry), "does not list a folder's files") from None
+    for file in files:
+        if not {"", ".", ".."}.isdisjoint(file.split("/")):
+            raise _not_from_dvc(str(entry), f"lists the file {shorten(printable(file), 80)}")
+    return {file: _object(cache, md5, file) for file, md5 in files.items()}
+
+
+def _object(cache: Path, md5: str, name: str) -> Path:
+    """Where an object lies in a cache. Raises `StageError` for a digest that leads elsewhere."""
+    if not _MD5.fullmatch(md5):
+        raise _not_from_dvc(shorten(printable(name), 80), f"has the MD5 {shorten(printable(md5), 80)}")
+    return cache / md5[:2] / md5[2:]
+
+
+def _not_from_dvc(name: str, what: str) -> StageError:
+    """Of what a commit recorded that DVC has not made."""
+    remedy = "nothing was taken from it. Ask whoever committed it"
+    return StageError(f"{name} {what}, which DVC does not write; {remedy}")
+
+
+def digits(entry: Path) -> str:
     """Under which digits an object lies in the cache."""
     return f"{entry.parent.name}{entry.name}"
 
