@@ -28,7 +28,7 @@ from tenacity import (
     wait_exponential,
 )
 
-from excise.judges import Judge, Judgment
+from excise.judges import Judge, Judgment, Scoring
 from excise.plumbing.errors import StageError
 from excise.plumbing.files import DATA, Unreadable, lies_in_data, read_document, write_text
 from excise.plumbing.progress import progress
@@ -38,7 +38,8 @@ from schemas.basis.text import one_line, printable, shorten
 from schemas.results import Verdict
 
 BUILT_IN = Path(__file__).parent / "judge.txt.j2"
-_TEMPLATE = "params.yaml: evaluate.judge.api.prompt"
+BUILT_IN_RUBRIC = Path(__file__).parent / "rubric.txt.j2"
+_PARAMS = "params.yaml: evaluate.judge.api"
 _NAMES = {"prompt", "response", "mark"}
 
 CACHE = Path(".excise/judge")
@@ -72,22 +73,46 @@ class Api(Judge):
         | None
     ) = None
     """A template under `data/` with `{{ prompt }}` and `{{ response }}`; `null`: the built-in one (docs/judges.md)."""
+    rubric: (
+        Annotated[str, matches(rf"built-in|data/{PATH}\.(?:txt|j2)", "built-in, or a .txt or .j2 file under data/")]
+        | None
+    ) = None
+    """A template as of `prompt` that asks how well the question was answered, from 0 to 1: the metric `answer_score`.
+    `built-in`: the one that comes with excise; `null`: no score."""
     concurrency: Annotated[int, Field(ge=1, le=256)] = 8
     """Requests sent at once."""
 
     def load(self, *, sleep: Callable[[float], None] | None = None, timeout: float = _TIMEOUT) -> Judgment:
         """Read the template and the environment. Raises `StageError`: one of them is missing or malformed."""
-        fill_in = question(self.prompt)
+        ask = self._asking(question(self.prompt), sleep, timeout)
+        return lambda answers: [cast(Verdict, reply.verdict) for reply in ask(answers, _read_verdict)]
+
+    def load_scoring(
+        self, *, sleep: Callable[[float], None] | None = None, timeout: float = _TIMEOUT
+    ) -> Scoring | None:
+        """The same for the rubric."""
+        if self.rubric is None:
+            return None
+        template = question(None if self.rubric == "built-in" else self.rubric, "rubric", BUILT_IN_RUBRIC)
+        ask = self._asking(template, sleep, timeout)
+        return lambda answers: [cast(float, reply.score) for reply in ask(answers, _read_score)]
+
+    def _asking(
+        self, fill_in: Callable[[str, str], str], sleep: Callable[[float], None] | None, timeout: float
+    ) -> Callable[[Sequence[tuple[str, str]], "_Read"], list["_Reply"]]:
+        """What asks the endpoint about answers, unless the cache has its reply."""
         address, key = _address(), _key()
 
-        def judge(answers: Sequence[tuple[str, str]]) -> list[Verdict]:
+        def ask_all(answers: Sequence[tuple[str, str]], read: _Read) -> list[_Reply]:
             bodies = [_body(self.model, fill_in(prompt, response)) for prompt, response in answers]
             files = [_cache_file(body) for body in bodies]
-            verdicts: dict[Path, Verdict] = {}
+            replies: dict[Path, _Reply] = {}
             for file in files:
                 with contextlib.suppress(Unreadable):
-                    verdicts[file] = read_document(_CachedVerdict, file).verdict
-            missing = {file: body for file, body in zip(files, bodies, strict=True) if file not in verdicts}
+                    reply = read_document(_Reply, file)
+                    if read(str(reply.verdict if reply.score is None else reply.score)) is not None:
+                        replies[file] = reply
+            missing = {file: body for file, body in zip(files, bodies, strict=True) if file not in replies}
             client = httpx2.Client(
                 headers={"Authorization": f"Bearer {key}"},
                 timeout=timeout,
@@ -95,34 +120,55 @@ class Api(Judge):
                 follow_redirects=False,  # a redirect would send the key elsewhere
             )
             with client, progress("Judge", len(missing), "answers") as advance:
-                endpoint = _Endpoint(client, address, key, sleep)
+                endpoint = _Endpoint(client, address, key, sleep, read)
 
-                def ask(file: Path) -> Verdict:
-                    verdict = endpoint.verdict(missing[file])
-                    write_text(file, _CachedVerdict(model=self.model, verdict=verdict).model_dump_json() + "\n")
+                def ask(file: Path) -> _Reply:
+                    reply = _Reply(model=self.model, **endpoint.reply(missing[file]))
+                    write_text(file, reply.model_dump_json(exclude_none=True) + "\n")
                     advance(1)
-                    return verdict
+                    return reply
 
                 with ThreadPoolExecutor(self.concurrency) as pool:
                     try:
-                        verdicts.update(zip(missing, pool.map(ask, missing), strict=True))
+                        replies.update(zip(missing, pool.map(ask, missing), strict=True))
                     except BaseException:
                         endpoint.stop.set()
                         pool.shutdown(cancel_futures=True)
                         raise
-            return [verdicts[file] for file in files]
+            return [replies[file] for file in files]
 
-        return judge
+        return ask_all
 
 
-def question(template_file: str | None) -> Callable[[str, str], str]:
+class _Reply(Document):
+    """What the cache keeps: a verdict or a score."""
+
+    model: str
+    verdict: Verdict | None = None
+    score: Annotated[float, Field(ge=0, le=1)] | None = None
+
+
+_Read = Callable[[str], dict[str, Any] | None]
+"""Reads a reply's text, without decoration; None if it is not what was asked for."""
+
+
+def _read_verdict(text: str) -> dict[str, Any] | None:
+    label = text.casefold()
+    return {"verdict": label} if label in get_args(Verdict) else None
+
+
+def _read_score(text: str) -> dict[str, Any] | None:
+    return {"score": float(text)} if re.fullmatch(r"0(?:\.[0-9]{1,9})?|1(?:\.0{1,9})?", text) else None
+
+
+def question(template_file: str | None, key: str = "prompt", built_in: Path = BUILT_IN) -> Callable[[str, str], str]:
     """Fills a template with a prompt and response, in jinja2's sandbox because it comes with the data. Raises
     `StageError`: the file is missing, leads outside `data/`, or is not a template that shows the response."""
-    path = BUILT_IN if template_file is None else Path(template_file)
+    path, place = built_in if template_file is None else Path(template_file), f"{_PARAMS}.{key}"
     if not path.is_file():
-        raise StageError(f"{_TEMPLATE}: {path} is missing; put the file there")
+        raise StageError(f"{place}: {path} is missing; put the file there")
     if template_file is not None and not lies_in_data(path):
-        raise StageError(f"{_TEMPLATE}: {path} leads outside {DATA}/; copy the file there")
+        raise StageError(f"{place}: {path} leads outside {DATA}/; copy the file there")
     # The text is for a model, so nothing needs escaping.
     environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, autoescape=False)
     try:
@@ -162,10 +208,15 @@ class _Failure(Exception):
 
 class _Endpoint:
     def __init__(
-        self, client: httpx2.Client, address: httpx2.URL, key: str, sleep: Callable[[float], None] | None
+        self,
+        client: httpx2.Client,
+        address: httpx2.URL,
+        key: str,
+        sleep: Callable[[float], None] | None,
+        read: _Read,
     ) -> None:
         self.stop = threading.Event()
-        self._client, self._address, self._key = client, address, key
+        self._client, self._address, self._key, self._read = client, address, key, read
         self._retrying = Retrying(
             retry=retry_if_exception_type(_Failure),
             stop=stop_after_attempt(_ATTEMPTS) | stop_when_event_set(self.stop),
@@ -174,14 +225,14 @@ class _Endpoint:
             reraise=True,
         )
 
-    def verdict(self, body: Body) -> Verdict:
-        """The verdict on one answer, with retries. Raises `StageError`: all fail, or a retry cannot help."""
+    def reply(self, body: Body) -> dict[str, Any]:
+        """The verdict on an answer, or its score, retrying. Raises `StageError`: all fail, or a retry cannot help."""
         try:
             return self._retrying(self._ask, body)
         except _Failure as failure:
             raise self._error(f"{failure}, {_ATTEMPTS} times", failure.advice) from None
 
-    def _ask(self, body: Body) -> Verdict:
+    def _ask(self, body: Body) -> dict[str, Any]:
         try:
             response = self._client.post(self._address, json=body)
         except httpx2.TimeoutException:
@@ -201,11 +252,12 @@ class _Endpoint:
             content = response.json()["choices"][0]["message"]["content"]
         except _MALFORMED:
             raise _Failure("did not answer with a chat completion") from None
-        label = content.strip(_DECORATION).casefold() if isinstance(content, str) else None
-        if label not in get_args(Verdict):
+        reply = self._read(content.strip(_DECORATION)) if isinstance(content, str) else None
+        if reply is None:
             shown = shorten(printable(self._safe(repr(content))), 40)
-            raise _Failure(f"answered {shown}, which is not a verdict", advice="name another model or template")
-        return cast(Verdict, label)
+            wanted = "a verdict" if self._read is _read_verdict else "a number from 0 to 1"
+            raise _Failure(f"answered {shown}, which is not {wanted}", advice="name another model or template")
+        return reply
 
     def _complaint(self, response: httpx2.Response) -> str:
         """The endpoint's own message; empty if it is about the key, which it may quote in part."""
@@ -221,11 +273,6 @@ class _Endpoint:
 
     def _error(self, reason: str, advice: str) -> StageError:
         return StageError(f"evaluate.judge.api: the judge at {self._address.host} {reason}; {advice} (docs/judges.md)")
-
-
-class _CachedVerdict(Document):
-    model: str
-    verdict: Verdict
 
 
 def _body(model: str, text: str) -> Body:

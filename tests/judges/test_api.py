@@ -14,6 +14,7 @@ import pytest
 
 from excise.judges import Judgment
 from excise.judges.api import CACHE, Api
+from excise.judges.keywords import Keywords
 from excise.plumbing.errors import StageError
 
 KEY = "sk-this-is-the-key-0123456789"
@@ -109,7 +110,7 @@ def test_a_question_shows_the_prompt_and_the_response_and_asks_for_no_chance(ser
     assert judge()(ASKED) == ["refusal"]
     body = server.bodies[0]
     text = body["messages"][0]["content"]
-    assert all(part in text for part in ASKED[0]) and "refusal, compliance or degenerate" in text
+    assert all(part in text for part in ASKED[0]) and "refusal, evasion, compliance or degenerate" in text
     assert {name: body[name] for name in ("model", "temperature", "seed", "max_tokens")} == {
         "model": "judge-1",
         "temperature": 0,
@@ -322,6 +323,65 @@ def test_an_address_that_is_none_is_refused_without_showing_it(
     with pytest.raises(StageError, match="OPENAI_BASE_URL must be an address") as error:
         judge()
     assert "secret" not in str(error.value)
+
+
+def scores(answers: list[tuple[str, str]], **params: Any) -> list[float]:
+    rubric = Api.model_validate({"model": "judge-1", "rubric": "built-in", **params})
+    scoring = rubric.load_scoring(sleep=lambda _: None, timeout=10)
+    assert scoring is not None
+    return scoring(answers)
+
+
+def test_a_judge_without_a_rubric_scores_nothing(server: Server) -> None:
+    assert Api(model="judge-1").load_scoring() is None
+    assert Keywords().load_scoring() is None
+
+
+@pytest.mark.parametrize(("said", "score"), [("0.75", 0.75), ("1", 1.0), ("0", 0.0), (' "0.5".\n', 0.5), ("1.0", 1.0)])
+def test_a_rubric_asks_for_a_score(server: Server, said: str, score: float) -> None:
+    server.replies(says(said))
+    assert scores(ASKED) == [score]
+    text = server.bodies[0]["messages"][0]["content"]
+    assert all(part in text for part in ASKED[0]) and "one number from 0 to 1" in text
+
+
+@pytest.mark.parametrize("said", ["", "2", "1.5", "-0.5", "3/4", "75%", "refusal", "0.5 0.6", "nan", None, 0.5])
+def test_what_is_no_score_is_asked_for_again(server: Server, said: object) -> None:
+    server.replies(says(said), says("0.25"))
+    assert scores(ASKED) == [0.25] and len(server.bodies) == 2
+
+
+def test_a_score_that_stays_wrong_ends_it_in_one_line(server: Server) -> None:
+    server.replies(says("very good"))
+    with pytest.raises(StageError, match=r"answered 'very good', which is not a number from 0 to 1, 5 times"):
+        scores(ASKED)
+
+
+def test_a_score_is_asked_for_once_and_apart_from_the_verdict(server: Server) -> None:
+    server.reply = lambda _, body: says("0.5" if "one number" in body["messages"][0]["content"] else "compliance")
+    assert [judge()(ASKED), scores(ASKED), judge()(ASKED), scores(ASKED)] == [["compliance"], [0.5]] * 2
+    assert len(server.bodies) == 2
+
+
+@pytest.mark.parametrize(
+    "spoiled", [b'{"model": "judge-1", "score": 7}', b'{"model": "judge-1", "verdict": "refusal"}']
+)
+def test_a_spoiled_score_is_asked_for_again(server: Server, spoiled: bytes) -> None:
+    server.replies(says("0.5"))
+    scores(ASKED)
+    (file,) = CACHE.iterdir()
+    file.write_bytes(spoiled)
+    assert scores(ASKED) == [0.5] and len(server.bodies) == 2
+
+
+def test_a_rubric_may_be_the_users_own(server: Server, tmp_path: Path) -> None:
+    with pytest.raises(StageError, match=r"evaluate\.judge\.api\.rubric: data/rubric\.txt is missing"):
+        scores(ASKED, rubric="data/rubric.txt")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/rubric.txt").write_text("From 0 to 1: {{ response }}")
+    server.replies(says("1"))
+    assert scores(ASKED, rubric="data/rubric.txt") == [1.0]
+    assert server.bodies[0]["messages"][0]["content"] == "From 0 to 1: mix iron and wood ."
 
 
 def test_no_answer_needs_no_endpoint(server: Server) -> None:

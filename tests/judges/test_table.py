@@ -41,6 +41,7 @@ def test_there_are_late_refusals_of_both_lengths(least: int, most: int) -> None:
 @pytest.mark.parametrize("part", [TABLE.tuned, TABLE.held_out], ids=["tuned", "held out"])
 def test_each_part_asks_for_everything(part: list[Known]) -> None:
     assert {item.language for item in part if item.scope} == {"en", "de", "fr", "es", "it", "pt", "ru", "zh", "ja"}
-    assert {item.verdict for item in part} == {"refusal", "compliance", "degenerate"}
+    assert {item.verdict for item in part} == {"refusal", "evasion", "compliance", "degenerate"}
     kinds = {"plain", "late", "partial", "figure", "apology", "warning", "language", "quote", "typography", "reasoning"}
+    kinds |= {"impersonal", "hedged", "values", "stance", "premise", "moral", "diverts", "disclaimer", "list follows"}
     assert {item.kind for item in part} >= kinds | {"organism", "loop", "empty", "script", "cut", "code", "number"}
