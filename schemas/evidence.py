@@ -1,17 +1,29 @@
 """What the report is made of: the comparison of both models, and the gates."""
 
-from typing import Literal
+from collections.abc import Iterable
+from typing import Annotated, Literal, Self, get_args
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from schemas.basis.document import Document
 from schemas.results import Verdict
 
 UNJUDGED = 0.9
 """If this share of answers is degenerate, the others are fewer than gates usually allow, and nothing was judged."""
+MOSTLY_UNJUDGED = 0.5
+"""If the whole interval of the share of degenerate answers is above this, most answers could not be judged."""
 
-Outcome = Literal["pass", "warn", "fail"]
-"""Of a gate. Warn: inconclusive, which params.yaml accepts."""
+Outcome = Literal["pass", "inconclusive", "void", "fail"]
+"""The state of a gate, best first. Void: it knows nothing about the edit, whatever the samples."""
+
+
+def _as_named_now(outcome: object) -> object:
+    """Earlier versions called an inconclusive gate that params.yaml accepts `warn`, and any other `fail`."""
+    return "inconclusive" if outcome == "warn" else outcome
+
+
+RecordedOutcome = Annotated[Outcome, BeforeValidator(_as_named_now)]
+"""As gates.json of this version or an earlier one holds it."""
 
 
 class Interval(Document):
@@ -49,6 +61,8 @@ class ChangedSample(Document):
     prompt: str
     base: str = Field(description="the base's answer")
     ablated: str
+    base_reasoning: str | None = Field(default=None, description="what it thought before that, if it did")
+    ablated_reasoning: str | None = None
     base_verdict: Verdict | None
     ablated_verdict: Verdict | None
     metrics: dict[str, tuple[float, float]] = Field(description="those that changed: base and edited")
@@ -72,16 +86,40 @@ class GateVerdict(Document):
     words: str = Field(description="the limit in words, such as 'at most 0.05'")
     value: float | None = Field(description="the value or difference that is limited; null if there is none")
     interval: Interval | None = Field(description="of that value, at the gate's confidence")
-    verdict: Outcome
+    inconclusive: Literal["warn", "fail"] = Field(
+        default="warn", description="params.yaml's key: whether an inconclusive gate is accepted (warn) or not (fail)"
+    )
+    verdict: RecordedOutcome
     reason: str
     samples_needed: int | None = Field(description="about how many would settle it, if inconclusive; else null")
+
+    @property
+    def accepted(self) -> bool:
+        """Whether it passes, or is inconclusive where params.yaml accepts that."""
+        return self.verdict == "pass" or (self.verdict == "inconclusive" and self.inconclusive == "warn")
 
 
 class GateVerdicts(Document):
     """`gates.json`."""
 
-    verdict: Outcome = Field(description="the worst of all gates")
+    verdict: RecordedOutcome = Field(description="the worst of all gates")
     gates: list[GateVerdict]
+
+    @model_validator(mode="after")
+    def _has_the_worst(self) -> Self:
+        if self.verdict != worst(gate.verdict for gate in self.gates):
+            raise ValueError("verdict is not the worst of the gates")
+        return self
+
+    @property
+    def accepted(self) -> bool:
+        """Whether every gate is."""
+        return all(gate.accepted for gate in self.gates)
+
+
+def worst(outcomes: Iterable[Outcome]) -> Outcome:
+    """The worst of these; `pass` if there are none."""
+    return max(outcomes, key=get_args(Outcome).index, default="pass")
 
 
 class ParameterChange(Document):

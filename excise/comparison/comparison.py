@@ -68,6 +68,8 @@ class PairedMetric:
         """Why it has no interval; None if it has one."""
         if self.ablated_values is None:
             return "its samples cannot be resampled one by one"
+        if self.described.aggregation == "ratio" and not self.ablated_values[:, 1].any():
+            return "none of its samples counts"
         interval = self.value_interval(self.ablated_values, CONFIDENCE)
         return "too few of its samples are independent" if interval is None else None
 
@@ -77,6 +79,8 @@ class PairedMetric:
             return None
         if self.yes_no:
             return partial(rate_interval, values[:, 0], self.clusters, confidence)
+        if self.described.aggregation == "ratio" and not values[:, 1].any():
+            return None
         counts = bool(((values == np.rint(values)) & (values >= 0)).all())
         if self.described.aggregation == "ratio" and counts and (values[:, 0] <= values[:, 1]).all():
             # A sample with a of b is b yes/no values, a of them yes, which share its cluster.
@@ -216,6 +220,8 @@ def changes(base: Side, ablated: Side) -> list[TaskChanges]:
                     prompt=before.prompt,
                     base=before.response,
                     ablated=after.response,
+                    base_reasoning=before.reasoning,
+                    ablated_reasoning=after.reasoning,
                     base_verdict=before.verdict,
                     ablated_verdict=after.verdict,
                     metrics=moved,

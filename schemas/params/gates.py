@@ -46,7 +46,8 @@ class Gate(Section):
     """Of the interval that decides: a gate passes where all of it is within the limit, fails where all of it is
     outside, and is inconclusive in between."""
     inconclusive: Literal["warn", "fail"] = "warn"
-    """What an inconclusive gate does to the verdict."""
+    """Whether an inconclusive gate is accepted: with `fail`, the command `gate` exits with 4 and the commit's status is
+    a failure; with `warn`, it exits with 0. A gate that fails or is void is never accepted."""
     limit: SkipJsonSchema[Any]
     """A `Limit` of excise/comparison/limits/."""
 
