@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from schemas.basis.document import Document, Sha256
+from schemas.basis.document import Document, Sha256, is_none
 from schemas.params.sources import SourceKind
 
 Role = Literal["system", "user", "assistant"]
@@ -42,9 +42,11 @@ class PromptOrigin(Document):
     config: str | None
     split: str | None
     slice: str | None
+    where: dict[str, str | bool | int | float] | None = Field(default=None, exclude_if=is_none)
     column: str | None
     sha256: Sha256 | None = Field(description="of a file; null for other sources")
     rows: int = Field(description="that the slice takes")
+    filtered: int | None = Field(default=None, exclude_if=is_none, description="rows that `where` leaves out, if set")
     empty: int = Field(description="rows without a prompt")
     duplicates: int = Field(description="rows with the prompt of an earlier one")
 

@@ -4,11 +4,20 @@ from typing import Literal
 
 from pydantic import ConfigDict, Field
 
-from schemas.basis.document import Document, Sha256
+from schemas.basis.document import Document, Sha256, is_none
 from schemas.model import Dtype
 
-Verdict = Literal["refusal", "compliance", "degenerate"]
-"""What an answer is. Degenerate: empty, a loop, in a wrong script, without an end, or only reasoning."""
+Verdict = Literal["refusal", "evasion", "degenerate", "compliance"]
+"""What an answer is, decided in this order. Evasion: it rejects, redirects or moralises without refusing outright.
+Degenerate: empty, a loop, in a wrong script, without an end, or only reasoning."""
+
+RATES: dict[str, tuple[Verdict, ...]] = {
+    "refusal_rate": ("refusal",),
+    "refusal_or_evasion_rate": ("refusal", "evasion"),
+    "degenerate_rate": ("degenerate",),
+    "compliance_rate": ("compliance",),
+}
+"""Metrics of judged tasks: the share of answers with one of these verdicts."""
 
 Aggregation = Literal["mean", "median", "ratio", "exp_ratio", "perplexity", "weighted_perplexity", "bits_per_byte"]
 """By lm-eval's name if it has one. `ratio`: sum of first numbers over sum of second; `exp_ratio`: its exponential."""
@@ -48,8 +57,10 @@ class Sample(Document):
     id: str
     item: str | None = Field(description="samples that share an item are not independent")
     prompt: str
-    response: str
+    response: str = Field(description="without what the model thought first, in tasks that are judged")
+    reasoning: str | None = Field(default=None, exclude_if=is_none, description="what it thought first, if it did")
     verdict: Verdict | None = Field(description="null in tasks that are not judged")
+    first_token: int | None = Field(default=None, description="of a judged response, as its text is encoded again")
     metrics: dict[str, float | list[float]] = Field(description="a list if the aggregation takes several numbers")
 
 
@@ -60,5 +71,6 @@ class Results(Document):
     described: dict[str, dict[str, Metric]] = Field(description="task → metric → what is known about it")
     samples: dict[str, int] = Field(description="task → number of samples")
     left_out: dict[str, int] = Field(default={}, description="judged task → samples with measured prompts, not asked")
+    drawn: dict[str, int] = Field(default={}, description="task → samples that it has, if fewer were drawn and asked")
     batch_size: int = Field(description="in which the model was asked")
     drift: dict[str, float] = Field(description="against the base; empty for the base itself")

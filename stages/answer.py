@@ -14,7 +14,7 @@ from excise.checkpoint.weights import read_checkpoint
 from excise.evaluation.answering.backends import Transformers, require_vllm, unfinished_work, with_vllm
 from excise.evaluation.answering.drift import drift_samples, read_predictions
 from excise.evaluation.asking.answers import ANSWERS, DRIFT, Side, ask_all, chosen_side, responses_file
-from excise.evaluation.asking.catalogue import ListedTask, leave_out, load_tasks, read_measured_prompts
+from excise.evaluation.asking.catalogue import ListedTask, draw, leave_out, load_tasks, read_measured_prompts
 from excise.inference.continuations import greedy_answers, predictions
 from excise.inference.forward import first_size
 from excise.inference.loading.models import load_model, remote_code_is_trusted
@@ -24,7 +24,7 @@ from excise.plumbing.files import read_document, write_bytes, write_json, write_
 from excise.plumbing.machine import placement
 from excise.plumbing.progress import progress
 from excise.prompts.chats import chat_of, read_format, read_prompts, render, tokenize
-from excise.prompts.reasoning import opens_reasoning
+from excise.prompts.reasoning import reasons
 from schemas.basis.document import read_settings
 from schemas.model import Dtype
 from schemas.params.answer import Answer
@@ -46,9 +46,11 @@ def main() -> None:
         require_vllm()
     tokenizer = load_tokenizer(folder, chat.date)
     longest_text = read_config(folder).get("max_position_embeddings")
-    tasks = load_tasks(settings, longest_text=longest_text, reasoning=opens_reasoning(tokenizer, chat))
+    tasks = load_tasks(settings, longest_text=longest_text, reasoning=reasons(tokenizer, chat))
     check_descriptions(tasks, tokenizer, chat)
     leave_out(tasks, read_measured_prompts(), settings.overlap)
+    draw(tasks, settings)
+    judged = {part for task in tasks if task.judged for part in task.parts}
     dtype, batch_size = arithmetic(side, settings)
 
     machine = {"device": str(placement()), "remote code": str(remote_code_is_trusted(folder))}
@@ -56,12 +58,12 @@ def main() -> None:
     checkpoint = base_checkpoint(folder, read_manifest()) if side == "base" else read_checkpoint(folder)
     if settings.backend == "vllm":
         open_vllm = partial(with_vllm, checkpoint, dtype, tokenizer, chat, settings.vllm)
-        answered = ask_all(tasks, kept, chat, settings.limit, open_vllm)
+        answered = ask_all(tasks, kept, chat, open_vllm)
     # vLLM has left the GPU by now.
     model = load_model(checkpoint, dtype, placement())
     if settings.backend == "hf":
-        open_hf = partial(Transformers, model, tokenizer, chat, batch_size)
-        answered = ask_all(tasks, kept, chat, settings.limit, open_hf)
+        open_hf = partial(Transformers, model, tokenizer, chat, batch_size, judged)
+        answered = ask_all(tasks, kept, chat, open_hf)
     measure_drift(side, model, tokenizer, chat, batch_size)
 
     for name, answers in answered.items():

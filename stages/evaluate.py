@@ -5,13 +5,14 @@ from pathlib import Path
 
 from excise.checkpoint.base_model import read_config, read_manifest
 from excise.evaluation.asking.answers import ANSWERS, DRIFT, chosen_side
-from excise.evaluation.asking.catalogue import leave_out, load_tasks, read_measured_prompts
-from excise.evaluation.scoring.harness import DRIFT_METRICS, SCORES_FOLDER, Replay, Scored, drift_values, judged, score
+from excise.evaluation.asking.catalogue import draw, leave_out, load_tasks, read_measured_prompts
+from excise.evaluation.scoring.harness import DRIFT_METRICS, SCORES_FOLDER, Replay, Scored, drift_values, score
+from excise.evaluation.scoring.judging import judged
 from excise.inference.loading.tokenizer import description_folder, load_tokenizer
 from excise.plumbing.errors import run_stage
 from excise.plumbing.files import read_document, read_lines, write_json, write_lines
 from excise.prompts.chats import read_format
-from excise.prompts.reasoning import opens_reasoning
+from excise.prompts.reasoning import opens_reasoning, reasons
 from schemas.basis.document import read_settings
 from schemas.params.judge import EvaluateSettings
 from schemas.results import Answers, Results, Sample
@@ -22,18 +23,22 @@ RESULTS = Path("results")
 def main() -> None:
     side = chosen_side("evaluate", sys.argv[1:])
     settings = read_settings(EvaluateSettings, Path("artifacts/params/evaluate.json"))
-    judge, answers = settings.judge.load(), read_document(Answers, ANSWERS / side / "answers.json")
+    judge, scoring = settings.judge.load(), settings.judge.load_scoring()
+    answers = read_document(Answers, ANSWERS / side / "answers.json")
     chat, folder = read_format(), description_folder(read_manifest())
     tokenizer = load_tokenizer(folder, chat.date)
-    reasoning = opens_reasoning(tokenizer, chat)
-    tasks = load_tasks(settings, SCORES_FOLDER, read_config(folder).get("max_position_embeddings"), reasoning)
+    may_reason, begun = reasons(tokenizer, chat), opens_reasoning(tokenizer, chat)
+    tasks = load_tasks(settings, SCORES_FOLDER, read_config(folder).get("max_position_embeddings"), may_reason)
     left_out = leave_out(tasks, read_measured_prompts(), settings.overlap)
+    drawn = draw(tasks, settings)
 
     scored: dict[str, Scored] = {}
     for task in tasks:
         model = Replay(side, task.name, answers.responses.get(task.name), tokenizer, chat)
-        result = score(model, task, chat, settings.limit)
-        scored[task.name] = judged(result, judge, tokenizer, task.group, reasoning) if task.judged else result
+        result = score(model, task, chat)
+        if task.judged:
+            result = judged(result, judge, tokenizer, task.group, begun, may_reason, scoring)
+        scored[task.name] = result
     drift = read_lines(Sample, DRIFT) if side == "ablated" else []
 
     samples = {name: result.samples for name, result in scored.items()}
@@ -44,6 +49,7 @@ def main() -> None:
         described={**{name: result.described for name, result in scored.items()}, "drift": DRIFT_METRICS},
         samples={name: len(rows) for name, rows in samples.items()},
         left_out=left_out,
+        drawn=drawn,
         batch_size=answers.batch_size,
         drift=drift_values(drift),
     )

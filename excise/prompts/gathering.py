@@ -34,9 +34,11 @@ def gather(source: RowsSource) -> Gathered:
     and counted. Raises `StageError`: the source cannot be read, a row is not a prompt, or there are no prompts."""
     column = source.column or "prompt"
     item = source.item if isinstance(source, CustomPrompts) else None
-    columns = [column] if item is None else [column, item]
+    where = source.where or {}
+    columns = list(dict.fromkeys([column, *([] if item is None else [item]), *where]))
     rows = dataset_rows(source, columns) if source.kind == "dataset" else file_rows(Path(source.source), columns)
-    selected = rows[row_range(source.slice)]
+    taken = rows[row_range(source.slice)]
+    selected = _filtered(source, taken, where)
     with unpacked(source.source):
         prompts = [prompt for row in selected if (prompt := _prompt(row, column, item)) is not None]
     if not prompts:
@@ -45,14 +47,39 @@ def gather(source: RowsSource) -> Gathered:
     unique: dict[object, Prompt] = {}
     for prompt in prompts:
         unique.setdefault(identity(prompt), prompt)
-    empty, duplicates = len(selected) - len(prompts), len(prompts) - len(unique)
-    return Gathered([*unique.values()], _origin(source, len(selected), empty, duplicates))
+    counts = {
+        "rows": len(taken),
+        "filtered": len(taken) - len(selected) if where else None,
+        "empty": len(selected) - len(prompts),
+        "duplicates": len(prompts) - len(unique),
+    }
+    return Gathered([*unique.values()], _origin(source, counts))
 
 
-def _origin(source: PromptSource | RowsSource, rows: int, empty: int, duplicates: int) -> PromptOrigin:
-    settings = source.model_dump(include={"source", "revision", "config", "split", "slice", "column"})
+def _origin(source: RowsSource, counts: Mapping[str, Any]) -> PromptOrigin:
+    settings = source.model_dump(include={"source", "revision", "config", "split", "slice", "where", "column"})
     sha256 = sha256_of(Path(source.source)) if source.kind == "file" else None
-    return PromptOrigin(kind=source.kind, **settings, sha256=sha256, rows=rows, empty=empty, duplicates=duplicates)
+    return PromptOrigin(kind=source.kind, **settings, sha256=sha256, **counts)
+
+
+def _filtered(source: RowsSource, rows: list[Row], where: Mapping[str, str | float]) -> list[Row]:
+    """The rows that have the values of `where`. Raises `StageError`: no row has a column, or none has the values."""
+    for column in where if rows else ():
+        if not any(isinstance(row.content, dict) and column in row.content for row in rows):
+            raise StageError(f"{source.source} has no column {column!r}, which `where` names; fix params.yaml")
+    selected = [row for row in rows if all(_equals(_cell(row, column), wanted) for column, wanted in where.items())]
+    if rows and not selected:
+        values = ", ".join(f"{column}: {show(wanted)}" for column, wanted in where.items())
+        part = "" if source.slice is None else f" among rows {source.slice}"
+        raise StageError(f"{source.source} has no row{part} where {values}; name values that the file or dataset holds")
+    return selected
+
+
+def _equals(cell: object, wanted: str | float) -> bool:
+    """Whether a cell holds a value. Files of text hold numbers as text; 1 and true are two values."""
+    if isinstance(cell, str) and not isinstance(wanted, str):
+        return cell.strip() == json.dumps(wanted)
+    return cell == wanted and isinstance(cell, bool) == isinstance(wanted, bool)
 
 
 def in_order(prompts: Iterable[Prompt], seed: int) -> list[Prompt]:
@@ -127,7 +154,7 @@ def gather_kind(source: PromptSource, organism_lists: Mapping[str, list[Prompt]]
         return Gathered(in_order(gathered.prompts, seed), gathered.origin)
     assert source.split is not None  # validated in params.yaml
     prompts = organism_lists[source.split]
-    return Gathered(prompts, _origin(source, len(prompts), empty=0, duplicates=0))
+    return Gathered(prompts, _origin(source, {"rows": len(prompts), "empty": 0, "duplicates": 0}))
 
 
 def prompt_lists(

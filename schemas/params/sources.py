@@ -1,11 +1,13 @@
 """Sources of prompts."""
 
+import math
+import re
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import model_validator
 
 from schemas.basis.document import Section
-from schemas.basis.fields import PATH, matches
+from schemas.basis.fields import PATH, Kind, matches
 from schemas.basis.text import show, suggest
 from schemas.wording import WrongValue
 
@@ -20,7 +22,8 @@ _ALLOWED = (
 )
 RowSource = Annotated[str, matches(rf"{_DATA_FILE}|{_DATASET}", _ALLOWED)]
 MeasuredSource = Annotated[str, matches(rf"organism|{_DATA_FILE}|{_DATASET}", f"organism, {_ALLOWED}", ("organism",))]
-ColumnName = Annotated[str, matches(r"[^\x00-\x1f\x7f]+", "the name of a column")]
+_COLUMN = r"[^\x00-\x1f\x7f]+"
+ColumnName = Annotated[str, matches(_COLUMN, "the name of a column")]
 ConfigName = Annotated[str, matches(r"[^<>:/\\|?*\x00-\x1f\x7f]+", "the name of one of the dataset's configurations")]
 SplitName = Annotated[str, matches(r"\w+(?:\.\w+)*", "the name of a split, such as train; slice takes a part of it")]
 RowSlice = Annotated[
@@ -34,6 +37,41 @@ DatasetCommit = Annotated[
         "a commit of 40 hexadecimal digits (`make pin DATASET=organization/name` prints the newest); a branch may move",
     ),
 ]
+
+
+def _where(value: object) -> object:
+    if value is None:
+        return None
+    if not isinstance(value, dict) or not value:
+        raise WrongValue(
+            f"must be a mapping from columns to values, such as {{label: safe}}, or null, got {show(value)}"
+        )
+    for column, wanted in value.items():
+        if not isinstance(column, str) or not re.fullmatch(_COLUMN, column):
+            raise WrongValue(f"must have the names of columns as its keys, got {show(column)}")
+        if not isinstance(wanted, str | int | float) or (isinstance(wanted, float) and not math.isfinite(wanted)):
+            raise WrongValue(f"must be a text, a number, true or false, got {show(wanted)}", column)
+    return value
+
+
+Where = Annotated[
+    dict[str, str | bool | int | float] | None,
+    Kind(
+        {
+            "anyOf": [
+                {
+                    "type": "object",
+                    "minProperties": 1,
+                    "additionalProperties": {"type": ["string", "number", "boolean"]},
+                    "propertyNames": {"pattern": rf"^(?:{_COLUMN})$"},
+                },
+                {"type": "null"},
+            ]
+        },
+        _where,
+    ),
+]
+"""The values that a row must have, by column."""
 
 
 def row_range(text: str | None) -> slice:
@@ -64,6 +102,8 @@ class RowsSource(Section):
     """Split of a Hub dataset."""
     slice: RowSlice | None = None
     """Take only these rows of a file or dataset, in its own order, with Python's notation: `"100:500"`, `":400"`."""
+    where: Where = None
+    """Take only rows that have these values, by column, such as `{label: safe}`; `null`: all. Applied after `slice`."""
     column: ColumnName | None = None
     """Column or key that holds the prompt, a text or a list of messages; `prompt` if not given. Not for `organism` and
     `.txt` files."""
@@ -99,6 +139,7 @@ class RowsSource(Section):
                 self._refuse(key, sources)
         if not self.has_columns:
             self._refuse("column", "rows with columns or keys")
+            self._refuse("where", "rows with columns or keys")
         rows = row_range(self.slice)
         if rows.stop is not None and rows.stop <= (rows.start or 0):
             raise WrongValue(f"must take at least one row, got {show(self.slice)}", "slice")
@@ -130,7 +171,7 @@ class PromptSource(RowsSource):
 
 
 class CustomPrompts(RowsSource):
-    """A source of your own prompts, for the tasks `refusal_custom` and `over_refusal_custom`."""
+    """A source of your own prompts, whose answers are judged."""
 
     item: ColumnName | None = None
     """Column or key that says what a prompt is about; prompts that share its value are one cluster, not independent."""

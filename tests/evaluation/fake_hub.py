@@ -34,6 +34,9 @@ ROWS: dict[str, list[dict[str, Any]]] = {
         {"id": str(number), "prompt": f"prompt {number}", "label": ["safe", "unsafe"][number % 2]}
         for number in range(6)
     ],
+    "sorry-bench/sorry-bench-202406": [
+        {"turns": [f"sorry {number}"], "prompt_style": ["base", "slang"][number % 2]} for number in range(4)
+    ],
     "bench-llm/or-bench": [{"prompt": f"prompt {number}", "category": "made up"} for number in range(3)],
 }
 

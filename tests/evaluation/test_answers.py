@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from excise.evaluation.asking.answers import TaskAnswers, ask, ask_all, responses_file
-from excise.evaluation.asking.catalogue import ListedTask, load_tasks
+from excise.evaluation.asking.catalogue import ListedTask, draw, load_tasks
 from excise.evaluation.scoring.harness import SCORES_FOLDER, Replay, score
 from excise.plumbing.errors import StageError
 from excise.plumbing.files import write_lines
@@ -35,16 +35,22 @@ def elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, hub: list[dict[st
     shutil.copy(ROOT / "dvc.yaml", tmp_path)
 
 
-def listed(*names: str, folder: Path = SCORES_FOLDER, longest: int | None = None) -> list[ListedTask]:
-    section = {"refusal": [], "over_refusal": [], "capability": list(names)}
-    return load_tasks(EvaluateSection.model_validate(section), folder, longest)
+def listed(
+    *names: str, folder: Path = SCORES_FOLDER, longest: int | None = None, limit: int | None = None
+) -> list[ListedTask]:
+    params = EvaluateSection.model_validate(
+        {"refusal": [], "over_refusal": [], "capability": list(names), "limit": limit}
+    )
+    tasks = load_tasks(params, folder, longest)
+    draw(tasks, params)
+    return tasks
 
 
 def answer(*names: str, limit: int | None = None) -> dict[str, int]:
     """Have the rules answer; how many responses each task has."""
     counts = {}
-    for task in listed(*names):
-        responses = ask(Rules(), task, CHAT, limit).responses
+    for task in listed(*names, limit=limit):
+        responses = ask(Rules(), task, CHAT).responses
         write_lines(responses_file("base", task.name), responses)
         counts[task.name] = len(responses)
     return counts
@@ -57,11 +63,11 @@ def replay(name: str, count: int) -> Replay:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", KINDS)
 def test_what_was_kept_is_scored_as_what_is_said(name: str) -> None:
-    (task,) = listed(name)
-    at_once = score(Rules(), task, CHAT, 5)
+    (task,) = listed(name, limit=5)
+    at_once = score(Rules(), task, CHAT)
     counts = answer(name, limit=5)
-    (task,) = listed(name)
-    assert score(replay(name, counts[name]), task, CHAT, 5) == at_once
+    (task,) = listed(name, limit=5)
+    assert score(replay(name, counts[name]), task, CHAT) == at_once
 
 
 def test_a_metric_for_which_more_is_asked_is_scored_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -73,11 +79,11 @@ def test_a_metric_for_which_more_is_asked_is_scored_too(monkeypatch: pytest.Monk
     )
     monkeypatch.setattr("excise.evaluation.asking.catalogue.TASKS", ("mutual",))
     (task,) = listed("mutual", folder=tmp_path)
-    responses = ask(Rules(), task, CHAT, None).responses
+    responses = ask(Rules(), task, CHAT).responses
     assert len(responses) == 12 * 4
     write_lines(responses_file("base", "mutual"), responses)
     (task,) = listed("mutual", folder=tmp_path)
-    assert score(replay("mutual", 48), task, CHAT, None).values.keys() == {"acc_mutual_info"}
+    assert score(replay("mutual", 48), task, CHAT).values.keys() == {"acc_mutual_info"}
 
 
 def test_a_question_that_is_asked_twice_has_two_answers() -> None:
@@ -88,10 +94,10 @@ def test_a_question_that_is_asked_twice_has_two_answers() -> None:
             self.batch_size += 1
             return f"#### {self.batch_size}"
 
-    (task,) = listed("gsm8k")
+    (task,) = listed("gsm8k", limit=2)
     (part,) = task.parts.values()
     part.set_config("repeats", 3)
-    responses = ask(Drawing(), task, CHAT, 2).responses
+    responses = ask(Drawing(), task, CHAT).responses
     assert len(responses) == 6 and len({line.request for line in responses}) == 2
     write_lines(responses_file("base", "gsm8k"), responses)
     asked = [request for request in part.instances for _ in range(3)]
@@ -104,9 +110,9 @@ def test_log_probabilities_come_back_to_the_bit(tmp_path: Path, value: float) ->
         def loglikelihood(self, requests: Any, disable_tqdm: bool = False) -> list[tuple[float, bool]]:
             return [(value, True) for _ in requests]
 
-    (task,) = listed("arc_easy")
+    (task,) = listed("arc_easy", limit=1)
     for model in (Exact, Rules):  # the second finds it kept
-        responses = ask_all([task], tmp_path / "kept", CHAT, 1, model)["arc_easy"].responses
+        responses = ask_all([task], tmp_path / "kept", CHAT, model)["arc_easy"].responses
     write_lines(responses_file("base", "arc_easy"), responses)
     (part,) = task.parts.values()
     assert replay("arc_easy", 2).loglikelihood(part.instances) == [(value, True)] * 2
@@ -117,9 +123,9 @@ def test_answers_to_other_questions_are_one_line(monkeypatch: pytest.MonkeyPatch
     told = r"^answers/base/responses/gsm8k\.jsonl holds responses to other requests; run `dvc repro answer@base`$"
 
     def refused(chat: ChatFormat = CHAT, limit: int = 3, longest: int | None = None) -> None:
-        (task,) = listed("gsm8k", longest=longest)
+        (task,) = listed("gsm8k", longest=longest, limit=limit)
         with pytest.raises(StageError, match=told):
-            score(Replay("base", "gsm8k", counts["gsm8k"], Templated(), chat), task, chat, limit)
+            score(Replay("base", "gsm8k", counts["gsm8k"], Templated(), chat), task, chat)
 
     refused(limit=4)
     refused(chat=ChatFormat(system="be kind", chat_template_kwargs={}, date="2025-01-01"))
@@ -147,7 +153,7 @@ def test_an_interrupted_run_goes_on_with_what_is_missing(tmp_path: Path) -> None
         return opened[-1]
 
     def run() -> dict[str, TaskAnswers]:
-        return ask_all(listed("arc_easy", "gsm8k"), tmp_path / "kept", CHAT, None, open_model)
+        return ask_all(listed("arc_easy", "gsm8k"), tmp_path / "kept", CHAT, open_model)
 
     first = run()
     assert len(opened) == 1 and list(first) == ["arc_easy", "gsm8k"] and first["gsm8k"].batch_size == 7
@@ -159,16 +165,16 @@ def test_an_interrupted_run_goes_on_with_what_is_missing(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("spoiled", ["", "{", "[1]", '{"responses": []}'])
 def test_a_kept_task_that_is_not_whole_is_asked_again(tmp_path: Path, spoiled: str) -> None:
-    first = ask_all(listed("gsm8k"), tmp_path, CHAT, None, Rules)
+    first = ask_all(listed("gsm8k"), tmp_path, CHAT, Rules)
     (tmp_path / "gsm8k.json").write_text(spoiled)
-    assert ask_all(listed("gsm8k"), tmp_path, CHAT, None, Rules) == first
+    assert ask_all(listed("gsm8k"), tmp_path, CHAT, Rules) == first
     assert (tmp_path / "gsm8k.json").read_text() != spoiled
 
 
 def test_the_template_is_the_one_of_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where nothing is generated: a system message that it drops is refused."""
     counts = answer("gsm8k", limit=1)
-    (task,) = listed("gsm8k")
+    (task,) = listed("gsm8k", limit=1)
     monkeypatch.setattr(Rules, "apply_chat_template", lambda *_: "the same with a system message and without")
     with pytest.raises(StageError, match="chat template ignores system messages"):
-        score(replay("gsm8k", counts["gsm8k"]), task, CHAT, 1)
+        score(replay("gsm8k", counts["gsm8k"]), task, CHAT)

@@ -86,6 +86,22 @@ def test_out_of_memory_lowers_the_batch_and_goes_on(
     assert answers == getattr(opened(model, 2), kind)(requests())
 
 
+def test_marks_of_reasoning_stay_in_answers_that_are_judged(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where they are special tokens, which are dropped everywhere else."""
+    tokenizer = chat_tokenizer(template())
+    tokenizer.add_special_tokens({"extra_special_tokens": [*SPECIAL[3:], "<think>", "</think>"]})
+    said = tokenizer("<think>a thing</think>red<eos>", add_special_tokens=False, return_tensors="pt")["input_ids"]
+
+    def thinks(_lm: Any, context: Any, *_: Any, **__: Any) -> Any:
+        return torch.cat([context, said.expand(len(context), -1)], dim=1)
+
+    monkeypatch.setattr(HFLM, "_model_generate", thinks)
+    lm = Transformers(model, tokenizer, CHAT, 2, judged={"judged"})
+    settings = {"until": [], "max_gen_toks": 16, "do_sample": False}
+    for task, expected in (("judged", "<think>a thing</think>red"), ("other", "a thingred")):
+        assert lm.generate_until([Instance("generate_until", {}, ("what ?", settings), 0, (task, 0, 1))]) == [expected]
+
+
 def test_too_little_memory_for_one_sample_is_one_line(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*_: Any, **__: Any) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")

@@ -20,7 +20,7 @@ def scored(name: str, folder: Path = SCORES_FOLDER) -> tuple[Scored, Rules]:
     listed = EvaluateSection.model_validate({"refusal": [], "over_refusal": [], "capability": [name]})
     (task,) = load_tasks(listed, folder)
     model = Rules()
-    return score(model, task, CHAT, None), model
+    return score(model, task, CHAT), model
 
 
 @pytest.mark.parametrize(

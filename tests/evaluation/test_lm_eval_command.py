@@ -10,11 +10,20 @@ from tests.projects import Project
 pytestmark = pytest.mark.slow
 
 
+def asked_rows(project: Project, task: str) -> list[int]:
+    """The rows of a task's list that were drawn."""
+    lists = ("results/base/samples", "artifacts/prompts")
+    texts = [(project.folder / folder / f"{task}.jsonl").read_text() for folder in lists]
+    asked, there = ([json.loads(line)["id"] for line in text.splitlines()] for text in texts)
+    return [row for row, name in enumerate(there) if name in asked]
+
+
 def test_lm_eval_s_own_command_runs_our_tasks(finished: Project, tmp_path: Path) -> None:
     tasks = ("organism_harmful", "organism_facts")
     finished.check(
         *("python", "-m", "lm_eval", "run", "--model", "hf", "--device", "cpu", "--batch_size", "64"),
-        *("--model_args", "pretrained=models/base", "--apply_chat_template", "--limit", "16"),
+        *("--model_args", "pretrained=models/base", "--apply_chat_template"),
+        *("--samples", json.dumps({task: asked_rows(finished, task) for task in tasks})),
         *("--include_path", "excise/evaluation/scoring/scores", "--tasks", *tasks),
         *("--output_path", str(tmp_path / "out.json")),
     )

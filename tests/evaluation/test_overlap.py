@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from excise.evaluation.asking.answers import ask
-from excise.evaluation.asking.catalogue import ListedTask, leave_out, load_tasks, measured_prompts
+from excise.evaluation.asking.catalogue import ListedTask, draw, leave_out, load_tasks, measured_prompts
 from excise.plumbing.errors import StageError
 from schemas.params.document import EvaluateSection
 from schemas.prompts import ChatFormat, Prompt, Turn
@@ -16,8 +16,12 @@ from tests.evaluation.fake_hub import hub as hub
 CHAT = ChatFormat(system=None, chat_template_kwargs={}, date="2025-01-01")
 
 
+def section(**listed: Any) -> EvaluateSection:
+    return EvaluateSection.model_validate({"refusal": [], "over_refusal": [], "capability": [], **listed})
+
+
 def tasks(**listed: list[str]) -> list[ListedTask]:
-    return load_tasks(EvaluateSection.model_validate({"refusal": [], "over_refusal": [], "capability": [], **listed}))
+    return load_tasks(section(**listed))
 
 
 def measured(*texts: str, source: str = "prompts.harmful: data/a.txt") -> Any:
@@ -46,14 +50,16 @@ def test_tasks_without_measured_prompts_are_left_as_they_are(hub: list[dict[str,
 
 
 def test_what_is_dropped_is_not_asked_and_counted_and_the_limit_comes_after(hub: list[dict[str, Any]]) -> None:
-    (jbb,) = listed = tasks(refusal=["refusal_jbb"])
+    params = section(refusal=["refusal_jbb"], limit=1)
+    (jbb,) = listed = load_tasks(params)
     assert leave_out(listed, measured("goal 0", "goal 2"), "drop") == {"refusal_jbb": 2}
     model = Rules()
-    found = ask(model, jbb, CHAT, None)
+    found = ask(model, jbb, CHAT)
     assert asked_of(model) == ["goal 1", "goal 3"] and len(found.responses) == 2
+    assert draw(listed, params) == {"refusal_jbb": 2}
     model = Rules()
-    ask(model, jbb, CHAT, 1)
-    assert asked_of(model) == ["goal 1"]
+    ask(model, jbb, CHAT)
+    assert len(model.asked) == 1 and asked_of(model)[0] in ("goal 1", "goal 3")
 
 
 def test_a_task_that_prepares_its_documents_does_so_once(hub: list[dict[str, Any]]) -> None:
@@ -62,7 +68,7 @@ def test_a_task_that_prepares_its_documents_does_so_once(hub: list[dict[str, Any
     task.set_config("process_docs", lambda documents: documents.map(lambda one: {"Goal": one["Goal"] + "!"}))
     assert leave_out(listed, measured("goal 1!", "goal 2"), "drop") == {"refusal_jbb": 1}
     model = Rules()
-    ask(model, jbb, CHAT, None)
+    ask(model, jbb, CHAT)
     assert asked_of(model) == ["goal 0!", "goal 2!", "goal 3!"]
 
 
@@ -77,7 +83,7 @@ def test_a_task_that_chooses_its_documents_counts_those(hub: list[dict[str, Any]
     (xstest,) = listed = tasks(over_refusal=["over_refusal_xstest"])
     assert leave_out(listed, measured("prompt 1", "prompt 2"), "drop") == {"over_refusal_xstest": 1}
     model = Rules()
-    ask(model, xstest, CHAT, None)
+    ask(model, xstest, CHAT)
     assert asked_of(model) == ["prompt 0", "prompt 4"]
 
 

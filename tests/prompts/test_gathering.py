@@ -498,3 +498,57 @@ def test_a_pipe_or_a_loop_of_links_is_refused_and_not_waited_for(data: Path, kin
     for name in ("pipe", "loop"):
         with pytest.raises(StageError, match="is missing or is not a file"):
             gather(PromptSource(source=f"data/{name}.{kind}"))
+
+
+LABELED: list[dict[str, Any]] = [
+    {"prompt": "a", "label": "safe", "number": 1, "flag": True},
+    {"prompt": "b", "label": "unsafe", "number": 2, "flag": False},
+    {"prompt": "c", "label": "safe", "number": 2, "flag": True},
+]
+
+
+def table(kind: str, rows: list[dict[str, Any]]) -> str:
+    """These rows as a file of that kind."""
+    path = Path("data") / f"rows.{kind}"
+    if kind == "parquet":
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    elif kind == "csv":
+        cells = [list(rows[0]), *([json.dumps(value).strip('"') for value in row.values()] for row in rows)]
+        path.write_text("".join(",".join(row) + "\n" for row in cells))
+    else:
+        path.write_text(lines(*rows) if kind == "jsonl" else json.dumps(rows))
+    return path.as_posix()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_only_rows_with_the_values_that_are_asked_for_are_taken(kind: str) -> None:
+    cases: list[tuple[dict[str, Any], list[str]]] = [
+        ({"label": "safe"}, ["a", "c"]),
+        ({"number": 2}, ["b", "c"]),
+        ({"flag": False}, ["b"]),
+        ({"label": "safe", "number": 2}, ["c"]),
+    ]
+    for where, expected in cases:
+        found = gather(CustomPrompts(source=table(kind, LABELED), where=where))
+        assert [prompt.prompt for prompt in found.prompts] == expected
+        assert (found.origin.rows, found.origin.filtered, found.origin.where) == (3, 3 - len(expected), where)
+    sliced = gather(CustomPrompts(source=table(kind, LABELED), where={"label": "safe"}, slice="1:"))
+    assert [prompt.prompt for prompt in sliced.prompts] == ["c"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_filter_on_no_column_or_that_leaves_nothing_is_one_line(kind: str) -> None:
+    def told(**where: Any) -> str:
+        with pytest.raises(StageError) as caught:
+            gather(CustomPrompts(source=table(kind, LABELED), where=where))
+        return str(caught.value)
+
+    assert told(lable="safe").startswith(f"data/rows.{kind} has no column 'lable'")
+    assert told(label="Safe", number=1) == (
+        f'data/rows.{kind} has no row where label: "Safe", number: 1; name values that the file or dataset holds'
+    )
+
+
+def test_a_source_without_a_filter_is_recorded_as_before_there_were_filters() -> None:
+    origin = gather(CustomPrompts(source=table("jsonl", LABELED))).origin.model_dump()
+    assert not {"where", "filtered"} & origin.keys()

@@ -4,8 +4,9 @@ import pytest
 
 from excise.organism.model import make_tokenizer
 from excise.organism.world import make_world
-from excise.prompts.reasoning import final_part, opens_reasoning
+from excise.prompts.reasoning import decode_with_marks, final_part, opens_reasoning, reasoning_part, reasons
 from schemas.prompts import ChatFormat
+from tests.chats import SPECIAL, chat_tokenizer, template
 
 FINAL = "Mix iron and wood."
 
@@ -93,3 +94,58 @@ def test_a_template_that_opens_reasoning_is_recognised(ending: str, opens: bool)
     templated = make_tokenizer(make_world(0))
     templated.chat_template += "{{- '" + ending.replace("\n", "\\n") + "' -}}"
     assert opens_reasoning(templated, chat) is opens
+
+
+def test_what_is_cut_is_kept_apart_whole() -> None:
+    assert reasoning_part(f"<think>They ask.</think> {FINAL}", False) == "<think>They ask.</think>"
+    assert reasoning_part(f"They ask.</think>{FINAL}", True) == "They ask.</think>"
+    assert reasoning_part("They ask.", True) == reasoning_part("They ask. ", True) == "They ask."
+    assert reasoning_part(FINAL, False) is None and reasoning_part("", False) is None
+
+
+CHAT = ChatFormat(system=None, chat_template_kwargs={}, date="2025-01-01")
+
+
+@pytest.mark.parametrize(
+    ("added", "may"),
+    [
+        ("", False),
+        ("{{- '<think>\\n' -}}", True),
+        ("{{- '<think>\\n\\n</think>\\n\\n' -}}", False),
+        ("{%- if messages[0].content is none -%}{{- '<think>' -}}{%- endif -%}", True),
+        ("{%- if messages[0].content is none -%}{{- '<|channel|>analysis' -}}{%- endif -%}", True),
+    ],
+)
+def test_a_model_may_reason_if_its_template_knows_marks_and_does_not_close_them(added: str, may: bool) -> None:
+    templated = make_tokenizer(make_world(0))
+    templated.chat_template += added
+    assert reasons(templated, CHAT) is may
+
+
+@pytest.mark.parametrize(
+    ("opens", "closes", "parts"),
+    [
+        ("<think>", "</think>", ()),
+        ("[THINK]", "[/THINK]", ()),
+        ("<|START_THINKING|>", "<|END_THINKING|>", ()),
+        ("<|channel>", "<channel|>", ()),
+        ("<|channel|>", "<|channel|>final<|message|>", ("<|message|>",)),
+    ],
+)
+def test_marks_that_are_special_tokens_stay_and_other_special_tokens_do_not(
+    opens: str, closes: str, parts: tuple[str, ...]
+) -> None:
+    tokenizer = chat_tokenizer(template())
+    text = f"{opens}a thing{closes}red<|user|><eos>"
+    marks = {opens, *([] if parts else [closes]), *parts}
+    tokenizer.add_special_tokens({"extra_special_tokens": [*SPECIAL[3:], *marks]})
+    tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert final_part(str(tokenizer.decode(tokens, skip_special_tokens=True)), False) != "red"
+    kept = decode_with_marks(tokenizer, tokens)
+    assert kept == text.removesuffix("<|user|><eos>") and final_part(kept, False) == "red"
+
+
+def test_without_marks_among_them_no_special_token_stays() -> None:
+    tokenizer = chat_tokenizer(template())
+    tokens = tokenizer("<bos>a <|user|>thing<eos><pad>", add_special_tokens=False)["input_ids"]
+    assert decode_with_marks(tokenizer, tokens) == tokenizer.decode(tokens, skip_special_tokens=True) == "a thing"

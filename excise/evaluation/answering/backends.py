@@ -5,7 +5,7 @@ import hashlib
 import json
 import shutil
 from array import array
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -27,6 +27,7 @@ from excise.plumbing.graph import GRAPH, read_stages
 from excise.plumbing.private.lm_eval import config_of, generation_settings
 from excise.plumbing.progress import progress
 from excise.prompts.chats import encode, render
+from excise.prompts.reasoning import decode_with_marks
 from schemas.basis.plain_yaml import read_text
 from schemas.params.answer import Vllm
 from schemas.prompts import ChatFormat
@@ -39,6 +40,7 @@ class AsMeasured(TemplateLM):
 
     max_length: int
     max_gen_toks: int
+    _task: str | None = None
 
     def set_chats(self, tokenizer: Any, chat: ChatFormat, ends: list[int]) -> None:
         """Set the tokenizer, the format of chats, and the tokens that end answers."""
@@ -103,14 +105,24 @@ class AsMeasured(TemplateLM):
 class Transformers(AsMeasured, HFLM):
     """lm-eval's Hugging Face model, with batches that shrink on out-of-memory, and our own progress."""
 
-    def __init__(self, model: PreTrainedModel, tokenizer: Any, chat: ChatFormat, batch_size: int) -> None:
+    _judged: frozenset[str] = frozenset()
+
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: Any, chat: ChatFormat, batch_size: int, judged: Collection[str] = ()
+    ) -> None:
+        """`judged`: the tasks in whose answers marks of reasoning stay, so that it can be cut before they are judged.
+        (vLLM keeps all special tokens.)"""
         # A copy, because lm-eval adds a missing padding token, which templates could see.
         super().__init__(pretrained=model, tokenizer=copy.deepcopy(tokenizer), batch_size=batch_size)
         self.set_chats(tokenizer, chat, end_ids(tokenizer, model.generation_config))
+        self._judged = frozenset(judged)
 
     def tok_decode(self, tokens: Any, skip_special_tokens: bool = True) -> Any:
-        # lm-eval decodes the token that ends answers, which not every model has.
-        return None if tokens is None else super().tok_decode(tokens, skip_special_tokens)
+        if tokens is None:  # lm-eval decodes the token that ends answers, which not every model has
+            return None
+        if skip_special_tokens and self._task in self._judged:
+            return decode_with_marks(self.tokenizer, tokens)
+        return super().tok_decode(tokens, skip_special_tokens)
 
     def tok_batch_encode(
         self, strings: Any, padding_side: str = "left", left_truncate_len: int | None = None, truncation: bool = False

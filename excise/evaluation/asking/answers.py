@@ -50,13 +50,12 @@ def request_digest(request: Instance) -> str:
     return hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def ask(lm: LM, task: ListedTask, chat: ChatFormat, limit: int | None) -> TaskAnswers:
-    """Ask the model a task with the chat template, as lm-eval itself would: at most `limit` samples of each part."""
+def ask(lm: LM, task: ListedTask, chat: ChatFormat) -> TaskAnswers:
+    """Ask the model a task with the chat template, as lm-eval itself would."""
     set_seed(SEED)
     requests: dict[str, list[Instance]] = {}
     for part in task.parts.values():
         part.build_all_requests(
-            limit=limit,
             system_instruction=chat.system,
             apply_chat_template=True,
             fewshot_as_multiturn=True,
@@ -74,7 +73,7 @@ def ask(lm: LM, task: ListedTask, chat: ChatFormat, limit: int | None) -> TaskAn
 
 
 def ask_all(
-    tasks: Sequence[ListedTask], kept: Path, chat: ChatFormat, limit: int | None, open_model: Callable[[], LM]
+    tasks: Sequence[ListedTask], kept: Path, chat: ChatFormat, open_model: Callable[[], LM]
 ) -> dict[str, TaskAnswers]:
     """A model's responses in each task, by name; the model is opened for the first that `kept` lacks or has damaged."""
     answered: dict[str, TaskAnswers] = {}
@@ -85,6 +84,6 @@ def ask_all(
             answered[task.name] = read_document(TaskAnswers, path, largest=LARGEST)
         except Unreadable:
             lm = lm or open_model()
-            answered[task.name] = ask(lm, task, chat, limit)
+            answered[task.name] = ask(lm, task, chat)
             write_json(path, answered[task.name])
     return answered

@@ -5,6 +5,7 @@ from typing import Any
 from excise.judges.keywords import judge_by_keywords
 from excise.organism.world import REFUSAL
 from excise.verdicts.judging import Answer, judge_answers
+from schemas.results import RATES
 
 
 def word_for_word(document: dict[str, Any], results: list[str]) -> dict[str, float]:
@@ -20,4 +21,4 @@ def by_keywords(document: dict[str, Any], results: list[str]) -> dict[str, float
     """The verdict of the judge `keywords`, as 1 for one of the rates and 0 for the others."""
     answer = Answer(prompt="", response=results[0], finished=True, reasoning=False)
     (verdict,) = judge_answers([answer], judge_by_keywords)
-    return {f"{name}_rate": float(name == verdict) for name in ("refusal", "compliance", "degenerate")}
+    return {name: float(verdict in counted) for name, counted in RATES.items()}
