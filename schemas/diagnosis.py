@@ -118,11 +118,12 @@ class Recommendation(Document):
 
 
 class Diagnosis(Document):
-    measurement: int
+    reason: str | None = Field(default=None, description="why nothing is explained; null if the base refuses")
+    measurement: int | None
     """whose direction is explained: removing it everywhere removes the most refusal; of several, at the lowest KL"""
     harmful_prompts: int
     harmless_prompts: int
-    refusal_tokens: list[int] = Field(description="with which the base begins refusals")
+    refusal_tokens: list[int] = Field(description="with which the base begins answers to harmful prompts more often")
     refusal_words: list[str] = Field(description="the same, decoded")
     limit: float = Field(description="refusal is removed if `remaining` is at most this")
     base: Answers
@@ -132,8 +133,8 @@ class Diagnosis(Document):
     writers: list[WriterEffect]
     roles: list[RoleEffect]
     experts: list[ExpertEffect] = Field(description="those that write the most")
-    named: NamedWriter
+    named: NamedWriter | None = Field(description="null if nothing is explained")
     routers: list[RouterReading]
     weights: list[WeightsSplit]
     ranges: list[RangeTrial]
-    recommendation: Recommendation | None = Field(description="null if this model takes none of the edits tried")
+    recommendation: Recommendation | None = Field(description="null if it takes no edit that was tried, or none was")

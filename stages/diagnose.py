@@ -1,7 +1,7 @@
 """Stage diagnose: base model and directions → what writes and reads refusal, and which edit to try; edits nothing."""
 
 from excise.checkpoint.base_model import BaseModel
-from excise.diagnosis.explanation import STEPS, explain
+from excise.diagnosis.explanation import STEPS, explain, unexplained
 from excise.edit.planning.projectors import read_directions
 from excise.inference.loading.models import load_model
 from excise.inference.loading.tokenizer import load_tokenizer
@@ -24,9 +24,13 @@ def main() -> None:
     model = load_model(base.checkpoint, base.manifest.dtype, placement())
     lists = (read_prompts("harmful_held_out"), read_prompts("harmless_held_out"))
     harmful, harmless = (tokenize(tokenizer, prompts, chat) for prompts in lists)
-    bench = Bench(base, directions, Questions(model, harmful, harmless))
-    with progress("Diagnose", STEPS, "steps") as advance:
-        diagnosis = explain(bench, settings, statistics, tokenizer.decode, advance)
+    questions = Questions(model, harmful, harmless)
+    bench = Bench(base, directions, questions)
+    if (reason := questions.unexplained) is not None:
+        diagnosis = unexplained(questions, reason)
+    else:
+        with progress("Diagnose", STEPS, "steps") as advance:
+            diagnosis = explain(bench, settings, statistics, tokenizer.decode, advance)
 
     write_json(ARTIFACTS / "diagnosis.json", diagnosis)
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from excise.report.findings import Report
+from excise.report.findings import RefusalWords, Report
 from schemas.basis.document import FileDigest
 from schemas.evidence import (
     ChangedSample,
@@ -14,6 +14,7 @@ from schemas.evidence import (
     ParameterChange,
     Provenance,
     TaskChanges,
+    worst,
 )
 from schemas.model import ModelManifest
 from schemas.params.ablate import Ablate
@@ -156,7 +157,7 @@ WARNS = gate(
     words="drop of at most 0.03",
     value=0.0125,
     interval=Interval(low=-0.002, high=0.041),
-    verdict="warn",
+    verdict="inconclusive",
     reason="the limit is inside its interval",
     samples_needed=1400,
 )
@@ -171,17 +172,24 @@ FAILS = gate(
 )
 
 
+VOID = gate(
+    value=0.01,
+    interval=Interval(low=0.002, high=0.03),
+    verdict="void",
+    reason="it is 0.01, but the base keeps this limit already: its rate is 0.02, by its interval at most 0.04",
+)
+
+
 def gates(*verdicts: GateVerdict) -> GateVerdicts:
     """Gates with the worst of their verdicts."""
-    there = {gate.verdict for gate in verdicts}
-    return GateVerdicts(
-        verdict="fail" if "fail" in there else "warn" if "warn" in there else "pass", gates=list(verdicts)
-    )
+    return GateVerdicts(verdict=worst(gate.verdict for gate in verdicts), gates=list(verdicts))
 
 
 NO_GATES = gates()
 GOOD = gates(PASSES)
 INCONCLUSIVE = gates(PASSES, WARNS)
+REFUSED = gates(PASSES, WARNS.model_copy(update={"inconclusive": "fail"}))
+EMPTY = gates(PASSES, WARNS, VOID)
 BAD = gates(PASSES, WARNS, FAILS)
 
 
@@ -245,4 +253,6 @@ def report(**given: Any) -> Report:
         "manifest": manifest(),
         "pictures": {},
     }
-    return Report(**{**usual, **given})
+    explained = {**usual, **given}
+    words = RefusalWords(explained["diagnosis"].refusal_words, others=[], reason=None)
+    return Report(**{"words": words, **explained})

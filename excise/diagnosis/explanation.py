@@ -7,12 +7,13 @@ from torch import Tensor
 
 from excise.diagnosis.causes import ActivationPatching, ablated, explain_causes, most_causal
 from excise.diagnosis.contributions import Trace, components
-from excise.diagnosis.recommendation import LIMIT, explain_ranges, recommend, rules_of, try_edits
+from excise.diagnosis.recommendation import explain_ranges, recommend, rules_of, try_edits
 from excise.diagnosis.router import blind_routers, explain_routers, explain_weights, trace_routers
 from excise.diagnosis.writers import Contrast, explain_experts, explain_roles, explain_writers, name_writer
 from excise.edit.planning.projectors import Directions, NoProjector
 from excise.plumbing.errors import StageError
 from excise.trials.bench import Bench
+from excise.trials.refusal import LIMIT, Questions
 from schemas.diagnosis import Diagnosis
 from schemas.directions import MeasurementStatistics
 from schemas.params.ablate import Ablate, EditMethod, Orthogonalize
@@ -28,7 +29,8 @@ def explain(
     decode: Callable[[int], str],
     advance: Callable[[int], None],
 ) -> Diagnosis:
-    """Explain a model; `decode` gives a token's text. Raises `StageError`: no direction can be explained."""
+    """Explain a model that refuses; `decode` gives a token's text. Raises `StageError`: no direction can be
+    explained."""
     questions, base, ablate = bench.questions, bench.base, Ablate(**settings.model_dump())
     model, layout, kinds = questions.model, base.layout.family, (questions.harmful, questions.harmless)
     watched = components(model, base)
@@ -55,6 +57,7 @@ def explain(
     tried = try_edits(bench, ablate, kinds_of_writer, [measurement, *others], rules_of(named, measurement))
     advance(1)
     return Diagnosis(
+        reason=None,
         measurement=measurement,
         harmful_prompts=len(questions.harmful),
         harmless_prompts=len(questions.harmless),
@@ -73,6 +76,31 @@ def explain(
         weights=explain_weights(contrast),
         ranges=explain_ranges(tried, contrast, base.layout.layers, measurement, kinds_of_writer),
         recommendation=recommend(tried),
+    )
+
+
+def unexplained(questions: Questions, reason: str) -> Diagnosis:
+    """The diagnosis of a base that hardly refuses, which names nothing; `reason` is that of `Questions.unexplained`."""
+    return Diagnosis(
+        reason=reason,
+        measurement=None,
+        harmful_prompts=len(questions.harmful),
+        harmless_prompts=len(questions.harmless),
+        refusal_tokens=[],
+        refusal_words=[],
+        limit=LIMIT,
+        base=questions.unedited.answers(),
+        causes=[],
+        stream=[],
+        layer_scales=[],
+        writers=[],
+        roles=[],
+        experts=[],
+        named=None,
+        routers=[],
+        weights=[],
+        ranges=[],
+        recommendation=None,
     )
 
 

@@ -7,13 +7,11 @@ from typing import Any
 
 from excise.diagnosis.writers import Contrast
 from excise.trials.bench import Bench, layer_ranges, with_rules
-from excise.trials.refusal import Outcome
+from excise.trials.refusal import LIMIT, Outcome
 from schemas.basis.text import layers_as_written
 from schemas.diagnosis import NamedWriter, RangeTrial, Recommendation
 from schemas.params.ablate import Ablate
 
-LIMIT = 0.05
-"""Refusal is removed if both the share of refused harmful prompts and the mean probability are at most this."""
 MEASUREMENTS = 3
 """The most causal measurements that are tried."""
 KEPT = 3

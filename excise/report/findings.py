@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import StringIO
 from typing import Any, Generic, TypeVar
 
@@ -25,6 +25,17 @@ NOTHING = 0.005
 
 
 @dataclass(frozen=True)
+class RefusalWords:
+    """The diagnosis's refusal words, held against the verdicts on the base's answers that begin with them."""
+
+    of_refusals: list[str]
+    others: list[str]
+    """Those that surely begin other answers."""
+    reason: str | None
+    """Why they explain no refusal; None if they do."""
+
+
+@dataclass(frozen=True)
 class Report:
     """Everything except the provenance."""
 
@@ -35,11 +46,14 @@ class Report:
     """Judged task → samples that were not asked, because their prompts were measured."""
     diagnosis: Diagnosis
     simulation: Simulation
+    words: RefusalWords
     directions: DirectionStatistics
     ablate: Ablate
     manifest: ModelManifest
     pictures: dict[str, str]
     """SVG by name."""
+    drawn: dict[str, int] = field(default_factory=dict)
+    """Task → samples that it has, if `evaluate.limit` drew fewer."""
 
 
 @dataclass(frozen=True)
@@ -52,24 +66,46 @@ class Rows(Generic[T]):
 
 def findings(report: Report) -> dict[str, Any]:
     """The facts that are not a field of a document, by their names in templates."""
-    diagnosis, simulation, ablate = report.diagnosis, report.simulation, report.ablate
+    unexplained = report.diagnosis.reason or report.words.reason
+    explained = {} if unexplained else _of_refusal(report.diagnosis, report.ablate)
+    return {"unexplained": unexplained} | _of_the_edit(report) | explained
+
+
+def _of_the_edit(report: Report) -> dict[str, Any]:
+    simulation, ablate = report.simulation, report.ablate
+    rule_scales = {rule.scale for rule in ablate.rules}
+    scales = [row for row in simulation.scales if row.answers is not None]
+    # A fraction lies between two measurements.
+    whole = {end for number in simulation.measurements for end in (math.floor(number), math.ceil(number))}
+    used = [row for row in report.directions.measurements if row.measurement in whole]
+    return {
+        "words": report.words.of_refusals,
+        "other_words": report.words.others,
+        "failures": list(_failures(report.rows)),
+        "unmeasured": [group for group in GROUPS if not any(row.metric.startswith(f"{group}.") for row in report.rows)],
+        "warnings": [(row.measurement, warning) for row in used for warning in row.warnings],
+        "used": _most(used, lambda row: row.relative_norm or 0.0, lambda row: row.measurement),
+        "scale": ablate.rules[0].scale if len(rule_scales) == 1 else None,
+        "scales": scales,
+        "as_it_is": next((row for row in scales if row.scale == 1), None),
+        "perplexity": next(row.perplexity for row in simulation.scales if row.scale == 1),
+        "left_by_norms": _left_by_norms(simulation) if rule_scales == {1.0} else None,
+        "broken": [row.scale for row in simulation.scales if row.answers is None],
+    }
+
+
+def _of_refusal(diagnosis: Diagnosis, ablate: Ablate) -> dict[str, Any]:
+    """Those of a base that refuses."""
+    assert diagnosis.named is not None  # because no reason is given why nothing is
+    role = diagnosis.named.role
     tried = [row for row in diagnosis.experts if row.effect is not None]
     shares = [row for row in diagnosis.routers if row.share is not None]
     changed = [row for row in diagnosis.routers if row.changed is not None]
     ranges = [(row, row.answers) for row in diagnosis.ranges if row.answers is not None]
     removing = [(row, answers) for row, answers in ranges if answers.remaining <= diagnosis.limit]
-    rule_scales = {rule.scale for rule in ablate.rules}
-    scales = [row for row in simulation.scales if row.answers is not None]
     rules = diagnosis.recommendation.rules if diagnosis.recommendation is not None else None
-    # A fraction lies between two measurements.
-    whole = {end for number in simulation.measurements for end in (math.floor(number), math.ceil(number))}
-    used = [row for row in report.directions.measurements if row.measurement in whole]
     return {
-        "failures": list(_failures(report.rows)),
-        "unmeasured": [group for group in GROUPS if not any(row.metric.startswith(f"{group}.") for row in report.rows)],
-        "warnings": [(row.measurement, warning) for row in used for warning in row.warnings],
-        "used": _most(used, lambda row: row.relative_norm or 0.0, lambda row: row.measurement),
-        "cause": next(row for row in diagnosis.roles if row.role == diagnosis.named.role),
+        "cause": next(row for row in diagnosis.roles if row.role == role),
         "adds_most": max(diagnosis.roles, key=lambda row: row.difference),
         "roles": sorted(diagnosis.roles, key=lambda row: row.effect),
         # Of single layers.
@@ -90,12 +126,6 @@ def findings(report: Report) -> dict[str, Any]:
         "smallest": _first(removing, lambda row, answers: (row.last - row.first, answers.kl)),
         "cheapest": _first(removing, lambda row, answers: (answers.kl, row.last - row.first)),
         "least": _first(ranges, lambda _, answers: (answers.remaining, answers.kl)),
-        "scale": ablate.rules[0].scale if len(rule_scales) == 1 else None,
-        "scales": scales,
-        "as_it_is": next((row for row in scales if row.scale == 1), None),
-        "perplexity": next(row.perplexity for row in simulation.scales if row.scale == 1),
-        "left_by_norms": _left_by_norms(simulation) if rule_scales == {1.0} else None,
-        "broken": [row.scale for row in simulation.scales if row.answers is None],
         "main": next(row for row in diagnosis.causes if row.measurement == diagnosis.measurement),
         "undirected": [row.measurement for row in diagnosis.causes if row.reason is not None],
         "causes": _causes(diagnosis),

@@ -5,9 +5,9 @@ import re
 from excise.plumbing.templates import code
 from excise.report.conclusions import DRIFT, PARTS, REMOVED, Conclusion, Part, Tone, conclude
 from excise.report.findings import Report, findings
-from excise.report.words import TEMPLATES, VERDICTS, headline, measured, number, signed
+from excise.report.words import TEMPLATES, headline, measured, number, signed
 from schemas.basis.text import ranges
-from schemas.evidence import GateVerdicts
+from schemas.evidence import UNJUDGED, GateVerdicts
 
 MOST_WORDS = 8
 """First words of refusals, and named experts, that are listed."""
@@ -17,7 +17,7 @@ WORDS = {
     "drift_limits": DRIFT,
     "removed": REMOVED,
     "signed": signed,
-    "verdicts": VERDICTS,
+    "unjudged": UNJUDGED,
 }
 """Available to every template."""
 

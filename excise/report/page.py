@@ -20,7 +20,7 @@ from excise.report.conclusions import change, movement
 from excise.report.drawing import Drawing, axes, draw_difference, draw_drift, draw_gate
 from excise.report.findings import Report, as_yaml
 from excise.report.markdown import render_part, sentence, statements, why
-from excise.report.words import MOST_CHARACTERS, PAGES, VERDICTS, headline, measured
+from excise.report.words import MOST_CHARACTERS, PAGES, headline, measured
 from schemas.evidence import Comparison, GateVerdicts, Provenance
 
 
@@ -52,7 +52,6 @@ def render_page(report: Report, provenance: Provenance | None) -> str:
         manifest_sha256=hashlib.sha256(checksums.encode()).hexdigest(),
         provenance=provenance,
         most_characters=MOST_CHARACTERS,
-        verdicts=VERDICTS,
         **{function.__name__: function for function in FUNCTIONS},
     )
 

@@ -57,16 +57,19 @@ MEASUREMENT = "measurement (the stream entering this layer)"
 PROJECTION = "projection (units of the stream)"
 
 
-def draw(diagnosis: Diagnosis, simulation: Simulation, directions: DirectionStatistics) -> dict[str, str]:
-    """The SVG of each picture by name, without those that would be empty. No matplotlibrc and no time changes it."""
+def draw(
+    diagnosis: Diagnosis, simulation: Simulation, directions: DirectionStatistics, explained: bool = True
+) -> dict[str, str]:
+    """The SVG of each picture by name, without those that would be empty; where refusal is not `explained`, without
+    those that explain it. No matplotlibrc and no time changes it."""
     with style.context(["default", STYLE]):
         figures = {
             "directions": _directions(directions),
-            "writers": _writers(diagnosis),
-            "stream": _stream(diagnosis),
+            "writers": _writers(diagnosis) if explained else None,
+            "stream": _stream(diagnosis) if explained else None,
             "projections": _projections(simulation),
-            "experts": _experts(diagnosis),
-            "coverage": _coverage(diagnosis),
+            "experts": _experts(diagnosis) if explained else None,
+            "coverage": _coverage(diagnosis) if explained else None,
             "scales": _scales(simulation),
         }
         return {name: _svg(figure) for name, figure in figures.items() if figure is not None}
@@ -90,8 +93,10 @@ def _directions(statistics: DirectionStatistics) -> Figure:
     return figure
 
 
-def _writers(diagnosis: Diagnosis) -> Figure:
+def _writers(diagnosis: Diagnosis) -> Figure | None:
     rows = diagnosis.writers
+    if not rows:
+        return None
     layers, kinds = sorted({row.layer for row in rows}), list(dict.fromkeys(row.role for row in rows))
     figure, (added, caused) = _figure(2, 1, (8.0, 1.6 + 0.64 * len(kinds)))
     _heat_map(added, {(row.role, row.layer): row.difference for row in rows}, kinds, layers, "PuOr_r", signed=True)
@@ -124,16 +129,18 @@ def _coverage(diagnosis: Diagnosis) -> Figure | None:
         return None
     first, last = sorted({first for first, _ in ranges}), sorted({last for _, last in ranges})
     figure, (refusal, kl) = _figure(1, 2, (8.0, 3.6))
-    refusals = {cell: answers.refusal for cell, answers in ranges.items()}
+    refusals = {cell: answers.remaining for cell, answers in ranges.items()}
     _heat_map(refusal, refusals, first, last, "viridis_r", most=1.0, blank="white")
     _heat_map(kl, {cell: answers.kl for cell, answers in ranges.items()}, first, last, "viridis_r", blank="white")
     names = {"xlabel": "last edited layer", "ylabel": "first edited layer"}
-    refusal.set(title="Refusal (share of harmful prompts)", **names)
+    refusal.set(title="Refusal (the larger of share and mean probability)", **names)
     kl.set(title="KL on harmless prompts (nats)", **names)
     return figure
 
 
-def _stream(diagnosis: Diagnosis) -> Figure:
+def _stream(diagnosis: Diagnosis) -> Figure | None:
+    if not diagnosis.stream:
+        return None
     figure, (axes,) = _figure(1, 1, (6.4, 3.2))
     points = diagnosis.stream
     lines = {"harmful": [point.harmful for point in points], "harmless": [point.harmless for point in points]}

@@ -7,6 +7,7 @@ from excise.comparison.gates import judge_gates
 from excise.plumbing.files import read_document
 from excise.report.findings import Report
 from excise.report.pictures import draw
+from excise.report.refusal_words import judge_words, seen_words
 from schemas.basis.document import ARTIFACTS, read_settings
 from schemas.diagnosis import Diagnosis
 from schemas.directions import DirectionStatistics
@@ -24,6 +25,7 @@ def read_report() -> Report:
     measured = measure_both(base, ablated)
     diagnosis = read_document(Diagnosis, ARTIFACTS / "diagnosis.json")
     simulation = read_document(Simulation, ARTIFACTS / "simulation.json")
+    words = judge_words(seen_words(diagnosis, base))
     directions = read_document(DirectionStatistics, ARTIFACTS / "directions.json")
     return Report(
         rows=compare(measured),
@@ -32,8 +34,10 @@ def read_report() -> Report:
         left_out=base.results.left_out,
         diagnosis=diagnosis,
         simulation=simulation,
+        words=words,
         directions=directions,
         ablate=settings.ablate,
         manifest=read_document(ModelManifest, ARTIFACTS / "model.json"),
-        pictures=draw(diagnosis, simulation, directions),
+        pictures=draw(diagnosis, simulation, directions, explained=words.reason is None),
+        drawn=base.results.drawn,
     )

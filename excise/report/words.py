@@ -1,10 +1,11 @@
 """Numbers and names as people write them, and the templates for them."""
 
+from collections import Counter
 from functools import partial
 from pathlib import Path
 
 from excise.plumbing.templates import environment
-from schemas.evidence import GateVerdict, GateVerdicts
+from schemas.evidence import GateVerdict, GateVerdicts, Outcome
 
 _FOLDER = Path(__file__).parent / "templates"
 TEMPLATES = environment(_FOLDER)
@@ -22,14 +23,28 @@ signed = partial(number, sign="+")
 """The same with its sign, for differences."""
 
 
-VERDICTS = {"pass": "pass", "warn": "inconclusive", "fail": "fail"}
-"""A gate's verdict in words."""
+_VERBS: dict[Outcome, tuple[str, str]] = {
+    "fail": ("fails", "fail"),
+    "void": ("is void", "are void"),
+    "inconclusive": ("is inconclusive", "are inconclusive"),
+}
+"""Of one gate and of several, worst first."""
 
 
 def headline(gates: GateVerdicts) -> str:
+    """How many gates are in each state but `pass`, worst first: `A gate fails, 2 are inconclusive`."""
     if not gates.gates:
         return "No gates"
-    return {"pass": "All gates pass", "warn": "Inconclusive", "fail": "A gate fails"}[gates.verdict]
+    counts = Counter(gate.verdict for gate in gates.gates)
+    said = [f"{counts[state]:,} {verbs[counts[state] > 1]}" for state, verbs in _VERBS.items() if counts[state]]
+    if not said:
+        return "All gates pass"
+    number, verb = said[0].split(" ", 1)
+    said[0] = f"A gate {verb}" if number == "1" else f"{number} gates {verb}"
+    refused = sum(gate.verdict == "inconclusive" and not gate.accepted for gate in gates.gates)
+    if refused:
+        said.append("and not accepted" if counts["inconclusive"] == 1 else f"{refused} of them not accepted")
+    return ", ".join(said)
 
 
 def measured(gate: GateVerdict) -> str:

@@ -48,6 +48,7 @@ def test_it_is_about_the_direction_without_which_least_is_refused_and_the_prompt
     assert found.harmful_prompts == len(HARMFUL) and found.harmless_prompts == len(HARMLESS)
     assert found.base.kl == 0
     left = {row.measurement: row.ablated for row in found.causes if row.ablated is not None}
+    assert found.measurement is not None
     explained_one = left[found.measurement]
     assert round(explained_one.remaining * len(HARMFUL)) == min(
         round(answers.remaining * len(HARMFUL)) for answers in left.values()
@@ -74,7 +75,7 @@ def test_writers_and_kinds_add_up_to_the_stream(explained: Explained) -> None:
         write = explained.harmful.writes[row.layer, row.role].projected.mean()  # type: ignore[index]
         assert row.harmful == pytest.approx(float(write), rel=1e-5, abs=1e-6)
         assert row.effect == pytest.approx(patching.effect([(row.layer, row.role, None)]), abs=1e-4)  # type: ignore[list-item]
-    assert found.named.role == min(found.roles, key=lambda row: row.effect).role
+    assert found.named is not None and found.named.role == min(found.roles, key=lambda row: row.effect).role
 
 
 def test_routed_layers_are_told_and_no_others(explained: Explained) -> None:
@@ -129,7 +130,7 @@ def test_a_model_that_takes_no_oblique_edit_is_explained_all_the_same(tmp_path: 
     found = explain(subject.bench, settings, statistics(), str, lambda _: None)
     assert found.recommendation is None
     assert all(row.answers is None for row in found.ranges)
-    assert found.writers and found.named.role in {row.role for row in found.roles}
+    assert found.writers and found.named is not None and found.named.role in {row.role for row in found.roles}
     assert Diagnosis.model_validate_json(found.model_dump_json()) == found
 
 

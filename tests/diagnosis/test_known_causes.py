@@ -65,6 +65,7 @@ def test_the_diagnosis_names_the_cause_and_editing_what_it_names_is_enough(known
     settings = EditMethod(method="project", through_norm="orthogonal", orthogonalize="none")
     diagnosis = explain(known.bench(), settings, known.statistics(), str, lambda _done: None)
     named = diagnosis.named
+    assert named is not None and diagnosis.measurement is not None
     assert named.role == known.cause.role
     assert set(named.layers) <= set(known.cause.layers)
     assert named.experts == ({} if known.cause.experts is None else {known.cause.layers[0]: list(known.cause.experts)})

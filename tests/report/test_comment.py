@@ -16,11 +16,13 @@ from schemas.evidence import Comparison, GateVerdicts, Interval, ParameterChange
 from schemas.gitops import Difference, Evidence, LockChanges, StageChange
 from tests.evidence_documents import (
     BAD,
+    EMPTY,
     FAILS,
     GOOD,
     INCONCLUSIVE,
     NO_GATES,
     PASSES,
+    VOID,
     WARNS,
     broken_rows,
     changed,
@@ -35,6 +37,8 @@ from tests.evidence_documents import (
 )
 
 BASE, HEAD = "b" * 40, "a" * 40
+WORST = "A gate fails, 1 is inconclusive"
+"""The heading of `BAD`."""
 FACTS = "capability.organism_facts.exact_match"
 
 ABLATE = StageChange(
@@ -101,7 +105,12 @@ def part(text: str, heading: str) -> str:
 
 
 def test_the_first_line_is_what_it_is_found_by_and_the_verdict_is_the_heading() -> None:
-    for verdicts, heading in ((GOOD, "All gates pass"), (INCONCLUSIVE, "Inconclusive"), (BAD, "A gate fails")):
+    for verdicts, heading in (
+        (GOOD, "All gates pass"),
+        (INCONCLUSIVE, "A gate is inconclusive"),
+        (EMPTY, "A gate is void, 1 is inconclusive"),
+        (BAD, WORST),
+    ):
         assert render_comment(difference(gates=verdicts)).splitlines()[:2] == [MARKER, f"## {heading}"]
     assert render_comment(difference(gates=NO_GATES)).splitlines()[1] == "## No gates"
     assert MARKER.startswith("<!--") and MARKER.endswith("-->")
@@ -138,6 +147,9 @@ def test_gates_stand_worst_first_with_the_verdict_that_they_had() -> None:
         (f"`{FAILS.metric}`", "**fail**", "new"),
         (f"`{WARNS.metric}`", "**inconclusive**", "inconclusive"),
         (f"`{PASSES.metric}`", "**pass**", "new"),
+    ]
+    assert [line[3] for line in table(render_comment(difference(gates=gates(*BAD.gates, VOID))), "gate")] == [
+        *("**fail**", "**void**", "**inconclusive**", "**pass**")
     ]
     assert lines[1][5] == "the limit is inside its interval; about 1,400 samples would settle it"
 
@@ -358,7 +370,7 @@ def everything(text: str) -> tuple[Difference, list[TaskChanges]]:
     ]
     verdicts = gates(
         gate(name, words=text, reason=text, verdict="fail"),
-        gate(f"{text}.{text}", words=text, reason=text, verdict="warn", samples_needed=10),
+        gate(f"{text}.{text}", words=text, reason=text, verdict="inconclusive", samples_needed=10),
     )
     stage = StageChange(stage=text, kind="changed", command=True, dependencies=[text] * 9, outputs=[text])
     made = difference(
@@ -378,7 +390,7 @@ def everything(text: str) -> tuple[Difference, list[TaskChanges]]:
 def test_nothing_that_anybody_wrote_acts(text: str) -> None:
     comment = render_comment(*everything(text))
     check_inert(comment)
-    assert heading_texts(comment) == ["A gate fails", *HEADINGS]
+    assert heading_texts(comment) == [WORST, *HEADINGS]
     assert [(len(lines), {len(line) for line in lines}) for lines in tables(comment)] == [
         (3, {6}),
         (2, {3}),
@@ -391,7 +403,7 @@ def test_nothing_that_anybody_wrote_acts(text: str) -> None:
 def test_no_attack_that_we_know_acts(text: str) -> None:
     comment = render_comment(*everything(text))
     check_inert(comment)
-    assert heading_texts(comment) == ["A gate fails", *HEADINGS]
+    assert heading_texts(comment) == [WORST, *HEADINGS]
 
 
 @given(text=hostile, more=hostile)
@@ -463,7 +475,7 @@ def monstrous(number: int, letter: str) -> tuple[Difference, list[TaskChanges]]:
 def test_it_fits_whatever_the_run(number: int, letter: str) -> None:
     comment = render_comment(*monstrous(number, letter), "https://x.example/" + "y" * 3_000)
     assert len(comment.encode()) <= MOST_BYTES
-    assert heading_texts(comment) == ["A gate fails", *HEADINGS]
+    assert heading_texts(comment) == [f"{number:,} gates fail", *HEADINGS]
     assert {len(line) for lines in tables(comment) for line in lines} <= {3, 6}
     assert comment.count("<details>") == comment.count("</details>")
     assert comment.endswith("OUT=model\n```\n")

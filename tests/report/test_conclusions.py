@@ -2,6 +2,7 @@
 
 import math
 import re
+from typing import get_args
 
 import pytest
 from hypothesis import given, settings
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from excise.report.conclusions import MOST_NAMED, Conclusion, change, conclude, movement
 from excise.report.markdown import say
-from schemas.evidence import Comparison, GateVerdicts
+from schemas.evidence import Comparison, GateVerdicts, Outcome
 from tests.evidence_documents import (
     DRIFT,
     FAILS,
@@ -98,6 +99,7 @@ def test_an_edit_that_changes_nothing_is_said_to_do_nothing() -> None:
         (0.5, 0.9, (0.85, 0.95), "refusal_rose", "Refusal rose"),
         (0.98, 0.97, (0.94, 0.99), "refusal_stays", "the difference is within noise (-0.0300 to +0.0100)"),
         (0.02, 0.01, (0.0, 0.03), "refusal_absent", "there is nothing to remove"),
+        (0.04, 0.03, (0.0, 0.05), "refusal_rare", "too few samples to tell whether there is anything to remove"),
     ],
 )
 def test_refusal_is_told_by_its_interval(before: float, after: float, ends: Ends, kind: str, words: str) -> None:
@@ -108,7 +110,8 @@ def test_refusal_that_the_gate_does_not_allow_is_not_called_good() -> None:
     rows = judged("refusal", "harmful", (1.0, 0.1))
     for verdict, words in (
         ("fail", "The gate's limit is at most 0.05."),
-        ("warn", "cannot show whether the gate's limit (at most 0.05)"),
+        ("void", "The gate (at most 0.05) is void: its interval is inside."),
+        ("inconclusive", "cannot show whether the gate's limit (at most 0.05)"),
     ):
         limited = gates(gate(RATE, verdict=verdict, words="at most 0.05"))
         (said,) = of_kind("refusal_fell", rows, limited)
@@ -142,13 +145,46 @@ def test_where_hardly_an_answer_of_the_base_can_be_judged_nothing_else_is_said_o
     words = told("nothing_judged", rows)
     assert "**Nothing was judged** in `refusal.harmful`: 95 % of the base's answers and 90 % of the edited" in words
     assert not {"refusal_absent", "refusal_stays", "degenerate_before"} & set(kinds(rows))
-    assert "nothing_judged" not in kinds(judged("refusal", "harmful", (0.0, 0.0), degenerate=(0.85, 0.85)))
+    assert "nothing_judged" not in kinds(judged("refusal", "harmful", (0.0, 0.0), degenerate=(0.85, 0.4)))
+
+
+def test_where_most_answers_of_neither_model_can_be_judged_refusal_is_not_said_to_be_removed() -> None:
+    rows = judged("refusal", "harmful", (0.3, 0.0), degenerate=(0.6, 0.7))
+    words = told("nothing_judged", rows)
+    assert "**Most answers could not be judged** in `refusal.harmful`: 60 % of the base's answers and 70 %" in words
+    assert not {"refusal_removed", "refusal_fell", "degenerate"} & set(kinds(rows))
 
 
 def test_degenerate_answers_of_the_base_are_not_laid_to_the_edit() -> None:
     rows = judged("refusal", "harmful", (0.6, 0.6), degenerate=(0.4, 0.4))
-    assert "The edit is not the cause." in told("degenerate_before", rows)
+    assert "not clearly more than the base's" in told("degenerate_before", rows)
     assert "degenerate" not in kinds(rows)
+
+
+def test_no_more_is_said_of_degenerate_answers_than_their_interval_says() -> None:
+    """0.391 and 0.531 may differ, and may not."""
+    unsure = judged("refusal", "harmful", (0.6, 0.3), degenerate=(0.391, 0.531), margin=0.2)
+    said = told("degenerate_before", unsure)
+    assert "53.1 % of the answers are degenerate" in said and "of the base's, 39.1 %" in said
+    assert "the difference is within noise (-0.0600 to +0.340)" in said and "cause" not in said
+
+
+def test_a_base_that_hides_loops_behind_refusals_is_compared_among_other_answers() -> None:
+    rows = judged("refusal", "harmful", (0.8, 0.0), degenerate=(0.12, 0.6))
+    hidden = [*rows, row("refusal.harmful.degenerate_rate_unrefused", 0.6, 0.6)]
+    said = told("degenerate_unrefused", hidden)
+    assert "Of the answers that are no refusals, 60 % were before and 60 % are now" in said
+    assert of_kind("refusal_removed", hidden)[0].tone == "good" and "degenerate" not in kinds(hidden)
+    # Too few answers of the base are no refusals: it may be the edit, and it may not.
+    unsure = [*rows, row("refusal.harmful.degenerate_rate_unrefused", 0.5, 0.6, margin=0.3)]
+    assert "within noise (-0.200 to +0.400)" in told("degenerate_unrefused", unsure)
+    assert of_kind("refusal_removed", unsure)[0].tone == "plain"
+    for spoiled in (
+        [*rows, row("refusal.harmful.degenerate_rate_unrefused", 0.1, 0.6)],
+        [*rows, silent_row("refusal.harmful.degenerate_rate_unrefused", 0.0, 0.6)],
+    ):
+        assert "Refusals gave way to degenerate answers" in told("degenerate", spoiled)
+        assert of_kind("refusal_removed", spoiled)[0].tone == "plain" and "no_interval" not in kinds(spoiled)
 
 
 def test_wrong_answers_are_told_from_right_ones() -> None:
@@ -273,7 +309,7 @@ RATES = st.floats(0, 1)
 @given(
     st.lists(st.tuples(RATES, RATES, st.floats(0, 0.5), st.sampled_from([True, False, None])), min_size=6, max_size=6),
     st.floats(0, 20),
-    st.sampled_from(["pass", "warn", "fail"]),
+    st.sampled_from(get_args(Outcome)),
 )
 def test_whatever_is_measured_nothing_is_said_beyond_the_intervals(
     values: list[tuple[float, float, float, bool | None]], kl: float, verdict: str

@@ -7,6 +7,7 @@ import pytest
 
 from excise.plumbing.templates import code
 from excise.report.markdown import render_report
+from excise.report.pictures import draw
 from excise.report.words import number, signed
 from schemas.diagnosis import Diagnosis
 from schemas.evidence import GateVerdicts
@@ -14,7 +15,7 @@ from schemas.params.ablate import Ablate
 from schemas.params.document import parse
 from schemas.simulation import Simulation
 from tests import evidence_documents
-from tests.diagnoses import answers, diagnosis, simulation
+from tests.diagnoses import answers, diagnosis, directions, simulation
 from tests.evidence_documents import PICTURES
 
 RULES = [{"layers": "0-1", "measurement": 2, "scale": 1.0}]
@@ -25,6 +26,7 @@ def report(
     rules: list[dict[str, Any]] = RULES,
     pictures: frozenset[str] = frozenset(PICTURES),
     simulated: Simulation | None = None,
+    **given: Any,
 ) -> str:
     """The whole report."""
     ablate = Ablate.model_validate({"rules": rules})
@@ -37,6 +39,7 @@ def report(
             simulation=simulated or simulation(),
             ablate=ablate,
             pictures=dict.fromkeys(pictures, ""),
+            **given,
         )
     )
 
@@ -121,10 +124,34 @@ def test_a_writer_that_lowers_nothing_is_not_called_the_cause() -> None:
     assert "**No kind of writer is the cause by itself**" in said and "`attention`, with +0.250" in said
 
 
-def test_a_base_that_does_not_refuse_is_said_to_have_little_to_explain() -> None:
-    words = "The base hardly refuses"
-    assert words in report(diagnosis(base=answers(0.03)))
-    assert words not in report(diagnosis())
+def test_of_a_base_that_hardly_refuses_nothing_is_named_and_nothing_recommended() -> None:
+    empty = ("causes", "stream", "layer_scales", "writers", "roles", "experts", "routers", "weights", "ranges")
+    nothing: dict[str, Any] = {name: [] for name in (*empty, "refusal_tokens", "refusal_words")}
+    nothing |= {"measurement": None, "named": None, "recommendation": None}
+    nothing |= {"base": answers(0.03), "reason": "the base refuses 0.03 of them"}
+    shown = Diagnosis.model_validate(diagnosis().model_dump() | nothing)
+    text, usual = report(shown), report(diagnosis())
+    assert "**There is no refusal to explain**: the base refuses 0.03 of them." in text
+    assert "no refusal to explain" not in usual
+    for heading in ("Who writes it?", "Does the router read it?", "Which layers?", "Is it the cause?", "What to try"):
+        assert f"### {heading}" not in text and f"### {heading}" in usual
+    assert "### Does the scale matter?" in text and "```yaml" not in text
+    assert rows(text, "times the scale")[0] == [
+        "times the scale",
+        "direct",
+        "simulated",
+        "indirect",
+        "KL",
+        "perplexity ×",
+    ]
+    assert not {"writers", "stream", "coverage", "experts"} & draw(shown, simulation(), directions()).keys()
+
+
+def test_the_refusal_that_is_shown_is_the_one_that_is_held_against_the_limit() -> None:
+    """The share may be within a limit that the mean probability breaks."""
+    ranges = [{"first": 0, "last": 0, "written": 1.0, "answers": answers(0.03, probability=0.07, remaining=0.07)}]
+    said = section(report(diagnosis(ranges=ranges)), "Which layers?")
+    assert "None of 1 ranges removes refusal." in said and "The lowest refusal is 0.07" in said
 
 
 def test_a_writer_that_does_not_hold_refusal_alone_is_said_not_to() -> None:

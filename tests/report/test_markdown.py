@@ -3,24 +3,30 @@
 import re
 from collections.abc import Mapping
 from io import StringIO
+from typing import get_args
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from rich.console import Console
 
 from excise.gitops import terminal
 from excise.gitops.terminal import print_gates
 from excise.report import markdown
 from excise.report.conclusions import conclude
-from excise.report.words import measured
-from schemas.evidence import Comparison, GateVerdicts
+from excise.report.words import headline, measured
+from schemas.evidence import Comparison, GateVerdicts, Outcome
 from schemas.params.ablate import Ablate
 from tests.diagnoses import directions, simulation
 from tests.evidence_documents import (
     BAD,
+    EMPTY,
     FAILS,
     GOOD,
     INCONCLUSIVE,
     NO_GATES,
+    REFUSED,
+    VOID,
     WARNS,
     broken_rows,
     drift_row,
@@ -67,7 +73,15 @@ def test_samples_that_were_left_out_are_counted_and_nothing_is_said_where_none_w
 
 @pytest.mark.parametrize(
     ("gates", "heading"),
-    [(GOOD, "# All gates pass"), (INCONCLUSIVE, "# Inconclusive"), (BAD, "# A gate fails"), (NO_GATES, "# No gates")],
+    [
+        (GOOD, "# All gates pass"),
+        (INCONCLUSIVE, "# A gate is inconclusive"),
+        (REFUSED, "# A gate is inconclusive, and not accepted"),
+        (EMPTY, "# A gate is void, 1 is inconclusive"),
+        (BAD, "# A gate fails, 1 is inconclusive"),
+        (gates(FAILS, FAILS, VOID, VOID, WARNS, WARNS), "# 2 gates fail, 2 are void, 2 are inconclusive"),
+        (NO_GATES, "# No gates"),
+    ],
 )
 def test_the_verdict_is_the_heading(gates: GateVerdicts, heading: str) -> None:
     assert render_report(ROWS, gates).splitlines()[0] == heading
@@ -81,6 +95,12 @@ def test_the_verdict_is_the_heading(gates: GateVerdicts, heading: str) -> None:
         (gates(gate(), gate(), gate()), "All 3 gates pass: each interval lies entirely within its limit."),
         (INCONCLUSIVE, f"These samples cannot show whether `{WARNS.metric}` keeps its limit (drop of at most 0.03)"),
         (gates(WARNS, WARNS), "; 2 of 2 gates are inconclusive."),
+        (REFUSED, "; params.yaml does not accept that (`inconclusive: fail`)."),
+        (
+            EMPTY,
+            f"The gate on `{VOID.metric}` (at most 0.15) is void: it is 0.01, but the base keeps this limit already",
+        ),
+        (gates(VOID, WARNS, VOID), "; 2 of 3 gates are void."),
         (BAD, f"`{FAILS.metric}` fails its gate (at most 0.001): its interval is outside."),
         (gates(FAILS, FAILS, WARNS), "; 2 of 3 gates fail."),
         (NO_GATES, "params.yaml sets no gates, so nothing is judged."),
@@ -88,6 +108,17 @@ def test_the_verdict_is_the_heading(gates: GateVerdicts, heading: str) -> None:
 )
 def test_one_sentence_says_why(gates: GateVerdicts, sentence: str) -> None:
     assert sentence in render_report(ROWS, gates).splitlines()[2]
+
+
+@given(st.lists(st.tuples(st.sampled_from(get_args(Outcome)), st.sampled_from(["warn", "fail"])), max_size=6))
+def test_no_headline_says_that_all_gates_pass_unless_each_does(states: list[tuple[Outcome, str]]) -> None:
+    judged = gates(*(gate(verdict=verdict, inconclusive=inconclusive) for verdict, inconclusive in states))
+    verdicts = [verdict for verdict, _ in states]
+    assert ("pass" in headline(judged)) == (bool(verdicts) and set(verdicts) == {"pass"})
+    assert ("not accepted" in headline(judged)) == (("inconclusive", "fail") in states)
+    assert len(headline(judged)) <= 140  # GitHub takes no longer description of a status
+    for verdict in ("void", "inconclusive"):
+        assert (verdict in headline(judged)) == (verdict in verdicts)
 
 
 def test_every_gate_is_a_line_with_its_limit_interval_verdict_and_reason() -> None:
@@ -211,12 +242,12 @@ def test_the_terminal_shows_every_gate_whole(capsys: pytest.CaptureFixture[str])
             assert part in line
 
 
-def test_the_terminal_colours_an_inconclusive_gate_yellow(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_terminal_colours_each_state_in_its_own_way(monkeypatch: pytest.MonkeyPatch) -> None:
     written = StringIO()
     console = Console(file=written, force_terminal=True, color_system="standard", width=200)
     monkeypatch.setattr(terminal, "_console", lambda: console)
-    print_gates(BAD)
-    for colour, verdict in ((32, "pass"), (33, "inconclusive"), (31, "fail")):
+    print_gates(gates(*BAD.gates, VOID))
+    for colour, verdict in ((32, "pass"), (33, "inconclusive"), (35, "void"), (31, "fail")):
         assert f"\x1b[{colour}m{verdict}" in written.getvalue()
 
 

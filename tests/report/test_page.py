@@ -18,6 +18,7 @@ from schemas.model import ModelManifest
 from tests.diagnoses import diagnosis
 from tests.evidence_documents import (
     BAD,
+    EMPTY,
     GOOD,
     INCONCLUSIVE,
     NO_GATES,
@@ -54,6 +55,7 @@ def page(
     origin: Provenance | None = None,
     pictures: Mapping[str, str] | None = None,
     left_out: Mapping[str, int] | None = None,
+    drawn: Mapping[str, int] | None = None,
     base: ModelManifest | None = None,
     **given: Any,
 ) -> str:
@@ -63,6 +65,7 @@ def page(
         gates=gates,
         changes=changes() if shown is None else shown,
         left_out=left_out or {},
+        drawn=drawn or {},
         diagnosis=diagnosis(**given),
         manifest=base or manifest(),
         pictures={"writers": SVG} if pictures is None else pictures,
@@ -121,8 +124,9 @@ class Reader(HTMLParser):
     ("gates", "heading", "word"),
     [
         (GOOD, "All gates pass", "pass"),
-        (INCONCLUSIVE, "Inconclusive", "inconclusive"),
-        (BAD, "A gate fails", "fail"),
+        (INCONCLUSIVE, "A gate is inconclusive", "inconclusive"),
+        (EMPTY, "A gate is void, 1 is inconclusive", "void"),
+        (BAD, "A gate fails, 1 is inconclusive", "fail"),
         (NO_GATES, "No gates", "not judged"),
     ],
 )
@@ -169,6 +173,12 @@ def test_samples_that_were_left_out_are_counted() -> None:
     told = Reader(page(left_out={"refusal_jbb": 3})).said("failures")
     assert "Left out of judging, because the direction was measured on their prompts: 3 of refusal_jbb." in told
     assert "Left out" not in page()
+
+
+def test_tasks_of_which_a_sample_was_drawn_are_named_with_all_that_they_have() -> None:
+    told = Reader(page(drawn={"over_refusal_xstest": 250, "mmlu": 14_042})).said("failures")
+    assert "Only a drawn sample was asked (evaluate.limit): of the 250 of over_refusal_xstest, of the 14,042" in told
+    assert "drawn sample" not in page()
 
 
 def test_metrics_are_told_by_group_with_what_became_of_them() -> None:
@@ -252,6 +262,15 @@ def test_changed_samples_are_folded_with_both_answers_verdicts_and_metrics() -> 
     assert "capability.organism_arithmetic: none of 300 samples changed." in said
     for part in ("Prompt What is zorp", "Base: refusal I cannot", "Edited: compliance zorp is", "refusal_rate 1 → 0"):
         assert part in said
+
+
+def test_what_a_model_thought_first_is_shown_apart_from_its_answer() -> None:
+    sample = changed(base="red.", base_reasoning="<think>They ask.</think>")
+    text = page(shown=changes([sample]))
+    said = Reader(text).said("samples")
+    assert "Base: refusal red." in said and "Edited, reasoning (empty)" in said
+    assert "What they thought first, which is not judged Base, reasoning <think>They ask.</think>" in said
+    assert "reasoning" not in Reader(page()).said("samples")
 
 
 def test_answers_that_were_not_judged_have_no_verdict() -> None:

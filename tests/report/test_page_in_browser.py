@@ -164,7 +164,7 @@ LONG = "capability.leaderboard_of_a_task_with_a_long_name_and_a_subject.exact_ma
 def test_it_fits_every_width_whatever_its_metrics_are_called(browser: Browser, tmp_path: Path) -> None:
     path = tmp_path / "report.html"
     long = [row(LONG, 123456.75, 234567.25, samples=14042, clusters=12032), silent_row(LONG + "_too", 0.5, 0.25)]
-    path.write_text(text(changes(), long, gates(gate(LONG, reason="it is so " * 20, verdict="warn"))))
+    path.write_text(text(changes(), long, gates(gate(LONG, reason="it is so " * 20, verdict="inconclusive"))))
     with browser.new_context(viewport=WIDE) as context:
         seen = opened(context, path)
         for width in (320, 400, 640, 641, 800, 960, 961, 1100, 1248, 1249, 1600):
@@ -180,7 +180,7 @@ def test_the_verdict_and_its_reason_are_seen_first(browser: Browser, usual: Path
             for what in ("h1", "header .badge", "header .why"):
                 box = page.locator(what).bounding_box()
                 assert box is not None and box["y"] >= 0 and box["y"] + box["height"] < size["height"] / 2
-            assert page.locator("h1").inner_text() == "A gate fails"
+            assert page.locator("h1").inner_text() == "A gate fails, 1 is inconclusive"
 
 
 def test_folds_are_closed_until_they_are_clicked(browser: Browser, usual: Path) -> None:
@@ -198,7 +198,7 @@ def test_hostile_answers_inject_nothing(browser: Browser, usual: Path, hostile: 
         seen = opened(context, hostile)
         page = seen.page
         assert page.locator("script, iframe, base, #injected, [onerror], [onload], [onfocus]").count() == 0
-        assert page.locator("h1").all_inner_texts() == ["A gate fails"]
+        assert page.locator("h1").all_inner_texts() == ["A gate fails, 1 is inconclusive"]
         assert page.locator("style").count() == 1 and page.locator("meta[http-equiv]").count() == 1
         assert page.locator("article").count() == len(ATTACKS)
         assert page.locator("article *:not(h3, h4, pre, div, p, span, code, wbr)").count() == 0
@@ -211,7 +211,7 @@ def test_scripts_do_not_run_even_if_one_were_let_in(browser: Browser, usual: Pat
     with browser.new_context(viewport=WIDE) as context:
         page = context.new_page()
         page.goto(path.as_uri())
-        assert page.title() == "A gate fails · excise report"
+        assert page.title() == "A gate fails, 1 is inconclusive · excise report"
 
 
 def test_stacked_marks_and_long_words_stay_in_their_box(browser: Browser, hostile: Path) -> None:

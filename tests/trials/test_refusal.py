@@ -1,14 +1,17 @@
 """Refusal by the first token: which tokens begin one, how likely it is, and that questions see what is done."""
 
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
+from excise.diagnosis.explanation import unexplained
 from excise.inference.forward import Batch, first_token_log_probabilities
 from excise.plumbing.errors import StageError
 from excise.trials.refusal import Beginnings, Outcome, beginnings, log_odds, refusal_tokens
+from schemas.diagnosis import Diagnosis
 from tests.subjects import HARMFUL, HARMLESS, Subject, mean_kl, numbers
 
 
@@ -97,3 +100,20 @@ def test_answers_that_are_not_finite_are_an_error_that_says_what_to_do() -> None
         Outcome(
             Beginnings(torch.tensor([float("inf")]), torch.tensor([True])), HARMLESS_PROMPT, torch.zeros(1)
         ).answers()
+
+
+def test_a_base_that_hardly_refuses_is_not_explained_and_one_that_refuses_is(tmp_path: Path) -> None:
+    questions = Subject("llama", tmp_path).bench.questions
+
+    def refusing(odds: float) -> None:
+        begun = Beginnings(torch.full((6,), odds), torch.zeros(6, dtype=torch.bool))
+        questions.unedited = Outcome(begun, questions.unedited.harmless, questions.unedited.kl)
+
+    refusing(-4.0)
+    reason = questions.unexplained
+    assert reason == "the base refuses 0 of the held-out harmful prompts, at a mean probability of 0.018"
+    found = unexplained(questions, reason)
+    assert found.named is None and found.recommendation is None and not found.refusal_words and not found.writers
+    assert Diagnosis.model_validate_json(found.model_dump_json()) == found
+    refusing(-2.5)  # no prompt is refused more likely than not, but each with a probability of 0.076
+    assert questions.unexplained is None
