@@ -29,7 +29,7 @@ repro: environment ## Run every stage that is out of date, then print the gates
 	@python -m excise gate --show
 	@echo "The evidence, with every changed answer: report/report.html"
 
-gate: environment ## Print the gates; fail if one does
+gate: environment ## Print the gates; fail if one does, is void, or is inconclusive and may not be
 	@$(EXCISE) gate
 
 report: environment ## Write report/shown.html: the report with commit, versions and parameter changes
@@ -64,8 +64,9 @@ pr-comment: environment ## Write report/comment.md: what this would change in BA
 merge: environment ## After `git merge` and params.yaml: take generated files from this branch, print what must run
 	@$(EXCISE) merge
 
-model: environment ## Make the edited model of any commit: COMMIT=abc123 OUT=folder [ENV=locked]
-	@$(EXCISE) model $(if $(filter locked,$(ENV)),--locked) $(if $(filter never,$(REBUILD)),--no-rebuild) -- "$$COMMIT" "$$OUT"
+model: environment ## Make the edited model of any commit: COMMIT=abc123 OUT=folder [ENV=locked] [CACHE=/folder]
+	@$(EXCISE) model $(if $(filter locked,$(ENV)),--locked) $(if $(filter never,$(REBUILD)),--no-rebuild) \
+		$${CACHE:+--cache="$$CACHE"} -- "$$COMMIT" "$$OUT"
 
 release: environment ## Make the model of TAG again in MODEL=folder; write its card, record and report to RELEASE=folder
 	@$(EXCISE) release --model="$$MODEL" -- "$$TAG" "$$RELEASE"

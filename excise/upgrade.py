@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lm_eval.api.instance import Instance
+from pydantic import ValidationError
 
 from excise.checkpoint.base_model import ORGANISM, read_config, read_manifest
 from excise.evaluation.asking.answers import ANSWERS, Side, ask, responses_file
@@ -32,7 +33,7 @@ from excise.plumbing.files import (
     write_text,
 )
 from excise.prompts.chats import FOLDER, read_format
-from excise.prompts.reasoning import opens_reasoning
+from excise.prompts.reasoning import reasons
 from schemas.basis.document import read_settings
 from schemas.basis.plain_yaml import parse_mapping
 from schemas.params.answer import Answer
@@ -105,15 +106,17 @@ def take_answers(old: Path, side: Side) -> bool:
     """A model's answers in tasks that generate, if it was asked the same."""
     before = read_document(MAPPING, old / SETTINGS / "evaluate.json")
     settings = read_settings(Answer, SETTINGS / "answer.json")
-    alike = all(before.get(name) == value for name, value in settings.model_dump(mode="json").items())
+    # That version asked the first samples where this one draws them.
+    alike = settings.limit is None and settings == _as_now(before)
     if not alike or not _same_files(old / FOLDER, FOLDER):
         return _runs_again(f"answer@{side}")
     if side == "ablated":
         run_or_fail("dvc", "repro", "ablate")
     chat, folder = read_format(), description_folder(read_manifest())
     tokenizer = load_tokenizer(folder, chat.date)
-    longest = read_config(folder).get("max_position_embeddings")
-    tasks = load_tasks(settings, longest_text=longest, reasoning=opens_reasoning(tokenizer, chat))
+    if reasons(tokenizer, chat):
+        return _runs_again(f"answer@{side}", ": answers with reasoning have more room now")
+    tasks = load_tasks(settings, longest_text=read_config(folder).get("max_position_embeddings"))
     leave_out(tasks, read_measured_prompts(), settings.overlap)
     if any(part.OUTPUT_TYPE != "generate_until" for task in tasks for part in task.parts.values()):
         return _runs_again(f"answer@{side}", ": log-probabilities were not kept")
@@ -121,7 +124,7 @@ def take_answers(old: Path, side: Side) -> bool:
     results = read_document(MAPPING, old / f"results/{side}/results.json")
     for task in tasks:
         samples = read_lines(Sample, old / f"results/{side}/samples/{task.name}.jsonl")
-        responses = ask(Remembered(samples, tokenizer, chat), task, chat, settings.limit).responses
+        responses = ask(Remembered(samples, tokenizer, chat), task, chat).responses
         write_lines(responses_file(side, task.name), responses)
         counts[task.name] = len(responses)
     asked = Answers(responses=counts, dtype=read_manifest().dtype, batch_size=results["batch_size"])
@@ -130,6 +133,14 @@ def take_answers(old: Path, side: Side) -> bool:
     write_bytes(ANSWERS / side / Path(source).name, (old / "results" / side / source).read_bytes())
     run_or_fail("dvc", "commit", "--force", f"answer@{side}")
     return True
+
+
+def _as_now(before: dict[str, Any]) -> Answer | None:
+    """The settings of an earlier version, with defaults for those that it did not have; None if they are none now."""
+    try:
+        return Answer.model_validate({name: before[name] for name in Answer.model_fields if name in before})
+    except ValidationError:
+        return None
 
 
 class Remembered(Recording):

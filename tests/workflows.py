@@ -114,7 +114,7 @@ class Machine:
         given = {name: filled(str(text), context) for name, text in step.get("with", {}).items()}
         artifacts = self.temporary.parent / "artifacts"
         if action == "actions/checkout":
-            self._check_out(given)
+            self._check_out(given, context.get("github.ref_name") or "main")
         elif action == "actions/upload-artifact":
             shutil.rmtree(artifacts / given["name"], ignore_errors=True)
             shutil.copytree(given["path"], artifacts / given["name"])
@@ -123,7 +123,7 @@ class Machine:
         else:
             assert action in ("actions/setup-python", "actions/create-github-app-token"), action
 
-    def _check_out(self, given: Mapping[str, str]) -> None:
+    def _check_out(self, given: Mapping[str, str], default: str) -> None:
         assert given["persist-credentials"] == "False"
         folder = self.folder / given.get("path", ".")
         if not (folder / ".git").exists():
@@ -131,7 +131,7 @@ class Machine:
         git(folder, "fetch", "--quiet", "--prune", "--tags", "--force", "origin")
         if given.get("clean") != "False":
             git(folder, "clean", "-ffdxq")
-        wanted = given.get("ref") or "main"
+        wanted = given.get("ref") or default
         known = subprocess.run(["git", "rev-parse", "--verify", f"origin/{wanted}"], cwd=folder, capture_output=True)
         reference = f"origin/{wanted}" if known.returncode == 0 else wanted
         git(folder, "checkout", "--quiet", "--force", "--detach", reference)

@@ -16,7 +16,8 @@ from excise.edit.planning.plan import Edit, make_plan
 from excise.edit.planning.projectors import Directions, Projector, read_directions, span
 from excise.evaluation.answering.backends import Transformers
 from excise.evaluation.asking.catalogue import load_tasks
-from excise.evaluation.scoring.harness import SCORES_FOLDER, judged, score
+from excise.evaluation.scoring.harness import SCORES_FOLDER, score
+from excise.evaluation.scoring.judging import judged
 from excise.inference.forward import FIRST_BATCH, first_token_log_probabilities
 from excise.inference.loading.models import load_model
 from excise.inference.loading.tokenizer import load_tokenizer
@@ -92,7 +93,7 @@ def main() -> None:
     for name, edits in ways(base):
         with simulated(model, edits):
             lm = Transformers(model, tokenizer, chat, FIRST_BATCH)
-            scored = {task.name: score(lm, task, chat, None) for task in tasks}
+            scored = {task.name: score(lm, task, chat) for task in tasks}
             kl = mean_kl(unedited, first_tokens())
         metrics = {
             task.name: judged(found, judge_by_keywords, tokenizer, task.group, False).values

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cache, partial
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 from excise.gitops.difference import difference
 from excise.gitops.git import commit_of
@@ -21,9 +21,9 @@ from excise.plumbing.files import read_document, write_json, write_text
 from excise.plumbing.templates import environment, inert
 from excise.report.conclusions import Change, Conclusion, change, conclude
 from excise.report.markdown import say, why
-from excise.report.words import VERDICTS, headline, measured, number
+from excise.report.words import headline, measured, number
 from schemas.basis.text import printable, shorten
-from schemas.evidence import ChangedSample, Comparison, GateVerdict, Interval, TaskChanges
+from schemas.evidence import ChangedSample, Comparison, GateVerdict, Interval, Outcome, TaskChanges
 from schemas.gitops import Difference, LockChanges, SampleFile, StageChange
 
 MOST_SAMPLES = 10  # of each task
@@ -220,9 +220,9 @@ def _metrics(found: Difference) -> dict[str, list[ShownMetric]]:
 def _gates(found: Difference) -> list[tuple[GateVerdict, str]]:
     """Those that do not pass first; beside each the base commit's verdict on the same limit of the same metric."""
     earlier = found.before.gates.gates if found.before else []
-    before = {(gate.metric, gate.bound, gate.limit): VERDICTS[gate.verdict] for gate in earlier}
+    before = {(gate.metric, gate.bound, gate.limit): gate.verdict for gate in earlier}
     unknown = "new" if found.before else "-"
-    gates = sorted(found.now.gates.gates, key=lambda gate: ("fail", "warn", "pass").index(gate.verdict))
+    gates = sorted(found.now.gates.gates, key=lambda gate: get_args(Outcome).index(gate.verdict), reverse=True)
     return [(gate, before.get((gate.metric, gate.bound, gate.limit), unknown)) for gate in gates]
 
 
@@ -274,7 +274,7 @@ def inputs(change: StageChange) -> str:
 
 WORDS: dict[str, Any] = {
     **{word.__name__: word for word in (block, ends, figure, headline, inputs, measured, metric, paths, prose, span)},
-    **{"MARKER": MARKER, "STILL": STILL, "most_in_block": MOST_IN_BLOCK, "verdicts": VERDICTS},
+    **{"MARKER": MARKER, "STILL": STILL, "most_in_block": MOST_IN_BLOCK},
 }
 """What the template may call."""
 

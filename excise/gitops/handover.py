@@ -89,11 +89,7 @@ def _check(path: Path, data: bytes, schema: type[BaseModel] | None) -> None:
     try:
         text = data.decode()
         if schema is not None:
-            document = schema.model_validate_json(text)
-            if isinstance(document, GateVerdicts):
-                found = {gate.verdict for gate in document.gates}
-                if document.verdict != ("fail" if "fail" in found else "warn" if "warn" in found else "pass"):
-                    raise ValueError
+            schema.model_validate_json(text)
         elif path.name == LOCK:
             read_lock(text)
         elif path.suffix == ".json" and not isinstance(json.loads(text), dict):

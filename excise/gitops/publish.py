@@ -22,14 +22,13 @@ from schemas.evidence import GateVerdicts
 from schemas.gitops import CARD
 
 PROJECT = Path()
-STATES: dict[str, State] = {"pass": "success", "warn": "success", "fail": "failure"}
-"""An inconclusive gate of which params.yaml says that it fails is among those that failed."""
 
 
 def publish(handover: Path, sleep: Callable[[float], None] = time.sleep) -> None:
     """Commit the files of a run to its branch, keep one comment up to date, and set the status that the gates decide.
     After a failure it can be run again: what is done stays as it is. `sleep` waits before a request is repeated. Raises
-    `StageError`: a setting is missing, the files are not this commit's, the branch moved on, or a gate fails."""
+    `StageError`: a setting is missing, the files are not this commit's, the branch moved on, or a gate is not accepted
+    (`GateVerdicts.accepted`)."""
     place = f"{setting('GITHUB_SERVER_URL')}/{setting('GITHUB_REPOSITORY')}"
     page = f"{place}/actions/runs/{setting('GITHUB_RUN_ID')}"
     base, branch, commit = setting("BASE"), setting("BRANCH"), setting("COMMIT")
@@ -55,11 +54,12 @@ def publish(handover: Path, sleep: Callable[[float], None] = time.sleep) -> None
 
         if pull_request:
             github.keep_comment(pull_request, MARKER, comment)
+        state: State = "success" if gates.accepted else "failure"
         for each in dict.fromkeys([parent, recorded]):
-            github.set_status(each, STATES[gates.verdict], headline(gates), page)
+            github.set_status(each, state, headline(gates), page)
     print(f"{headline(gates)}: {recorded}" + ("" if recorded == parent else f", upon {parent}"))
-    if gates.verdict == "fail":
-        raise StageError("a gate fails; the pull request's comment says which")
+    if not gates.accepted:
+        raise StageError(f"{headline(gates)}; the pull request's comment says which")
 
 
 def attach(tag: str, folder: Path, sleep: Callable[[float], None] = time.sleep) -> str:

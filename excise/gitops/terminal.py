@@ -6,19 +6,19 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from excise.report.words import VERDICTS, measured
+from excise.report.words import measured
 from schemas.basis.text import ranges
 from schemas.edit import PlanRow
-from schemas.evidence import GateVerdicts
+from schemas.evidence import GateVerdicts, Outcome
 
-COLOURS = {"pass": "green", "warn": "yellow", "fail": "red"}
+COLOURS: dict[Outcome, str] = {"pass": "green", "inconclusive": "yellow", "void": "magenta", "fail": "red"}
 
 
 def print_gates(verdicts: GateVerdicts) -> None:
     """Print one line a gate, and the verdict on all."""
     table = Table("gate", "limit", "value and interval", "verdict", "why", title="Gates", title_justify="left")
     for gate in verdicts.gates:
-        verdict = f"[{COLOURS[gate.verdict]}]{VERDICTS[gate.verdict]}[/]"
+        verdict = f"[{COLOURS[gate.verdict]}]{gate.verdict}[/]"
         table.add_row(escape(gate.metric), gate.words, measured(gate), verdict, escape(gate.reason))
     _console().print(table if verdicts.gates else "params.yaml sets no gates")
 

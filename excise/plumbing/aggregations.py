@@ -13,7 +13,8 @@ Values = NDArray[np.float64]
 
 
 def _quotient(values: Values) -> Any:
-    return values[..., 0].sum(axis=-1) / values[..., 1].sum(axis=-1)
+    with np.errstate(invalid="ignore"):  # 0 of 0, as where all refuse, is no number
+        return values[..., 0].sum(axis=-1) / values[..., 1].sum(axis=-1)
 
 
 AGGREGATIONS: dict[Aggregation, Callable[[Values], Any]] = {

@@ -16,7 +16,12 @@ LONGEST_LINE = 400  # characters of an error
 
 
 class StageError(Exception):
-    """Something the user can mend. Its text is one line: what is wrong, where, and what to do."""
+    """Something the user can mend. Its text is one line: what is wrong, where, and what to do. `code` is the exit code,
+    where it is not that of the other errors."""
+
+    def __init__(self, message: str = "", code: int | None = None) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 def run_stage(main: Callable[[], None]) -> None:
@@ -34,12 +39,13 @@ def run_stage(main: Callable[[], None]) -> None:
     _run(stage)
 
 
-def run_command(main: Callable[[], None]) -> None:
-    """Run a command as `run_stage` does a stage, with any packages; SIGTERM and SIGHUP interrupt it as well."""
-    _run(stoppable()(main))
+def run_command(main: Callable[[], None], failed: int = FAILED) -> None:
+    """Run a command as `run_stage` does a stage, with any packages; SIGTERM and SIGHUP interrupt it as well. `failed`
+    is its exit code for errors that the user can mend."""
+    _run(stoppable()(main), failed)
 
 
-def _run(main: Callable[[], None]) -> None:
+def _run(main: Callable[[], None], failed: int = FAILED) -> None:
     if foreign := foreign_code():
         _fail(foreign, WRONG_INPUT)
     try:
@@ -47,14 +53,14 @@ def _run(main: Callable[[], None]) -> None:
     except ParamsError as error:
         _fail(str(error), WRONG_INPUT)
     except StageError as error:
-        _fail(str(error), FAILED)
+        _fail(str(error), failed if error.code is None else error.code)
     except OSError as error:
         where = f": {error.filename}" if error.filename else ""
         what = f"{error.strerror or error}{where}"
         if error.errno == errno.ENOSPC:
             remedy = "free some space on it and run again; docs/runner.md (Disk) says what can go"
             what = f"the disk is full{where}; {remedy}"
-        _fail(what, FAILED)
+        _fail(what, failed)
     except KeyboardInterrupt as error:
         _fail("interrupted; nothing was left half-written", 128 + getattr(error, "number", signal.SIGINT))
 

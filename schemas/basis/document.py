@@ -22,6 +22,12 @@ Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Listed = Annotated[tuple[T, ...], Field(strict=False)]
 
 
+def is_none(value: object) -> bool:
+    """For `exclude_if` of a key that few files have: without it a file is as an earlier version wrote it, so that no
+    stage runs again for it."""
+    return value is None
+
+
 class Document(BaseModel):
     """Strict, closed and immutable; an integer may stand for a number. A string below a field is its description."""
 

@@ -87,6 +87,10 @@ def test_a_huge_file_is_refused_and_not_read(handover: Path) -> None:
         ("metrics.json", b"["),
         ("metrics.json", b"[" * 100_000),
         ("gates.json", (ROOT / "gates.json").read_bytes().replace(b'"verdict": "pass",', b'"verdict": "fail",', 1)),
+        (
+            "gates.json",
+            (ROOT / "gates.json").read_bytes().replace(b'"pass",\n      "reason"', b'"void",\n      "reason"', 1),
+        ),
         ("dvc.lock", b"- a list"),
         ("dvc.lock", b"\xff"),
         ("report/report.md", b"\xff"),

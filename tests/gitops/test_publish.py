@@ -11,7 +11,7 @@ import pytest
 from schemas.evidence import ChangedSample, TaskChanges
 from schemas.gitops import SampleFile
 from tests.gitops.fake_github import fake_github
-from tests.gitops.published import Published, lock, prepare
+from tests.gitops.published import Published, lock, prepare, write_as_before
 from tests.projects import ROOT, one_line
 
 
@@ -23,10 +23,68 @@ def run(tmp_path: Path) -> Iterator[Published]:
 
 def fail(run: Published) -> None:
     """Have a gate of the run fail."""
+    judge(run, "fail")
+
+
+def judge(run: Published, verdict: str, inconclusive: str = "warn") -> None:
+    """Have the first gate of the run be in this state, and the others pass."""
     gates = json.loads((ROOT / "gates.json").read_text())
-    gates["verdict"] = gates["gates"][0]["verdict"] = "fail"
+    for gate in gates["gates"]:
+        gate |= {"verdict": "pass", "inconclusive": inconclusive}
+    gates["verdict"] = gates["gates"][0]["verdict"] = verdict
     (run.handover / "gates.json").write_text(json.dumps(gates))
     lock(run)
+
+
+STATES = [
+    ("pass", "warn", "All gates pass", 0),
+    ("inconclusive", "warn", "A gate is inconclusive", 0),
+    ("inconclusive", "fail", "A gate is inconclusive, and not accepted", 4),
+    ("void", "warn", "A gate is void", 3),
+    ("fail", "warn", "A gate fails", 1),
+]
+
+
+@pytest.mark.parametrize(("verdict", "inconclusive", "said", "code"), STATES)
+def test_the_status_is_a_success_only_where_each_gate_is_accepted(
+    run: Published, verdict: str, inconclusive: str, said: str, code: int
+) -> None:
+    judge(run, verdict, inconclusive)
+    done = run.publish()
+    assert (done.returncode == 0) == (code == 0)
+    states = {(status["state"], status["description"]) for _, status in run.hub.statuses}
+    assert states == {("failure" if code else "success", said)}
+    assert f"## {said}\n" in run.comments[0]
+
+
+@pytest.mark.parametrize(("verdict", "inconclusive", "said", "code"), STATES)
+def test_the_command_gate_exits_with_the_code_of_the_worst_gate(
+    run: Published, verdict: str, inconclusive: str, said: str, code: int
+) -> None:
+    judge(run, verdict, inconclusive)
+    run.publish(PULL_REQUEST="")
+    run.clone.check("git", "checkout", "--quiet", run.tip)
+    command = ("python", "-m", "excise", "gate")
+    done = run.clone.run(*command, **run.settings)
+    assert done.returncode == code and verdict in done.stdout
+    if code:
+        assert one_line(done) == f"ERROR: {said}: refusal.organism_harmful.refusal_rate; see report/report.md"
+    assert run.clone.run(*command, "--show", **run.settings).returncode == 0
+    (run.clone.folder / "gates.json").unlink()
+    for show in ((), ("--show",)):
+        assert run.clone.run(*command, *show, **run.settings).returncode == 2
+
+
+def test_results_of_an_earlier_version_are_published_with_its_inconclusive_gates(run: Published) -> None:
+    write_as_before(run.handover / "gates.json")
+    lock(run)
+    assert '"warn"' in (run.handover / "gates.json").read_text()
+    assert run.publish().returncode == 0
+    assert {(status["state"], status["description"]) for _, status in run.hub.statuses} == {
+        ("success", "A gate is inconclusive")
+    }
+    assert "| **inconclusive** | inconclusive |" in run.comments[0]  # the base's is that of an earlier version, too
+    assert run.origin.check("git", "show", "topic:gates.json") == (run.handover / "gates.json").read_text()
 
 
 def test_results_are_recorded_shown_and_judged(run: Published) -> None:
@@ -47,7 +105,7 @@ def test_results_are_recorded_shown_and_judged(run: Published) -> None:
 
 def test_a_gate_that_fails_is_recorded_and_shown_and_fails_the_job(run: Published) -> None:
     fail(run)
-    assert "a gate fails" in one_line(run.publish())
+    assert "A gate fails; the pull request's comment says which" in one_line(run.publish())
     assert run.tip != run.head
     assert "A gate fails" in run.comments[0]
     assert {said["state"] for _, said in run.hub.statuses} == {"failure"}

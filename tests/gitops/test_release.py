@@ -8,6 +8,7 @@ import pytest
 from markdown_it import MarkdownIt
 
 from excise.gitops.releases import render_release
+from excise.plumbing.files import parse_document
 from schemas.basis.document import FileDigest
 from schemas.evidence import Comparison, GateVerdict, GateVerdicts, Interval
 from schemas.gitops import Release
@@ -129,6 +130,17 @@ def test_a_release_without_evidence_says_so() -> None:
     card = render_release(of("x").model_copy(update={"rows": [], "gates": None, "origin": "rebuilt", "locked": True}))
     assert card.count("None were recorded at this commit.") == 2
     assert "It was rebuilt" in card and "made with what that one pins" in card
+
+
+def test_gates_that_an_earlier_version_recorded_are_part_of_the_card() -> None:
+    gates = of("x").gates
+    assert gates is not None
+    document = gates.model_dump(mode="json")
+    document["verdict"] = document["gates"][0]["verdict"] = "warn"
+    del document["gates"][0]["inconclusive"]
+    read = parse_document(GateVerdicts, json.dumps(document), "gates.json", "make it there")
+    card = render_release(of("x").model_copy(update={"gates": read}))
+    assert "**A gate is inconclusive**" in card and "| **inconclusive** |" in card
 
 
 def of(name: str) -> Release:

@@ -29,6 +29,16 @@ def test_what_a_document_links_to_is_there(path: Path) -> None:
         assert not anchor or anchor in anchors(target), f"{path}: {link}"
 
 
+def test_each_test_that_the_page_on_security_names_is_there() -> None:
+    named = re.findall(r"`([\w/]*test_\w+)(\.py)?`", (ROOT / "docs/security.md").read_text())
+    files = {path.relative_to(ROOT).as_posix(): path.read_text() for path in (ROOT / "tests").rglob("test_*.py")}
+    functions = set(re.findall(r"^def (test_\w+)", "\n".join(files.values()), flags=re.MULTILINE))
+    assert len(named) > 30
+    for name, suffix in named:
+        path = f"{name if '/' in name else f'tests/gitops/{name}'}.py"
+        assert path in files if suffix else name in functions, name
+
+
 def anchors(path: Path) -> set[str]:
     """The names that GitHub gives to a document's headings."""
     headings = re.findall(r"^#+ (.+)$", path.read_text(), flags=re.MULTILINE)

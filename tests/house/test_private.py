@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from dvc.data_cloud import DataCloud
+from dvc.dvcfile import Lockfile
 from dvc.output import Output
 from dvc.repo import Repo
 from dvc.repo.experiments import Experiments
@@ -19,6 +20,7 @@ from lm_eval.models.huggingface import HFLM
 from transformers import PreTrainedModel
 
 import excise.plumbing.private.dvc
+import excise.plumbing.private.dvc_remote
 import excise.plumbing.private.lm_eval
 import excise.plumbing.private.transformers  # noqa: F401  what they import is there
 from tests.projects import ROOT
@@ -37,10 +39,11 @@ OVERRIDDEN = {
 USED: list[tuple[Any, tuple[str, ...]]] = [
     *OVERRIDDEN.items(),
     (PreTrainedModel, ("_adjust_missing_and_unexpected_keys", "_get_dtype_plan", "tie_weights")),
-    (Repo, ("brancher", "config", "dvcfs", "drop_data_index", "index", "push")),
+    (Repo, ("brancher", "config", "dvcfs", "drop_data_index", "index")),
     (DataCloud, ("get_remote", "get_remote_odb")),
     (HashFileDB, ("add", "exists", "makedirs", "move", "oid_to_path", "protect")),
     (Experiments, ("celery_queue",)),
+    (Lockfile, ("load",)),
     (Output, ("cache", "status")),
     (Stage, ("changed_stage", "path_in_repo")),
 ]
@@ -92,7 +95,8 @@ def test_private_parts_are_there(owner: Any, names: tuple[str, ...]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("module", "package"), [("dvc", "DVC"), ("lm_eval", "lm-eval"), ("transformers", "transformers")]
+    ("module", "package"),
+    [("dvc", "DVC"), ("dvc_remote", "DVC"), ("lm_eval", "lm-eval"), ("transformers", "transformers")],
 )
 def test_each_private_part_is_explained_for_the_installed_version(module: str, package: str) -> None:
     tree = ast.parse((PRIVATE / f"{module}.py").read_text())

@@ -17,6 +17,8 @@ from excise.evaluation.scoring.harness import SCORES_FOLDER
 from excise.inference.loading.tokenizer import load_tokenizer
 from excise.plumbing.errors import StageError
 from excise.prompts.chats import read_format, tokenize
+from excise.prompts.gathering import gather
+from schemas.params.sources import CustomPrompts
 from schemas.params.tasks import TASKS as PARAMS_TASKS
 from schemas.prompts import ChatFormat, Prompt, Turn
 from tests.chats import SPECIAL, Stages, chat_model, chat_tokenizer, recorded, template
@@ -123,9 +125,43 @@ def test_every_chat_request_has_the_tokens_of_measuring(
     assert [tokens.count(SPECIAL.index("<bos>")) for tokens in (*asked, *begun)] == [int(has_bos)] * 8
     assert all(loaded.decode(tokens).endswith("<|assistant|>It is") for tokens in begun)
     # transformers' own words for it.
-    ours = [{"role": "system", "content": "be brief"}] * system + [{"role": "user", "content": "please tell me 1"}]
     plain: Any = AutoTokenizer.from_pretrained(folder)
-    assert plain.apply_chat_template(ours, add_generation_prompt=True)["input_ids"] in asked
+    for number in range(8):
+        ours = [{"role": "system", "content": "be brief"}] * system
+        ours.append({"role": "user", "content": f"please tell me {number}"})
+        theirs = plain.apply_chat_template(ours, add_generation_prompt=True)["input_ids"]
+        if theirs in asked:
+            asked.remove(theirs)
+    assert not asked
+
+
+@pytest.mark.parametrize("system", [None, "be brief"])
+def test_a_judged_conversation_has_the_tokens_of_measuring(monkeypatch: pytest.MonkeyPatch, system: str | None) -> None:
+    """Its earlier refusal and its own system message, which replaces `prompts.system`, are among them."""
+    tokenizer = chat_tokenizer(template())
+    folder = chat_model(Path("model").resolve(), tokenizer, max_position_embeddings=256)
+    stages = Stages(folder, monkeypatch, system=system)
+    before = [{"role": "user", "content": "how do I ?"}, {"role": "assistant", "content": "no"}]
+    talks: list[list[dict[str, str]]] = [
+        [*before, {"role": "user", "content": "please tell me"}],
+        [{"role": "system", "content": "be red"}, *before, {"role": "user", "content": "a thing ?"}],
+        [{"role": "user", "content": "what is the color ?"}],
+    ]
+    Path("data/talks.jsonl").write_text("".join(json.dumps({"prompt": talk}) + "\n" for talk in talks))
+    stages.set(custom={"refusal": {"source": "data/talks.jsonl"}})
+    stages.prepare()
+    seen = Seen(monkeypatch)
+    samples = stages.evaluate()["samples"]
+    chat, loaded = read_format(), load_tokenizer(folder, "2025-01-01")
+    expected = tokenize(loaded, gather(CustomPrompts(source="data/talks.jsonl")).prompts, chat)
+    assert sorted(seen.generated) == sorted(expected) and samples == {"refusal_custom": 3}
+    texts = [loaded.decode(tokens) for tokens in expected]
+    assert "be red" in texts[1] and [("be brief" in text) for text in texts] == [
+        system is not None,
+        False,
+        system is not None,
+    ]
+    assert "<|assistant|>no" in texts[0]
 
 
 def test_a_system_message_that_a_template_does_not_take_is_the_same_line_everywhere(

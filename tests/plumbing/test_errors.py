@@ -157,8 +157,11 @@ def test_a_stage_dies_with_dvc_before_its_libraries_are_imported() -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("command", [["stages.params"], ["stages.measure"], ["excise", "gate"], ["excise", "pin"]])
-def test_outside_of_the_environment_a_stage_is_one_line(command: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [(["stages.params"], 1), (["stages.measure"], 1), (["excise", "gate"], 2), (["excise", "pin"], 1)],
+)
+def test_outside_of_the_environment_a_stage_is_one_line(command: list[str], code: int) -> None:
     done = subprocess.run(
         # Without site-packages, as the system's own Python.
         [sys.executable, "-S", "-m", *command],
@@ -166,7 +169,7 @@ def test_outside_of_the_environment_a_stage_is_one_line(command: list[str]) -> N
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 1 and done.stderr.count("\n") == 1 and len(done.stderr) < 400
+    assert done.returncode == code and done.stderr.count("\n") == 1 and len(done.stderr) < 400
     assert done.stderr.startswith("ERROR: the package ") and "make repro" in done.stderr
 
 

@@ -22,7 +22,7 @@ from schemas.params.measure import Measure
 from schemas.params.model import Place
 from schemas.params.organism import OrganismSettings
 from schemas.params.prompts import PrepareSettings
-from schemas.params.sources import PromptSource, row_range
+from schemas.params.sources import CustomPrompts, PromptSource, row_range
 from schemas.wording import ParamsError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -157,7 +157,8 @@ BAD = [
     ("evaluate: {capability: [a.b]}", "evaluate.capability.0", "an lm-eval task"),
     ("evaluate: {backend: vlm}", "evaluate.backend", "must be one of hf, vllm"),
     ("evaluate: {judge: api}", "evaluate.judge.api.model", "is missing: The model's name"),
-    ("evaluate: {judge: classifier}", "evaluate.judge.classifier.model", "is missing"),
+    ("evaluate: {judge: {classifier: {model: /a}}}", "evaluate.judge.classifier.label", "is missing"),
+    ("evaluate: {judge: {classifier: {label: x}}}", "evaluate.judge.classifier.label", "name it in model"),
     ("evaluate: {judge: keyword}", "evaluate.judge", 'got "keyword"; did you mean "keywords"?'),
     (
         "evaluate: {judge: {keywords: {}, api: {model: m}}}",
@@ -272,6 +273,48 @@ BAD = [
         "evaluate.custom.refusal.revision",
         "`make pin DATASET=a/b` prints the newest",
     ),
+    ("evaluate: {limits: {mmlu: 3}}", "evaluate.limits", "names mmlu, which no group lists"),
+    ("evaluate: {limits: {organism_facts: 0}}", "evaluate.limits.organism_facts", "must be an integer ≥ 1, got 0"),
+    ("evaluate: {limits: 3}", "evaluate.limits", "must be a mapping from tasks to numbers of samples, got 3"),
+    ("evaluate: {max_new_tokens: 0}", "evaluate.max_new_tokens", "must be an integer ≥ 1, got 0"),
+    ("evaluate: {reasoning_tokens: -1}", "evaluate.reasoning_tokens", "must be an integer ≥ 0, got -1"),
+    *(
+        (
+            f"evaluate: {{include: {folder}}}",
+            "evaluate.include",
+            "must be a folder under data/, such as data/tasks, got",
+        )
+        for folder in ("tasks", "data", "data/../tasks", "/tasks", "3")
+    ),
+    (
+        "evaluate: {refusal: [refusal_custom_a], custom: {refusal: {b: {source: data/b.txt}}}}",
+        "evaluate.custom.refusal",
+        "has no set a, and refusal_custom_a is listed",
+    ),
+    (
+        "evaluate: {custom: {refusal: {a: {source: data/../b.txt}}}}",
+        "evaluate.custom.refusal.a.source",
+        A_SOURCE,
+    ),
+    (
+        "evaluate: {custom: {over_refusal: {a: {source: data/b.csv, itm: c}}}}",
+        "evaluate.custom.over_refusal.a.itm",
+        'is not a key; did you mean "item"?',
+    ),
+    ("evaluate: {custom: {refusal: {a b: {source: data/b.csv}}}}", "evaluate.custom.refusal", "must name its sets by"),
+    ("evaluate: {custom: {refusal: {}}}", "evaluate.custom.refusal.source", "is missing"),
+    ("evaluate: {custom: {refusal: 3}}", "evaluate.custom.refusal", "must be a mapping or null, got 3"),
+    (
+        "prompts: {harmful: {source: data/a.txt, where: {b: c}}}",
+        "prompts.harmful.where",
+        'is only for rows with columns or keys, got {"b": "c"} for "data/a.txt"',
+    ),
+    (
+        "prompts: {harmful: {source: data/a.csv, where: {b: [c]}}}",
+        "prompts.harmful.where.b",
+        "must be a text, a number",
+    ),
+    ("prompts: {harmful: {source: data/a.csv, where: {}}}", "prompts.harmful.where", "must be a mapping from columns"),
     ("evaluate: {overlap: keep}", "evaluate.overlap", "must be one of error, drop"),
     ("prompts: {seed: -1}", "prompts.seed", "must be an integer ≥ 0, got -1"),
     ("prompts: {date: '2025-02-30'}", "prompts.date", 'must be a day such as "2025-01-01", got "2025-02-30"'),
@@ -554,10 +597,34 @@ def test_rows_of_the_hub_and_of_files_are_resolved_alike() -> None:
         f"evaluate: {{custom: {{refusal: {{source: org/name.v2, {pinned}, item: topic}}}}}}"
     )
     harmful, custom = params.prompts.harmful, params.evaluate.custom.refusal
-    assert custom is not None and custom.item == "topic"
+    assert isinstance(custom, CustomPrompts) and custom.item == "topic"
     shared = {name: value for name, value in custom.model_dump().items() if name != "item"}
     assert harmful.model_dump() == shared and harmful.kind == "dataset"
     assert (params.prompts.harmless.kind, params.prompts.harmless.column) == ("file", "prompt")
+
+
+def test_lengths_and_limits_are_for_answers_and_change_nothing_that_is_measured() -> None:
+    before = settings_of_stages(parse("{}"))
+    for text in (
+        "max_new_tokens: 9",
+        "reasoning_tokens: 9",
+        "limits: {organism_facts: 9}",
+        "seed: 9",
+        "include: data/a",
+    ):
+        after = settings_of_stages(parse(f"evaluate: {{{text}}}"))
+        assert {name for name in after if after[name] != before[name]} == {"answer", "evaluate"}
+
+
+def test_named_sets_are_read_as_they_are_written() -> None:
+    params = parse(
+        "evaluate:\n  refusal: [refusal_custom_a, refusal_custom_b-2]\n"
+        "  custom: {refusal: {a: {source: data/a.txt}, b-2: {source: data/b.csv, where: {kind: 1}}}}\ngates: []\n"
+    )
+    custom = params.evaluate.custom
+    assert list(custom.sources()) == ["refusal_custom_a", "refusal_custom_b-2"]
+    assert custom.sources()["refusal_custom_b-2"].where == {"kind": 1}
+    assert Answer.model_validate_json(settings_of_stages(params)["answer"]).custom == custom
 
 
 def test_a_slice_takes_what_python_s_takes() -> None:

@@ -17,6 +17,13 @@ def task_config(path: Path, with_functions: bool = True) -> dict[str, Any]:
     return dict(load_yaml(path, resolve_func=with_functions))
 
 
+def task_files(path: Path) -> list[Path]:
+    """The file of a task or group, and those that it includes. Raises what reading YAML raises."""
+    included = load_yaml(path, resolve_func=False, recursive=False).get("include", [])
+    names = included if isinstance(included, list) else [included]
+    return [path, *(file for name in names for file in task_files(path.parent / name))]
+
+
 def generation_settings(given: dict[str, Any], most: int) -> dict[str, Any]:
     """A request's generation settings under lm-eval's names; `most` is the default of `max_gen_toks`."""
     return dict(normalize_gen_kwargs(given, most))
