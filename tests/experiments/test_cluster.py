@@ -128,7 +128,7 @@ def alone(project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def spoil(project: Project, output: str) -> Path:
-    """Write other bytes into a file of an output that is a folder, in the cache: its object, and beside it what it was."""
+    """Write other bytes into a file of an output that is a folder, in the cache: its object; a copy lies beside it."""
     objects = Path(project.check("dvc", "cache", "dir").strip()) / "files/md5"
     md5 = project.hashes()[output]
     listed = json.loads((objects / md5[:2] / md5[2:]).read_text())[0]["md5"]

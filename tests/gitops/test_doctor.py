@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from excise.gitops.checks import data, runner
+from excise.gitops.checks import data, findings, runner
 from excise.gitops.doctor import examine
 from excise.plumbing import process
 from excise.plumbing.errors import StageError
@@ -413,7 +413,7 @@ def test_a_remote_that_does_not_answer_is_not_waited_for(
 ) -> None:
     url = f"http://someone:secret@127.0.0.1:{silent_server}/storage"
     change(healthy, f"url = {healthy.folder.parent}/storage", f"url = {url}")
-    assert data.SECONDS_TO_ANSWER == 20
+    assert findings.SECONDS_TO_ANSWER == 20
     monkeypatch.setattr(data, "SECONDS_TO_ANSWER", 4.0)
     (line,) = (line for line in lines(capsys, "remote") if line.startswith("WRONG"))
     assert f"remote: storage (http://127.0.0.1:{silent_server}/storage) did not answer within 4 seconds" in line

@@ -47,6 +47,7 @@ def make(job: Project, *targets: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(command, cwd=job.folder, env=environment(**settings), capture_output=True, text=True)
 
 
+@pytest.mark.nightly
 def test_a_package_whose_bytes_are_pinned_is_installed(job: Project) -> None:
     done = make(job, "environment")
     assert done.returncode == 0, done.stderr

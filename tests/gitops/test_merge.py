@@ -31,7 +31,7 @@ def merge(project: Project, branch: str) -> "subprocess.CompletedProcess[str]":
     ("old", "new"),
     [
         ("device: auto ", "device: cpu  "),
-        pytest.param("scale: 1.4", "scale: 0.57", marks=pytest.mark.slow),
+        pytest.param("scale: 1.4", "scale: 0.57", marks=pytest.mark.nightly),
     ],
 )
 def test_of_two_pull_requests_the_second_runs_only_what_the_first_changes(project: Project, old: str, new: str) -> None:

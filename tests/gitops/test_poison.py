@@ -51,6 +51,7 @@ def test_code_that_no_stage_depends_on_poisons_no_other_branch(project: Project,
     assert made(alone)[1] == weights
 
 
+@pytest.mark.nightly
 def test_a_forged_memory_of_runs_poisons_no_other_branch(project: Project, tmp_path: Path) -> None:
     """A job writes by hand that the run of an honest branch gave another model."""
     honest = copied(project, tmp_path / "honest")
@@ -68,6 +69,7 @@ def test_a_forged_memory_of_runs_poisons_no_other_branch(project: Project, tmp_p
     assert "ablate" in ran and again == weights
 
 
+@pytest.mark.nightly
 def test_a_clone_of_its_own_still_remembers_its_runs(project: Project) -> None:
     """What nobody else writes is believed: a setting that comes back takes no time."""
     cache = Path(project.check("dvc", "cache", "dir").strip())

@@ -12,12 +12,23 @@ from tests.gitops.servers import Server, s3, ssh
 from tests.gitops.test_verified import FILE, all_right, flipped
 from tests.projects import Project, one_line, stages_run
 
+EACH = pytest.mark.parametrize("server", ["s3", "ssh"], indirect=True)
+ONE_IN_SLOW = {
+    name: pytest.mark.parametrize(
+        "server",
+        [pytest.param(each, marks=() if each == name else pytest.mark.nightly) for each in ("s3", "ssh")],
+        indirect=True,
+    )
+    for name in ("s3", "ssh")
+}
+"""The other server has its turn at night."""
+
 pytestmark = pytest.mark.slow
 
 MADE = ("models/base", "artifacts", "answers", "results")
 
 
-@pytest.fixture(scope="module", params=["s3", "ssh"])
+@pytest.fixture(scope="module")
 def server(request: pytest.FixtureRequest) -> Iterator[Server]:
     """An empty remote on a server."""
     with s3() if request.param == "s3" else ssh() as server:
@@ -62,6 +73,7 @@ def files(project: Project) -> dict[str, bytes]:
     return {path.relative_to(project.folder).as_posix(): path.read_bytes() for path in paths}
 
 
+@EACH
 def test_a_push_to_a_server_that_died_is_whole_after_the_next(maker: Project, server: Server) -> None:
     """The first test of this file: what it pushes is what the others get."""
     server.line.die_after(300_000)
@@ -74,6 +86,7 @@ def test_a_push_to_a_server_that_died_is_whole_after_the_next(maker: Project, se
     assert all(server.read(file["md5"]) for file in listed)
 
 
+@ONE_IN_SLOW["s3"]
 def test_a_restore_from_a_server_that_died_is_whole_after_the_next(
     maker: Project, clone: Project, server: Server, tmp_path: Path
 ) -> None:
@@ -87,6 +100,8 @@ def test_a_restore_from_a_server_that_died_is_whole_after_the_next(
     assert files(clone) == files(maker) and all_right(tmp_path / "cache")
 
 
+@pytest.mark.nightly
+@EACH
 def test_a_new_clone_makes_the_model_from_what_was_pushed(
     maker: Project, clone: Project, server: Server, tmp_path: Path
 ) -> None:
@@ -96,6 +111,7 @@ def test_a_new_clone_makes_the_model_from_what_was_pushed(
     assert (tmp_path / "out/edit.json").read_bytes() == (maker.folder / "models/ablated/edit.json").read_bytes()
 
 
+@ONE_IN_SLOW["ssh"]
 def test_a_changed_byte_on_the_server_is_refused_by_name(
     maker: Project, clone: Project, server: Server, tmp_path: Path
 ) -> None:

@@ -124,9 +124,18 @@ def test_an_object_with_other_bytes_is_not_restored(clone: Project, remote: Path
     refused(clone, remote, output, "restore", tmp_path / "cache")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("how", DAMAGE)
-@pytest.mark.parametrize("way", WAYS)
+IN_SLOW = {("rerun", "flipped"), ("model", "another list"), ("restore", "renamed list")}
+"""Of all damage on all ways, what `make test-slow` runs; the others run at night, as three do in every run, above."""
+
+
+@pytest.mark.parametrize(
+    ("way", "how"),
+    [
+        pytest.param(way, how, marks=pytest.mark.slow if (way, how) in IN_SLOW else pytest.mark.nightly)
+        for way in WAYS
+        for how in DAMAGE
+    ],
+)
 def test_no_command_takes_an_object_with_other_bytes(
     clone: Project, remote: Path, tmp_path: Path, way: str, how: str
 ) -> None:
@@ -159,9 +168,18 @@ LISTS: dict[str, object] = {
 """What a commit can record as the files of a folder, by what is wrong with it."""
 
 
-@pytest.mark.parametrize("way", ["restore", pytest.param("fetch", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
-    "how", [pytest.param(how, marks=[pytest.mark.slow] if number else []) for number, how in enumerate(LISTS)]
+    ("how", "way"),
+    [
+        ("leads out of its folder", "restore"),
+        pytest.param("leads out of its folder", "fetch", marks=pytest.mark.slow),
+        *(
+            pytest.param(how, way, marks=pytest.mark.nightly)
+            for how in LISTS
+            for way in ("restore", "fetch")
+            if how != "leads out of its folder"
+        ),
+    ],
 )
 def test_a_list_that_dvc_does_not_write_is_refused_though_its_digest_is_right(
     clone: Project, remote: Path, tmp_path: Path, how: str, way: str
@@ -181,8 +199,9 @@ def test_a_list_that_dvc_does_not_write_is_refused_though_its_digest_is_right(
     assert not [path for path in tmp_path.rglob("escaped*")] and not (clone.folder / FOLDER).exists()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("output", [FILE, FOLDER])
+@pytest.mark.parametrize(
+    "output", [pytest.param(FILE, marks=pytest.mark.nightly), pytest.param(FOLDER, marks=pytest.mark.slow)]
+)
 def test_what_the_line_says_mends_it(clone: Project, maker: Project, remote: Path, tmp_path: Path, output: str) -> None:
     """Also where the object is a file of a folder whose list the remote has, which DVC would take for pushed."""
     wrong = of(remote, clone.hashes()[output])
@@ -232,7 +251,7 @@ def test_a_spoiled_object_of_the_cache_is_not_pushed(maker: Project, tmp_path: P
     assert not [path for path in (tmp_path / "storage").rglob("*") if path.is_file()]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_what_replaces_a_spoiled_object_is_pushed(maker: Project, tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "storage")
     spoiled = of(tmp_path / "full", maker.hashes()[FILE])
