@@ -37,8 +37,9 @@ def command(*arguments: str) -> Reader:
 
     def run() -> None:
         given = vars(cli.PARSER.parse_args(arguments))
+        handler, _ = given.pop("handler"), given.pop("failed")
         with redirect_stdout(StringIO()):
-            given.pop("handler")(**given)
+            handler(**given)
 
     return run
 
