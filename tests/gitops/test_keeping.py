@@ -47,6 +47,7 @@ def objects(folder: Path) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in (folder / "files").rglob("*") if path.is_file()}
 
 
+@pytest.mark.nightly
 def test_what_a_branch_made_reaches_the_remote_and_its_code_never_meets_the_keys(machine: Machine) -> None:
     trusted, branch, cache = machine.trusted, machine.branch, machine.cache
     for path in ("excise/__init__.py", "stages/__init__.py"):
@@ -82,7 +83,7 @@ def test_what_a_branch_made_reaches_the_remote_and_its_code_never_meets_the_keys
     assert trusted.check("git", "status", "--porcelain") == ""
 
 
-def test_what_a_branch_names_as_remote_never_gets_the_keys_or_the_data(machine: Machine) -> None:
+def test_neither_code_of_a_branch_nor_a_remote_that_it_names_meets_the_keys(machine: Machine) -> None:
     """Its own settings say where its data goes, and so where the keys would be shown."""
     trusted, branch, cache = machine.trusted, machine.branch, machine.cache
     elsewhere, other = machine.storage.with_name("elsewhere"), machine.storage.with_name("other")
@@ -90,6 +91,8 @@ def test_what_a_branch_names_as_remote_never_gets_the_keys_or_the_data(machine: 
     branch.check("dvc", "remote", "add", "other", str(other))
     plain = "    outs:\n      - artifacts/activations.safetensors"
     branch.replace(f"{plain}\n", f"{plain}:\n          remote: other\n", "dvc.yaml")
+    for path in ("excise/__init__.py", "stages/__init__.py"):
+        (branch.folder / path).write_text(NEVER)
     commit = branch.commit("another remote")
     handover = machine.storage.with_name("handover")
     copy_documents(branch, handover)
@@ -104,6 +107,9 @@ def test_what_a_branch_names_as_remote_never_gets_the_keys_or_the_data(machine: 
     assert done.returncode == 0, done.stderr
     assert objects(machine.storage) == pushed
     assert not elsewhere.exists() and not other.exists()
+    again = trusted.excise("keep", f"--cache={cache}", commit, str(handover))
+    assert again.returncode == 0 and "up to date" in again.stdout
+    assert trusted.check("git", "status", "--porcelain") == ""
 
 
 def test_a_handover_that_names_what_nobody_has_pushes_nothing(machine: Machine) -> None:
