@@ -132,6 +132,7 @@ def test_reasoning_gets_room_in_addition_to_the_answer(hub: list[dict[str, Any]]
     assert lengths(none, reasoning=True) == [256]
 
 
+@pytest.mark.slow
 def test_a_length_of_answers_is_for_judged_tasks_that_set_none(
     own: Path, hub: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

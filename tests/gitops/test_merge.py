@@ -30,7 +30,7 @@ def merge(project: Project, branch: str) -> "subprocess.CompletedProcess[str]":
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        ("device: auto ", "device: cpu  "),
+        pytest.param("device: auto ", "device: cpu  ", marks=pytest.mark.slow),
         pytest.param("scale: 1.4", "scale: 0.57", marks=pytest.mark.nightly),
     ],
 )

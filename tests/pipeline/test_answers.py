@@ -38,6 +38,7 @@ def test_results_are_the_same_on_a_machine_without_weights(project: Project) -> 
     assert files(project.folder / "results") == expected
 
 
+@pytest.mark.slow
 def test_a_tokenizer_that_is_not_the_pinned_one_is_one_line(project: Project) -> None:
     config = project.folder / "models/base/tokenizer_config.json"
     text = config.read_text()
@@ -64,6 +65,7 @@ def test_each_model_has_an_answer_to_each_request(finished: Project) -> None:
     assert asked[: len(asked) // 2] == asked[len(asked) // 2 :]
 
 
+@pytest.mark.slow
 def test_a_request_that_nobody_answered_is_one_line(project: Project) -> None:
     path = project.folder / "answers/base/responses/organism_facts.jsonl"
     lines = path.read_text().splitlines()

@@ -117,6 +117,7 @@ def test_an_interrupted_stage_says_so_in_one_line(project: Project) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="locks are POSIX's")
+@pytest.mark.slow
 def test_a_second_run_at_once_is_refused(project: Project) -> None:
     project.replace("scale: 1.4", "scale: 0.5")
     project.stage("params")
