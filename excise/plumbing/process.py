@@ -21,15 +21,18 @@ UNPINNED = "EXCISE_UNPINNED"
 _PACKAGES = ("excise", "schemas", "stages")
 _PR_SET_PDEATHSIG = 1
 _STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_QUIET = {
+_SETTINGS = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "HF_HUB_VERBOSITY": "error",  # its warnings hold addresses, which may be signed
+    # It keeps what it compiled for each shape, and each expert has another number of tokens in each layer: by default
+    # that takes some hundred megabytes, where processors multiply bfloat16.
+    "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64",
     "TOKENIZERS_PARALLELISM": "false",
     "TQDM_DISABLE": "1",
     "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
     "TRANSFORMERS_VERBOSITY": "error",
 }
-"""Keeps `dvc repro` readable."""
+"""Keeps `dvc repro` readable, and memory bounded."""
 
 
 class Stopped(KeyboardInterrupt):
@@ -40,7 +43,7 @@ class Stopped(KeyboardInterrupt):
 
 
 def begin() -> None:
-    """Prepare this process, before slow imports: it dies with DVC or make, and libraries are quiet."""
+    """Prepare this process, before slow imports: it dies with DVC or make, and libraries are quiet and modest."""
     parent, is_stage = os.getppid(), "DVC_STAGE" in os.environ
     # Where DVC died before this line, the system's first process, of another group, has inherited its stage.
     if is_stage and (parent == 1 or _program(parent) == "systemd") and os.getpgid(parent) != os.getpgrp():
@@ -49,7 +52,7 @@ def begin() -> None:
     if is_stage or _program(parent) in ("make", "gmake"):
         die_with(parent)
     sys.excepthook = _explain
-    for name, value in _QUIET.items():  # libraries read them when they are imported; the user's own values win
+    for name, value in _SETTINGS.items():  # libraries read them when they are imported; the user's own values win
         os.environ.setdefault(name, value)
 
 
