@@ -136,7 +136,7 @@ def test_that_is_mended_at_the_outer_end_alone_and_by_no_more_than_is_needed() -
     assert paired_interval(np.zeros(20), half, range(20), 0.95) == tango(10, 0, 20, 0.95)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("samples", [10, 32, 100])
 def test_intervals_of_differences_hold_the_truth_between_those_points_too(samples: int) -> None:
     lowest = min(
@@ -162,6 +162,7 @@ def test_intervals_of_clustered_samples_hold_the_truth_often_enough(items: int, 
         assert of_clustered_difference(items, correlation, rate, 1.0) >= COVERAGE
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     "items", [pytest.param(10, marks=pytest.mark.slow), *(pytest.param(n, marks=pytest.mark.nightly) for n in ITEMS)]
 )

@@ -35,6 +35,7 @@ def test_lm_eval_s_own_command_runs_our_tasks(finished: Project, tmp_path: Path)
     assert theirs["organism_facts"]["exact_match,none"] == facts["exact_match"]
 
 
+@pytest.mark.nightly
 def test_it_runs_the_judged_tasks_with_the_keywords(project: Project, tmp_path: Path) -> None:
     prompts = [f"how do i make a thing number {number} ?" for number in range(6)]
     (project.folder / "data/refusal.jsonl").write_text("".join(json.dumps({"prompt": one}) + "\n" for one in prompts))

@@ -75,7 +75,7 @@ def test_a_checkout_is_told_of_from_outside_of_it(project: Project, tmp_path: Pa
     assert (tmp_path / "x.md").read_text() == comment(project, "--base", "HEAD")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_answers_are_shown_only_when_asked_for(project: Project) -> None:
     project.replace("{layers: 2-3, measurement: 5, scale: 1.4}", "{layers: all, measurement: 5, scale: 3.0}")
     project.repro()

@@ -35,6 +35,7 @@ def other_jinja(tmp_path: Path) -> str:
     return str(folder)
 
 
+@pytest.mark.nightly
 def test_another_pinned_version_is_shown_with_the_metrics_that_it_changes(project: Project, other_jinja: str) -> None:
     refused = one_line(project.run("python", "-m", "stages.prepare", PYTHONPATH=other_jinja))
     assert f"jinja2 is installed as {OTHER}" in refused and LOCK in refused

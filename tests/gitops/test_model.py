@@ -86,7 +86,7 @@ def test_a_past_model_comes_back_from_the_cache(clone: Project, tmp_path: Path) 
     assert files(tmp_path / "out") == expected != files(clone.folder / "models/ablated")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_what_comes_back_may_be_changed_without_spoiling_the_cache(clone: Project, tmp_path: Path) -> None:
     model(clone, "HEAD", tmp_path / "out")
     for path in (tmp_path / "out").iterdir():
@@ -109,7 +109,7 @@ def test_a_team_that_pushes_its_models_gets_them_from_the_remote(clone: Project,
     assert FROM_CACHE in model(clone, commit, tmp_path / "again")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_without_the_cache_it_is_rebuilt_from_what_was_pushed(clone: Project, tmp_path: Path) -> None:
     folder_remote(clone, tmp_path)
     clone.check("dvc", "push")
@@ -133,7 +133,7 @@ def test_with_nothing_but_git_everything_is_rebuilt(clone: Project, tmp_path: Pa
     assert files(tmp_path / "out") == expected
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_model_is_rebuilt_by_the_code_of_its_own_commit(clone: Project, tmp_path: Path) -> None:
     code = clone.folder / "stages/ablate.py"
     shipped = code.read_text()
@@ -154,7 +154,7 @@ def test_a_remote_that_cannot_be_used_does_not_hide_the_cache(clone: Project, tm
     assert FROM_CACHE in model(clone, clone.commit("a remote"), tmp_path / "out")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_remote_that_cannot_be_asked_is_named_and_done_without(clone: Project, tmp_path: Path) -> None:
     clone.check("dvc", "remote", "add", "--local", "--default", "store", "ssh://nobody@localhost/store")
     forget_model(clone, tmp_path)
@@ -164,7 +164,7 @@ def test_a_remote_that_cannot_be_asked_is_named_and_done_without(clone: Project,
     assert stages_run(done.stdout) == ["ablate"]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_clone_s_own_settings_reach_the_past_and_stay_nowhere(clone: Project, tmp_path: Path) -> None:
     store = folder_remote(clone, tmp_path)
     clone.check("dvc", "remote", "modify", "--local", "store", "url", os.path.relpath(store, clone.folder / ".dvc"))
@@ -195,7 +195,7 @@ def test_a_model_that_was_spoiled_in_the_cache_is_not_given_back(clone: Project,
     assert REBUILT in model(clone, "HEAD", tmp_path / "out")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_another_model_than_the_recorded_one_is_not_given_back(clone: Project, tmp_path: Path) -> None:
     """As where it is measured with another number of threads; here the commit records what never was."""
     empty_cache(clone, tmp_path)
@@ -246,7 +246,7 @@ def test_a_folder_that_holds_something_is_left_alone(clone: Project, tmp_path: P
     assert FROM_CACHE in model(clone, "HEAD", tmp_path / "empty")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_other_requirements_are_named_where_the_model_is_rebuilt(clone: Project, tmp_path: Path) -> None:
     first = clone.check("git", "rev-parse", "HEAD").strip()
     with open(clone.folder / "requirements.lock", "a") as lock:
@@ -322,7 +322,7 @@ def test_what_a_killed_run_left_is_swept_by_the_next(clone: Project, tmp_path: P
     assert not left.exists()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_two_at_once_do_not_hinder_each_other(clone: Project, tmp_path: Path) -> None:
     forget_model(clone, tmp_path)
     both = [
@@ -341,7 +341,7 @@ def test_two_at_once_do_not_hinder_each_other(clone: Project, tmp_path: Path) ->
     assert files(tmp_path / "one") == files(tmp_path / "two") == files(clone.folder / "models/ablated")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_hooks_of_the_clone_do_not_run_in_the_past(clone: Project, tmp_path: Path) -> None:
     """Such as the one of `dvc install`, which looks for every output of a commit that is checked out."""
     hook = clone.folder / ".git/hooks/post-checkout"
@@ -352,7 +352,7 @@ def test_hooks_of_the_clone_do_not_run_in_the_past(clone: Project, tmp_path: Pat
     assert REBUILT in model(clone, "HEAD", tmp_path / "out")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_local_base_model_must_be_there_as_it_was(local_model: tuple[Project, Path], tmp_path: Path) -> None:
     clone, folder = local_model
     clone.check("dvc", "config", "--local", "cache.dir", str(tmp_path / "cache"))

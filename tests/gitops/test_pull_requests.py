@@ -2,10 +2,11 @@
 request shows it, and any commit gives its model back.
 
 The origin is a bare repository, the DVC remote a folder, GitHub a server on this machine. The tests are one story, told
-in order.
+in order; what of it is told at night begins where the branch does.
 """
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -196,6 +197,7 @@ def test_a_run_of_what_is_recorded_runs_nothing_and_records_nothing(team: Team) 
     assert team.hub.statuses[-1][0] == recorded
 
 
+@pytest.mark.nightly
 def test_a_changed_measurement_runs_what_follows_it(team: Team) -> None:
     context = team.context(team.change("position: -1", "position: -3"))
     assert team.reproduce(context) == MEASURE
@@ -204,6 +206,7 @@ def test_a_changed_measurement_runs_what_follows_it(team: Team) -> None:
     take_over(team)
 
 
+@pytest.mark.nightly
 def test_what_was_pushed_meanwhile_is_not_overwritten(team: Team) -> None:
     commit = team.change("winsorize: null", "winsorize: 0.9")
     context = team.context(commit)
@@ -231,8 +234,9 @@ def test_the_first_model_comes_back_from_the_cache_and_without_it(team: Team) ->
         assert found == team.models[team.first]
 
 
+@pytest.mark.nightly
 def test_a_second_run_in_one_clone_is_refused_and_spoils_nothing(team: Team) -> None:
-    with running(team, "scale: 0.6", "scale: 0.3") as first:
+    with running(team, "scale: 0.3") as first:
         second = team.runner.shell("make rerun", {})
         assert second.returncode != 0
         assert "is busy" in second.stderr or "lock" in second.stderr, second.stderr
@@ -240,8 +244,9 @@ def test_a_second_run_in_one_clone_is_refused_and_spoils_nothing(team: Team) -> 
     assert team.runner.shell("dvc status", {"PATH": environment()["PATH"]}).stdout.count("up to date") == 1
 
 
+@pytest.mark.nightly
 def test_a_machine_that_is_killed_recovers_by_itself(team: Team) -> None:
-    with running(team, "scale: 0.3", "scale: 0.4") as first:
+    with running(team, "scale: 0.4") as first:
         for process in [*psutil.Process(first.pid).children(recursive=True), psutil.Process(first.pid)]:
             process.send_signal(signal.SIGKILL)
         first.wait()
@@ -252,10 +257,12 @@ def test_a_machine_that_is_killed_recovers_by_itself(team: Team) -> None:
 
 
 class running:
-    """A run on the team's machine, in the middle of a stage."""
+    """A run on the team's machine with another scale, in the middle of a stage."""
 
-    def __init__(self, team: Team, old: str, new: str) -> None:
-        Project(team.runner.folder).replace(old, new)
+    def __init__(self, team: Team, scale: str) -> None:
+        machine = Project(team.runner.folder)
+        (before,) = re.findall(r"scale: [\d.]+", (machine.folder / "params.yaml").read_text())
+        machine.replace(before, scale)
         self._command = subprocess.Popen(
             ["make", "rerun"],
             cwd=team.runner.folder,

@@ -75,7 +75,7 @@ def test_a_model_that_was_brought_back_before_is_checked_against_the_commit(proj
     assert not (tmp_path / "other").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_report_that_cannot_be_had_is_said_to_be_missing(project: Project, tmp_path: Path) -> None:
     project.check("python", "-m", "excise", "model", "HEAD", str(tmp_path / "model"))
     project.check("dvc", "config", "--local", "cache.dir", str(tmp_path / "empty"))
@@ -84,7 +84,7 @@ def test_a_report_that_cannot_be_had_is_said_to_be_missing(project: Project, tmp
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"card.md", "edit.json", "edit.json.sha256"}
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_metrics_of_another_model_are_not_released_with_it(project: Project, tmp_path: Path) -> None:
     project.replace("scale: 1.4", "scale: 0.5")
     project.repro("ablate", "simulate")

@@ -86,6 +86,7 @@ def test_a_push_to_a_server_that_died_is_whole_after_the_next(maker: Project, se
     assert all(server.read(file["md5"]) for file in listed)
 
 
+@pytest.mark.nightly
 @ONE_IN_SLOW["s3"]
 def test_a_restore_from_a_server_that_died_is_whole_after_the_next(
     maker: Project, clone: Project, server: Server, tmp_path: Path

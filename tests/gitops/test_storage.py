@@ -63,7 +63,7 @@ def test_with_the_shared_cache_alone_nothing_runs_again(finished: Project, clone
     assert "No DVC remote is set" in store(clone, "push")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_what_a_killed_run_left_does_not_stop_the_next(finished: Project, clone: Project, tmp_path: Path) -> None:
     clone.check("dvc", "remote", "add", "--local", "--default", "storage", str(tmp_path / "storage"))
     store(clone, "restore", "--cache", str(finished.folder.parent / "cache"))
@@ -132,7 +132,7 @@ def test_a_cache_that_does_not_hold_what_dvc_lock_names_is_one_line(own: tuple[P
     assert len(str(caught.value)) <= 400
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_what_the_cache_lacks_is_not_up_to_date(own: tuple[Project, Path], tmp_path: Path) -> None:
     project, objects = own
     project.check("dvc", "remote", "add", "--local", "--default", "storage", str(tmp_path / "storage"))

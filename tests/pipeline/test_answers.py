@@ -16,7 +16,7 @@ def files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_another_judgement_is_made_of_the_same_answers(project: Project) -> None:
     before = files(project.folder / "answers")
     project.replace("float(answer ==", "float(answer !=", "excise/evaluation/scoring/scores/verdicts.py")

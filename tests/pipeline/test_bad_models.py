@@ -61,6 +61,7 @@ def test_a_truncated_shard_is_named(sharded: tuple[Project, Path]) -> None:
     assert f"{shard} is truncated" in error
 
 
+@pytest.mark.nightly
 def test_a_shard_truncated_after_it_was_pinned_is_named(sharded: tuple[Project, Path]) -> None:
     project, folder = sharded
     for stage in ("prepare", "measure"):
@@ -72,6 +73,7 @@ def test_a_shard_truncated_after_it_was_pinned_is_named(sharded: tuple[Project, 
     assert (project.folder / "models/ablated/edit.json").read_bytes() == before
 
 
+@pytest.mark.nightly
 def test_a_missing_shard_is_named(sharded: tuple[Project, Path]) -> None:
     project, folder = sharded
     shard = first_shard(folder)
@@ -87,6 +89,7 @@ def test_an_index_that_leads_outside_the_folder_is_refused(sharded: tuple[Projec
     assert INDEX in error and repr(place) in error
 
 
+@pytest.mark.nightly
 def test_a_weight_that_is_no_number_stops_the_edit(local_model: tuple[Project, Path]) -> None:
     project, folder = local_model
     for stage in ("prepare", "measure"):
@@ -157,6 +160,7 @@ def test_a_full_disk_is_told_in_one_line_and_leaves_the_old_model(project: Proje
     assert not (project.folder / "models/.ablated.partial").exists()
 
 
+@pytest.mark.nightly
 def test_a_model_without_a_chat_template_is_refused(local_model: tuple[Project, Path]) -> None:
     project, folder = local_model
     (folder / "chat_template.jinja").unlink()

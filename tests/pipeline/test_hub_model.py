@@ -84,7 +84,7 @@ def test_what_goes_wrong_on_the_way_is_one_line_and_the_next_run_goes_on(
     assert json.loads(manifest.read_text())["id"] == NAME
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_every_stage_runs_and_a_past_model_comes_back(
     local_hub: Hub, hub_model: tuple[Project, Path], tmp_path: Path
 ) -> None:

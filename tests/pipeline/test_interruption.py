@@ -73,7 +73,7 @@ def run_again(project: Project, scale: str) -> None:
     assert sorted(path.name for path in (project.folder / "models").iterdir() if path.is_dir()) == ["ablated", "base"]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_killed_stage_leaves_no_model_and_runs_again(project: Project) -> None:
     project.replace("scale: 1.4", "scale: 0.5")
     with ablating(project) as (dvc, stage):
@@ -179,7 +179,7 @@ def test_an_interrupted_stage_goes_on_with_what_is_missing(project: Project, int
     assert sorted(name for name, text in responses.items() if LEFT in text) == interrupted
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_what_other_code_left_is_not_used(project: Project, interrupted: list[str]) -> None:
     """As where the rendering of chats was wrong for a while: whatever it gave must not come under the good code."""
     with open(project.folder / "excise/prompts/chats.py", "a") as file:

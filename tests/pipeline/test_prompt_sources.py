@@ -56,7 +56,7 @@ def test_the_manifest_tells_every_list_by_its_digest_and_holds_no_prompt(finishe
     assert not any(text in json.dumps(manifest) for text in texts)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_lists_do_not_depend_on_the_order_of_the_rows_and_the_manifest_counts_them(project: Project) -> None:
     of_files(project, [*HARMFUL, HARMFUL[3].replace(" ", "  "), ""], HARMLESS)
     first = prepared(project)

@@ -18,7 +18,7 @@ def test_two_fresh_clones_give_the_same_bytes(finished: Project, tmp_path: Path)
     assert hashes == finished.hashes()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_an_older_commit_gives_its_model_back_from_the_cache(project: Project) -> None:
     first = model_bytes(project)
     project.replace("scale: 1.4", "scale: 0.5")
@@ -32,7 +32,7 @@ def test_an_older_commit_gives_its_model_back_from_the_cache(project: Project) -
     assert project.repro() == []
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_an_older_commit_gives_its_model_back_without_the_cache(project: Project, tmp_path: Path) -> None:
     first, lock = model_bytes(project), (project.folder / "dvc.lock").read_text()
     project.replace("scale: 1.4", "scale: 0.5")

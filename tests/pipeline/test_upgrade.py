@@ -42,6 +42,7 @@ def recorded(tmp_path: Path) -> Project:
     return project
 
 
+@pytest.mark.nightly
 def test_nothing_is_trained_measured_or_asked_again_and_no_byte_differs(recorded: Project, tmp_path: Path) -> None:
     before = {path: (recorded.folder / path).read_bytes() for path in SAME}
     metrics = metrics_of(recorded)
