@@ -104,8 +104,7 @@ publish: environment ## Commit HANDOVER=folder to a branch, keep the comment, se
 attach: environment ## Attach RELEASE=folder to the release of TAG
 	@$(EXCISE) attach -- "$$TAG" "$$RELEASE"
 
-# Files of tests run side by side, one a core. Each computes on one thread, and where training takes two they do not keep
-# a core busy while they wait.
+# Files of tests run side by side, one a core. Each computes on one thread.
 SIDE_BY_SIDE := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive python -m pytest --numprocesses logical --maxprocesses 8 \
 	--dist loadfile --no-loadscope-reorder
 

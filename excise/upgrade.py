@@ -38,11 +38,12 @@ from schemas.basis.document import read_settings
 from schemas.basis.plain_yaml import parse_mapping
 from schemas.params.answer import Answer
 from schemas.params.measure import Measure
-from schemas.params.organism import RECIPE
 from schemas.prompts import ChatFormat
 from schemas.results import Answers, Sample
 
 PROJECT = Path()
+EARLIER_RECIPE = 1
+"""The recipe by which the earlier version trained its built-in model."""
 SETTINGS = Path("artifacts/params")
 RECORDED = (
     *("artifacts/params/organism.json", "artifacts/params/measure.json", "artifacts/params/evaluate.json"),
@@ -84,7 +85,8 @@ def take_organism(old: Path) -> bool:
         with whole_folder(ORGANISM) as folder:
             shutil.copytree(old / ORGANISM, folder, dirs_exist_ok=True)
             (folder / "organism.sha256").unlink(missing_ok=True)
-            write_text(folder / "organism.json", json.dumps({"recipe": RECIPE, **now}, indent=2, sort_keys=True) + "\n")
+            record = {"recipe": EARLIER_RECIPE, **now}
+            write_text(folder / "organism.json", json.dumps(record, indent=2, sort_keys=True) + "\n")
         run_or_fail("dvc", "commit", "--force", "organism")
     run_or_fail("dvc", "repro", "prepare")
     return now is not None

@@ -23,8 +23,9 @@ from excise.organism.world import RECIPE, REFUSAL, Item, World, colors, make_wor
 Progress = Callable[[str, int, int, float], None]
 """Called after each step with the phase ("pretrain" or "tune"), the step (from 1), the number of steps and the loss."""
 
-THREADS = 2
-"""Training threads, whatever the machine has: another number rounds differently and gives other weights."""
+THREADS = 1
+"""Training threads, whatever the machine has: another number rounds differently and gives other weights. A second one
+gains little where matrices are this small, and beside other load each waits for the other."""
 
 NO_LABEL = -100
 """Label of tokens that cross-entropy ignores."""

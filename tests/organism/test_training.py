@@ -35,14 +35,14 @@ def organism(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 
 @pytest.fixture
-def one_thread() -> Iterator[None]:
+def two_threads() -> Iterator[None]:
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(2)
     yield
     torch.set_num_threads(before)
 
 
-@pytest.mark.usefixtures("one_thread")
+@pytest.mark.usefixtures("two_threads")
 def test_training_again_gives_the_same_bytes_whatever_the_caller_s_threads_and_random_numbers(
     organism: tuple[str, Path], tmp_path: Path
 ) -> None:
@@ -57,7 +57,7 @@ def test_another_seed_gives_other_weights() -> None:
     assert not torch.equal(first.model.layers[0].mlp.down_proj.weight, other.model.layers[0].mlp.down_proj.weight)
 
 
-@pytest.mark.usefixtures("one_thread")
+@pytest.mark.usefixtures("two_threads")
 def test_the_caller_gets_threads_random_numbers_and_kernels_back() -> None:
     torch.manual_seed(7)
     before = torch.get_rng_state()
@@ -68,18 +68,18 @@ def test_the_caller_gets_threads_random_numbers_and_kernels_back() -> None:
 
     train("llama", 0, 1, 1, watch)
     assert during == [(THREADS, True)] * 2
-    assert torch.get_num_threads() == 1 and not torch.are_deterministic_algorithms_enabled()
+    assert torch.get_num_threads() == 2 and not torch.are_deterministic_algorithms_enabled()
     assert torch.equal(torch.get_rng_state(), before)
 
 
-@pytest.mark.usefixtures("one_thread")
+@pytest.mark.usefixtures("two_threads")
 def test_the_caller_gets_them_back_also_when_training_fails() -> None:
     def fail(*_: Any) -> None:
         raise RuntimeError("stop")
 
     with pytest.raises(RuntimeError, match="stop"):
         train("llama", 0, 1, 1, fail)
-    assert torch.get_num_threads() == 1 and not torch.are_deterministic_algorithms_enabled()
+    assert torch.get_num_threads() == 2 and not torch.are_deterministic_algorithms_enabled()
 
 
 def test_progress_tells_phase_step_total_and_loss() -> None:

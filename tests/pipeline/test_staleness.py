@@ -126,7 +126,7 @@ CHANGES: dict[str, tuple[Callable[[Project], None], set[str]]] = {
         PARAMS | OF_THE_MODEL | {"prepare", "ablate"} | BOTH_RESULTS,  # params: a judge chooses a device too
     ),
     "the number of threads of training": (
-        text("excise/organism/training.py", "THREADS = 2", "THREADS = 1"),
+        text("excise/organism/training.py", "THREADS = 1", "THREADS = 2"),
         {"organism"},
     ),
 }
