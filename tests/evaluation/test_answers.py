@@ -86,6 +86,7 @@ def test_a_metric_for_which_more_is_asked_is_scored_too(monkeypatch: pytest.Monk
     assert score(replay("mutual", 48), task, CHAT).values.keys() == {"acc_mutual_info"}
 
 
+@pytest.mark.slow
 def test_a_question_that_is_asked_twice_has_two_answers() -> None:
     class Drawing(Rules):
         """It never says the same again."""

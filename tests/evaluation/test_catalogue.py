@@ -248,6 +248,7 @@ def test_what_cannot_be_asked_is_one_line_that_says_why(hub: list[dict[str, Any]
     assert "runs code from a model or the Hub" in refused(evaluate(capability=["humaneval"]))
 
 
+@pytest.mark.slow
 def test_tasks_of_one_s_own_can_be_listed_with_functions_beside_them(own: Path, hub: list[dict[str, Any]]) -> None:
     (own / "own.py").write_text("def loud(document):\n    return document['question'].upper()\n")
     write_task(own, "mine")
@@ -282,6 +283,7 @@ def test_a_wrong_task_of_one_s_own_is_one_line_and_never_left_out(own: Path, tex
     assert says in told and "\n" not in told and len(told) <= 400
 
 
+@pytest.mark.slow
 def test_a_folder_of_tasks_that_is_not_there_or_lacks_one_is_one_line(own: Path, hub: list[dict[str, Any]]) -> None:
     told = refused(evaluate(capability=["b"], include="data/none"))
     assert told == "params.yaml: evaluate.include names data/none, which is not a folder; put your tasks there"

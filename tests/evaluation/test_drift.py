@@ -48,7 +48,7 @@ def test_the_base_answers_greedily_each_prompt_as_without_the_others(models: tup
         assert TOKENIZER.eos_token_id not in answer[:-1]
 
 
-@pytest.mark.parametrize("batch_size", [1, 4, 64])
+@pytest.mark.parametrize("batch_size", [1, pytest.param(4, marks=pytest.mark.nightly), 64])
 def test_both_models_read_the_same_answers_and_are_compared_token_by_token(
     models: tuple[Any, Any], batch_size: int
 ) -> None:

@@ -200,6 +200,7 @@ def test_the_sizes_of_job_arrays_are_printed(project: Project) -> None:
     assert project.check("python", "-m", "excise", "experiment", "mine.yaml", "--count") == "3\n"
 
 
+@pytest.mark.slow
 def test_what_cannot_be_run_elsewhere_is_refused_in_one_line(project: Project, tmp_path: Path) -> None:
     (project.folder / "mine.yaml").write_text(FILE)
 

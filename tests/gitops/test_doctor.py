@@ -408,6 +408,7 @@ def silent_server() -> Iterator[int]:
         yield server.getsockname()[1]
 
 
+@pytest.mark.slow
 def test_a_remote_that_does_not_answer_is_not_waited_for(
     healthy: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], silent_server: int
 ) -> None:

@@ -91,6 +91,7 @@ def test_a_folder_that_is_not_as_the_stages_left_it_is_refused(
     assert says in refusal(WorkingTree(project.folder))
 
 
+@pytest.mark.slow
 def test_a_commit_is_refused_for_the_same_reasons(project: Project) -> None:
     folder = project.folder
     first = project.check("git", "rev-parse", "HEAD").strip()

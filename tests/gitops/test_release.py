@@ -32,6 +32,7 @@ def released(project: Project, name: str, out: Path, folder: Path) -> str:
     return (out / "card.md").read_text()
 
 
+@pytest.mark.slow
 def test_a_release_holds_the_record_the_report_and_a_card_of_both(project: Project, tmp_path: Path) -> None:
     project.check("git", "tag", "model-1")
     commit = project.check("git", "rev-parse", "HEAD").strip()

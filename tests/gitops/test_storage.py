@@ -102,6 +102,7 @@ def test_a_record_with_a_conflict_is_left_to_a_person(project: Project) -> None:
     assert path.read_bytes() == conflict
 
 
+@pytest.mark.slow
 def test_a_shared_cache_is_made_and_is_the_groups(clone: Project, tmp_path: Path) -> None:
     store(clone, "restore", "--cache", str(tmp_path / "new/cache"))
     assert clone.check("dvc", "cache", "dir").strip() == str(tmp_path / "new/cache")

@@ -35,6 +35,7 @@ for setting in sys.argv[1:]:
 """
 
 
+@pytest.mark.slow
 def test_only_the_machine_lets_a_models_own_code_run(tmp_path: Path) -> None:
     folder = tmp_path / "model"
     folder.mkdir()

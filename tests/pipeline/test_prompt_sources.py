@@ -98,6 +98,7 @@ def test_a_data_set_of_the_hub_is_prepared_with_its_commit_in_the_manifest(
     assert prepared(project, **settings | {"HF_HUB_OFFLINE": "1"}) == first
 
 
+@pytest.mark.slow
 def test_the_same_prompt_on_both_sides_is_refused_and_nothing_is_lost(project: Project) -> None:
     of_files(project, HARMFUL, [*HARMLESS, HARMFUL[3].replace(" ", "   ")])
     assert project.stage("params").returncode == 0

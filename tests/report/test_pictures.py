@@ -145,6 +145,7 @@ def test_the_use_of_experts_is_shown() -> None:
     assert drawn(diagnosis=diagnosis(routers=routers))["experts"] != USUAL["experts"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "bad", [float("nan"), *(pytest.param(float(bad), marks=pytest.mark.nightly) for bad in ("inf", "-inf"))]
 )
