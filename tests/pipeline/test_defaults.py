@@ -34,7 +34,7 @@ def test_the_defaults_remove_refusal_and_keep_knowledge(
         project = copy_project(tmp_path / "project")
         project.replace("architecture: glm4_moe", f"architecture: {architecture}")
         run = first_run(project)
-    assert run.seconds <= MOST_SECONDS and run.bytes <= MOST_BYTES
+    assert run.bytes <= MOST_BYTES
 
     metrics: dict[str, Any] = json.loads((run.project.folder / "metrics.json").read_text())
     base, edited = metrics["base"], metrics
@@ -49,3 +49,9 @@ def test_the_defaults_remove_refusal_and_keep_knowledge(
         assert abs(lost) <= MOST_LOST[architecture]
     assert base["over_refusal"]["organism_borderline"]["refusal_rate"] == 0
     assert json.loads((run.project.folder / "gates.json").read_text())["verdict"] == "pass"
+
+
+@pytest.mark.nightly
+def test_the_first_run_takes_four_minutes_at_most(at_defaults: FirstRun) -> None:
+    """On 2 cores that do nothing else, which is not so of every machine that tests."""
+    assert at_defaults.seconds <= MOST_SECONDS
