@@ -73,8 +73,8 @@ def test_the_diagnosis_names_the_cause_and_editing_what_it_names_is_enough(known
     base = known.first_tokens(known.model, DRIFT)
     with known.edited({}) as model:
         everything = mean_kl(base, known.first_tokens(model, DRIFT))
-    # What is named has nine tenths of the effect. Attention had to be made several times as large, on some processors so
-    # much that the last tenth, if it is of a layer that is not named, still refuses.
+    # What is named has nine tenths of the effect. Attention had to be made several times as large, on some processors
+    # so much that the last tenth, if it is of a layer that is not named, still refuses.
     whole = set(named.layers) == set(known.cause.layers)
     with known.edited(*rules_of(named, diagnosis.measurement)) as model:
         assert known.refused(model, HARMFUL) <= (0.05 if whole else 0.65)

@@ -19,7 +19,8 @@ def edited(project: Project, rule: str) -> tuple[dict[str, str], str]:
     gates = json.loads((project.folder / "gates.json").read_text())
     report = (project.folder / "report/report.md").read_text()
     assert project.run("python", "-m", "excise", "gate").returncode == 1
-    assert gates["verdict"] == "fail" and report.startswith("# A gate fails")
+    # By how much knowledge suffers depends on the organism, and so on the processor.
+    assert gates["verdict"] == "fail" and report.startswith(("# A gate fails", "# 2 gates fail"))
     return {gate["metric"]: gate["verdict"] for gate in gates["gates"]}, report
 
 
