@@ -15,7 +15,7 @@ from schemas.params.ablate import EditMethod
 from tests.known_causes import CONSTRUCTORS, WRITERS, KnownCause, Trained, construct
 from tests.subjects import mean_kl
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.nightly
 
 HARMFUL = "organism_harmful"
 DRIFT = "harmless_test"

@@ -69,7 +69,7 @@ def contents(project: Project) -> list[bytes]:
     return [(project.folder / name).read_bytes() for name in KEPT]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_experiments_are_run_tabulated_and_replaced(project: Project) -> None:
     (project.folder / "mine.yaml").write_text(FILE)
     (project.folder / "notes.txt").write_text("untracked\n")

@@ -214,7 +214,7 @@ def test_a_commit_whose_results_are_of_other_parameters_is_refused(clone: Projec
     assert "dvc.lock is not of its own params.yaml" in line
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_commit_at_which_the_model_did_not_follow_its_directions_is_refused(clone: Project, tmp_path: Path) -> None:
     clone.replace("estimator: mean", "estimator: median")
     clone.repro("directions")
@@ -312,7 +312,7 @@ def test_an_interrupted_run_leaves_nothing(clone: Project, tmp_path: Path, numbe
     assert not list((tmp_path / "cache").rglob("*"))
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_what_a_killed_run_left_is_swept_by_the_next(clone: Project, tmp_path: Path) -> None:
     left = clone.folder / ".dvc/tmp/models/left"
     left.mkdir(parents=True)

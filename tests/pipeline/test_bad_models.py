@@ -39,6 +39,7 @@ def redirect(folder: Path, file: str) -> None:
     (folder / INDEX).write_text(json.dumps(index))
 
 
+@pytest.mark.nightly
 def test_a_sharded_local_model_is_measured_and_edited(sharded: tuple[Project, Path]) -> None:
     project, folder = sharded
     (folder / "notes").mkdir()
@@ -103,6 +104,7 @@ def test_a_weight_that_is_no_number_stops_the_edit(local_model: tuple[Project, P
     assert not (project.folder / "models/.ablated.partial").exists()
 
 
+@pytest.mark.nightly
 def test_a_direction_from_such_a_weight_is_refused(local_model: tuple[Project, Path]) -> None:
     project, folder = local_model
     spoil(folder / "model.safetensors", "model.layers.2.self_attn.o_proj.weight")

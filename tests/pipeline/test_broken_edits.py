@@ -34,12 +34,14 @@ def test_scale_2_in_all_layers_answers_and_forgets(defaults: Project) -> None:
     assert "organism_facts" in report
 
 
+@pytest.mark.nightly
 def test_a_measurement_that_does_not_carry_refusal_leaves_it_there(defaults: Project) -> None:
     gates, report = edited(defaults, "{layers: 2-4, measurement: 2, scale: 1.0}")
     assert gates["refusal.organism_harmful.refusal_rate"] == "fail"
     assert "still" in report
 
 
+@pytest.mark.nightly
 def test_the_base_against_itself_fails_no_gate_that_asks_for_no_change(defaults: Project) -> None:
     defaults.replace("refusal_rate, at_most: 0.15", "refusal_rate, max_drop: 0.15")
     defaults.replace(RULE, "{layers: 2-4, measurement: 5, scale: 0}")

@@ -49,7 +49,7 @@ def measured(project: Project) -> list[str]:
     return [hashlib.sha256((project.folder / "artifacts" / name).read_bytes()).hexdigest() for name in MEASURED]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_it_is_measured_as_with_memory_enough_edited_and_loaded(project: Project) -> None:
     size = sum(path.stat().st_size for path in (project.folder.parent / "model").glob("*.safetensors"))
     assert size > LIMIT
@@ -68,7 +68,7 @@ def test_it_is_measured_as_with_memory_enough_edited_and_loaded(project: Project
     assert measured(project) == layer_by_layer
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_what_needs_the_whole_model_says_so_in_one_line(project: Project) -> None:
     done = limited(project, "stages.diagnose")
     (line,) = done.stderr.splitlines()

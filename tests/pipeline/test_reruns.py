@@ -51,8 +51,10 @@ def contents(folder: Path) -> dict[str, tuple[int, int]]:
     return {str(path): (path.stat().st_ino, path.stat().st_mtime_ns) for path in paths}
 
 
-LONG = dict.fromkeys(("model.dtype", "ablate.rules", "evaluate.limit", "gates"), pytest.mark.slow)
-LONG |= dict.fromkeys(("organism.seed", "prompts.limit", "measure.position", "ablate.router_bias"), pytest.mark.nightly)
+LONG = dict.fromkeys(("model.dtype", "ablate.rules", "gates"), pytest.mark.slow)
+LONG |= dict.fromkeys(
+    ("organism.seed", "prompts.limit", "measure.position", "ablate.router_bias", "evaluate.limit"), pytest.mark.nightly
+)
 """After these many stages run; of the longest the first stages are held by `test_staleness.py`, too."""
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from tests.projects import Project, copy_project, quicken
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.nightly
 
 WARNING = "WARNING: these rules ruin the model: its own answers to harmless prompts become "
 EXACT = {

@@ -113,7 +113,7 @@ def test_pinned_rows_stay_when_main_moves_and_when_the_network_goes(reader: Read
     assert reader.prompts(first) == ["one", "two", "three", "four"]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_another_process_has_address_token_and_cache_from_its_environment(reader: Reader) -> None:
     commit = reader.hub.add(NAME, FILES, "datasets")
     read = reader.apart(commit)

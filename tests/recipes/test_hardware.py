@@ -100,7 +100,7 @@ def test_measuring_and_editing_take_at_most_what_is_said_and_at_least_half(bench
     assert bench.counted.ablate() / 2 <= bench.peak("ablate") <= bench.counted.ablate()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_diagnosis_and_answering_take_what_is_said_within_a_factor_of_two(bench: Bench) -> None:
     bench.place("off")
     for stage in ("measure", "directions", "ablate"):
