@@ -572,13 +572,18 @@ def test_a_written_release_is_whole_after_it_was_killed(project: Project, tmp_pa
     assert project.excise(*command).returncode == 0
     expected = [files(tmp_path / name) for name in ("out", "model")]
     killer = Killer(project, seed=4)
+    # A model that the killed command brought back is one that was given to the next, and its card says so.
+    shutil.rmtree(tmp_path / "out")
+    assert project.excise(*command).returncode == 0
+    given = [files(tmp_path / name) for name in ("out", "model")]
+    assert given[1] == expected[1] and given[0].keys() == expected[0].keys()
     for _ in range(kills):
         for name in ("out", "model"):
             shutil.rmtree(tmp_path / name, ignore_errors=True)
         killer.kill(["python", "-m", "excise", *command], latest=5.0)
         for name, whole in zip(("out", "model"), expected, strict=True):
             assert not (tmp_path / name).exists() or files(tmp_path / name) == whole
+        was_there = (tmp_path / "model").exists()
         shutil.rmtree(tmp_path / "out", ignore_errors=True)
         assert project.excise(*command).returncode == 0
-        if (tmp_path / "model").exists():
-            assert [files(tmp_path / name) for name in ("out", "model")] == expected
+        assert [files(tmp_path / name) for name in ("out", "model")] == (given if was_there else expected)
