@@ -40,7 +40,8 @@ class Organism:
 
 def make_organism(architecture: str, seed: int, folder: Path) -> Organism:
     """Train the organism of a seed with the defaults' steps, and save it in an empty folder."""
-    model, tokenizer = train(Settings.model_validate({"architecture": architecture, "seed": seed}), lambda *_: None)
+    defaults = Settings()
+    model, tokenizer = train(architecture, seed, defaults.pretrain_steps, defaults.tune_steps, lambda *_: None)
     save(model, tokenizer, folder)
     checkpoint = read_checkpoint(folder)
     layout = resolve_tied(inspect(folder, checkpoint.tensors, checkpoint.files, "float32"), checkpoint)

@@ -16,8 +16,7 @@ from pydantic import ValidationError
 
 from excise.checkpoint.base_model import ORGANISM, read_config, read_manifest
 from excise.evaluation.asking.answers import ANSWERS, Side, ask, responses_file
-from excise.evaluation.asking.catalogue import load_tasks
-from excise.evaluation.asking.overlap import leave_out, read_measured_prompts
+from excise.evaluation.asking.catalogue import leave_out, load_tasks, read_measured_prompts
 from excise.evaluation.scoring.harness import Recording
 from excise.gitops.git import file_of, git
 from excise.gitops.programs import run_or_fail
@@ -120,7 +119,7 @@ def take_answers(old: Path, side: Side) -> bool:
     if reasons(tokenizer, chat):
         return _runs_again(f"answer@{side}", ": answers with reasoning have more room now")
     tasks = load_tasks(settings, longest_text=read_config(folder).get("max_position_embeddings"))
-    leave_out(tasks, read_measured_prompts(), settings)
+    leave_out(tasks, read_measured_prompts(), settings.overlap)
     if any(part.OUTPUT_TYPE != "generate_until" for task in tasks for part in task.parts.values()):
         return _runs_again(f"answer@{side}", ": log-probabilities were not kept")
     counts: dict[str, int] = {}

@@ -148,7 +148,7 @@ def attention(model: PreTrainedModel, trained: Trained) -> Cause:
         ValueError: no part is large enough.
     """
     own = [model.model.layers[layer].self_attn.o_proj.weight for layer in TUNED_LAYERS]
-    for _, weight in writers(model):
+    for _, weight in _writers(model):
         if all(weight is not kept for kept in own):
             _add(weight, trained.direction, -_along(weight, trained.direction))
     for _ in range(25):
@@ -288,7 +288,7 @@ def _measured_sides(model: PreTrainedModel, prompts: dict[str, list[list[int]]])
     return harmful, harmless
 
 
-def writers(model: PreTrainedModel) -> Iterator[tuple[int, Tensor]]:
+def _writers(model: PreTrainedModel) -> Iterator[tuple[int, Tensor]]:
     """Layer and ``[hidden, inputs]`` weight of all that writes to the stream; the embeddings as layer -1."""
     yield -1, model.model.embed_tokens.weight.T
     layers: Any = decoder_layers(model)
@@ -321,7 +321,7 @@ def _carry(model: PreTrainedModel, trained: Trained, layer: int) -> Tensor:
         norm.
     """
     carrier = _unused_direction(trained)
-    for place, weight in writers(model):
+    for place, weight in _writers(model):
         carried = CARRIED * _along(weight, trained.direction)
         for direction in (trained.direction, carrier):
             _add(weight, direction, -_along(weight, direction))
