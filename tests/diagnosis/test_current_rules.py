@@ -79,6 +79,7 @@ def test_what_rules_leave_out_is_what_is_left_when_all_that_they_cover_is_gone(s
     )
 
 
+@pytest.mark.slow
 def test_each_scale_is_told_as_it_is_in_a_pass_of_its_own(subject: Subject) -> None:
     found = simulated(subject, RULES)
     removed = subject.bench.plan(RULES)

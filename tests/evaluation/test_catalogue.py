@@ -233,6 +233,7 @@ def test_a_file_of_the_user_s_that_is_not_there_is_one_line(monkeypatch: pytest.
     assert told == "params.yaml names data/none.txt, which is missing or is not a file; put the file there"
 
 
+@pytest.mark.slow
 def test_lm_eval_s_own_tasks_and_groups_can_be_listed(hub: list[dict[str, Any]]) -> None:
     (task, group) = load_tasks(evaluate(capability=["arc_easy", "mmlu_stem"]))
     assert list(task.parts) == ["arc_easy"] and not task.judged

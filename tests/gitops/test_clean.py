@@ -20,6 +20,8 @@ from excise.judges.api import CACHE
 from excise.plumbing.errors import StageError
 from tests.projects import Project, one_line
 
+pytestmark = pytest.mark.slow
+
 KEPT = (
     "main",
     "branch",
@@ -391,7 +393,6 @@ def test_verdicts_and_unfinished_answers_go_when_they_were_long_not_used(history
     assert [path.name for path in (folder / ".excise").rglob("*") if path.is_file()] == ["digests.json"]
 
 
-@pytest.mark.slow
 def test_the_command_works_without_a_terminal_and_asks_nothing(project: Project, finished: Project) -> None:
     cache = Path(finished.check("dvc", "cache", "dir").strip())
     done = project.excise("clean", "--yes")

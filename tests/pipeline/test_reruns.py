@@ -51,7 +51,7 @@ def contents(folder: Path) -> dict[str, tuple[int, int]]:
     return {str(path): (path.stat().st_ino, path.stat().st_mtime_ns) for path in paths}
 
 
-LONG = dict.fromkeys(("model.dtype", "ablate.rules", "gates"), pytest.mark.slow)
+LONG = dict.fromkeys(("model.dtype", "ablate.rules", "gates", "measure.offload"), pytest.mark.slow)
 LONG |= dict.fromkeys(
     ("organism.seed", "prompts.limit", "measure.position", "ablate.router_bias", "evaluate.limit"), pytest.mark.nightly
 )

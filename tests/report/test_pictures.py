@@ -135,6 +135,7 @@ def with_field(document: str, field: str, number: Callable[[float], float]) -> d
     return drawn(**{document: type(of).model_validate(changed(of.model_dump(), field, number))})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("picture", "document", "field"), SHOWN)
 def test_a_picture_shows_its_numbers(picture: str, document: str, field: str) -> None:
     assert with_field(document, field, lambda number: number * number + 0.5)[picture] != USUAL[picture]

@@ -90,6 +90,7 @@ def matters(model: PreTrainedModel, layer: int, expert: int, prompt: list[int], 
     return not torch.equal(before, without)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("position", [-1, pytest.param(-2, marks=pytest.mark.nightly)])
 def test_an_expert_is_used_where_the_stream_would_be_another_without_it(model: PreTrainedModel, position: int) -> None:
     prompts = some_prompts(5)
