@@ -107,6 +107,7 @@ def _whole_folders(paths: set[Path]) -> set[Path]:
     return found
 
 
+@cache
 def says_nothing(path: Path) -> bool:
     """Whether it is a package's file with nothing but a docstring."""
     return path.name == "__init__.py" and len(ast.parse(path.read_bytes()).body) <= 1
