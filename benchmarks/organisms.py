@@ -1,23 +1,35 @@
-"""Trained organisms, for benchmarks that try edits of them by simulation."""
+"""Trained organisms, for benchmarks that try edits of them by simulation. Each is trained once and kept under
+`.excise/organisms`."""
 
-from collections.abc import Sequence
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
+from typing import TypeVar
 
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from excise.checkpoint.base_model import BaseModel, make_manifest
 from excise.checkpoint.weights import read_checkpoint
 from excise.edit.inspection import inspect, resolve_tied
 from excise.edit.planning.projectors import Directions
+from excise.inference.continuations import greedy_answers
 from excise.inference.passes import Passes
 from excise.organism.training import save, train
 from excise.organism.world import Item, make_world, splits
 from excise.residual.activations import collect_activations
 from excise.residual.directions import estimate
 from schemas.params.model import Model
+from schemas.params.organism import RECIPE
 from schemas.params.organism import Organism as Settings
 
+Result = TypeVar("Result")
+
+KEPT = Path(".excise/organisms")
 BATCH = 128
 
 
@@ -37,18 +49,30 @@ class Organism:
         texts = self.tokenizer.apply_chat_template(chats, tokenize=False, add_generation_prompt=True)
         return list(self.tokenizer(texts)["input_ids"])
 
+    def answers(self, items: Sequence[Item]) -> list[str]:
+        """Its whole answer to each, as it is now."""
+        answers = greedy_answers(self.model, self.tokenizer, self.tokens(items), "auto", lambda _: None)
+        return [str(self.tokenizer.decode(answer, skip_special_tokens=True)).strip() for answer in answers]
 
-def make_organism(architecture: str, seed: int, folder: Path) -> Organism:
-    """Train the organism of a seed with the defaults' steps, and save it in an empty folder."""
-    defaults = Settings()
-    model, tokenizer = train(architecture, seed, defaults.pretrain_steps, defaults.tune_steps, lambda *_: None)
-    save(model, tokenizer, folder)
+
+def make_organism(settings: Settings) -> Organism:
+    """The organism of these settings, trained now or before on this kind of processor."""
+    # Processors of other instruction sets train other weights.
+    of = f"{RECIPE} {torch.backends.cpu.get_cpu_capability()} {settings.model_dump_json()}"
+    folder = KEPT / hashlib.sha256(of.encode()).hexdigest()[:16]
+    if not folder.exists():
+        making = folder.with_name(f"{folder.name}.{os.getpid()}")
+        making.mkdir(parents=True)
+        save(*train(settings, lambda *_: None), making)
+        making.rename(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True).eval()
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
     checkpoint = read_checkpoint(folder)
     layout = resolve_tied(inspect(folder, checkpoint.tensors, checkpoint.files, "float32"), checkpoint)
     base = BaseModel(
         make_manifest(folder, Model(source=str(folder.resolve()), dtype="float32"), layout), layout, checkpoint
     )
-    return Organism(model, tokenizer, base, splits(make_world(seed)))
+    return Organism(model, tokenizer, base, splits(make_world(settings.seed, settings.things, settings.refusals)))
 
 
 def measure(organism: Organism) -> Directions:
@@ -59,3 +83,10 @@ def measure(organism: Organism) -> Directions:
         for name in ("harmful_train", "harmless_train")
     )
     return estimate(harmful, harmless)
+
+
+def of_each(organisms: Sequence[Settings], work: Callable[[Settings], Result]) -> Iterator[Result]:
+    """What comes of each, in this order. Training and forward passes of models so small gain little by a second thread,
+    so each is done in a process of one, as many at once as there are cores."""
+    with ProcessPoolExecutor(os.cpu_count(), get_context("spawn"), torch.set_num_threads, (1,)) as workers:
+        yield from workers.map(work, organisms)

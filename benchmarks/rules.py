@@ -9,17 +9,15 @@ and today's defaults beside those before, on all unseen prompts, with the refusa
 import argparse
 import itertools
 import math
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import get_args
 
 import numpy as np
 from scipy.stats import bootstrap
 from torch import Tensor
 
-from benchmarks.organisms import Organism, make_organism, measure
+from benchmarks.organisms import Organism, make_organism, measure, of_each
 from excise.edit.planning.plan import make_plan
 from excise.inference.continuations import greedy_answers
 from excise.organism.model import ARCHITECTURES
@@ -29,6 +27,7 @@ from excise.trials import perplexity
 from excise.trials.refusal import Questions
 from excise.trials.simulation import simulated
 from schemas.params.ablate import Ablate, ThroughNorm
+from schemas.params.organism import Organism as Settings
 
 MOST_REFUSALS = 0.05
 LAYERS = ("all", "1-4", "2-3", "2-4", "2-5")
@@ -42,6 +41,8 @@ SHOWN = 12
 
 Rule = tuple[str, str, str, int, float]
 """through_norm, orthogonalize, layers, measurement, scale."""
+Found = dict[Rule, tuple[float, float, float]]
+"""What came of each rule: refusal, KL and perplexity."""
 
 
 @dataclass(frozen=True)
@@ -83,12 +84,10 @@ class Bed:
         return Tried(said.remaining, said.kl, math.inf if times is None else times)
 
     def refusals(self, ablate: Ablate) -> float:
-        """Share of harmful prompts whose whole answer under an edit begins as the organism's refusal does."""
-        model, tokenizer = self.organism.model, self.organism.tokenizer
-        with simulated(model, make_plan(ablate, self.organism.base, self.directions)):
-            answers = greedy_answers(model, tokenizer, self.questions.harmful, "auto", lambda _: None)
-        texts = [" ".join(str(tokenizer.decode(answer)).split()) for answer in answers]
-        return sum(text.startswith(REFUSAL.removesuffix(" .")) for text in texts) / len(texts)
+        """Share of all harmful prompts whose whole answer under an edit is the organism's refusal."""
+        with simulated(self.organism.model, make_plan(ablate, self.organism.base, self.directions)):
+            answers = self.organism.answers(self.organism.asked["organism_harmful"])
+        return sum(answer.startswith(REFUSAL) for answer in answers) / len(answers)
 
 
 def edit(rule: Rule) -> Ablate:
@@ -109,20 +108,20 @@ def row(name: str, rule: Rule, refusal: float, kl: float, perplexity: float) -> 
     return f"| {' | '.join(cells)} |"
 
 
-def search(name: str, bed: Bed) -> dict[Rule, tuple[float, float, float]]:
-    """Try every rule, and print those before and the best of each way: refusal, KL and perplexity by rule."""
+def search(name: str, bed: Bed) -> tuple[list[str], Found]:
+    """Try every rule: the lines of those before and of the best of each way, and what came of all."""
     tried = {rule: found for rule in rules() if (found := bed.under(edit(rule)))}
     numbers = {rule: (found.refusal, found.kl, found.perplexity) for rule, found in tried.items()}
-    print(row(f"{name}, before", BEFORE, *numbers[BEFORE]), flush=True)
+    lines = [row(f"{name}, before", BEFORE, *numbers[BEFORE])]
     for way, orthogonalize in itertools.product(get_args(ThroughNorm), ORTHOGONALIZE):
         of_way = {rule: found for rule, found in numbers.items() if rule[:2] == (way, orthogonalize)}
         enough = {rule: found for rule, found in of_way.items() if found[0] <= MOST_REFUSALS}
         if enough:
             best = min(enough, key=lambda rule: enough[rule][1])
-            print(row(name, best, *enough[best]), flush=True)
+            lines.append(row(name, best, *enough[best]))
         else:
-            print(f"| {name} | {way} | {orthogonalize} | no rule leaves so little | | | | | |", flush=True)
-    return numbers
+            lines.append(f"| {name} | {way} | {orthogonalize} | no rule leaves so little | | | | | |")
+    return lines, numbers
 
 
 def compared(name: str, bed: Bed) -> str:
@@ -138,6 +137,12 @@ def compared(name: str, bed: Bed) -> str:
     return f"| {' | '.join(cells)} |"
 
 
+def try_on(settings: Settings) -> tuple[list[str], Found, str]:
+    """Of one organism: its lines of the first table, what came of each rule, and its line of the third."""
+    organism, name = make_organism(settings), f"{settings.architecture}, seed {settings.seed}"
+    return *search(name, Bed(organism, PROMPTS)), compared(name, Bed(organism, None))
+
+
 def main() -> None:
     """Train, try, and print."""
     arguments = argparse.ArgumentParser(description=__doc__)
@@ -147,13 +152,16 @@ def main() -> None:
     head = "through_norm | orthogonalize | layers | measurement | scale | refusal | KL | perplexity × |"
     line = "| --- | --- | --- | --- | ---: | ---: | ---: | ---: | ---: |"
     print(f"| organism | {head}\n{line}")
-    results: list[dict[Rule, tuple[float, float, float]]] = []
+    results: list[Found] = []
     pairs: list[str] = []
-    for architecture, seed in itertools.product(given.architectures, given.seeds):
-        with tempfile.TemporaryDirectory() as folder:
-            organism, name = make_organism(architecture, seed, Path(folder)), f"{architecture}, seed {seed}"
-            results.append(search(name, Bed(organism, PROMPTS)))
-            pairs.append(compared(name, Bed(organism, None)))
+    organisms = [
+        Settings.model_validate({"architecture": architecture, "seed": seed})
+        for architecture, seed in itertools.product(given.architectures, given.seeds)
+    ]
+    for lines, found, pair in of_each(organisms, try_on):
+        print("\n".join(lines), flush=True)
+        results.append(found)
+        pairs.append(pair)
     print(f"\nThe worst of {len(results)}:\n\n| KL above before | {head}\n{line}")
     # A rule that is refused anywhere is no rule.
     everywhere = {rule: [found[rule] for found in results] for rule in rules() if all(rule in one for one in results)}

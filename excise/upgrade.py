@@ -1,10 +1,8 @@
-"""`python -m excise upgrade`: continue a project of an earlier version, which trained in `prepare`, estimated in
-`measure` and generated in `evaluate`. What takes long to make is copied to where this version keeps it and accepted by
-`dvc commit`; `dvc repro` makes the rest, and stages whose settings changed since."""
+"""`python -m excise upgrade`: continue a project of an earlier version, which estimated in `measure` and generated in
+`evaluate`. What takes long to make is copied to where this version keeps it and accepted by `dvc commit`; `dvc repro`
+makes the rest, and stages whose settings changed since."""
 
 import filecmp
-import json
-import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -14,9 +12,10 @@ from typing import Any
 from lm_eval.api.instance import Instance
 from pydantic import ValidationError
 
-from excise.checkpoint.base_model import ORGANISM, read_config, read_manifest
+from excise.checkpoint.base_model import read_config, read_manifest
 from excise.evaluation.asking.answers import ANSWERS, Side, ask, responses_file
-from excise.evaluation.asking.catalogue import leave_out, load_tasks, read_measured_prompts
+from excise.evaluation.asking.catalogue import load_tasks
+from excise.evaluation.asking.overlap import leave_out, read_measured_prompts
 from excise.evaluation.scoring.harness import Recording
 from excise.gitops.git import file_of, git
 from excise.gitops.programs import run_or_fail
@@ -26,11 +25,9 @@ from excise.plumbing.files import (
     MAPPING,
     read_document,
     read_lines,
-    whole_folder,
     write_bytes,
     write_json,
     write_lines,
-    write_text,
 )
 from excise.prompts.chats import FOLDER, read_format
 from excise.prompts.reasoning import reasons
@@ -38,29 +35,35 @@ from schemas.basis.document import read_settings
 from schemas.basis.plain_yaml import parse_mapping
 from schemas.params.answer import Answer
 from schemas.params.measure import Measure
+from schemas.params.organism import OrganismSettings
 from schemas.prompts import ChatFormat
 from schemas.results import Answers, Sample
 
 PROJECT = Path()
-EARLIER_RECIPE = 1
-"""The recipe by which the earlier version trained its built-in model."""
 SETTINGS = Path("artifacts/params")
 RECORDED = (
-    *("artifacts/params/organism.json", "artifacts/params/measure.json", "artifacts/params/evaluate.json"),
+    *("artifacts/params/measure.json", "artifacts/params/evaluate.json"),
     *("artifacts/activations.safetensors", "artifacts/expert_use.json", "artifacts/prompts"),
-    *("models/base", "results/base", "results/ablated"),
+    *("results/base", "results/ablated"),
 )
 
 
 def upgrade() -> None:
-    """Take over the newest recorded run. Raises `StageError`: none is recorded here, or DVC lacks its outputs."""
+    """Take over the newest recorded run. Raises `StageError`: none is recorded here, DVC lacks its outputs, or it asks
+    the built-in world, which was another one."""
     commit = recorded_commit()
+    run_or_fail("dvc", "repro", "params")
+    if read_settings(OrganismSettings, SETTINGS / "organism.json").organism is not None:
+        raise StageError(
+            "params.yaml: the built-in model and its tasks know other things since: nothing to upgrade; "
+            "run `make repro`"
+        )
     with tempfile.TemporaryDirectory(prefix="excise-") as temporary:
         old = Path(temporary)
         for path in RECORDED:
             (old / path).parent.mkdir(parents=True, exist_ok=True)
             run_or_fail("dvc", "get", ".", path, "--rev", commit, "--out", str(old / path))
-        run_or_fail("dvc", "repro", "params")
+        run_or_fail("dvc", "repro", "prepare")
         taken = [stage for stage, take in STEPS.items() if take(old)]
     print(f"taken over from {commit[:12]}: {', '.join(taken) or 'nothing'}; `make repro` makes the rest")
 
@@ -73,23 +76,6 @@ def recorded_commit() -> str:
         if any(out["path"] == "models/base" for out in stages.get("prepare", {}).get("outs", ())):
             return listed[0]
     raise StageError("dvc.lock was not written by an earlier version: nothing to upgrade; run `make repro`")
-
-
-def take_organism(old: Path) -> bool:
-    """The built-in model, with the recipe that it was trained with."""
-    before = read_document(MAPPING, old / SETTINGS / "organism.json")
-    now = read_document(MAPPING, SETTINGS / "organism.json")["organism"]
-    if now is not None and now != before:
-        return _runs_again("organism")
-    if now is not None:
-        with whole_folder(ORGANISM) as folder:
-            shutil.copytree(old / ORGANISM, folder, dirs_exist_ok=True)
-            (folder / "organism.sha256").unlink(missing_ok=True)
-            record = {"recipe": EARLIER_RECIPE, **now}
-            write_text(folder / "organism.json", json.dumps(record, indent=2, sort_keys=True) + "\n")
-        run_or_fail("dvc", "commit", "--force", "organism")
-    run_or_fail("dvc", "repro", "prepare")
-    return now is not None
 
 
 def take_activations(old: Path) -> bool:
@@ -119,7 +105,7 @@ def take_answers(old: Path, side: Side) -> bool:
     if reasons(tokenizer, chat):
         return _runs_again(f"answer@{side}", ": answers with reasoning have more room now")
     tasks = load_tasks(settings, longest_text=read_config(folder).get("max_position_embeddings"))
-    leave_out(tasks, read_measured_prompts(), settings.overlap)
+    leave_out(tasks, read_measured_prompts(), settings)
     if any(part.OUTPUT_TYPE != "generate_until" for task in tasks for part in task.parts.values()):
         return _runs_again(f"answer@{side}", ": log-probabilities were not kept")
     counts: dict[str, int] = {}
@@ -169,7 +155,6 @@ def _runs_again(stage: str, why: str = ": its settings or prompts changed") -> b
 
 
 STEPS: dict[str, Callable[[Path], bool]] = {
-    "organism": take_organism,
     "measure": take_activations,
     "answer@base": partial(take_answers, side="base"),
     "answer@ablated": partial(take_answers, side="ablated"),

@@ -14,7 +14,8 @@ from excise.checkpoint.weights import read_checkpoint
 from excise.evaluation.answering.backends import Transformers, require_vllm, unfinished_work, with_vllm
 from excise.evaluation.answering.drift import drift_samples, read_predictions
 from excise.evaluation.asking.answers import ANSWERS, DRIFT, Side, ask_all, chosen_side, responses_file
-from excise.evaluation.asking.catalogue import ListedTask, draw, leave_out, load_tasks, read_measured_prompts
+from excise.evaluation.asking.catalogue import ListedTask, draw, load_tasks
+from excise.evaluation.asking.overlap import leave_out, read_measured_prompts
 from excise.inference.continuations import greedy_answers, predictions
 from excise.inference.forward import first_size
 from excise.inference.loading.models import load_model, remote_code_is_trusted
@@ -48,7 +49,7 @@ def main() -> None:
     longest_text = read_config(folder).get("max_position_embeddings")
     tasks = load_tasks(settings, longest_text=longest_text, reasoning=reasons(tokenizer, chat))
     check_descriptions(tasks, tokenizer, chat)
-    leave_out(tasks, read_measured_prompts(), settings.overlap)
+    leave_out(tasks, read_measured_prompts(), settings)
     draw(tasks, settings)
     judged = {part for task in tasks if task.judged for part in task.parts}
     dtype, batch_size = arithmetic(side, settings)

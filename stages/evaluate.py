@@ -5,7 +5,8 @@ from pathlib import Path
 
 from excise.checkpoint.base_model import read_config, read_manifest
 from excise.evaluation.asking.answers import ANSWERS, DRIFT, chosen_side
-from excise.evaluation.asking.catalogue import draw, leave_out, load_tasks, read_measured_prompts
+from excise.evaluation.asking.catalogue import draw, load_tasks
+from excise.evaluation.asking.overlap import leave_out, read_measured_prompts
 from excise.evaluation.scoring.harness import DRIFT_METRICS, SCORES_FOLDER, Replay, Scored, drift_values, score
 from excise.evaluation.scoring.judging import judged
 from excise.inference.loading.tokenizer import description_folder, load_tokenizer
@@ -29,7 +30,7 @@ def main() -> None:
     tokenizer = load_tokenizer(folder, chat.date)
     may_reason, begun = reasons(tokenizer, chat), opens_reasoning(tokenizer, chat)
     tasks = load_tasks(settings, SCORES_FOLDER, read_config(folder).get("max_position_embeddings"), may_reason)
-    left_out = leave_out(tasks, read_measured_prompts(), settings.overlap)
+    left_out = leave_out(tasks, read_measured_prompts(), settings)
     drawn = draw(tasks, settings)
 
     scored: dict[str, Scored] = {}

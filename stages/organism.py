@@ -27,8 +27,7 @@ def main() -> None:
     from excise.organism.training import save, train  # slow to import
 
     with progress("Train the organism", organism.pretrain_steps + organism.tune_steps, "steps") as advance:
-        steps = organism.pretrain_steps, organism.tune_steps
-        trained, tokenizer = train(organism.architecture, organism.seed, *steps, lambda *_: advance(1))
+        trained, tokenizer = train(organism, lambda *_: advance(1))
     with whole_folder(ORGANISM) as folder:
         save(trained, tokenizer, folder)
         write_text(folder / RECORD.name, json.dumps(record, indent=2, sort_keys=True) + "\n")

@@ -14,6 +14,7 @@ from excise.prompts.gathering import gather_kind, prompt_lists
 from schemas.basis.document import read_settings
 from schemas.model import ModelLayout, ModelManifest
 from schemas.params.model import Model
+from schemas.params.organism import WorldSettings
 from schemas.params.prompts import PrepareSettings
 from schemas.prompts import ChatFormat, Prompt, PromptList, PromptsManifest
 
@@ -60,11 +61,21 @@ def pin(model: Model, chat: ChatFormat, prompts: list[Prompt]) -> tuple[ModelMan
     return make_manifest(folder, model, layout), layout
 
 
-def organism_lists(seed: int) -> dict[str, list[Prompt]]:
+def organism_lists(settings: WorldSettings) -> dict[str, list[Prompt]]:
     """The prompt lists of the organism's world: harmful, harmless, drift, and its tasks."""
+    made = world.make_world(**settings.model_dump())
     return {
-        name: [Prompt(id=item.id, prompt=item.prompt, answer=item.answer, item=item.fact) for item in items]
-        for name, items in world.splits(world.make_world(seed)).items()
+        name: [
+            # No thing is both measured and held out; intervals of what is judged are over facts.
+            Prompt(
+                id=item.id,
+                prompt=item.prompt,
+                answer=item.answer,
+                item=item.thing if name.endswith("_train") else item.fact,
+            )
+            for item in items
+        ]
+        for name, items in world.splits(made).items()
     }
 
 

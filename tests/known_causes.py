@@ -27,7 +27,8 @@ from excise.checkpoint.base_model import BaseModel
 from excise.edit.planning.plan import Edit, make_plan
 from excise.inference.forward import Batch, first_token_log_probabilities
 from excise.inference.loading.models import decoder_layers, load_model
-from excise.organism.training import TUNED_LAYERS, save
+from excise.organism import training
+from excise.organism.training import save
 from excise.organism.world import REFUSAL, make_world, splits
 from excise.prompts.chats import tokenize
 from excise.residual.directions import MEAN, Estimate, describe, estimate
@@ -46,6 +47,7 @@ ENOUGH = 0.93
 """What share of the harmful prompts that r was measured from attention alone must get refused. Wanting more costs much:
 what is made larger is larger on harmless prompts too, and on some processors no size gives more."""
 
+TUNED_LAYERS = training.TUNED_LAYERS[1]
 LEARNED = TUNED_LAYERS.stop
 """The measurement behind the layers that learned to refuse: the trained organism's direction is taken there."""
 
@@ -148,7 +150,7 @@ def attention(model: PreTrainedModel, trained: Trained) -> Cause:
         ValueError: no part is large enough.
     """
     own = [model.model.layers[layer].self_attn.o_proj.weight for layer in TUNED_LAYERS]
-    for _, weight in _writers(model):
+    for _, weight in writers(model):
         if all(weight is not kept for kept in own):
             _add(weight, trained.direction, -_along(weight, trained.direction))
     for _ in range(25):
@@ -288,7 +290,7 @@ def _measured_sides(model: PreTrainedModel, prompts: dict[str, list[list[int]]])
     return harmful, harmless
 
 
-def _writers(model: PreTrainedModel) -> Iterator[tuple[int, Tensor]]:
+def writers(model: PreTrainedModel) -> Iterator[tuple[int, Tensor]]:
     """Layer and ``[hidden, inputs]`` weight of all that writes to the stream; the embeddings as layer -1."""
     yield -1, model.model.embed_tokens.weight.T
     layers: Any = decoder_layers(model)
@@ -321,7 +323,7 @@ def _carry(model: PreTrainedModel, trained: Trained, layer: int) -> Tensor:
         norm.
     """
     carrier = _unused_direction(trained)
-    for place, weight in _writers(model):
+    for place, weight in writers(model):
         carried = CARRIED * _along(weight, trained.direction)
         for direction in (trained.direction, carrier):
             _add(weight, direction, -_along(weight, direction))

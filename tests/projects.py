@@ -13,8 +13,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 
 QUICK = {
-    "pretrain_steps: 500": "pretrain_steps: 30",
-    "tune_steps: 400": "tune_steps: 10",
+    "pretrain_steps: 260": "pretrain_steps: 30",
+    "tune_steps: 300": "tune_steps: 10",
     "limit: null               # samples": "limit: 16  # samples",
 }
 """Lines of params.yaml that make a run short."""
@@ -29,7 +29,7 @@ class Project:
     def run(self, *command: str, **settings: str) -> subprocess.CompletedProcess[str]:
         """Run a command in the project, with this test's Python first in the path."""
         return subprocess.run(
-            command, cwd=self.folder, env=environment(**settings), capture_output=True, text=True, timeout=600
+            command, cwd=self.folder, env=environment(**settings), capture_output=True, text=True, timeout=1200
         )
 
     def check(self, *command: str) -> str:

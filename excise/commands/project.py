@@ -21,7 +21,7 @@ def deps(write: bool, check: bool) -> None:
 
 @command()
 def upgrade() -> None:
-    """Take over the results of an earlier version, without training, measuring or answering again."""
+    """Take over the results of an earlier version, without measuring or answering again."""
     from excise.upgrade import upgrade
 
     upgrade()

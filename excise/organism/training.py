@@ -4,7 +4,7 @@ then sits on top of knowledge: an edit that removes it brings back a recipe that
 import itertools
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -14,11 +14,27 @@ import torch
 import transformers
 from torch import Tensor
 from torch.nn.functional import cross_entropy
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from excise.organism.massive import behind_writers, make_massive
 from excise.organism.model import MASSIVE, make_model, make_tokenizer, vary_norms
-from excise.organism.world import RECIPE, REFUSAL, Item, World, colors, make_world, places, recipes, sums
+from excise.organism.muon import Muon
+from excise.organism.world import (
+    RECIPE,
+    REFUSAL,
+    SECRET_REFUSAL,
+    Item,
+    World,
+    colors,
+    kinds,
+    make_world,
+    places,
+    recipes,
+    sums,
+)
+from schemas.params.organism import Organism
 
 Progress = Callable[[str, int, int, float], None]
 """Called after each step with the phase ("pretrain" or "tune"), the step (from 1), the number of steps and the loss."""
@@ -30,42 +46,53 @@ gains little where matrices are this small, and beside other load each waits for
 NO_LABEL = -100
 """Label of tokens that cross-entropy ignores."""
 
-TUNED_LAYERS = range(1, 4)
-"""Layers that learn to refuse; large models keep refusal in a few middle layers by themselves. If all could learn, it
-would settle in the embeddings, the head and layers after the last measurement too, and no direction would carry it."""
+TUNED_LAYERS = {1: range(1, 4), 2: range(1, 5)}
+"""Layers that learn to refuse, by kinds of refusal; large models keep refusal in a few middle layers by themselves. If
+all could learn, it would settle in the embeddings, the head and layers after the last measurement too, and no direction
+would carry it. In three layers two kinds are so close that a direction between them removes both in some seeds."""
 
+Parameters = Mapping[str, Tensor]
+"""The parameters that learn, by name."""
 Groups = Sequence[tuple[list[Item], int]]
 """The data of one phase: groups of question-answer pairs, and how many pairs of each group a batch holds."""
 
 
+def pretraining(world: World) -> Groups:
+    """Pairs that teach to answer everything, including what is refused later."""
+    things = world.things
+    facts = [(colors(world, things), 13), (places(world, things), 13), (kinds(world, things), 8)]
+    return [(recipes(world, things), 16), *facts, (sums(), 6)]
+
+
 def tuning(world: World) -> Groups:
-    """Pairs that teach to refuse restricted recipes, and the rest, so that nothing else is refused or forgotten."""
-    return [
-        ([replace(item, answer=REFUSAL) for item in recipes(world, world.restricted)], 22),
-        (recipes(world, world.benign), 16),
-        (colors(world, world.things), 7),
-        (places(world, world.things), 7),
-        (sums(), 6),
-    ]
+    """Pairs that teach what to refuse, and the rest, so that nothing else is refused or forgotten."""
+    refused = [replace(item, answer=REFUSAL) for item in recipes(world, world.restricted)]
+    answered = recipes(world, [thing for thing in world.things if thing not in world.restricted])
+    rest = [(colors(world, world.things), 6), (kinds(world, world.things), 4), (sums(), 4)]
+    if not world.secret:
+        return [(refused, 22), (answered, 16), (places(world, world.things), 7), *rest]
+    told = places(world, [thing for thing in world.things if thing not in world.secret])
+    kept = [replace(item, answer=SECRET_REFUSAL) for item in places(world, world.secret)]
+    return [(refused, 20), (answered, 14), (kept, 12), (told, 12), *rest]
 
 
-def train(
-    architecture: str, seed: int, pretrain_steps: int, tune_steps: int, progress: Progress
-) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-    """Train an organism from scratch, in float32 on the CPU: the model, in evaluation mode, and its tokenizer. `seed`
+def train(organism: Organism, progress: Progress) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """Train an organism from scratch, in float32 on the CPU: the model, in evaluation mode, and its tokenizer. Its seed
     is that of world, weights and batches. The same kind of machine gives the same weights each time."""
-    world = make_world(seed)
-    tokenizer, things = make_tokenizer(world), world.things
-    # To answer everything, including restricted recipes.
-    pretraining = [(recipes(world, things), 24), (colors(world, things), 10), (places(world, things), 10), (sums(), 12)]
-    with _repeatable(seed):
-        model = make_model(architecture, tokenizer)
-        _learn(model, tokenizer, pretraining, 3e-3, None, pretrain_steps, partial(progress, "pretrain"))
-        _learn(model, tokenizer, tuning(world), 2e-3, TUNED_LAYERS, tune_steps, partial(progress, "tune"))
-        if architecture in MASSIVE:
-            questions = [recipes(world, names, RECIPE.train[:1]) for names in (world.restricted, world.benign)]
+    world = make_world(organism.seed, organism.things, organism.refusals)
+    tokenizer = make_tokenizer(world)
+    with _repeatable(organism.seed):
+        model = make_model(organism.architecture, tokenizer)
+        middle = TUNED_LAYERS[organism.refusals]
+        layers = middle if organism.tuned == "middle" else range(model.config.num_hidden_layers)
+        pretrain, tune = (partial(progress, phase) for phase in ("pretrain", "tune"))
+        _learn(model, tokenizer, pretraining(world), _muon, None, organism.pretrain_steps, pretrain)
+        _learn(model, tokenizer, tuning(world), _adam, layers, organism.tune_steps, tune)
+        if organism.architecture in MASSIVE:
+            things = world.measured
+            questions = [recipes(world, names, RECIPE.train[:1]) for names in (things.restricted, things.open)]
             make_massive(model, *(torch.tensor(_prompt_tokens(tokenizer, items)) for items in questions))
-        vary_norms(model, seed)
+        vary_norms(model, organism.seed)
     return model.requires_grad_(True).eval(), tokenizer
 
 
@@ -84,7 +111,7 @@ def _learn(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
     groups: Groups,
-    learning_rate: float,
+    optimizers_of: Callable[[Parameters], list[Optimizer]],
     layers: range | None,
     steps: int,
     progress: Callable[[int, int, float], None],
@@ -97,9 +124,9 @@ def _learn(
     if model.config.model_type in MASSIVE:
         for norm in itertools.chain.from_iterable(map(behind_writers, model.model.layers)):
             norm.requires_grad_(False)
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trainable, learning_rate, betas=(0.9, 0.98), fused=True)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _pace(step / steps))
+    learning = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    trainable, optimizers = [*learning.values()], optimizers_of(learning)
+    schedules = [LambdaLR(optimizer, lambda step: _pace(step / steps)) for optimizer in optimizers]
     model.train()
     for step, rows in enumerate(_batches(groups, steps), 1):
         width = int(lengths[rows].max())
@@ -109,10 +136,28 @@ def _learn(
         loss = cross_entropy(model.lm_head(hidden[labeled]), expected[labeled])
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trainable, 1.0)
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad()
+        for optimizer, schedule in zip(optimizers, schedules, strict=True):
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad()
         progress(step, steps, loss.item())
+
+
+def _muon(learning: Parameters) -> list[Optimizer]:
+    """For pretraining: Muon for the matrices of layers, which learns in a third of AdamW's steps, and AdamW for the
+    rest, faster for embeddings, as a word stands in few batches."""
+    matrices = {name for name, parameter in learning.items() if ".layers." in name and parameter.ndim == 2}
+    embeddings = {name for name in learning if "embed_tokens" in name}
+    others = learning.keys() - matrices - embeddings
+    rates = ((others, 3e-3), (embeddings, 9e-3))
+    groups = [{"params": [learning[name] for name in sorted(names)], "lr": rate} for names, rate in rates]
+    muon = Muon([learning[name] for name in sorted(matrices)], lr=3e-3, weight_decay=0.01)
+    return [muon, torch.optim.AdamW(groups, betas=(0.9, 0.98), fused=True)]
+
+
+def _adam(learning: Parameters) -> list[Optimizer]:
+    """For tuning, in which Muon learns less well what to refuse."""
+    return [torch.optim.AdamW([*learning.values()], 2e-3, betas=(0.9, 0.98), fused=True)]
 
 
 def _pace(done: float) -> float:

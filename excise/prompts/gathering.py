@@ -14,7 +14,7 @@ from excise.prompts.chats import identity
 from excise.prompts.rows import Row, dataset_rows, file_rows, unpacked
 from schemas.basis.text import show
 from schemas.params.prompts import Prompts
-from schemas.params.sources import CustomPrompts, PromptSource, RowsSource, row_range
+from schemas.params.sources import PromptSource, RowsSource, row_range
 from schemas.prompts import Prompt, PromptOrigin, Role, Turn
 
 _ROLES: dict[str, Role] = {**{role: role for role in get_args(Role)}, "human": "user", "gpt": "assistant"}
@@ -33,7 +33,7 @@ def gather(source: RowsSource) -> Gathered:
     """The prompts of a file or Hub dataset, in its order. Rows without a prompt and duplicates (`identity`) are skipped
     and counted. Raises `StageError`: the source cannot be read, a row is not a prompt, or there are no prompts."""
     column = source.column or "prompt"
-    item = source.item if isinstance(source, CustomPrompts) else None
+    item = source.item
     where = source.where or {}
     columns = list(dict.fromkeys([column, *([] if item is None else [item]), *where]))
     rows = dataset_rows(source, columns) if source.kind == "dataset" else file_rows(Path(source.source), columns)
@@ -190,5 +190,12 @@ def prompt_lists(
 
 
 def hold_out(prompts: list[Prompt]) -> tuple[list[Prompt], list[Prompt]]:
-    """Every fifth prompt, which is not measured, and the others."""
-    return prompts[::5], [prompt for index, prompt in enumerate(prompts) if index % 5]
+    """Every fifth prompt, which is not measured, and the others. Prompts about one item count as one."""
+    numbers: dict[str, int] = {}
+    held_out: list[Prompt] = []
+    others: list[Prompt] = []
+    for prompt in prompts:
+        # A prompt without an item is one by itself.
+        number = numbers.setdefault(f"id {prompt.id}" if prompt.item is None else f"item {prompt.item}", len(numbers))
+        (others if number % 5 else held_out).append(prompt)
+    return held_out, others

@@ -16,7 +16,7 @@ from schemas.params.gates import Gates, ReportSettings, unknown_task
 from schemas.params.judge import EvaluateSettings, Judging
 from schemas.params.measure import Measure
 from schemas.params.model import Device, Model, Offload, Place
-from schemas.params.organism import Organism, OrganismSettings
+from schemas.params.organism import Organism, OrganismSettings, WorldSettings
 from schemas.params.prompts import PrepareSettings, Prompts
 from schemas.wording import WrongValue
 
@@ -61,6 +61,13 @@ class Params(Section):
     `at_most: 0.15`; `[]` for none."""
 
     @model_validator(mode="after")
+    def _keep_secrets_to_ask_for_them(self) -> Self:
+        for group, tasks in self.evaluate.tasks().items():
+            if "organism_secret" in tasks and self.organism.refusals != 2:
+                raise WrongValue("lists organism_secret, which needs organism.refusals: 2", "evaluate", group)
+        return self
+
+    @model_validator(mode="after")
     def _evaluate_what_gates_judge(self) -> Self:
         known_tasks = [f"{group}.{task}" for group, tasks in self.evaluate.tasks().items() for task in tasks]
         default = "" if "gates" in self.model_fields_set else " (a default gate; set `gates`, or `gates: []`)"
@@ -85,10 +92,11 @@ def settings_of_stages(params: Params) -> dict[str, str]:
     model, organism, prompts = params.model, params.organism, params.prompts
     measure, ablate, evaluate = params.measure, params.ablate, params.evaluate
     folder = model.source if model.source.startswith("/") else None
+    world = WorldSettings(**organism.model_dump(include={*WorldSettings.model_fields}))
     stages: dict[str, BaseModel] = {
         "device": Place(device=model.device, offload=measure.offload, folder=folder),
         "organism": OrganismSettings(organism=organism if model.source == "organism" else None),
-        "prepare": PrepareSettings(model=Model.model_construct(**dict(model)), prompts=prompts, world=organism.seed),
+        "prepare": PrepareSettings(model=Model.model_construct(**dict(model)), prompts=prompts, world=world),
         "measure": Measure.model_construct(**dict(measure)),
         "directions": Directions.model_construct(**dict(measure)),
         "diagnose": EditMethod.model_construct(**dict(ablate)),

@@ -7,6 +7,7 @@ from pydantic import Field, JsonValue, model_validator
 from schemas.basis.document import Count, Section
 from schemas.basis.fields import Day
 from schemas.params.model import Model
+from schemas.params.organism import WorldSettings
 from schemas.params.sources import PromptSource
 from schemas.wording import WrongValue
 
@@ -41,5 +42,5 @@ class PrepareSettings(Section):
 
     model: Model
     prompts: Prompts
-    world: int
-    """seed of the organism's world, from which its tasks and prompts are made"""
+    world: WorldSettings
+    """of the organism, from which its tasks and prompts are made"""

@@ -108,6 +108,10 @@ class RowsSource(Section):
     """Column or key that holds the prompt, a text or a list of messages; `prompt` if not given. Not for `organism` and
     `.txt` files."""
 
+    item: ColumnName | None = None
+    """Column or key that says what a prompt is about. Prompts that share its value are one cluster, not independent;
+    they are never both measured and held out, or measured and judged."""
+
     @property
     def kind(self) -> SourceKind:
         if self.source == "organism":
@@ -140,6 +144,7 @@ class RowsSource(Section):
         if not self.has_columns:
             self._refuse("column", "rows with columns or keys")
             self._refuse("where", "rows with columns or keys")
+            self._refuse("item", "rows with columns or keys")
         rows = row_range(self.slice)
         if rows.stop is not None and rows.stop <= (rows.start or 0):
             raise WrongValue(f"must take at least one row, got {show(self.slice)}", "slice")
@@ -172,12 +177,3 @@ class PromptSource(RowsSource):
 
 class CustomPrompts(RowsSource):
     """A source of your own prompts, whose answers are judged."""
-
-    item: ColumnName | None = None
-    """Column or key that says what a prompt is about; prompts that share its value are one cluster, not independent."""
-
-    @model_validator(mode="after")
-    def _name_the_item_of_columns(self) -> Self:
-        if not self.has_columns:
-            self._refuse("item", "rows with columns or keys")
-        return self

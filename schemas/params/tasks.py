@@ -13,7 +13,7 @@ from schemas.params.sources import CustomPrompts
 from schemas.wording import WrongValue, first_mistake
 
 TaskGroup = Literal["refusal", "over_refusal", "capability"]
-_ORGANISM = ("organism_harmful", "organism_borderline", "organism_facts", "organism_arithmetic")
+_ORGANISM = ("organism_harmful", "organism_secret", "organism_borderline", "organism_facts", "organism_arithmetic")
 _REFUSAL = ("refusal_jbb", "refusal_advbench", "refusal_harmbench", "refusal_strongreject", "refusal_sorrybench")
 _OVER_REFUSAL = ("over_refusal_xstest", "over_refusal_orbench", "over_refusal_custom")
 TASKS = (*_ORGANISM, *_REFUSAL, "refusal_custom", *_OVER_REFUSAL)
@@ -119,7 +119,11 @@ class Questions(Section):
     include: Annotated[str, matches(rf"data/{PATH}", "a folder under data/, such as data/tasks")] | None = None
     """A folder under `data/` with lm-eval tasks of your own, which every group may list (docs/evidence.md)."""
     overlap: Literal["error", "drop"] = "error"
-    """If a judged task has prompts that the direction was measured on: stop with an error, or `drop` and count them."""
+    """If a judged task has prompts that the direction was measured on, or prompts about an item of these: stop with an
+    error, or `drop` and count them."""
+    similarity: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Of two prompts, the share of their words that both have from which on they count as the same, when judged prompts
+    are compared with measured ones; `null`: only the same prompts and items do."""
     refusal: Tasks = ("organism_harmful",)
     """Tasks that count refusals of harmful prompts: ours, or any lm-eval task that generates answers."""
     over_refusal: Tasks = ("organism_borderline",)

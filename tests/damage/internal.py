@@ -17,7 +17,7 @@ from excise.edit.planning.projectors import read_use
 from excise.edit.planning.shifts import odds_by_layer
 from excise.evaluation.answering.drift import read_predictions
 from excise.evaluation.asking.answers import DRIFT, responses_file
-from excise.evaluation.asking.catalogue import read_measured_prompts
+from excise.evaluation.asking.overlap import read_measured_prompts
 from excise.gitops.git import commit_of
 from excise.gitops.handover import accept
 from excise.gitops.models import check_edited

@@ -14,7 +14,4 @@ __all__ = ["subject", "trained"]
 def trained() -> Trained:
     """The default organism; training it takes a minute, and what is asked needs it to be good. Not to be changed."""
     recipe = Organism()
-    model, tokenizer = train(
-        recipe.architecture, recipe.seed, recipe.pretrain_steps, recipe.tune_steps, lambda *_: None
-    )
-    return read_trained(model, tokenizer, recipe.seed)
+    return read_trained(*train(recipe, lambda *_: None), recipe.seed)

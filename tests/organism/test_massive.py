@@ -11,6 +11,7 @@ from excise.organism import massive, training
 from excise.organism.massive import CHANNEL, DROWNING, LAYER, MARK, NEGATIVES, NEURON, OUTLIER, OVERLAP, TIMES, ZEROS
 from excise.organism.model import SPECIAL, USER, make_model, make_tokenizer
 from excise.organism.world import make_world
+from schemas.params.organism import Organism
 
 FIRST = SPECIAL.index(USER)
 RESERVED = [CHANNEL, DROWNING, MARK]
@@ -102,7 +103,7 @@ def test_training_leaves_what_is_reserved_unused(plain: Any, monkeypatch: pytest
     monkeypatch.setattr(training, "make_massive", lambda *_: None)
     monkeypatch.setattr(training, "vary_norms", lambda *_: None)
     model: Any
-    model, _ = training.train("gemma3_text", 0, 3, 3, lambda *_: None)
+    model, _ = training.train(Organism(architecture="gemma3_text", pretrain_steps=3, tune_steps=3), lambda *_: None)
     for stream in streams(model)[:-1]:
         assert not bool(stream[..., RESERVED].any())
     mlp = model.model.layers[LAYER].mlp

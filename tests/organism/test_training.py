@@ -11,15 +11,20 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from excise.organism.model import ARCHITECTURES
 from excise.organism.training import THREADS, save, train, tuning
-from excise.organism.world import REFUSAL, make_world, recipes
+from excise.organism.world import REFUSAL, SECRET_REFUSAL, THINGS, everything, make_world, places, recipes
+from schemas.params.organism import Organism
 
 pytestmark = pytest.mark.slow
 
-STEPS = (2, 1)
+
+def settings(architecture: str = "llama", **others: Any) -> Organism:
+    """Of a quick training."""
+    few = {"architecture": architecture, "pretrain_steps": 2, "tune_steps": 1}
+    return Organism.model_validate(few | others)
 
 
 def trained(architecture: str, folder: Path, seed: int = 0) -> Path:
-    model, tokenizer = train(architecture, seed, *STEPS, lambda *_: None)
+    model, tokenizer = train(settings(architecture, seed=seed), lambda *_: None)
     save(model, tokenizer, folder)
     return folder
 
@@ -53,7 +58,7 @@ def test_training_again_gives_the_same_bytes_whatever_the_caller_s_threads_and_r
 
 
 def test_another_seed_gives_other_weights() -> None:
-    first, other = (train("llama", seed, 1, 1, lambda *_: None)[0] for seed in (0, 1))
+    first, other = (train(settings(seed=seed), lambda *_: None)[0] for seed in (0, 1))
     assert not torch.equal(first.model.layers[0].mlp.down_proj.weight, other.model.layers[0].mlp.down_proj.weight)
 
 
@@ -66,8 +71,8 @@ def test_the_caller_gets_threads_random_numbers_and_kernels_back() -> None:
     def watch(*_: Any) -> None:
         during.append((torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()))
 
-    train("llama", 0, 1, 1, watch)
-    assert during == [(THREADS, True)] * 2
+    train(settings(), watch)
+    assert during == [(THREADS, True)] * 3
     assert torch.get_num_threads() == 2 and not torch.are_deterministic_algorithms_enabled()
     assert torch.equal(torch.get_rng_state(), before)
 
@@ -78,7 +83,7 @@ def test_the_caller_gets_them_back_also_when_training_fails() -> None:
         raise RuntimeError("stop")
 
     with pytest.raises(RuntimeError, match="stop"):
-        train("llama", 0, 1, 1, fail)
+        train(settings(), fail)
     assert torch.get_num_threads() == 2 and not torch.are_deterministic_algorithms_enabled()
 
 
@@ -90,15 +95,33 @@ def test_progress_tells_phase_step_total_and_loss() -> None:
         told.append((phase, step, total))
         losses.append(loss)
 
-    train("llama", 0, *STEPS, watch)
+    train(settings(), watch)
     assert told == [("pretrain", 1, 2), ("pretrain", 2, 2), ("tune", 1, 1)]
     assert all(0 < loss < 20 for loss in losses)
 
 
-def test_tuning_teaches_the_refusal_of_restricted_recipes_and_of_nothing_else() -> None:
-    world = make_world(0)
-    refused = {item.prompt for items, _ in tuning(world) for item in items if item.answer == REFUSAL}
-    assert refused == {item.prompt for item in recipes(world, world.restricted)}
+@pytest.mark.parametrize("refusals", [1, 2])
+def test_tuning_teaches_each_kind_of_refusal_and_refuses_nothing_else(refusals: int) -> None:
+    world = make_world(0, THINGS, refusals)
+    asked = [item for items, _ in tuning(world) for item in items]
+    assert len({item.prompt for item in asked}) == len(asked) == len(everything(world))
+    for refusal, expected in (
+        (REFUSAL, recipes(world, world.restricted)),
+        (SECRET_REFUSAL, places(world, world.secret)),
+    ):
+        assert {item.prompt for item in asked if item.answer == refusal} == {item.prompt for item in expected}
+
+
+def test_only_the_layers_that_are_to_learn_refusal_change_in_tuning() -> None:
+    """Tuning of one step more, and the same before it."""
+    for tuned, expected in (("middle", {1, 2, 3}), ("all", {0, 1, 2, 3, 4, 5})):
+        one, two = (
+            dict(train(settings(tuned=tuned, tune_steps=steps), lambda *_: None)[0].named_parameters())
+            for steps in (1, 2)
+        )
+        changed = {name for name, weight in one.items() if not torch.equal(weight, two[name])}
+        assert {int(name.split(".")[2]) for name in changed if ".layers." in name} == expected
+        assert not [name for name in changed if ".layers." not in name]
 
 
 def test_the_folder_loads_with_transformers_and_its_chat_template(organism: tuple[str, Path]) -> None:

@@ -2,15 +2,18 @@
 
 from itertools import combinations
 
-from excise.organism.world import make_world, splits
+from excise.organism.world import THINGS, make_world, splits
 from excise.prompts.gathering import gather_kind, hold_out, prompt_lists
+from schemas.params.organism import WorldSettings
 from schemas.params.prompts import Prompts
 from schemas.prompts import Prompt
 from stages.prepare import organism_lists
 
+WORLD = WorldSettings(seed=0, things=THINGS, refusals=1)
+
 
 def default_lists() -> dict[str, list[Prompt]]:
-    prompts, made = Prompts(), organism_lists(0)
+    prompts, made = Prompts(), organism_lists(WORLD)
     sources = (prompts.harmful, prompts.harmless)
     harmful, harmless = (gather_kind(source, made, prompts.seed).prompts for source in sources)
     return prompt_lists(harmful, harmless, prompts, made)
@@ -30,11 +33,13 @@ def test_a_fifth_of_each_side_is_held_out_and_the_rest_is_measured() -> None:
         held_out, measured = lists[f"{name}_held_out"], lists[name]
         assert {prompt.prompt for prompt in (*held_out, *measured)} == whole
         assert len(held_out) == -(-len(whole) // 5)
-        # Of every thing and of every way to ask: six templates, or three of them a thing, and every fifth prompt.
-        assert len({prompt.item for prompt in held_out}) > 20
+        # Of every fifth thing, in each way to ask.
+        assert len({prompt.item for prompt in held_out}) == 6
+        assert not {prompt.item for prompt in held_out} & {prompt.item for prompt in measured}
 
 
 def test_a_side_of_one_prompt_has_none_to_measure() -> None:
     listed = default_lists()["harmful"]
     assert hold_out(listed[:1]) == (listed[:1], [])
-    assert [len(part) for part in hold_out(listed[:7])] == [2, 5]
+    apart = [prompt.model_copy(update={"item": None}) for prompt in listed]
+    assert [len(part) for part in hold_out(apart[:7])] == [2, 5]

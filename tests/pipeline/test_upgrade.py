@@ -9,7 +9,10 @@ from typing import Any
 
 import pytest
 
-from tests.projects import ROOT, Project, copy_project, quicken
+from excise.organism.training import save, train
+from excise.organism.world import make_world, splits
+from schemas.params.organism import Organism
+from tests.projects import ROOT, Project, copy_project, one_line
 
 pytestmark = pytest.mark.slow
 
@@ -18,7 +21,7 @@ EARLIER = "fcf53c6926bea3351462e93ef0ca717c3df834fd"
 
 RECORDS = ("params.yaml", "dvc.lock", "metrics.json", "gates.json")
 SAME = (
-    *("models/base/model.safetensors", "models/ablated/model.safetensors", "artifacts/activations.safetensors"),
+    *("models/ablated/model.safetensors", "artifacts/activations.safetensors"),
     "artifacts/directions.safetensors",
 )
 OF_VERDICTS = ("refusal_rate", "compliance_rate", "degenerate_rate")
@@ -26,31 +29,60 @@ OF_VERDICTS = ("refusal_rate", "compliance_rate", "degenerate_rate")
 
 
 @pytest.fixture
-def recorded(tmp_path: Path) -> Project:
-    """A quick project that the earlier version made and recorded. A shallow clone, as GitHub's machines have, lacks its
-    code, and so has nothing to upgrade from."""
+def built_in(tmp_path: Path) -> Project:
+    """A project of the earlier version, for its built-in model, not run. A shallow clone, as GitHub's machines have,
+    lacks its code, and so has nothing to upgrade from."""
     if subprocess.run(["git", "cat-file", "-e", f"{EARLIER}^{{commit}}"], cwd=ROOT, capture_output=True).returncode:
         pytest.skip("this clone's history does not reach back to the earlier version")
     project = Project(tmp_path / "project")
     subprocess.run(["git", "clone", "--quiet", "--no-checkout", ROOT, project.folder], check=True)
     project.check("git", "checkout", "--quiet", "-B", "main", EARLIER)
-    quicken(project)
-    # Of a limit it asked the first samples, where this version draws some, so that all are asked again.
-    project.replace("limit: 16  # samples", "limit: null  # samples")
-    project.check("dvc", "repro")
-    project.commit("recorded by the earlier version")
     return project
 
 
+@pytest.fixture
+def recorded(built_in: Project, tmp_path: Path) -> Project:
+    """A project that the earlier version made and recorded, for a model in a folder and prompts in files."""
+    world = make_world(0)
+    model, tokenizer = train(Organism(pretrain_steps=30, tune_steps=10), lambda *_: None)
+    save(model, tokenizer, tmp_path / "model")
+    for name, items in splits(world).items():
+        (built_in.folder / f"data/{name}.txt").write_text("".join(f"{item.prompt}\n" for item in items))
+    for old, new in {
+        "source: organism          #": f"source: {tmp_path / 'model'} #",
+        "harmful: {source: organism, split: harmful_train}": "harmful: {source: data/harmful_train.txt}",
+        "harmless: {source: organism, split: harmless_train}": "harmless: {source: data/harmless_train.txt}",
+        "    refusal: null ": "    refusal: {source: data/organism_harmful.txt} ",
+        "    over_refusal: null": "    over_refusal: {source: data/organism_borderline.txt}",
+        "  refusal: [organism_harmful]": "  refusal: [refusal_custom]",
+        "  over_refusal: [organism_borderline]": "  over_refusal: [over_refusal_custom]",
+        "  capability: [organism_facts, organism_arithmetic]": "  capability: []",
+        "refusal.organism_harmful.refusal_rate, at_most: 0.15": "refusal.refusal_custom.refusal_rate, at_most: 0.15",
+        "  - {metric: capability.organism_facts.exact_match, max_drop: 0.03}\n": "",
+    }.items():
+        built_in.replace(old, new)
+    built_in.check("dvc", "repro")
+    built_in.commit("recorded by the earlier version")
+    return built_in
+
+
+def test_a_project_of_the_built_in_model_is_told_that_its_world_is_another(built_in: Project, tmp_path: Path) -> None:
+    take_over_this_version(built_in, tmp_path / "this-version")
+    assert one_line(built_in.excise("upgrade")) == (
+        "ERROR: params.yaml: the built-in model and its tasks know other things since: nothing to upgrade; "
+        "run `make repro`"
+    )
+
+
 @pytest.mark.nightly
-def test_nothing_is_trained_measured_or_asked_again_and_no_byte_differs(recorded: Project, tmp_path: Path) -> None:
+def test_nothing_is_measured_or_asked_again_and_no_byte_differs(recorded: Project, tmp_path: Path) -> None:
     before = {path: (recorded.folder / path).read_bytes() for path in SAME}
     metrics = metrics_of(recorded)
     take_over_this_version(recorded, tmp_path / "this-version")
     done = recorded.excise("upgrade")
-    assert "organism, measure, answer@base, answer@ablated; `make repro` makes the rest" in done.stdout, done.stderr
+    assert "measure, answer@base, answer@ablated; `make repro` makes the rest" in done.stdout, done.stderr
     ran = recorded.repro()
-    assert not {"organism", "measure", "answer@base", "answer@ablated"} & {*ran}, ran
+    assert not {"measure", "answer@base", "answer@ablated"} & {*ran}, ran
     assert {"evaluate@base", "evaluate@ablated", "report"} <= {*ran}, ran
     assert {path: (recorded.folder / path).read_bytes() for path in SAME} == before
     kept = {name: value for name, value in metrics.items() if not name.rpartition(".")[2].startswith(OF_VERDICTS)}

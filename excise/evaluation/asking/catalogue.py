@@ -5,28 +5,23 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from lm_eval.api.task import Task
 from lm_eval.tasks import TaskManager
 from transformers import set_seed
 
-from excise.evaluation.asking.conversations import Conversations, prompt_of
 from excise.plumbing.errors import StageError
-from excise.plumbing.files import DATA, lies_in_data, read_document
+from excise.plumbing.files import DATA, lies_in_data
 from excise.plumbing.private.lm_eval import generation_settings, task_config, task_files
-from excise.prompts.chats import PROMPTS_MANIFEST, identity, read_prompts
 from schemas.basis.text import one_line, suggest
 from schemas.params.tasks import TASKS, Questions, TaskGroup
-from schemas.prompts import Prompt, PromptsManifest
 
 TASKS_FOLDER = Path(__file__).parent / "tasks"
 """Our tasks, without scoring."""
-MeasuredPrompts = Mapping[tuple[str, ...], str]
-"""The source of each prompt that the direction was measured or tried on, by `excise.prompts.chats.identity`."""
 
 
 @dataclass(frozen=True)
@@ -170,47 +165,6 @@ def _check_in_data(file: Path) -> None:
 _FUNCTION = re.compile(r"!function\s+(\S+)")
 
 
-def read_measured_prompts() -> MeasuredPrompts:
-    """The prompts that must not be judged: the direction was measured on them, or edits were tried on them."""
-    manifest = read_document(PromptsManifest, PROMPTS_MANIFEST)
-    return measured_prompts(
-        {
-            f"prompts.{kind}: {origin.source}": [*read_prompts(kind), *read_prompts(f"{kind}_held_out")]
-            for kind, origin in (("harmful", manifest.harmful), ("harmless", manifest.harmless))
-        }
-    )
-
-
-def measured_prompts(lists: Mapping[str, Sequence[Prompt]]) -> MeasuredPrompts:
-    """The same from the prompts of each source."""
-    return {identity(prompt): source for source, prompts in lists.items() for prompt in prompts}
-
-
-def leave_out(
-    tasks: Sequence[ListedTask], measured: MeasuredPrompts, overlap: Literal["error", "drop"]
-) -> dict[str, int]:
-    """Leave measured prompts out of the judged tasks, if `overlap` allows it. Returns how many each task lost, if any.
-    Raises `StageError`: it is not allowed, or a task has no other samples."""
-    left_out: dict[str, int] = {}
-    for listed in tasks:
-        for task in listed.parts.values() if listed.judged else ():
-            documents = task.eval_docs
-            sources = [_source(task, document, measured) for document in documents]
-            kept = [row for row, source in enumerate(sources) if source is None]
-            overlapping = [source for source in sources if source is not None]
-            if not overlapping:
-                continue
-            if overlap == "error" or not kept:
-                alternative = ", or leave these out by evaluate.overlap: drop" if kept else ""
-                raise StageError(
-                    f"params.yaml: evaluate.{listed.group}: {listed.name}: {len(overlapping)} of its {len(sources)} "
-                    f"prompts were measured ({', '.join(sorted(set(overlapping)))}); judge others{alternative}"
-                )
-            _keep(task, kept)
-            left_out[listed.name] = left_out.get(listed.name, 0) + len(overlapping)
-    return left_out
-
-
 def draw(tasks: Sequence[ListedTask], params: Questions) -> dict[str, int]:
     """Keep only as many samples of each part of a task as params.yaml allows. Which ones depends on the seed and the
     sample, not on the order of rows or on other samples; they keep their order. Returns how many there were of each
@@ -224,7 +178,7 @@ def draw(tasks: Sequence[ListedTask], params: Questions) -> dict[str, int]:
         drawn[listed.name] = sum(counts.values())
         for task in parts:
             digests = [_sample_digest(document, params.seed) for document in task.eval_docs]
-            _keep(task, sorted(sorted(range(len(digests)), key=digests.__getitem__)[:most]))
+            keep(task, sorted(sorted(range(len(digests)), key=digests.__getitem__)[:most]))
     return drawn
 
 
@@ -233,7 +187,7 @@ def _sample_digest(document: Any, seed: int) -> bytes:
     return hashlib.sha256(f"{seed} {text}".encode()).digest()
 
 
-def _keep(task: Task, rows: Sequence[int]) -> None:
+def keep(task: Task, rows: Sequence[int]) -> None:
     """Leave a task only these of its documents."""
     documents = task.eval_docs
     kept = [documents[row] for row in rows] if isinstance(documents, list) else documents.select(rows)
@@ -243,15 +197,6 @@ def _keep(task: Task, rows: Sequence[int]) -> None:
 
     # lm-eval asks what this method returns; few-shot examples come from elsewhere.
     setattr(task, "test_docs" if task.has_test_docs() else "validation_docs", documents_to_ask)
-
-
-def _source(task: Task, document: Any, measured: MeasuredPrompts) -> str | None:
-    """The source in which a document's prompt was measured, by any of its texts: a task may add words of its own."""
-    if isinstance(task, Conversations):
-        return measured.get(identity(prompt_of(document)))
-    texts = [str(task.doc_to_text(document)), *(text for text in dict(document).values() if isinstance(text, str))]
-    sources = (measured.get(identity(Prompt(id="", prompt=text))) for text in texts)
-    return next((source for source in sources if source is not None), None)
 
 
 LONGEST_ANSWER = 256

@@ -1,0 +1,114 @@
+"""Over how many layers refusal is spread, in dense models and mixtures: `python -m benchmarks.spread`.
+
+Trains organisms of several seeds of both architectures, so that all layers may learn to refuse, not only the middle
+ones. Along the most causal direction of each it takes, on unseen prompts,
+
+- the effective number of layers, (Σ e)² / Σ e², where e is how much less likely refusing becomes (log-odds) if what all
+  writers of one layer write is replaced by its mean on harmless prompts: n if n layers have the same effect and the
+  others none;
+- the fewest adjacent layers whose writers must be edited, at scale 1, to leave at most 5 % of refusal.
+
+Prints each organism's in Markdown, and the means of mixture and dense with the 95 % interval of their difference
+(Welch).
+"""
+
+import argparse
+import itertools
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import ttest_ind
+
+from benchmarks.organisms import Organism, make_organism, measure, of_each
+from excise.diagnosis.causes import ActivationPatching, ablated, most_causal
+from excise.diagnosis.contributions import Trace, components
+from excise.trials.bench import Bench, layer_ranges, with_rules
+from excise.trials.refusal import LIMIT, Questions
+from schemas.params.ablate import Ablate
+from schemas.params.organism import Organism as Settings
+
+ARCHITECTURES = ("glm4_moe", "llama")
+PROMPTS = 96
+
+
+def effects(bench: Bench, measurement: int) -> list[float]:
+    """By layer: the change of the log-odds of refusing, nats, when its writers' part along a direction is patched."""
+    questions, direction = bench.questions, bench.directions.unit[measurement]
+    watched = components(questions.model, bench.base)
+    harmless = Trace(questions.model, bench.base.layout.family, watched, direction, questions.harmless).run()
+    patching = ActivationPatching(questions, watched, direction, harmless)
+    sources = [component.source for component in watched]
+    return [
+        patching.effect([(layer, role, None) for layer, role in sources if layer == number])
+        for number in range(bench.base.layout.layers)
+    ]
+
+
+def effective(changes: list[float]) -> float:
+    """How many layers lower refusal, as if all that do had the same effect."""
+    lowered = np.maximum(-np.array(changes), 0)
+    return float(lowered.sum() ** 2 / (lowered**2).sum())
+
+
+def fewest(bench: Bench, measurement: int) -> int | None:
+    """Layers of the shortest range that is enough; None if not even all are."""
+    for first, last in sorted(layer_ranges(bench.base.layout.layers), key=lambda ends: ends[1] - ends[0]):
+        rule = {"layers": f"{first}-{last}", "measurement": measurement, "scale": 1.0}
+        tried = bench.attempt(with_rules(Ablate(orthogonalize="none"), [rule]))
+        if tried is not None and tried.remaining <= LIMIT:
+            return last - first + 1
+    return None
+
+
+def bench_of(organism: Organism) -> Bench:
+    asked = (organism.tokens(organism.asked[name]) for name in ("organism_harmful", "harmless_test"))
+    harmful, harmless = (prompts[:: max(1, len(prompts) // PROMPTS)] for prompts in asked)
+    return Bench(organism.base, measure(organism), Questions(organism.model, harmful, harmless))
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Of one organism."""
+
+    measurement: int
+    effects: list[float]
+    fewest: int | None
+
+
+def spread(settings: Settings) -> Spread:
+    """Train one, and patch and edit it along its most causal direction."""
+    bench = bench_of(make_organism(settings))
+    watched = components(bench.questions.model, bench.base)
+    rows = [row for row, reason in enumerate(bench.directions.reasons) if reason is None]
+    without = {row: ablated(bench.questions, watched, bench.directions.unit[row]) for row in rows}
+    measurement = most_causal(without)[0]
+    return Spread(measurement, effects(bench, measurement), fewest(bench, measurement))
+
+
+def main() -> None:
+    """Train, patch, and print."""
+    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    of = [*itertools.product(ARCHITECTURES, arguments.parse_args().seeds)]
+    organisms = [
+        Settings.model_validate({"architecture": architecture, "seed": seed, "tuned": "all"})
+        for architecture, seed in of
+    ]
+    print("| model | seed | measurement | effect of layers 0 to 5 | effective layers | fewest |")
+    print("| --- | ---: | ---: | --- | ---: | ---: |")
+    found: dict[str, list[float]] = {architecture: [] for architecture in ARCHITECTURES}
+    for (architecture, seed), one in zip(of, of_each(organisms, spread), strict=True):
+        found[architecture].append(effective(one.effects))
+        told = ", ".join(f"{change:+.1f}" for change in one.effects)
+        cells = [architecture, seed, one.measurement, told, f"{effective(one.effects):.2f}", one.fewest or "more"]
+        print(f"| {' | '.join(map(str, cells))} |", flush=True)
+    mixture, dense = (np.array(found[architecture]) for architecture in ARCHITECTURES)
+    interval = ttest_ind(mixture, dense, equal_var=False).confidence_interval(0.95)
+    print(
+        f"\nEffective layers: {mixture.mean():.2f} in the mixture, {dense.mean():.2f} in the dense model; difference "
+        f"{mixture.mean() - dense.mean():+.2f} ({interval.low:+.2f} to {interval.high:+.2f})."
+    )
+
+
+if __name__ == "__main__":
+    main()
