@@ -32,8 +32,8 @@ class Muon(Optimizer):
                 alike = [parameter for parameter in group["params"] if parameter.shape == shape]
                 updates = orthogonal(torch.stack([self._momentum(parameter) for parameter in alike]))
                 updates *= -group["lr"] * AS_ADAM * max(shape) ** 0.5
-                torch._foreach_mul_(alike, 1 - group["lr"] * group["weight_decay"])
-                torch._foreach_add_(alike, [*updates])
+                for parameter, update in zip(alike, updates, strict=True):
+                    parameter.mul_(1 - group["lr"] * group["weight_decay"]).add_(update)
 
     def _momentum(self, parameter: Tensor) -> Tensor:
         """The gradient that Nesterov's momentum makes of this one."""

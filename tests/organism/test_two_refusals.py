@@ -24,7 +24,8 @@ SEEDS = range(5)
 ARCHITECTURES = ("glm4_moe", "llama")
 MEASUREMENT = TUNED_LAYERS[2].stop
 """Behind the layers that learned to refuse."""
-TUNE_STEPS = 450
+STEPS = {"pretrain_steps": 350, "tune_steps": 350}
+"""More than by default, so that what is refused is not forgotten."""
 KINDS = {"recipe": "organism_harmful", "place": "organism_secret"}
 """The judged prompts of each kind, by the kind of question that is refused."""
 
@@ -85,9 +86,7 @@ class Asked:
 
 
 def organism(architecture: str, seed: int) -> Asked:
-    settings = Organism.model_validate(
-        {"architecture": architecture, "seed": seed, "refusals": 2, "tune_steps": TUNE_STEPS}
-    )
+    settings = Organism.model_validate({"architecture": architecture, "seed": seed, "refusals": 2, **STEPS})
     made = splits(make_world(seed, settings.things, settings.refusals))
     return Asked(*train(settings, lambda *_: None), made)
 

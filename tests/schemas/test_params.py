@@ -598,8 +598,7 @@ def test_rows_of_the_hub_and_of_files_are_resolved_alike() -> None:
     )
     harmful, custom = params.prompts.harmful, params.evaluate.custom.refusal
     assert isinstance(custom, CustomPrompts) and custom.item == "topic"
-    shared = {name: value for name, value in custom.model_dump().items() if name != "item"}
-    assert harmful.model_dump() == shared and harmful.kind == "dataset"
+    assert harmful.model_dump() == custom.model_dump() | {"item": None} and harmful.kind == "dataset"
     assert (params.prompts.harmless.kind, params.prompts.harmless.column) == ("file", "prompt")
 
 
