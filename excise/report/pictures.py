@@ -174,7 +174,7 @@ def _projections(simulation: Simulation) -> Figure:
         axes.hist(model, bins=edges.tolist(), color=[HARMFUL, HARMLESS], label=["harmful", "harmless"], rwidth=1.0)
         axes.set(title=title, xlabel=PROJECTION)
     panels[0].set_ylabel("prompts")
-    panels[0].legend(title="prompts")
+    panels[0].legend(title="prompts", loc="best")  # named, as the default warns where it takes long
     return figure
 
 
@@ -184,7 +184,7 @@ def _lines(axes: Axes, x: Sequence[float], lines: Mapping[str, Numbers], *colors
         values = [np.nan if value is None or not np.isfinite(value) else value for value in numbers]
         axes.plot(x, values, marks, color=color, markersize=4, label=name)
     axes.xaxis.set_major_locator(MaxNLocator(integer=all(isinstance(value, int) for value in x)))
-    axes.legend()
+    axes.legend(loc="best")
 
 
 def _heat_map(
