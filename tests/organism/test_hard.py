@@ -1,6 +1,7 @@
 """The hard organism: all its layers learned to refuse, in few steps, and rules set by hand hardly remove refusal."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,7 @@ from schemas.params.organism import Organism
 
 pytestmark = pytest.mark.nightly
 
-RULES = (
+RULES: tuple[dict[str, Any], ...] = (
     {},
     {"orthogonalize": "none", "rules": [{"layers": "1-4", "measurement": 4, "scale": 1.0}]},
     {"orthogonalize": "none", "rules": [{"layers": "all", "measurement": 6, "scale": 1.0}]},
