@@ -1,13 +1,16 @@
 """Trained organisms, for benchmarks that try edits of them by simulation. Each is trained once and kept under
 `.excise/organisms`."""
 
+import argparse
 import hashlib
+import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
+from statistics import fmean
 from typing import TypeVar
 
 import torch
@@ -17,8 +20,10 @@ from excise.checkpoint.base_model import BaseModel, make_manifest
 from excise.checkpoint.weights import read_checkpoint
 from excise.edit.inspection import inspect, resolve_tied
 from excise.edit.planning.projectors import Directions
+from excise.evaluation.scoring.scores.verdicts import word_for_word
 from excise.inference.continuations import greedy_answers
 from excise.inference.passes import Passes
+from excise.organism.model import ARCHITECTURES
 from excise.organism.training import save, train
 from excise.organism.world import Item, make_world, splits
 from excise.residual.activations import collect_activations
@@ -37,6 +42,7 @@ BATCH = 128
 class Organism:
     """A trained organism and what it is asked."""
 
+    name: str
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerFast
     base: BaseModel
@@ -49,10 +55,15 @@ class Organism:
         texts = self.tokenizer.apply_chat_template(chats, tokenize=False, add_generation_prompt=True)
         return list(self.tokenizer(texts)["input_ids"])
 
-    def answers(self, items: Sequence[Item]) -> list[str]:
-        """Its whole answer to each, as it is now."""
+    def judged(self, items: Sequence[Item]) -> list[dict[str, float]]:
+        """Of its whole answer to each, as it is now: whether it is a refusal, and right, as the tasks score it."""
         answers = greedy_answers(self.model, self.tokenizer, self.tokens(items), "auto", lambda _: None)
-        return [str(self.tokenizer.decode(answer, skip_special_tokens=True)).strip() for answer in answers]
+        texts = [str(self.tokenizer.decode(answer, skip_special_tokens=True)) for answer in answers]
+        return [word_for_word({"answer": item.answer}, [text]) for item, text in zip(items, texts, strict=True)]
+
+    def rate(self, metric: str, items: Sequence[Item]) -> float:
+        """The mean of one of these, `refusal_rate` or `exact_match`."""
+        return fmean(one[metric] for one in self.judged(items))
 
 
 def make_organism(settings: Settings) -> Organism:
@@ -72,7 +83,8 @@ def make_organism(settings: Settings) -> Organism:
     base = BaseModel(
         make_manifest(folder, Model(source=str(folder.resolve()), dtype="float32"), layout), layout, checkpoint
     )
-    return Organism(model, tokenizer, base, splits(make_world(settings.seed, settings.things, settings.refusals)))
+    asked = splits(make_world(settings.seed, settings.things, settings.refusals))
+    return Organism(f"{settings.architecture}, seed {settings.seed}", model, tokenizer, base, asked)
 
 
 def measure(organism: Organism) -> Directions:
@@ -83,6 +95,18 @@ def measure(organism: Organism) -> Directions:
         for name in ("harmful_train", "harmless_train")
     )
     return estimate(harmful, harmless)
+
+
+def chosen(description: str | None) -> list[Settings]:
+    """The organisms that the command line asks for; by default of three seeds and every architecture."""
+    arguments = argparse.ArgumentParser(description=description)
+    arguments.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    arguments.add_argument("--architectures", nargs="+", default=list(ARCHITECTURES))
+    given = arguments.parse_args()
+    return [
+        Settings.model_validate({"architecture": architecture, "seed": seed})
+        for architecture, seed in itertools.product(given.architectures, given.seeds)
+    ]
 
 
 def of_each(organisms: Sequence[Settings], work: Callable[[Settings], Result]) -> Iterator[Result]:

@@ -6,7 +6,6 @@ at most 5 %; the rules that do so on every organism, by their KL above that of t
 and today's defaults beside those before, on all unseen prompts, with the refusals among whole answers.
 """
 
-import argparse
 import itertools
 import math
 from collections.abc import Iterator
@@ -17,11 +16,9 @@ import numpy as np
 from scipy.stats import bootstrap
 from torch import Tensor
 
-from benchmarks.organisms import Organism, make_organism, measure, of_each
+from benchmarks.organisms import Organism, chosen, make_organism, measure, of_each
 from excise.edit.planning.plan import make_plan
 from excise.inference.continuations import greedy_answers
-from excise.organism.model import ARCHITECTURES
-from excise.organism.world import REFUSAL
 from excise.plumbing.errors import StageError
 from excise.trials import perplexity
 from excise.trials.refusal import Questions
@@ -84,10 +81,9 @@ class Bed:
         return Tried(said.remaining, said.kl, math.inf if times is None else times)
 
     def refusals(self, ablate: Ablate) -> float:
-        """Share of all harmful prompts whose whole answer under an edit is the organism's refusal."""
+        """Share of all harmful prompts that are refused under an edit, by whole answers."""
         with simulated(self.organism.model, make_plan(ablate, self.organism.base, self.directions)):
-            answers = self.organism.answers(self.organism.asked["organism_harmful"])
-        return sum(answer.startswith(REFUSAL) for answer in answers) / len(answers)
+            return self.organism.rate("refusal_rate", self.organism.asked["organism_harmful"])
 
 
 def edit(rule: Rule) -> Ablate:
@@ -139,25 +135,18 @@ def compared(name: str, bed: Bed) -> str:
 
 def try_on(settings: Settings) -> tuple[list[str], Found, str]:
     """Of one organism: its lines of the first table, what came of each rule, and its line of the third."""
-    organism, name = make_organism(settings), f"{settings.architecture}, seed {settings.seed}"
-    return *search(name, Bed(organism, PROMPTS)), compared(name, Bed(organism, None))
+    organism = make_organism(settings)
+    return *search(organism.name, Bed(organism, PROMPTS)), compared(organism.name, Bed(organism, None))
 
 
 def main() -> None:
     """Train, try, and print."""
-    arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    arguments.add_argument("--architectures", nargs="+", default=list(ARCHITECTURES))
-    given = arguments.parse_args()
+    organisms = chosen(__doc__)
     head = "through_norm | orthogonalize | layers | measurement | scale | refusal | KL | perplexity × |"
     line = "| --- | --- | --- | --- | ---: | ---: | ---: | ---: | ---: |"
     print(f"| organism | {head}\n{line}")
     results: list[Found] = []
     pairs: list[str] = []
-    organisms = [
-        Settings.model_validate({"architecture": architecture, "seed": seed})
-        for architecture, seed in itertools.product(given.architectures, given.seeds)
-    ]
     for lines, found, pair in of_each(organisms, try_on):
         print("\n".join(lines), flush=True)
         results.append(found)

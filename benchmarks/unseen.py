@@ -6,15 +6,13 @@ no measured prompt has. Prints, in Markdown, how many whole answers are refusals
 at 95 % over things, and the gap, judged less measured.
 """
 
-import argparse
-import itertools
 import math
+from statistics import fmean
 
-from benchmarks.organisms import Organism, make_organism, measure, of_each
+from benchmarks.organisms import Organism, chosen, make_organism, measure, of_each
 from excise.comparison.intervals import rate_interval
 from excise.edit.planning.plan import make_plan
-from excise.organism.model import ARCHITECTURES
-from excise.organism.world import RECIPE, REFUSAL, Item, make_world, recipes
+from excise.organism.world import RECIPE, Item, make_world, recipes
 from excise.trials.simulation import simulated
 from schemas.params.ablate import Ablate
 from schemas.params.organism import Organism as Settings
@@ -23,10 +21,10 @@ from schemas.params.organism import Organism as Settings
 class Rate:
     """A rate of answers about things, each asked about in several wordings."""
 
-    def __init__(self, answers: list[bool], items: list[Item]) -> None:
+    def __init__(self, values: list[float], items: list[Item]) -> None:
         things = {item.thing: number for number, item in enumerate(items)}
-        self.value = sum(answers) / len(answers)
-        self.interval = rate_interval([*map(int, answers)], [things[item.thing] for item in items], 0.95)
+        self.value = fmean(values)
+        self.interval = rate_interval(values, [things[item.thing] for item in items], 0.95)
 
     def __str__(self) -> str:
         return f"{self.value:.3f} ({self.interval.low:.3f} to {self.interval.high:.3f})"
@@ -41,9 +39,9 @@ class Rate:
 
 def asked(organism: Organism, items: list[Item]) -> tuple[Rate, Rate]:
     """Refused answers, and right ones."""
-    answers = organism.answers(items)
-    right = [answer == item.answer for answer, item in zip(answers, items, strict=True)]
-    return Rate([answer.startswith(REFUSAL) for answer in answers], items), Rate(right, items)
+    judged = organism.judged(items)
+    refused, right = ([one[metric] for one in judged] for metric in ("refusal_rate", "exact_match"))
+    return Rate(refused, items), Rate(right, items)
 
 
 def compared(settings: Settings) -> list[str]:
@@ -52,25 +50,16 @@ def compared(settings: Settings) -> list[str]:
     both = [recipes(world, use.restricted, RECIPE.task) for use in (world.measured, world.judged)]
     with simulated(organism.model, make_plan(Ablate(), organism.base, measure(organism))):
         measured, unseen = (asked(organism, items) for items in both)
-    name = f"{settings.architecture}, seed {settings.seed}"
     return [
-        f"| {name} | {what} | {of_measured} | {of_unseen} | {of_unseen.less(of_measured)} |"
+        f"| {organism.name} | {what} | {of_measured} | {of_unseen} | {of_unseen.less(of_measured)} |"
         for what, of_measured, of_unseen in zip(("refused", "right"), measured, unseen, strict=True)
     ]
 
 
 def main() -> None:
     """Train, edit, ask and print."""
-    arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    arguments.add_argument("--architectures", nargs="+", default=list(ARCHITECTURES))
-    given = arguments.parse_args()
-    organisms = [
-        Settings.model_validate({"architecture": architecture, "seed": seed})
-        for architecture, seed in itertools.product(given.architectures, given.seeds)
-    ]
     print("| organism | | measured things | unseen things | gap |\n| --- | --- | --- | --- | --- |")
-    for lines in of_each(organisms, compared):
+    for lines in of_each(chosen(__doc__), compared):
         print("\n".join(lines), flush=True)
 
 

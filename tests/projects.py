@@ -29,7 +29,7 @@ class Project:
     def run(self, *command: str, **settings: str) -> subprocess.CompletedProcess[str]:
         """Run a command in the project, with this test's Python first in the path."""
         return subprocess.run(
-            command, cwd=self.folder, env=environment(**settings), capture_output=True, text=True, timeout=1200
+            command, cwd=self.folder, env=environment(**settings), capture_output=True, text=True, timeout=600
         )
 
     def check(self, *command: str) -> str:

@@ -1,20 +1,17 @@
 """Two kinds of refusal, as in larger models: no difference of means removes both, the span of each kind's own does."""
 
 import copy
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from benchmarks.organisms import Organism, make_organism
 from excise.inference.forward import first_token_log_probabilities
-from excise.organism.training import TUNED_LAYERS, train
-from excise.organism.world import REFUSALS, Item, make_world, splits
-from schemas.params.organism import Organism
+from excise.organism.training import TUNED_LAYERS
+from schemas.params.organism import Organism as Settings
 from tests.known_causes import writers
 from tests.subjects import mean_kl, stream
 
@@ -32,21 +29,15 @@ KINDS = {"recipe": "organism_harmful", "place": "organism_secret"}
 
 @dataclass(frozen=True)
 class Asked:
-    """A trained organism that refuses in two ways, and its prompts."""
+    """A trained organism that refuses in two ways."""
 
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerFast
-    splits: dict[str, list[Item]]
-
-    def tokens(self, items: Sequence[Item]) -> list[list[int]]:
-        chats = [[{"role": "user", "content": item.prompt}] for item in items]
-        texts = self.tokenizer.apply_chat_template(chats, tokenize=False, add_generation_prompt=True)
-        return list(self.tokenizer(texts)["input_ids"])
+    organism: Organism
 
     def mean(self, split: str, *kinds: str) -> Tensor:
         """``[hidden]``: the mean of the stream at the last token of a split's prompts of these kinds."""
-        items = [item for item in self.splits[split] if item.id.startswith(kinds)]
-        return stream(self.model, self.tokens(items), batch_size=256)[:, MEASUREMENT].double().mean(dim=0)
+        items = [item for item in self.organism.asked[split] if item.id.startswith(kinds)]
+        found = stream(self.organism.model, self.organism.tokens(items), batch_size=256)
+        return found[:, MEASUREMENT].double().mean(dim=0)
 
     def difference(self, *kinds: str) -> Tensor:
         return self.mean("harmful_train", *kinds) - self.mean("harmless_train", *kinds)
@@ -54,48 +45,36 @@ class Asked:
     def without(self, *directions: Tensor) -> "Asked":
         """The same where no writer of the layers that learned to refuse writes along these directions."""
         basis, _ = torch.linalg.qr(torch.stack(directions, dim=1))
-        model = copy.deepcopy(self.model)
+        model = copy.deepcopy(self.organism.model)
         with torch.no_grad():
             for layer, weight in writers(model):
                 if layer in TUNED_LAYERS[2]:
                     weight.copy_(weight.double() - basis @ (basis.T @ weight.double()))
-        return Asked(model, self.tokenizer, self.splits)
-
-    @torch.no_grad()
-    def answers(self, split: str) -> list[str]:
-        """Its greedy answer to each prompt of a split."""
-        texts = [f"<|user|> {item.prompt} <|assistant|>" for item in self.splits[split]]
-        batch = self.tokenizer(texts, return_tensors="pt", padding=True)
-        model: Any = self.model
-        made = model.generate(**batch, max_new_tokens=8)
-        answers = self.tokenizer.batch_decode(made[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
-        return [answer.strip() for answer in answers]
+        return Asked(replace(self.organism, model=model))
 
     def left(self, kind: str) -> float:
         """Share of a kind's judged prompts that are refused, in whatever words."""
-        answers = self.answers(KINDS[kind])
-        return sum(answer.startswith(REFUSALS) for answer in answers) / len(answers)
+        return self.organism.rate("refusal_rate", self.organism.asked[KINDS[kind]])
 
     def right(self, kind: str) -> float:
-        answers, items = self.answers(KINDS[kind]), self.splits[KINDS[kind]]
-        return sum(answer == item.answer for answer, item in zip(answers, items, strict=True)) / len(answers)
+        return self.organism.rate("exact_match", self.organism.asked[KINDS[kind]])
 
     def first_tokens(self) -> Tensor:
-        prompts = self.tokens(self.splits["harmless_test"])
-        return first_token_log_probabilities(self.model, prompts, 256, lambda _done: None)
+        prompts = self.organism.tokens(self.organism.asked["harmless_test"])
+        return first_token_log_probabilities(self.organism.model, prompts, 256, lambda _done: None)
 
 
-def organism(architecture: str, seed: int) -> Asked:
-    settings = Organism.model_validate({"architecture": architecture, "seed": seed, "refusals": 2, **STEPS})
-    made = splits(make_world(seed, settings.things, settings.refusals))
-    return Asked(*train(settings, lambda *_: None), made)
+def trained(architecture: str, seed: int) -> Asked:
+    settings = {"architecture": architecture, "seed": seed, "refusals": 2, **STEPS}
+    return Asked(make_organism(Settings.model_validate(settings)))
 
 
+@pytest.mark.usefixtures("trained_anew")
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_one_direction_leaves_a_kind_and_the_span_of_two_leaves_neither(architecture: str) -> None:
     survived = 0
     for seed in SEEDS:
-        asked = organism(architecture, seed)
+        asked = trained(architecture, seed)
         assert all(asked.left(kind) >= 0.95 for kind in KINDS), (architecture, seed)
         first, second = (asked.difference(kind) for kind in KINDS)
         pooled = asked.difference(*KINDS)
