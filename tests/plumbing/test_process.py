@@ -97,7 +97,9 @@ def test_what_is_not_pinned_is_not_compared(monkeypatch: pytest.MonkeyPatch, tmp
     assert process.other_versions() is None
 
 
-def test_comparing_versions_takes_no_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_comparing_versions_takes_no_time_beside_importing_them(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     computing = ("torch", "transformers", "tokenizers", "accelerate", "safetensors", "numpy", "scipy", "datasets")
     versions = {name: metadata.version(name).partition("+")[0] for name in (*computing, "lm-eval", "jinja2")}
     pin(monkeypatch, tmp_path, *(f"{name}=={version}" for name, version in versions.items()))
@@ -106,7 +108,9 @@ def test_comparing_versions_takes_no_time(monkeypatch: pytest.MonkeyPatch, tmp_p
         began = time.perf_counter()
         assert process.other_versions() is None
         seconds.append(time.perf_counter() - began)
-    assert min(seconds) < 0.02
+    began = time.perf_counter()
+    subprocess.run([sys.executable, "-c", "import torch"], check=True)
+    assert min(seconds) < (time.perf_counter() - began) / 20
 
 
 @pytest.fixture
