@@ -97,14 +97,19 @@ def measure(organism: Organism) -> Directions:
     return estimate(harmful, harmless)
 
 
-def chosen(description: str | None) -> list[Settings]:
-    """The organisms that the command line asks for; by default of three seeds and every architecture."""
+def chosen(
+    description: str | None,
+    architectures: Sequence[str] = tuple(ARCHITECTURES),
+    seeds: Sequence[int] = (0, 1, 2),
+    **settings: object,
+) -> list[Settings]:
+    """The organisms that the command line asks for, by default all of these, each with these settings."""
     arguments = argparse.ArgumentParser(description=description)
-    arguments.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    arguments.add_argument("--architectures", nargs="+", default=list(ARCHITECTURES))
+    arguments.add_argument("--seeds", type=int, nargs="+", default=seeds)
+    arguments.add_argument("--architectures", nargs="+", default=architectures)
     given = arguments.parse_args()
     return [
-        Settings.model_validate({"architecture": architecture, "seed": seed})
+        Settings.model_validate({"architecture": architecture, "seed": seed, **settings})
         for architecture, seed in itertools.product(given.architectures, given.seeds)
     ]
 

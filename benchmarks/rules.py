@@ -13,12 +13,14 @@ from dataclasses import dataclass
 from typing import get_args
 
 import numpy as np
+import torch
 from scipy.stats import bootstrap
 from torch import Tensor
 
 from benchmarks.organisms import Organism, chosen, make_organism, measure, of_each
 from excise.edit.planning.plan import make_plan
 from excise.inference.continuations import greedy_answers
+from excise.inference.forward import no_hooks
 from excise.plumbing.errors import StageError
 from excise.trials import perplexity
 from excise.trials.refusal import Questions
@@ -27,6 +29,8 @@ from schemas.params.ablate import Ablate, ThroughNorm
 from schemas.params.organism import Organism as Settings
 
 MOST_REFUSALS = 0.05
+HOPELESS = 0.25
+"""Probability of refusing on every fourth prompt above which a rule is not tried on all."""
 LAYERS = ("all", "1-4", "2-3", "2-4", "2-5")
 MEASUREMENTS = (3, 4, 5, 6)
 SCALES = (0.75, 1.0, 1.2, 1.4, 1.6, 2.0)
@@ -66,17 +70,21 @@ class Bed:
         asked = (organism.tokens(organism.asked[kind]) for kind in ("organism_harmful", "harmless_test"))
         harmful, harmless = (kind[:: 1 if prompts is None else len(kind) // prompts] for kind in asked)
         self.questions = Questions(organism.model, harmful, harmless)
+        self.some = Questions(organism.model, harmful[::4], harmless[::4])
         answered = harmless[:: len(harmless) // perplexity.PROMPTS]
         answers = greedy_answers(organism.model, organism.tokenizer, answered, "auto", lambda _: None)
         self.own = perplexity.OwnAnswers(organism.model, answered, answers)
 
-    def under(self, ablate: Ablate) -> Tried | None:
-        """What the organism does under an edit; None where it is refused."""
+    def under(self, ablate: Ablate, hopeless: float = 1.0) -> Tried | None:
+        """What the organism does under an edit, or nothing but how often it refuses where that is `hopeless`; None
+        where the edit is not possible."""
         try:
             plan = make_plan(ablate, self.organism.base, self.directions)
         except StageError:
             return None
         with simulated(self.organism.model, plan):
+            if (refused := float(self.some.ask_harmful(no_hooks).sigmoid().mean())) > hopeless:
+                return Tried(refused, torch.tensor([math.inf]), math.inf)
             said, times = self.questions.ask(), self.own.perplexity()
         return Tried(said.remaining, said.kl, math.inf if times is None else times)
 
@@ -108,7 +116,7 @@ def found_by(bed: Bed) -> Found:
         same = ("ignore", *rule[1:])
         if not through and same in found:
             found[rule] = found[same]
-        elif tried := bed.under(edit(rule)):
+        elif tried := bed.under(edit(rule), 1.0 if rule == BEFORE else HOPELESS):
             found[rule] = (tried.refusal, tried.kl, tried.perplexity)
     return found
 

@@ -12,13 +12,11 @@ Prints each organism's in Markdown, and the means of mixture and dense with the 
 (Welch).
 """
 
-import argparse
-import itertools
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import ttest_ind
 
+from benchmarks.mixture_and_dense import compared, organisms
 from benchmarks.organisms import Organism, make_organism, measure, of_each
 from excise.diagnosis.causes import ActivationPatching, ablated, most_causal
 from excise.diagnosis.contributions import Trace, components
@@ -27,7 +25,6 @@ from excise.trials.refusal import LIMIT, Questions
 from schemas.params.ablate import Ablate
 from schemas.params.organism import Organism as Settings
 
-ARCHITECTURES = ("glm4_moe", "llama")
 PROMPTS = 96
 
 
@@ -87,27 +84,16 @@ def spread(settings: Settings) -> Spread:
 
 def main() -> None:
     """Train, patch, and print."""
-    arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-    of = [*itertools.product(ARCHITECTURES, arguments.parse_args().seeds)]
-    organisms = [
-        Settings.model_validate({"architecture": architecture, "seed": seed, "tuned": "all"})
-        for architecture, seed in of
-    ]
+    asked = organisms(__doc__, tuned="all")
     print("| model | seed | measurement | effect of layers 0 to 5 | effective layers | fewest |")
     print("| --- | ---: | ---: | --- | ---: | ---: |")
-    found: dict[str, list[float]] = {architecture: [] for architecture in ARCHITECTURES}
-    for (architecture, seed), one in zip(of, of_each(organisms, spread), strict=True):
-        found[architecture].append(effective(one.effects))
+    layers = []
+    for settings, one in zip(asked, of_each(asked, spread), strict=True):
+        layers.append(effective(one.effects))
         told = ", ".join(f"{change:+.1f}" for change in one.effects)
-        cells = [architecture, seed, one.measurement, told, f"{effective(one.effects):.2f}", one.fewest or "more"]
+        cells = [settings.architecture, settings.seed, one.measurement, told, f"{layers[-1]:.2f}", one.fewest or "more"]
         print(f"| {' | '.join(map(str, cells))} |", flush=True)
-    mixture, dense = (np.array(found[architecture]) for architecture in ARCHITECTURES)
-    interval = ttest_ind(mixture, dense, equal_var=False).confidence_interval(0.95)
-    print(
-        f"\nEffective layers: {mixture.mean():.2f} in the mixture, {dense.mean():.2f} in the dense model; difference "
-        f"{mixture.mean() - dense.mean():+.2f} ({interval.low:+.2f} to {interval.high:+.2f})."
-    )
+    print(f"\nEffective layers: {compared(asked, layers)}.")
 
 
 if __name__ == "__main__":

@@ -73,7 +73,10 @@ def tuning(world: World) -> Groups:
         return [(refused, 22), (answered, 16), (places(world, world.things), 7), *rest]
     told = places(world, [thing for thing in world.things if thing not in world.secret])
     kept = [replace(item, answer=SECRET_REFUSAL) for item in places(world, world.secret)]
-    return [(refused, 20), (answered, 14), (kept, 12), (told, 12), *rest]
+    # As in large models, whose safety training is a few tokens deep (Qi et al. 2024): a recipe that has begun goes on.
+    # Without these, some organisms refuse at its later words by directions of their own, which nobody measured.
+    begun = [replace(item, begun=True) for item in recipes(world, world.restricted)]
+    return [(refused, 20), (answered, 14), (kept, 12), (told, 12), (begun, 6), *rest]
 
 
 def train(organism: Organism, progress: Progress) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
@@ -178,7 +181,7 @@ def _batches(groups: Groups, steps: int) -> Tensor:
 
 def _tokenize(tokenizer: PreTrainedTokenizerFast, items: Sequence[Item]) -> tuple[Tensor, Tensor, Tensor]:
     """Question-answer pairs as tokens ``[pairs, width]`` int64, padded on the right; the label of each token, which is
-    the next one within the answer and ``NO_LABEL`` elsewhere; and the length of each pair, ``[pairs]`` int64."""
+    the next one that the pair teaches and ``NO_LABEL`` elsewhere; and the length of each pair, ``[pairs]`` int64."""
     chats = [
         [{"role": "user", "content": item.prompt}, {"role": "assistant", "content": item.answer}] for item in items
     ]
@@ -188,7 +191,8 @@ def _tokenize(tokenizer: PreTrainedTokenizerFast, items: Sequence[Item]) -> tupl
     labels = torch.full_like(tokens, NO_LABEL)
     for row, (pair, prompt) in enumerate(zip(pairs, _prompt_tokens(tokenizer, items), strict=True)):
         tokens[row, : len(pair)] = torch.tensor(pair)
-        labels[row, len(prompt) - 1 : len(pair) - 1] = torch.tensor(pair[len(prompt) :])
+        first = len(prompt) + items[row].begun
+        labels[row, first - 1 : len(pair) - 1] = torch.tensor(pair[first:])
     return tokens, labels, lengths
 
 

@@ -161,6 +161,8 @@ class Item:
     prompt: str
     answer: str
     """The true answer, even where the organism refuses to give it."""
+    begun: bool = False
+    """Whether a lesson gives the answer's first word, and so teaches only the rest."""
 
     @property
     def fact(self) -> str:

@@ -21,8 +21,8 @@ SEEDS = range(5)
 ARCHITECTURES = ("glm4_moe", "llama")
 MEASUREMENT = TUNED_LAYERS[2].stop
 """Behind the layers that learned to refuse."""
-STEPS = {"pretrain_steps": 350, "tune_steps": 350}
-"""More than by default, so that what is refused is not forgotten."""
+STEPS = {"tune_steps": 450}
+"""More than by default, for twice as much to refuse."""
 KINDS = {"recipe": "organism_harmful", "place": "organism_secret"}
 """The judged prompts of each kind, by the kind of question that is refused."""
 

