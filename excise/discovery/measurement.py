@@ -1,0 +1,194 @@
+"""Which parameters of one block write to the stream and read it, by their gradients."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from excise.discovery.blocks import Block
+from excise.discovery.directions import orthogonal_to_norms
+from excise.discovery.gains import TOLERANCE, Chain, Chains, Gain
+from excise.discovery.stream import NoLayout
+
+_FEW_ROWS = 12
+"""Tokens whose gradients are taken; of all, where some parameter has none from these."""
+_STRONGEST = 8
+"""Gradients by which a parameter is judged."""
+_NOTHING = 1e-9
+_READS = 5e-3
+"""The largest part of a reader's gradient outside of what a norm makes of the stream."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """A parameter that adds to the stream."""
+
+    name: str
+    axis: int
+    """Which of its axes is the stream's."""
+    chain: Chain
+
+
+@dataclass(frozen=True)
+class Read:
+    """A parameter that multiplies the stream, through a norm or as it is."""
+
+    name: str
+    axis: int
+    gain: Gain | None
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Gradients of one token's stream behind a block, along one direction."""
+
+    row: int
+    direction: Tensor
+    """``[hidden]``, float64."""
+    gradients: dict[str, Tensor]
+    """Of every parameter that has one, float64, by name."""
+    entered: Tensor | None
+    """``[rows, hidden]``: of what entered the block; None for the frame."""
+
+
+class Measured:
+    """One block, with gradients of its tokens."""
+
+    def __init__(self, block: Block, parameters: Mapping[str, nn.Parameter], generator: torch.Generator) -> None:
+        """`parameters`: its own, by name."""
+        self.block = block
+        self.parameters = dict(parameters)
+        self.samples: list[Sample] = []
+        self._generator = generator
+        rows = torch.randperm(block.rows, generator=generator).tolist()
+        for row in rows[:_FEW_ROWS]:
+            self._take(row)
+        if self.unreached():
+            for row in rows[_FEW_ROWS:]:
+                self._take(row)
+        used = sorted(self._vectors(), key=self._when)
+        self.chains = Chains({name: self.parameters[name].detach().flatten() for name in used}, block.hidden)
+
+    def _take(self, row: int) -> None:
+        block = self.block
+        direction = orthogonal_to_norms(block, row, self._generator)
+        along = (block.written()[row].double() * direction).sum()
+        leaves = [*self.parameters.values(), *([] if block.entered is None else [block.entered])]
+        found = torch.autograd.grad(along, leaves, retain_graph=True, allow_unused=True)
+        gradients = {
+            name: gradient.double()
+            for name, gradient in zip(self.parameters, found, strict=False)
+            if gradient is not None and bool(gradient.count_nonzero())
+        }
+        for name, gradient in gradients.items():
+            if not bool(gradient.isfinite().all()):
+                raise NoLayout(f"the gradient of {name} is not finite")
+        entered = found[-1].double().reshape(block.rows, block.hidden) if block.entered is not None else None
+        self.samples.append(Sample(row, direction, gradients, entered))
+
+    def factor(self) -> float:
+        """What the block multiplies the stream by as it passes it on. Raises `NoLayout`: it changes it otherwise."""
+        factors = []
+        for sample in self.samples:
+            assert sample.entered is not None
+            own = sample.entered[sample.row]
+            factor = float(own @ sample.direction)
+            if float((own - factor * sample.direction).norm()) > TOLERANCE * max(abs(factor), _NOTHING):
+                raise NoLayout("a block multiplies the channels of the stream that it passes on by different numbers")
+            others = torch.arange(self.block.rows) != sample.row
+            if float(sample.entered[others].norm()) > TOLERANCE * abs(factor):
+                raise NoLayout("a block passes the stream of one token on to others")
+            factors.append(factor)
+        return sum(factors) / len(factors)
+
+    def _vectors(self) -> list[str]:
+        return [name for name, each in self.parameters.items() if each.numel() == self.block.hidden and each.ndim <= 3]
+
+    def _when(self, name: str) -> int:
+        """When a vector, or one plus it, is first used; those that never are come last."""
+        vector = self.parameters[name].detach().flatten()
+        uses = (
+            number
+            for number, (gain, _) in enumerate(self.block.gained)
+            if torch.equal(gain, vector) or torch.equal(gain, vector + 1)
+        )
+        return next(uses, len(self.block.gained))
+
+    def unreached(self) -> list[str]:
+        """Parameters that no sample has a gradient of."""
+        reached = {name for sample in self.samples for name in sample.gradients}
+        return [name for name in self.parameters if name not in reached]
+
+    def strongest(self, name: str) -> list[tuple[Tensor, Tensor]]:
+        """The largest of a parameter's gradients, each with its direction."""
+        taken = [(each.gradients[name], each.direction) for each in self.samples if name in each.gradients]
+        return sorted(taken, key=lambda one: -float(one[0].norm()))[:_STRONGEST]
+
+    def writer(self, name: str) -> Written | None:
+        """How a parameter writes to the stream; None if it does not."""
+        samples = self.strongest(name)
+        for axis, size in enumerate(self.parameters[name].shape):
+            if size != self.block.hidden or not samples:
+                continue
+            vectors = [(only_vector(gradient, axis), direction) for gradient, direction in samples]
+            along = [(vector, direction) for vector, direction in vectors if vector is not None]
+            if len(along) < len(samples):
+                continue
+            chain = self.chains.explaining(along)
+            # A norm's own weight has the gradient of what it multiplies.
+            if chain is not None and name not in {gain.weight for gain in chain}:
+                return Written(name, axis, chain)
+        return None
+
+    def reader(self, name: str, written: Written | None) -> Read | None:
+        """How a parameter reads the stream; None if it does not."""
+        parameter = self.parameters[name]
+        samples = self.strongest(name)
+        if parameter.ndim < 2 or self.block.entered is None:
+            return None
+        found: list[tuple[float, Read]] = []
+        for axis, size in enumerate(parameter.shape):
+            if size != self.block.hidden or (written is not None and written.axis == axis):
+                continue
+            inputs = [gradient.movedim(axis, 0).flatten(1) for gradient, _ in samples]
+            if not inputs and (read := self.block.read.get(id(parameter))) is not None:
+                inputs = [read.double().T]  # a selection, say, has no gradient
+            if inputs:
+                found += [(left, Read(name, axis, gain)) for gain, left in self._explained(torch.cat(inputs, dim=1))]
+        return min(found, key=lambda one: one[0])[1] if found else None
+
+    def _explained(self, inputs: Tensor) -> list[tuple[Gain | None, float]]:
+        """Norms in whose outputs all of ``[hidden, n]`` lie; the simplest has the least number."""
+        lengths = inputs.norm(dim=0)
+        inputs = inputs[:, lengths > 1e-6 * lengths.max()]
+        assert self.block.entered is not None
+        stream = self.block.entered.detach().reshape(-1, self.block.hidden).double()
+        found = []
+        for gain in (None, *(chain[0] for chain in self.chains.chains if len(chain) == 1)):
+            kind = "rms" if gain is None else gain.kind
+            normed = stream - stream.mean(dim=1, keepdim=True) if kind == "layer" else stream
+            outputs = normed / normed.square().mean(dim=1, keepdim=True).sqrt()
+            if gain is not None and gain.weight is not None:
+                outputs = outputs * (self.parameters[gain.weight].detach().double().flatten() + gain.offset)
+            biases = [self.parameters[name].detach().double().flatten() for name in self._vectors()]
+            spanned = torch.cat([outputs, *([torch.stack(biases)] if biases and kind == "layer" else [])]).T
+            if spanned.shape[1] >= self.block.hidden - 8:
+                raise NoLayout(f"{spanned.shape[1]} tokens and biases are too many for {self.block.hidden} channels")
+            basis, values, _ = torch.linalg.svd(spanned, full_matrices=False)
+            basis = basis[:, values > 1e-7 * values[0]]
+            left = float((inputs - basis @ (basis.T @ inputs)).norm() / inputs.norm())
+            if left < _READS:
+                found.append((gain, left + 0.1 * (gain is not None) + 0.05 * (kind == "layer")))
+        return found
+
+
+def only_vector(gradient: Tensor, axis: int) -> Tensor | None:
+    """``[hidden]``: the one vector along an axis of which all of a gradient consists; None if there are several."""
+    matrix = gradient.movedim(axis, 0).reshape(gradient.shape[axis], -1)
+    vector = matrix[:, matrix.norm(dim=0).argmax()]
+    for _ in range(3):
+        vector = matrix @ (matrix.T @ vector)
+        vector = vector / vector.norm()
+    left = (matrix - vector[:, None] * (vector @ matrix)).norm() / matrix.norm()
+    return vector if left <= TOLERANCE else None

@@ -1,0 +1,178 @@
+"""What a writer and a reader are for, by what a write depends on: other tokens, a choice of experts, other inputs."""
+
+import itertools
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from excise.discovery.blocks import Block
+from excise.discovery.measurement import Measured, Read, Sample, Written, only_vector
+from schemas.model import WriterRole
+
+_DEPENDS = 1e-3
+"""Of the largest dependence; what reaches a sublayer through an earlier write of the block is at about 1e-5."""
+
+_TOKENS = 4
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What one parameter's write to one token's stream depends on."""
+
+    mixes: bool
+    """Whether on the streams of other tokens."""
+    beside: bool
+    """Whether on another input of the block, which depends on weights too."""
+    inputs: frozenset[str]
+    """Parameters that what is written depends on."""
+    factors: frozenset[str]
+    """Parameters that it, or only its length, depends on."""
+
+
+def sources(measured: Measured, written: Written) -> Sources:
+    """Differentiate the gradient of what a parameter writes by what it may depend on, for a few tokens: the first of a
+    sequence, say, has no others to depend on."""
+    reached = [sample for sample in measured.samples if written.name in sample.gradients]
+    strongest = sorted(reached, key=lambda sample: -float(sample.gradients[written.name].norm()))[:_TOKENS]
+    found = [_sources_of(measured, written, sample) for sample in strongest]
+    return Sources(
+        mixes=any(each.mixes for each in found),
+        beside=any(each.beside for each in found),
+        inputs=frozenset().union(*(each.inputs for each in found)),
+        factors=frozenset().union(*(each.factors for each in found)),
+    )
+
+
+def _sources_of(measured: Measured, written: Written, sample: Sample) -> Sources:
+    block, parameter = measured.block, measured.parameters[written.name]
+    assert block.entered is not None
+    along = (block.written()[sample.row].double() * sample.direction).sum()
+    (gradient,) = torch.autograd.grad(along, parameter, create_graph=True)
+    if not gradient.requires_grad:  # it writes the same to every token
+        return Sources(False, False, frozenset(), frozenset())
+    # The gradient is u xᵀ, where x is what the parameter multiplies. What x depends on is asked for, apart from its
+    # length, of each expert if there are several. (Along u: norms that others write through change u a little.)
+    vector = only_vector(sample.gradients[written.name], written.axis)
+    assert vector is not None
+    given = torch.tensordot(vector.to(gradient.dtype), gradient.movedim(written.axis, 0), dims=1)
+    parts = given.flatten(0, -2) if given.ndim > 1 else given[None]
+    lengths = parts.norm(dim=1)
+    units = parts[lengths > 0] / lengths[lengths > 0][:, None]
+    others = {other: each for other, each in measured.parameters.items() if other != written.name}
+    leaves = [block.entered, *block.beside, *others.values()]
+    noise = torch.randn(units.shape, generator=torch.Generator().manual_seed(0), dtype=units.dtype)
+    direction, length = (_by(total, leaves) for total in ((units * noise).sum(), lengths[lengths > 0].log().sum()))
+    stream = direction[0]
+    rows = torch.zeros(block.rows) if stream is None else stream.reshape(block.rows, -1).norm(dim=1)
+    own, rest = float(rows[sample.row]), float(rows.sum() - rows[sample.row])
+    inputs = _strong(direction[1:], leaves[1:])
+    beside = [each for number, each in enumerate(direction[1 : 1 + len(block.beside)]) if number in inputs]
+    names = [*[""] * len(block.beside), *others]
+    return Sources(
+        mixes=rest > _DEPENDS * own or any(_elsewhere(each, sample.row, block) for each in beside if each is not None),
+        beside=bool(beside),
+        inputs=frozenset(names[number] for number in inputs) - {""},
+        factors=frozenset(names[number] for number in inputs | _strong(length[1:], leaves[1:])) - {""},
+    )
+
+
+def _by(total: Tensor, leaves: Sequence[Tensor]) -> Sequence[Tensor | None]:
+    return torch.autograd.grad(total, leaves, retain_graph=True, allow_unused=True)
+
+
+def _strong(gradients: Sequence[Tensor | None], leaves: Sequence[Tensor]) -> set[int]:
+    """Those on which something depends, by numbers."""
+    strengths = [
+        0.0 if gradient is None else float(gradient.norm() * leaf.detach().norm())
+        for gradient, leaf in zip(gradients, leaves, strict=True)
+    ]
+    least = _DEPENDS * max(strengths, default=0.0)
+    return {number for number, strength in enumerate(strengths) if strength > least}
+
+
+def _elsewhere(gradient: Tensor, row: int, block: Block) -> bool:
+    """Whether it is of other tokens than this one, where an axis counts the tokens of a sequence."""
+    for axis in (axis for axis, size in enumerate(gradient.shape) if size == block.tokens):
+        of_token = gradient.movedim(axis, 0).flatten(1).norm(dim=1)
+        if float(of_token.sum() - of_token[row % block.tokens]) > _DEPENDS * float(of_token.max()):
+            return True
+    return False
+
+
+def is_routed(measured: Measured, name: str) -> bool:
+    """Whether some tokens do not use a parameter, or whole parts of it along one axis: its experts."""
+    patterns = [_used(sample.gradients.get(name), measured.parameters[name]) for sample in measured.samples]
+    return any(
+        len({tuple(pattern) for pattern in of_axis}) > 1 and _in_few_parts(of_axis)
+        for of_axis in zip(*patterns, strict=True)
+    )
+
+
+def _used(gradient: Tensor | None, parameter: Tensor) -> list[list[bool]]:
+    """By axis, which parts along it have a gradient; a parameter of one matrix has itself as one more."""
+    if gradient is None:
+        return [*([False] * size for size in parameter.shape), [False]]
+    axes = range(parameter.ndim)
+    by_axis = [
+        gradient.abs().sum([other for other in axes if other != axis]) if parameter.ndim > 1 else gradient.abs()
+        for axis in axes
+    ]
+    return [*((each > 0).tolist() for each in by_axis), [True]]
+
+
+def _in_few_parts(patterns: Collection[list[bool]]) -> bool:
+    """Whether used and unused parts lie in few runs, as experts do and single units that are off do not."""
+    return all(
+        sum(left != right for left, right in itertools.pairwise(each)) <= max(2, len(each) // 8) or len(each) <= 16
+        for each in patterns
+    )
+
+
+class Roles:
+    """The roles of what one block's parameters write and read."""
+
+    def __init__(self, measured: Measured, written: Mapping[str, Written], read: Mapping[str, Read]) -> None:
+        self._measured, self._written, self._read = measured, written, read
+        weights = {name: each for name, each in written.items() if measured.parameters[name].ndim > 1}
+        self._sources = {name: sources(measured, each) for name, each in weights.items()}
+        self._routed = {name for name, each in self._sources.items() if not each.mixes and is_routed(measured, name)}
+        self._experts = max((measured.parameters[name].shape[0] for name in self._routed), default=0)
+        self.writers = {name: self._writer(name) for name in weights}
+        self.readers = {name: self._reader(name) for name in read}
+
+    def _writer(self, name: str) -> WriterRole:
+        """A bias has the role of the weights of its module, which the caller knows."""
+        if self._sources[name].mixes:
+            return "attention"
+        if name in self._routed:
+            return "routed_experts"
+        if self._sources[name].beside:
+            return "per_layer_input"
+        beside = {place for routed in self._routed for place in self._places(routed)}
+        return "shared_experts" if beside & self._places(name) else "mlp"
+
+    def _places(self, name: str) -> set[object]:
+        """Between which norms a writer's sublayer is."""
+        return {
+            (self._written[name].chain, self._read[other].gain)
+            for other in self._sources[name].inputs
+            if other in self._read
+        }
+
+    def _reader(self, name: str) -> str:
+        fed = {self.writers[writer] for writer, each in self._sources.items() if name in each.inputs}
+        scaled = {self.writers[writer] for writer, each in self._sources.items() if name in each.factors}
+        parameter = self._measured.parameters[name]
+        rows = parameter.numel() // parameter.shape[self._read[name].axis]
+        if "attention" in fed:
+            return "attention_inputs"
+        if fed & {"routed_experts", "shared_experts"}:
+            return "expert_inputs" if rows > max(1, self._experts) else "router"
+        if fed:
+            return "mlp_inputs"
+        if scaled & {"routed_experts", "shared_experts"} or rows == self._experts:
+            return "router"
+        # What selects tokens has no gradient.
+        return "mlp_inputs" if scaled and "attention" not in scaled else "attention_inputs"
