@@ -1,7 +1,7 @@
 """Over how many layers refusal is spread, in dense models and mixtures: `python -m benchmarks.spread`.
 
-Trains organisms of several seeds of both architectures, so that all layers may learn to refuse, not only the middle
-ones. Along the most causal direction of each it takes, on unseen prompts,
+Trains organisms of several seeds of both architectures, in which three middle layers may learn to refuse, and others in
+which all may. Along the most causal direction of each it takes, on unseen prompts,
 
 - the effective number of layers, (Σ e)² / Σ e², where e is how much less likely refusing becomes (log-odds) if what all
   writers of one layer write is replaced by its mean on harmless prompts: n if n layers have the same effect and the
@@ -12,6 +12,7 @@ Prints each organism's in Markdown, and the means of mixture and dense with the 
 (Welch).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -82,9 +83,8 @@ def spread(settings: Settings) -> Spread:
     return Spread(measurement, effects(bench, measurement), fewest(bench, measurement))
 
 
-def main() -> None:
+def table(asked: Sequence[Settings]) -> None:
     """Train, patch, and print."""
-    asked = organisms(__doc__, tuned="all")
     print("| model | seed | measurement | effect of layers 0 to 5 | effective layers | fewest |")
     print("| --- | ---: | ---: | --- | ---: | ---: |")
     layers = []
@@ -93,7 +93,14 @@ def main() -> None:
         told = ", ".join(f"{change:+.1f}" for change in one.effects)
         cells = [settings.architecture, settings.seed, one.measurement, told, f"{layers[-1]:.2f}", one.fewest or "more"]
         print(f"| {' | '.join(map(str, cells))} |", flush=True)
-    print(f"\nEffective layers: {compared(asked, layers)}.")
+    print(f"\nEffective layers: {compared(asked, layers)}.\n")
+
+
+def main() -> None:
+    """Both kinds of organisms."""
+    for tuned in ("middle", "all"):
+        print(f"Layers that may learn to refuse: {tuned}\n")
+        table(organisms(__doc__, tuned=tuned))
 
 
 if __name__ == "__main__":
