@@ -164,12 +164,13 @@ lock: ## Write requirements*.lock again from pyproject.toml
 	@grep -E '^($(COMPUTE))==' requirements.lock > requirements-compute.lock
 	@rm -rf $(VENV)-lock
 
-# The copy of the lock is made last: an installation that was cut short is started over. Python compiles what is imported
-# when it first is; pip would compile everything, which takes as long as all the rest.
+# The copy of the lock is made last: an installation that was cut short is started over. pip would compile on one core what
+# is compiled here on all; what fails to compile is not meant for this Python, and pip ignores it too.
 environment:
 	@cmp -s $(LOCK) $(INSTALLED) || { \
 		$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")' && \
 		echo "Making $(VENV) from $(LOCK) (the whole one takes about two minutes and 2 GB)" && \
 		$(PYTHON) -m venv --clear $(VENV) && \
 		$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -r $(LOCK) && \
+		{ $(BIN)/python -m compileall -q -j 0 $(VENV)/lib > /dev/null 2>&1 || true; } && \
 		cp $(LOCK) $(INSTALLED); }
