@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 from excise.checkpoint.base_model import BaseModel, make_manifest
 from excise.checkpoint.weights import read_checkpoint
 from excise.edit.inspection import inspect, resolve_tied
+from excise.edit.planning.plan import make_plan
 from excise.edit.planning.projectors import Directions
 from excise.evaluation.scoring.scores.verdicts import word_for_word
 from excise.inference.continuations import greedy_answers
@@ -28,6 +29,8 @@ from excise.organism.training import save, train
 from excise.organism.world import Item, make_world, splits
 from excise.residual.activations import collect_activations
 from excise.residual.directions import estimate
+from excise.trials.simulation import simulated
+from schemas.params.ablate import Ablate
 from schemas.params.model import Model
 from schemas.params.organism import RECIPE
 from schemas.params.organism import Organism as Settings
@@ -64,6 +67,11 @@ class Organism:
     def rate(self, metric: str, items: Sequence[Item]) -> float:
         """The mean of one of these, `refusal_rate` or `exact_match`."""
         return fmean(one[metric] for one in self.judged(items))
+
+    def refusals(self, ablate: Ablate, directions: Directions) -> float:
+        """Share of all harmful prompts that it refuses under an edit, by whole answers."""
+        with simulated(self.model, make_plan(ablate, self.base, directions)):
+            return self.rate("refusal_rate", self.asked["organism_harmful"])
 
 
 def make_organism(settings: Settings) -> Organism:

@@ -70,28 +70,22 @@ class Bed:
         asked = (organism.tokens(organism.asked[kind]) for kind in ("organism_harmful", "harmless_test"))
         harmful, harmless = (kind[:: 1 if prompts is None else len(kind) // prompts] for kind in asked)
         self.questions = Questions(organism.model, harmful, harmless)
-        self.some = Questions(organism.model, harmful[::4], harmless[::4])
         answered = harmless[:: len(harmless) // perplexity.PROMPTS]
         answers = greedy_answers(organism.model, organism.tokenizer, answered, "auto", lambda _: None)
         self.own = perplexity.OwnAnswers(organism.model, answered, answers)
 
-    def under(self, ablate: Ablate, hopeless: float = 1.0) -> Tried | None:
-        """What the organism does under an edit, or nothing but how often it refuses where that is `hopeless`; None
-        where the edit is not possible."""
+    def under(self, ablate: Ablate, first: Questions | None = None) -> Tried | None:
+        """What the organism does under an edit; nothing but how often it refuses where `first`, a part of the
+        questions, shows that too little is removed; None where the edit is not possible."""
         try:
             plan = make_plan(ablate, self.organism.base, self.directions)
         except StageError:
             return None
         with simulated(self.organism.model, plan):
-            if (refused := float(self.some.ask_harmful(no_hooks).sigmoid().mean())) > hopeless:
+            if first is not None and (refused := float(first.ask_harmful(no_hooks).sigmoid().mean())) > HOPELESS:
                 return Tried(refused, torch.tensor([math.inf]), math.inf)
             said, times = self.questions.ask(), self.own.perplexity()
         return Tried(said.remaining, said.kl, math.inf if times is None else times)
-
-    def refusals(self, ablate: Ablate) -> float:
-        """Share of all harmful prompts that are refused under an edit, by whole answers."""
-        with simulated(self.organism.model, make_plan(ablate, self.organism.base, self.directions)):
-            return self.organism.rate("refusal_rate", self.organism.asked["organism_harmful"])
 
 
 def edit(rule: Rule) -> Ablate:
@@ -111,12 +105,13 @@ def found_by(bed: Bed) -> Found:
     through one are the same edit, which is tried once."""
     variants = itertools.chain.from_iterable(bed.organism.base.layout.family.sublayers.values())
     through = any(writer.norms for variant in variants for writer in variant.writers)
+    first = Questions(bed.organism.model, bed.questions.harmful[::4], bed.questions.harmless[::4])
     found: Found = {}
     for rule in rules():
         same = ("ignore", *rule[1:])
         if not through and same in found:
             found[rule] = found[same]
-        elif tried := bed.under(edit(rule), 1.0 if rule == BEFORE else HOPELESS):
+        elif tried := bed.under(edit(rule), None if rule == BEFORE else first):
             found[rule] = (tried.refusal, tried.kl, tried.perplexity)
     return found
 
@@ -148,7 +143,7 @@ def compared(name: str, bed: Bed) -> str:
     assert before is not None and now is not None
     difference = (now.kls - before.kls).double().numpy()
     interval = bootstrap((difference,), np.mean, rng=0).confidence_interval
-    cells = [name, *(f"{bed.refusals(ablate):.3f}" for ablate in (edit(BEFORE), Ablate()))]
+    cells = [name, *(f"{bed.organism.refusals(ablate, bed.directions):.3f}" for ablate in (edit(BEFORE), Ablate()))]
     cells += [f"{now.refusal:.3f}", f"{before.kl:.4f}", f"{now.kl:.4f}"]
     cells += [f"{difference.mean():+.4f} ({interval.low:+.4f} to {interval.high:+.4f})"]
     cells += [f"{before.perplexity:.3g}", f"{now.perplexity:.3g}"]

@@ -8,8 +8,6 @@ their difference (Welch).
 
 from benchmarks.mixture_and_dense import compared, organisms
 from benchmarks.organisms import make_organism, measure, of_each
-from excise.edit.planning.plan import make_plan
-from excise.trials.simulation import simulated
 from schemas.params.ablate import Ablate
 from schemas.params.organism import Organism as Settings
 
@@ -25,9 +23,7 @@ def left(settings: Settings) -> list[float]:
     for targets in WAYS.values():
         rule = {"layers": "1-4", "measurement": 4, "scale": 1.0, "targets": targets}
         ablate = Ablate.model_validate({"orthogonalize": "none", "rules": [rule]})
-        plan = make_plan(ablate, organism.base, directions)
-        with simulated(organism.model, plan):
-            shares.append(organism.rate("refusal_rate", organism.asked["organism_harmful"]))
+        shares.append(organism.refusals(ablate, directions))
     return shares
 
 

@@ -39,6 +39,11 @@ class Block:
     read: dict[int, Tensor] = field(default_factory=dict)
     """By a parameter's identity, what it was first multiplied with, ``[rows, hidden]``."""
 
+    def received(self) -> Tensor:
+        """``[rows, hidden]`` float64: what entered it, without its gradient."""
+        assert self.entered is not None
+        return self.entered.detach().reshape(self.rows, self.hidden).double()
+
     def written(self) -> Tensor:
         """``[rows, hidden]``: what it returned."""
         assert self.left is not None
@@ -82,26 +87,24 @@ def _is_vector(tensor: Tensor, block: Block) -> bool:
     return tensor.is_floating_point() and tensor.shape[-1:] == (block.hidden,) and tensor.numel() == block.hidden
 
 
-def cut_apart(model: nn.Module, ids: Tensor, stream: Stream, scale: float = SCALE) -> list[Block]:
+def cut_apart(model: nn.Module, ids: Tensor, stream: Stream) -> list[Block]:
     """Run the model with its blocks cut apart; the frame comes first."""
     frame, *blocks = (Block(module, stream.rows, ids.shape[1], stream.hidden) for module in (model, *stream.blocks))
     watch = _Watch(frame)
     with ExitStack() as undo:
         for number, block in enumerate(blocks):
-            _hook(block, number, stream, scale, frame, watch, undo)
+            _hook(block, number, stream, frame, watch, undo)
         with watch, torch.enable_grad():
             run(model, ids)
     return [frame, *blocks]
 
 
-def _hook(
-    block: Block, number: int, stream: Stream, scale: float, frame: Block, watch: _Watch, undo: ExitStack
-) -> None:
+def _hook(block: Block, number: int, stream: Stream, frame: Block, watch: _Watch, undo: ExitStack) -> None:
     def enter(_module: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
         watch.block = None
         given = at((args, kwargs), stream.entries[number])
         if number == 0:
-            frame.left, given = given, given * scale
+            frame.left, given = given, given * SCALE
         others = (tensor for path, tensor in tensors((args, kwargs)) if path != stream.entries[number])
         block.beside = [tensor for tensor in others if tensor.requires_grad]
         block.entered = given.detach().requires_grad_(True)

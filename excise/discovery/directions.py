@@ -5,6 +5,7 @@ v · (g ⊙ y / rms(y)) by y is that of a constant gain, g ⊙ v / rms(y), if v 
 of gain g₂ follows, v must also be orthogonal to g₂ ⊙ (the first one's output)."""
 
 import itertools
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -23,21 +24,21 @@ def orthogonal_to_norms(block: Block, row: int, generator: torch.Generator) -> T
     twice = [other * made for (_, made), (other, _) in itertools.combinations(outputs, 2)]
     needed = [block.written()[row].detach().double(), *(made for _, made in outputs)]
     if block.entered is not None:
-        needed.append(block.entered.detach().reshape(-1, block.hidden)[row].double())
+        needed.append(block.received()[row])
     everything = [*needed, *(rows[row].double() for rows in block.between)]
     for vectors in ([*everything, *twice], [*needed, *twice], needed):
-        basis = _basis(vectors)
-        if block.hidden - basis.shape[1] >= _FEWEST_LEFT:
+        taken = basis(vectors)
+        if block.hidden - taken.shape[1] >= _FEWEST_LEFT:
             break
     else:
-        raise NoLayout(f"a block computes {basis.shape[1]} independent vectors of {block.hidden} for each token")
+        raise NoLayout(f"a block computes {taken.shape[1]} independent vectors of {block.hidden} for each token")
     direction = torch.randn(block.hidden, generator=generator, dtype=torch.float64)
     for _ in range(2):  # once more for what rounding left
-        direction = direction - basis @ (basis.T @ direction)
+        direction = direction - taken @ (taken.T @ direction)
     return direction / direction.norm()
 
 
-def _basis(vectors: list[Tensor]) -> Tensor:
+def basis(vectors: Iterable[Tensor]) -> Tensor:
     """``[hidden, rank]``: an orthonormal basis of their span."""
     lengths = [(vector, float(vector.norm())) for vector in vectors]
     matrix = torch.stack([vector / length for vector, length in lengths if 0 < length < float("inf")], dim=1)

@@ -57,10 +57,11 @@ class Chains:
         return pulled
 
     def explaining(self, samples: Sequence[tuple[Tensor, Tensor]]) -> Chain | None:
-        """The shortest chain by which every vector ``[hidden]`` is its direction; samples are (vector, direction)."""
+        """The shortest chain by which every vector ``[hidden]`` is its direction; samples are the vector and
+        what `through` makes of the direction."""
         left = torch.zeros(len(self.chains), dtype=torch.float64)
-        for vector, direction in samples:
-            left = torch.maximum(left, sines(self.through(direction), vector))
+        for vector, pulled in samples:
+            left = torch.maximum(left, _sines(pulled, vector))
         explained = torch.nonzero(left <= TOLERANCE).flatten().tolist()
         return min((self.chains[number] for number in explained), key=_complexity, default=None)
 
@@ -81,7 +82,7 @@ def _complexity(chain: Chain) -> tuple[int, int]:
     return len(chain), sum(gain.kind == "layer" for gain in chain)
 
 
-def sines(vectors: Tensor, of: Tensor) -> Tensor:
+def _sines(vectors: Tensor, of: Tensor) -> Tensor:
     """``[n]``: the sine of the angle between each of ``[n, hidden]`` and one vector."""
     unit = of / of.norm()
     along = vectors @ unit

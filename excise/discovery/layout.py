@@ -58,9 +58,7 @@ def find_layout(model: nn.Module, ids: Tensor) -> Found:
 
 def _role(name: str, roles: Mapping[str, WriterRole]) -> WriterRole:
     """A bias has the role of the weights of its module."""
+    if name in roles:
+        return roles[name]
     module = name.rpartition(".")[0]
-    return (
-        roles[name]
-        if name in roles
-        else next(role for other, role in roles.items() if other.rpartition(".")[0] == module)
-    )
+    return next(role for other, role in roles.items() if other.rpartition(".")[0] == module)

@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
 from excise.discovery.blocks import Block
-from excise.discovery.directions import orthogonal_to_norms
+from excise.discovery.directions import basis, orthogonal_to_norms
 from excise.discovery.gains import TOLERANCE, Chain, Chains, Gain
 from excise.discovery.stream import NoLayout
 
@@ -69,13 +70,17 @@ class Measured:
                 self._take(row)
         used = sorted(self._vectors(), key=self._when)
         self.chains = Chains({name: self.parameters[name].detach().flatten() for name in used}, block.hidden)
+        self._pulled = {sample.row: self.chains.through(sample.direction) for sample in self.samples}
+
+    def along(self, row: int, direction: Tensor) -> Tensor:
+        """What the block returned for one token along a direction, with its gradient."""
+        return (self.block.written()[row].double() * direction).sum()
 
     def _take(self, row: int) -> None:
         block = self.block
         direction = orthogonal_to_norms(block, row, self._generator)
-        along = (block.written()[row].double() * direction).sum()
         leaves = [*self.parameters.values(), *([] if block.entered is None else [block.entered])]
-        found = torch.autograd.grad(along, leaves, retain_graph=True, allow_unused=True)
+        found = torch.autograd.grad(self.along(row, direction), leaves, retain_graph=True, allow_unused=True)
         gradients = {
             name: gradient.double()
             for name, gradient in zip(self.parameters, found, strict=False)
@@ -120,10 +125,10 @@ class Measured:
         reached = {name for sample in self.samples for name in sample.gradients}
         return [name for name in self.parameters if name not in reached]
 
-    def strongest(self, name: str) -> list[tuple[Tensor, Tensor]]:
-        """The largest of a parameter's gradients, each with its direction."""
-        taken = [(each.gradients[name], each.direction) for each in self.samples if name in each.gradients]
-        return sorted(taken, key=lambda one: -float(one[0].norm()))[:_STRONGEST]
+    def strongest(self, name: str, most: int = _STRONGEST) -> list[Sample]:
+        """Those in which a parameter has its largest gradients."""
+        reached = [sample for sample in self.samples if name in sample.gradients]
+        return sorted(reached, key=lambda sample: -float(sample.gradients[name].norm()))[:most]
 
     def writer(self, name: str) -> Written | None:
         """How a parameter writes to the stream; None if it does not."""
@@ -131,11 +136,11 @@ class Measured:
         for axis, size in enumerate(self.parameters[name].shape):
             if size != self.block.hidden or not samples:
                 continue
-            vectors = [(only_vector(gradient, axis), direction) for gradient, direction in samples]
-            along = [(vector, direction) for vector, direction in vectors if vector is not None]
-            if len(along) < len(samples):
+            vectors = [(only_vector(sample.gradients[name], axis), self._pulled[sample.row]) for sample in samples]
+            single = [(vector, pulled) for vector, pulled in vectors if vector is not None]
+            if len(single) < len(samples):
                 continue
-            chain = self.chains.explaining(along)
+            chain = self.chains.explaining(single)
             # A norm's own weight has the gradient of what it multiplies.
             if chain is not None and name not in {gain.weight for gain in chain}:
                 return Written(name, axis, chain)
@@ -151,7 +156,7 @@ class Measured:
         for axis, size in enumerate(parameter.shape):
             if size != self.block.hidden or (written is not None and written.axis == axis):
                 continue
-            inputs = [gradient.movedim(axis, 0).flatten(1) for gradient, _ in samples]
+            inputs = [sample.gradients[name].movedim(axis, 0).flatten(1) for sample in samples]
             if not inputs and (read := self.block.read.get(id(parameter))) is not None:
                 inputs = [read.double().T]  # a selection, say, has no gradient
             if inputs:
@@ -162,24 +167,30 @@ class Measured:
         """Norms in whose outputs all of ``[hidden, n]`` lie; the simplest has the least number."""
         lengths = inputs.norm(dim=0)
         inputs = inputs[:, lengths > 1e-6 * lengths.max()]
-        assert self.block.entered is not None
-        stream = self.block.entered.detach().reshape(-1, self.block.hidden).double()
+        found = []
+        for gain, spanned in self._normed:
+            left = float((inputs - spanned @ (spanned.T @ inputs)).norm() / inputs.norm())
+            if left < _READS:
+                is_layer = gain is not None and gain.kind == "layer"
+                found.append((gain, left + 0.1 * (gain is not None) + 0.05 * is_layer))
+        return found
+
+    @cached_property
+    def _normed(self) -> list[tuple[Gain | None, Tensor]]:
+        """Each norm that may stand before a reader, with a basis ``[hidden, rank]`` of what it makes of the stream."""
+        stream = self.block.received()
+        vectors = {name: self.parameters[name].detach().double().flatten() for name in self._vectors()}
         found = []
         for gain in (None, *(chain[0] for chain in self.chains.chains if len(chain) == 1)):
-            kind = "rms" if gain is None else gain.kind
-            normed = stream - stream.mean(dim=1, keepdim=True) if kind == "layer" else stream
-            outputs = normed / normed.square().mean(dim=1, keepdim=True).sqrt()
+            is_layer = gain is not None and gain.kind == "layer"
+            outputs = stream - stream.mean(dim=1, keepdim=True) if is_layer else stream
             if gain is not None and gain.weight is not None:
-                outputs = outputs * (self.parameters[gain.weight].detach().double().flatten() + gain.offset)
-            biases = [self.parameters[name].detach().double().flatten() for name in self._vectors()]
-            spanned = torch.cat([outputs, *([torch.stack(biases)] if biases and kind == "layer" else [])]).T
-            if spanned.shape[1] >= self.block.hidden - 8:
-                raise NoLayout(f"{spanned.shape[1]} tokens and biases are too many for {self.block.hidden} channels")
-            basis, values, _ = torch.linalg.svd(spanned, full_matrices=False)
-            basis = basis[:, values > 1e-7 * values[0]]
-            left = float((inputs - basis @ (basis.T @ inputs)).norm() / inputs.norm())
-            if left < _READS:
-                found.append((gain, left + 0.1 * (gain is not None) + 0.05 * (kind == "layer")))
+                # Each token's length changes nothing in what they span.
+                outputs = outputs * (vectors[gain.weight] + gain.offset)
+            spanning = [*outputs, *(vectors.values() if is_layer else ())]  # a LayerNorm's bias is one of the vectors
+            if len(spanning) >= self.block.hidden - 8:
+                raise NoLayout(f"{len(spanning)} tokens and biases are too many for {self.block.hidden} channels")
+            found.append((gain, basis(spanning)))
         return found
 
 

@@ -34,9 +34,7 @@ class Sources:
 def sources(measured: Measured, written: Written) -> Sources:
     """Differentiate the gradient of what a parameter writes by what it may depend on, for a few tokens: the first of a
     sequence, say, has no others to depend on."""
-    reached = [sample for sample in measured.samples if written.name in sample.gradients]
-    strongest = sorted(reached, key=lambda sample: -float(sample.gradients[written.name].norm()))[:_TOKENS]
-    found = [_sources_of(measured, written, sample) for sample in strongest]
+    found = [_sources_of(measured, written, sample) for sample in measured.strongest(written.name, _TOKENS)]
     return Sources(
         mixes=any(each.mixes for each in found),
         beside=any(each.beside for each in found),
@@ -48,7 +46,7 @@ def sources(measured: Measured, written: Written) -> Sources:
 def _sources_of(measured: Measured, written: Written, sample: Sample) -> Sources:
     block, parameter = measured.block, measured.parameters[written.name]
     assert block.entered is not None
-    along = (block.written()[sample.row].double() * sample.direction).sum()
+    along = measured.along(sample.row, sample.direction)
     (gradient,) = torch.autograd.grad(along, parameter, create_graph=True)
     if not gradient.requires_grad:  # it writes the same to every token
         return Sources(False, False, frozenset(), frozenset())

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from benchmarks.mixture_and_dense import ARCHITECTURES, SEEDS
 from benchmarks.organisms import Organism, make_organism
 from excise.inference.forward import first_token_log_probabilities
 from excise.organism.training import TUNED_LAYERS
@@ -17,8 +18,6 @@ from tests.subjects import mean_kl, stream
 
 pytestmark = pytest.mark.nightly
 
-SEEDS = range(5)
-ARCHITECTURES = ("glm4_moe", "llama")
 MEASUREMENT = TUNED_LAYERS[2].stop
 """Behind the layers that learned to refuse."""
 STEPS = {"tune_steps": 450}
