@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -103,8 +104,10 @@ def test_progress_tells_phase_step_total_and_loss() -> None:
 @pytest.mark.parametrize("refusals", [1, 2])
 def test_tuning_teaches_each_kind_of_refusal_and_refuses_nothing_else(refusals: int) -> None:
     world = make_world(0, THINGS, refusals)
-    asked = [item for items, _ in tuning(world) for item in items]
+    taught = [item for items, _ in tuning(world) for item in items]
+    asked, begun = ([item for item in taught if item.begun == begun] for begun in (False, True))
     assert len({item.prompt for item in asked}) == len(asked) == len(everything(world))
+    assert begun == [replace(item, begun=True) for item in recipes(world, world.restricted) if refusals == 2]
     for refusal, expected in (
         (REFUSAL, recipes(world, world.restricted)),
         (SECRET_REFUSAL, places(world, world.secret)),
