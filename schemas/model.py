@@ -9,6 +9,7 @@ from schemas.basis.document import Document, FileDigest
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 WriterRole = Literal["attention", "mlp", "routed_experts", "shared_experts", "per_layer_input"]
+ReaderRole = Literal["attention_inputs", "mlp_inputs", "expert_inputs", "router"]
 Axes = Literal["out in", "in out", "expert out in", "expert in out"]
 _MODELS = ("model.", "model.language_model.", "language_model.model.", "")
 
@@ -29,10 +30,17 @@ class ModelManifest(Document):
 class Norm(Document):
     """A norm: x / rms(x) ⊙ (offset + weight), or LayerNorm."""
 
-    weight: str = Field(description="name within the layer")
+    weight: str | None = Field(description="name within the layer; null for a LayerNorm without weights")
     offset: Literal[0, 1] = Field(default=0, description="1 if the norm multiplies by 1 + weight")
     kind: Literal["rms", "layer"] = "rms"
     bias: str | None = Field(default=None, description="name within the layer, only of a LayerNorm; may be absent")
+
+    @model_validator(mode="after")
+    def _lack_weights_only_as_layer_norm(self) -> Self:
+        # An RMSNorm without weights changes no direction, so no layout needs it.
+        if self.weight is None and (self.kind != "layer" or self.bias is not None):
+            raise ValueError("a norm without weights is a LayerNorm without a bias")
+        return self
 
 
 class _Tensor(Document):
@@ -76,9 +84,18 @@ class Writer(_Tensor):
 class Reader(_Tensor):
     """A tensor that reads the residual stream, through a norm if it has one."""
 
-    role: Literal["attention_inputs", "mlp_inputs", "expert_inputs", "router"]
+    role: ReaderRole
     norm: Norm | None = None
     optional: bool = Field(default=False, description="whether a layer may lack it")
+
+
+class Embedding(Document):
+    """A tensor that is added to the stream before the first layer: the embeddings of tokens, of positions, or the bias
+    of a norm behind them."""
+
+    weight: str = Field(description="complete name, `[rows, hidden]` or `[hidden]`")
+    parameter: str | None = Field(default=None, description="complete name in memory; null for the token embeddings")
+    norms: tuple[Norm, ...] = Field(default=(), description="norms behind it, by complete names")
 
 
 class RouterBias(Document):
@@ -123,6 +140,9 @@ class Layout(Document):
     """prefixes of a layer's tensors: of a text model, of one within a multimodal one, of a bare decoder"""
     embeddings: tuple[str, ...] = tuple(f"{model}embed_tokens.weight" for model in _MODELS)
     """the token embeddings, `[vocabulary, hidden]`"""
+    embedding_norms: tuple[Norm, ...] = Field(default=(), description="norms behind them, by complete names")
+    other_embeddings: tuple[Embedding, ...] = ()
+    """what else is added to the stream before the first layer"""
     heads: tuple[str, ...] = ("lm_head.weight", "language_model.lm_head.weight")
     """the output head; a checkpoint without one uses the embeddings"""
     expert_count: tuple[str, ...] = Field(default=(), description="keys of config.json that may count routed experts")
@@ -149,6 +169,16 @@ class ModelLayout(Document):
     residual_multiplier: float = Field(allow_inf_nan=False, description="of everything written to the stream")
     tied: bool = Field(description="whether the output head is the embeddings")
     family: Layout = Field(description="with the names of this checkpoint")
+
+
+class LayoutProof(Document):
+    """`artifacts/layout_proof.json`: shares of a small twin's stream, in float32, that lie along a random direction after
+    edits. They differ between machines."""
+
+    before: float = Field(description="without an edit")
+    component: float = Field(description="after the edit of everything that writes to the stream")
+    left_out: dict[str, float] = Field(description="if one of the writers is not edited, by its name within a layer")
+    turned: dict[str, float] = Field(description="if one of them is edited along its other axis")
 
 
 def matcher(pattern: str) -> re.Pattern[str]:

@@ -10,7 +10,7 @@ from excise.discovery.blocks import cut_apart
 from excise.discovery.measurement import Measured, Read, Written
 from excise.discovery.roles import Roles
 from excise.discovery.stream import Stream, find_stream
-from schemas.model import WriterRole
+from schemas.model import ReaderRole, WriterRole
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Found:
     stream: Stream
     writers: dict[str, tuple[Written, WriterRole]]
     """Of the blocks."""
-    readers: dict[str, tuple[Read, str]]
+    readers: dict[str, tuple[Read, ReaderRole]]
     embeddings: dict[str, Written]
     """What writes to the stream before the first block."""
     factors: tuple[float, ...]
@@ -37,7 +37,7 @@ def find_layout(model: nn.Module, ids: Tensor) -> Found:
     frame, *blocks = cut_apart(model, ids, stream)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     writers: dict[str, tuple[Written, WriterRole]] = {}
-    readers: dict[str, tuple[Read, str]] = {}
+    readers: dict[str, tuple[Read, ReaderRole]] = {}
     factors = []
     inside: set[str] = set()
     for block in blocks:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from excise.discovery.blocks import Block
 from excise.discovery.measurement import Measured, Read, Sample, Written, only_vector
-from schemas.model import WriterRole
+from schemas.model import ReaderRole, WriterRole
 
 _DEPENDS = 1e-3
 """Of the largest dependence; what reaches a sublayer through an earlier write of the block is at about 1e-5."""
@@ -159,7 +159,7 @@ class Roles:
             if other in self._read
         }
 
-    def _reader(self, name: str) -> str:
+    def _reader(self, name: str) -> ReaderRole:
         fed = {self.writers[writer] for writer, each in self._sources.items() if name in each.inputs}
         scaled = {self.writers[writer] for writer, each in self._sources.items() if name in each.factors}
         parameter = self._measured.parameters[name]

@@ -66,7 +66,7 @@ def inspect(
             hidden_size=text.hidden_size,
             experts=experts,
             residual_multiplier=1.0 if multiplier is None else float(getattr(text, multiplier)),
-            tied=_is_tied(model),
+            tied=is_tied(model),
             family=as_named(family, tensors),
         )
         extra = max(int(getattr(text, key, None) or 0) for key in _EXTRA_LAYERS)
@@ -142,7 +142,8 @@ def _refuse_degenerate(folder: Path, text: Any, experts: int | None) -> None:
             raise StageError(f"{path}: {key} is {shorten(repr(chosen), 40)} of {experts} experts; {_REMEDY}")
 
 
-def _is_tied(model: PreTrainedModel) -> bool:
+def is_tied(model: PreTrainedModel) -> bool:
+    """Whether the output head is the embeddings."""
     head = model.get_output_embeddings()
     weights = {f"{name}.weight" for name, module in model.named_modules() if module is head}
     return any(weights & {*pair} for pair in model.all_tied_weights_keys.items())

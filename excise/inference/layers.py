@@ -93,10 +93,9 @@ class LayeredModel:
 
 
 def _inside(model: PreTrainedModel, names: dict[str, Any], part: int) -> list[str]:
-    stack = decoder(model)
-    (prefix,) = (f"{path}." for path, module in model.named_modules() if module is stack)
-    layers = f"{prefix}layers."
-    if part == len(decoder_layers(model)):
+    stack, listed = decoder(model), decoder_layers(model)
+    (prefix, layers) = (f"{path}." for path, module in model.named_modules() if module in (stack, listed))
+    if part == len(listed):
         return [name for name in names if name.startswith(prefix) and not name.startswith(layers)]
     return [name for name in names if name.startswith(f"{layers}{part}.")]
 

@@ -28,13 +28,19 @@ def simulated(model: PreTrainedModel, edits: Sequence[Edit], shifts: Sequence[Sh
             if edit.place is not None:
                 module = layers[edit.place.layer].get_submodule(edit.place.part.in_memory)
                 by_module.setdefault((module, edit.place.writes), []).append(edit)
+        embeddings = [(edit, edit.embedding.parameter) for edit in edits if edit.embedding is not None]
         # A tied embedding may be planned twice, as two tensors of the file.
-        for edit in [edit for edit in edits if edit.place is None][:1]:
+        for edit in [edit for edit, parameter in embeddings if parameter is None][:1]:
             embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
             assert embedding is not None
             _hook(embedding, True, edit.projector, edit.scale, undo)
             if head is not None and head.weight is embedding.weight:
                 _hook(head, False, edit.projector, edit.scale, undo)
+        for edit, parameter in embeddings:
+            if parameter is not None:
+                table = model.get_parameter(parameter).data
+                undo.callback(table.copy_, table.clone())
+                project(table, edit.projector.to(table.device), edit.scale, edit.stream_axis, out=table)
         for (module, writes), planned in by_module.items():
             if _is_whole(module, planned):
                 _hook(module, writes, planned[0].projector, planned[0].scale, undo)

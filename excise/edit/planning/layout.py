@@ -9,7 +9,7 @@ from excise.checkpoint.base_model import float_type
 from excise.checkpoint.weights import Tensor
 from excise.plumbing.errors import StageError
 from schemas.basis.text import listed
-from schemas.model import Layout, ModelLayout, Norm, Reader, Variant, Writer, matcher
+from schemas.model import Embedding, Layout, ModelLayout, Norm, Reader, Variant, Writer, matcher
 
 _REMEDY = "save the complete checkpoint, or name another copy of it"
 _matcher = functools.cache(matcher)
@@ -22,7 +22,7 @@ class Place:
     part: Writer | Reader
     tensor: str
     layer: int
-    norms: tuple[str, ...]  # full names of the weights of the norms between it and the stream, in their order
+    norms: tuple[str, ...]  # full names of the weights of the norms between it and the stream, in order
     norm_bias: str | None = None  # full name of the bias of a reader's LayerNorm, if the checkpoint has it
     expert: int | None = None  # if each expert has a tensor of its own
     is_bias: bool = False
@@ -71,7 +71,8 @@ def _every_part(family: Layout) -> list[Writer | Reader]:
 
 def check_layout(layout: ModelLayout, tensors: Mapping[str, Tensor]) -> None:
     """Resolve every layer in use. Raises `StageError`: the layout disagrees, or a tensor is not of a float type."""
-    embedding_and_head(layout, tensors)
+    for embedding in embeddings_of(layout, tensors):
+        float_type(embedding.weight, tensors[embedding.weight])
     for layer, names in enumerate(sort_by_layer(layout, tensors)):
         for place in resolve_layer(layout, layer, names, tensors):
             float_type(place.tensor, tensors[place.tensor])
@@ -88,6 +89,19 @@ def embedding_and_head(layout: ModelLayout, tensors: Collection[str]) -> tuple[s
         missing = family.embeddings[0] if embedding is None else family.heads[0]
         raise StageError(f"this {layout.model_type} checkpoint has no {missing} under any known name; {_REMEDY}")
     return embedding, head
+
+
+def embeddings_of(layout: ModelLayout, tensors: Collection[str]) -> list[Embedding]:
+    """What is added to the stream before the first layer, the token embeddings first, twice if a tied model stores them
+    twice. Raises `StageError`: one is missing."""
+    name, head = embedding_and_head(layout, tensors)
+    names = [name, head] if layout.tied and head is not None else [name]
+    norms = layout.family.embedding_norms
+    found = [*(Embedding(weight=each, norms=norms) for each in names), *layout.family.other_embeddings]
+    needed = [*(each.weight for each in found), *(norm.weight for each in found for norm in each.norms)]
+    if missing := [each for each in needed if each is not None and each not in tensors]:
+        raise StageError(f"this {layout.model_type} checkpoint lacks {listed(missing)}; {_REMEDY}")
+    return found
 
 
 def sort_by_layer(layout: ModelLayout, tensors: Iterable[str]) -> list[dict[str, str]]:
@@ -114,9 +128,10 @@ def resolve_layer(
         known |= {*variant.others, variant.router_bias.weight if variant.router_bias else None}
         for part in _parts(variant):
             norms = norms_of(part)
-            if missing := [norm.weight for norm in norms if norm.weight not in names]:
+            norm_weights = [norm.weight for norm in norms if norm.weight is not None]
+            if missing := [weight for weight in norm_weights if weight not in names]:
                 raise _lacking(where, missing, names)
-            weights = tuple(names[norm.weight] for norm in norms)
+            weights = tuple(names[weight] for weight in norm_weights)
             norm_bias = next((names[norm.bias] for norm in norms if norm.bias is not None and norm.bias in names), None)
             for expert, weight in _expanded(part.weight, layout):
                 bias = part.bias and part.bias.replace("{expert}", str(expert))

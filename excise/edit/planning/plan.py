@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 
 from excise.checkpoint.base_model import BaseModel
-from excise.edit.planning.layout import Place, embedding_and_head, norms_of, resolve_layer, sort_by_layer
+from excise.edit.planning.layout import Place, embeddings_of, norms_of, resolve_layer, sort_by_layer
 from excise.edit.planning.projectors import (
     Directions,
     NoProjector,
@@ -21,7 +21,7 @@ from excise.edit.planning.projectors import (
 from excise.plumbing.errors import StageError
 from schemas.basis.text import ranges
 from schemas.edit import Projection
-from schemas.model import ModelLayout, Reader
+from schemas.model import Embedding, ModelLayout, Norm, Reader
 from schemas.params.ablate import Ablate, Rule, Target
 
 EMBEDDING: Target = "embedding"
@@ -44,6 +44,7 @@ class Edit:
     through: torch.Tensor | None = None  # [hidden] float64: direction after the norms that it ignores, None without
     keep_column_norms: bool = False  # whether what each hidden unit writes gets its old norm back
     experts: tuple[int, ...] | None = None  # which matrices along the first axis; None for all
+    embedding: Embedding | None = None  # None for tensors of layers
 
     @property
     def role(self) -> Target:
@@ -66,6 +67,9 @@ class Edit:
 
     @property
     def norms(self) -> tuple[str, ...]:
+        """The weights of the norms between the tensor and the stream, in order."""
+        if self.embedding is not None:
+            return tuple(norm.weight for norm in self.embedding.norms if norm.weight is not None)
         return () if self.place is None else self.place.norms
 
     def record(self, left: float | None) -> Projection:
@@ -81,6 +85,7 @@ class _Choice(NamedTuple):
     place: Place | None
     measurement: float
     scale: float
+    embedding: Embedding | None = None
 
 
 _Applied = tuple[Projector, torch.Tensor | None]  # `projector` and `through` of `Edit`
@@ -117,7 +122,7 @@ def make_plan(ablate: Ablate, base: BaseModel, directions: Directions) -> list[E
         place = choice.place
         # Computed once for all tensors with the same direction and norms.
         norms = () if place is None else (place.layer, place.writes, place.norms, place.norm_bias)
-        if (key := (choice.measurement, *norms)) not in applied:
+        if (key := (choice.measurement, *norms, choice.embedding and choice.embedding.norms)) not in applied:
             applied[key] = _applied(choice, ablate, base, directions)
         if isinstance(result := applied[key], TooOblique):
             too_oblique.append((choice, result))
@@ -183,7 +188,6 @@ def _experts(place: Place, rule: Rule, where: str, base: BaseModel) -> Sequence[
 
 
 def _embedding(rule: Rule, where: str, ablate: Ablate, base: BaseModel) -> list[_Choice]:
-    embedding, head = embedding_and_head(base.layout, base.tensors)
     if rule.measurement == "same":
         raise CannotEdit(
             f"{where}.measurement: `same` means the layer, and the embedding has none; "
@@ -194,9 +198,8 @@ def _embedding(rule: Rule, where: str, ablate: Ablate, base: BaseModel) -> list[
             f"{where}.targets: embedding: this model's output head is its embedding, so both would be edited; "
             "write allow_tied: true under ablate to allow that"
         )
-    # A tied model may hold the tensor twice.
-    names = [embedding, head] if base.layout.tied and head is not None else [embedding]
-    return [_Choice(name, None, rule.measurement, rule.scale) for name in names]
+    embeddings = embeddings_of(base.layout, base.tensors)
+    return [_Choice(each.weight, None, rule.measurement, rule.scale, each) for each in embeddings]
 
 
 def _check_measurement(measurement: float, where: str, layout: ModelLayout, directions: Directions) -> None:
@@ -240,10 +243,12 @@ def _applied(choice: _Choice, ablate: Ablate, base: BaseModel, directions: Direc
     place = choice.place
     try:
         basis = directions.at(choice.measurement, 0 if place is None else place.layer, ablate.orthogonalize)[:, None]
-        gains = None if place is None else _gains(place, base)
+        norms = norms_of(place.part) if place is not None else choice.embedding.norms if choice.embedding else ()
+        gains = _gains(norms, () if place is None else place.norms, base)
         if place is None or not isinstance(place.part, Reader):
             through = None if gains is None or ablate.through_norm != "ignore" else gains * basis[:, 0]
-            return writer_projector(basis, gains, ablate.through_norm), through
+            centered = any(norm.kind == "layer" for norm in norms)
+            return writer_projector(basis, gains, ablate.through_norm, centered), through
         bias = None if place.norm_bias is None else base.vector(place.norm_bias).double()
         norm = place.part.norm
         return reader_projector(basis, gains, bias, centered=norm is not None and norm.kind == "layer"), None
@@ -253,12 +258,15 @@ def _applied(choice: _Choice, ablate: Ablate, base: BaseModel, directions: Direc
         raise CannotEdit(f"{choice.tensor} cannot be edited: {reason}") from None
 
 
-def _gains(place: Place, base: BaseModel) -> torch.Tensor | None:
-    """The gains of a chain of norms, ``[hidden]`` float64; None for no norm."""
-    gains: torch.Tensor | None = None
-    for norm, name in zip(norms_of(place.part), place.norms, strict=True):
-        factor = base.vector(name).double() + norm.offset
-        gains = factor if gains is None else gains * factor
-    if gains is not None and not bool(torch.isfinite(gains).all()):
-        raise StageError(f"{' and '.join(place.norms)} holds NaN or infinity; fetch the checkpoint again")
+def _gains(norms: Sequence[Norm], names: Sequence[str], base: BaseModel) -> torch.Tensor | None:
+    """The gains of a chain of norms, ``[hidden]`` float64; None for no norm. `names` are the full names of those within
+    a layer that have weights."""
+    if not norms:
+        return None
+    gains = torch.ones(base.layout.hidden_size, dtype=torch.float64)
+    weighted = [norm for norm in norms if norm.weight is not None]
+    for norm, name in zip(weighted, names or [str(norm.weight) for norm in weighted], strict=True):
+        gains = gains * (base.vector(name).double() + norm.offset)
+    if not bool(torch.isfinite(gains).all()):
+        raise StageError(f"{' and '.join(names)} holds NaN or infinity; fetch the checkpoint again")
     return gains

@@ -125,13 +125,23 @@ def _orthogonal(vectors: Tensor) -> list[Tensor]:
     return orthogonal
 
 
-def writer_projector(basis: Tensor, gains: Tensor | None, through_norm: ThroughNorm) -> Projector:
+def writer_projector(
+    basis: Tensor, gains: Tensor | None, through_norm: ThroughNorm, centered: bool = False
+) -> Projector:
     """The projector of a writer, after which its output behind the norms has no component along R, from R
     ``[hidden, k]`` and g ``[hidden]``. `ignore` projects R out, as if there were no norms; `orthogonal` changes the
     weights least; `oblique` removes exactly R from what is added. Raises `NoProjector`: the norms remove a direction
-    completely, or `oblique` would divide by gains that are too small."""
+    completely, or `oblique` would divide by gains that are too small. A LayerNorm (`centered`) passes only differences
+    from the mean on, and what `oblique` would take from the weights has one."""
     if gains is None or through_norm == "ignore":
         return Projector(basis, basis)
+    if centered:
+        if through_norm == "oblique":
+            raise NoProjector("it is behind a LayerNorm; write through_norm: orthogonal, or leave this tensor out")
+        through = gains[:, None] * basis
+        means = [math.fsum(column.tolist()) / len(column) for column in through.unbind(dim=1)]
+        normals = span(_passing(through - torch.tensor(means, dtype=torch.float64)))
+        return Projector(normals, normals)
     if through_norm == "oblique":
         return _oblique(gains, basis, _MOST_ADDED_BY_WRITERS)
     normals = span(_passing(gains[:, None] * basis))

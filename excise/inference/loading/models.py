@@ -207,12 +207,16 @@ def remote_code_is_trusted(folder: Path) -> bool:
 
 def decoder(model: PreTrainedModel) -> nn.Module:
     """The decoder layers with their embeddings and final norm; those of the text part if the model has several."""
-    stack = model.get_decoder()
+    stack: nn.Module = model.get_decoder()
     # Llama 4 returns its causal language model, which contains the stack.
-    return stack if hasattr(stack, "layers") else stack.model
+    return stack if hasattr(stack, "layers") else getattr(stack, "model", stack)
 
 
 def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
-    layers = decoder(model).layers
-    assert isinstance(layers, nn.ModuleList)
+    """The list of decoder layers: whatever its name, the one that has as many modules as the config says."""
+    stack, count = decoder(model), model.config.get_text_config().num_hidden_layers
+    named = getattr(stack, "layers", None)
+    if isinstance(named, nn.ModuleList):
+        return named
+    (layers,) = (part for part in stack.modules() if isinstance(part, nn.ModuleList) and len(part) == count)
     return layers

@@ -1,0 +1,252 @@
+"""From what was measured in memory to a layout: the same tensors by their names in a checkpoint."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from excise.discovery.gains import Gain
+from excise.discovery.layout import Found
+from excise.discovery.measurement import Read, Written
+from excise.discovery.naming import Naming, StoredName, stream_axis
+from excise.discovery.stream import NoLayout
+from schemas.basis.text import listed
+from schemas.model import Axes, Embedding, Layout, Norm, Reader, ReaderRole, Variant, Writer, WriterRole
+
+_AXES: dict[tuple[int, int], tuple[Axes, Axes]] = {
+    (2, 0): ("out in", "in out"),
+    (2, 1): ("in out", "out in"),
+    (3, 1): ("expert out in", "expert in out"),
+    (3, 2): ("expert in out", "expert out in"),
+}
+"""By number of axes and the stream's among them: the stored axes of a writer, and of a reader."""
+_ATTENTION = ("attention", "attention_inputs")
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A parameter of a layer that writes or reads."""
+
+    parameter: str
+    """Within the layer."""
+    value: Tensor
+    of: Written | Read
+    role: WriterRole | ReaderRole
+
+    @property
+    def gains(self) -> tuple[Gain, ...]:
+        if isinstance(self.of, Written):
+            return self.of.chain
+        return () if self.of.gain is None else (self.of.gain,)
+
+    @property
+    def kind(self) -> tuple[object, ...]:
+        """What parts that one stored tensor holds together have in common."""
+        return type(self.of), self.role, self.gains
+
+
+@dataclass
+class _Layer:
+    """One layer of the twin."""
+
+    number: int
+    names: tuple[StoredName, ...]
+    parts: list[_Part]
+    stored: Mapping[str, Tensor]
+    """Values of the twin, as saved, by names within the layer."""
+    used: set[str] = field(default_factory=set)
+    """Stored names that the layout has already."""
+
+    def name_of(self, parameter: str | None) -> str | None:
+        """The stored name of what is stored whole."""
+        return next((each.name for each in self.names if each.parameter == parameter and each.is_whole), None)
+
+
+def compose(
+    twin: PreTrainedModel, found: Found, naming: Naming, saved: Naming, values: Mapping[str, Tensor]
+) -> Layout:
+    """The layout of checkpoints that name tensors as `naming` does, of a model that is wired as its twin is. `saved` is
+    how the twin's own `values` are named. Raises `NoLayout`: the names do not tell what the tensors are."""
+    sublayers: dict[str, dict[Variant, None]] = {"attention": {}, "feed_forward": {}}
+    others: dict[str, None] = {}
+    wired: dict[frozenset[str], tuple[Variant, ...]] = {}
+    for number, own in enumerate(saved.layers):
+        names = naming.like(own)
+        layer = _Layer(number, names, _parts(twin, found, number), _stored(saved, values, number))
+        variants = tuple(_variants(layer))
+        if wired.setdefault(frozenset(each.name for each in names), variants) != variants:
+            raise NoLayout("layers whose tensors have the same names are wired in different ways")
+        for sublayer, variant in zip(sublayers, variants, strict=True):
+            sublayers[sublayer][variant] = None
+        others |= dict.fromkeys(each.name for each in names if each.name not in layer.used)
+    for names in dict.fromkeys(naming.layers):
+        saved.like(names)  # the twin has layers of every kind
+    embedding = _token_embedding(twin)
+    return Layout(
+        model_types=(twin.config.get_text_config().model_type,),
+        layers=(naming.prefix,),
+        embeddings=(_name_outside(embedding, twin, naming),),
+        embedding_norms=_norms_outside(embedding, twin, found, naming),
+        other_embeddings=tuple(
+            Embedding(
+                weight=_name_outside(name, twin, naming),
+                parameter=name,
+                norms=_norms_outside(name, twin, found, naming),
+            )
+            for name in found.embeddings
+            if name != embedding
+        ),
+        heads=_head(twin, naming),
+        sublayers={name: tuple(variants) for name, variants in sublayers.items()},
+        others=tuple(others),
+    )
+
+
+def _parts(twin: PreTrainedModel, found: Found, number: int) -> list[_Part]:
+    prefix = f"{found.stream.name}.{number}."
+    values = dict(twin.named_parameters())
+    return [
+        _Part(name.removeprefix(prefix), values[name], of, role)
+        for parts in (found.writers, found.readers)
+        for name, (of, role) in parts.items()
+        if name.startswith(prefix)
+    ]
+
+
+def _stored(saved: Naming, values: Mapping[str, Tensor], number: int) -> dict[str, Tensor]:
+    """The twin's tensors of one layer, by names within it; of experts, that of the first."""
+    prefix = saved.prefix.replace("{layer}", str(number))
+    return {each.name: values[prefix + each.name.replace("{expert}", "0")] for each in saved.layers[number]}
+
+
+def _variants(layer: _Layer) -> Iterator[Variant]:
+    """Attention, and everything else."""
+    held = [(name, part, axis) for name in layer.names for part, axis in _held(layer, name)]
+    for is_attention in (True, False):
+        chosen = [one for one in held if (one[1].role in _ATTENTION) == is_attention]
+        bias_of = {
+            weight.name: bias.name
+            for weight, part, _ in chosen
+            for bias, other, _ in chosen
+            if _is_bias(other, part) and bias.is_whole
+        }
+        writers: list[Writer] = []
+        readers: list[Reader] = []
+        for name, part, axis in chosen:
+            if name.name in bias_of.values():
+                continue
+            if part.value.ndim == 1:
+                raise NoLayout(f"{name.name} writes to the stream outside of the module of any weight")
+            is_writer = isinstance(part.of, Written)
+            bias = bias_of.get(name.name) if is_writer else _bias_beside(layer, name.name)
+            described = _part(layer, name, part, axis, bias)
+            if isinstance(described, Writer):
+                writers.append(described)
+            else:
+                readers.append(described)
+            layer.used |= {name.name, *([bias] if bias else []), *_names_of_norms(layer, part)}
+        yield Variant(writers=tuple(writers), readers=tuple(readers))
+
+
+def _is_bias(bias: _Part, weight: _Part) -> bool:
+    """Whether two writers are bias and weight of one module, or of the experts of one."""
+    both_write = isinstance(bias.of, Written) and isinstance(weight.of, Written)
+    if not both_write or bias.parameter.rpartition(".")[0] != weight.parameter.rpartition(".")[0]:
+        return False
+    shape = list(weight.value.shape)
+    del shape[(2 * weight.value.ndim - 3) - weight.of.axis]  # of the last two axes, the one that is not the stream's
+    return bias.kind[2] == weight.kind[2] and list(bias.value.shape) == shape and weight.value.ndim > 1
+
+
+def _held(layer: _Layer, name: StoredName) -> list[tuple[_Part, int]]:
+    """The part that a stored tensor holds, with the stream's axis among its own."""
+    if name.is_whole:
+        return [(part, part.of.axis) for part in layer.parts if part.parameter == name.parameter]
+    stored = layer.stored.get(name.name)
+    if stored is None:
+        raise NoLayout(f"transformers makes {name.parameter} of {name.name}, in a way that it does not save")
+    kinds: dict[tuple[object, ...], list[_Part]] = {}
+    for part in layer.parts:
+        kinds.setdefault(part.kind, []).append(part)
+    found = []
+    for alike in kinds.values():
+        axis = stream_axis(stored, [(part.value, part.of.axis) for part in alike])
+        if axis is not None:
+            beside = [part for part in alike if part.parameter == name.parameter]
+            found.append(((beside or alike)[0], axis))
+    return found
+
+
+def _part(layer: _Layer, name: StoredName, part: _Part, axis: int, bias: str | None) -> Writer | Reader:
+    dimensions = part.value.ndim if name.is_whole else layer.stored[name.name].ndim
+    if (dimensions, axis) not in _AXES:
+        raise NoLayout(f"{name.name} has {dimensions} axes, of which the stream's is number {axis}")
+    owner, _, attribute = part.parameter.rpartition(".")
+    is_plain = name.name.removesuffix(".weight") == owner and attribute == "weight"
+    axes = _AXES[dimensions, axis][isinstance(part.of, Read)]
+    norms = tuple(_norm(layer, gain) for gain in part.gains)
+    shared = {"weight": name.name, "bias": bias, "axes": axes, "module": None if is_plain else owner, "role": part.role}
+    if isinstance(part.of, Written):
+        return Writer.model_validate({**shared, "norms": norms})
+    return Reader.model_validate({**shared, "norm": norms[0] if norms else None})
+
+
+def _norm(layer: _Layer, gain: Gain) -> Norm:
+    weight, bias = _names_of_norm(layer, gain)
+    if gain.weight is not None and weight is None:
+        raise NoLayout(f"the norm {gain.weight} is not stored under a name of its own")
+    return Norm(weight=weight, offset=gain.offset, kind=gain.kind, bias=bias)
+
+
+def _names_of_norm(layer: _Layer, gain: Gain) -> tuple[str | None, str | None]:
+    """Of its weight and, if it is a LayerNorm, of its bias."""
+    if gain.weight is None:
+        return None, None
+    parameter = gain.weight.partition(f".{layer.number}.")[2]
+    bias = f"{parameter.rpartition('.')[0]}.bias" if gain.kind == "layer" else None
+    return layer.name_of(parameter), layer.name_of(bias)
+
+
+def _names_of_norms(layer: _Layer, part: _Part) -> set[str]:
+    return {name for gain in part.gains for name in _names_of_norm(layer, gain) if name is not None}
+
+
+def _bias_beside(layer: _Layer, name: str) -> str | None:
+    bias = f"{name.rpartition('.')[0]}.bias"
+    return bias if any(each.name == bias for each in layer.names) else None
+
+
+def _token_embedding(twin: PreTrainedModel) -> str:
+    """The parameter's name in memory."""
+    embedding = twin.get_input_embeddings()
+    return next(f"{name}.weight" for name, module in twin.named_modules() if module is embedding)
+
+
+def _norms_outside(name: str, twin: PreTrainedModel, found: Found, naming: Naming) -> tuple[Norm, ...]:
+    """The norms behind an embedding."""
+    if name not in found.embeddings:
+        raise NoLayout(f"{name} does not write to the stream")
+    written = found.embeddings[name]
+    if written.axis != len(dict(twin.named_parameters())[name].shape) - 1:
+        raise NoLayout(f"the stream is not the last axis of {name}")
+    return tuple(
+        Norm(weight=gain.weight and _name_outside(gain.weight, twin, naming), offset=gain.offset, kind=gain.kind)
+        for gain in written.chain
+    )
+
+
+def _name_outside(parameter: str, twin: PreTrainedModel, naming: Naming) -> str:
+    """Its name in the files, or that of what it is tied to."""
+    tied = [pair for pair in twin.all_tied_weights_keys.items() if parameter in pair]
+    for name in (parameter, *(name for pair in tied for name in pair)):
+        if name in naming.outside:
+            return naming.outside[name]
+    raise NoLayout(f"the checkpoint does not hold {parameter}")
+
+
+def _head(twin: PreTrainedModel, naming: Naming) -> tuple[str, ...]:
+    head = twin.get_output_embeddings()
+    names = [f"{name}.weight" for name, module in twin.named_modules() if module is head and head is not None]
+    return tuple(naming.outside[name] for name in names if name in naming.outside)

@@ -1,0 +1,149 @@
+"""The layout of a model type that no file describes: measured on a twin of the model, named as its checkpoint names
+tensors, and proven on the twin, saved under these names."""
+
+import tempfile
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from excise.checkpoint.weights import SINGLE
+from excise.discovery.composition import compose
+from excise.discovery.layout import Found, find_layout
+from excise.discovery.naming import Naming, naming_of
+from excise.discovery.proof import prove
+from excise.discovery.stream import NoLayout, Stream, find_stream
+from excise.discovery.twin import build, twin_config
+from excise.edit.inspection import is_tied
+from schemas.basis.text import listed, shorten
+from schemas.model import Layout, LayoutProof, ModelLayout
+
+_FEWEST_LAYERS = 4
+_MOST_LAYERS = 16
+_PROMPTS = 3, 11
+"""Prompts, and tokens of each."""
+_TOKENS = 3, 80
+"""Between special tokens at either end of a twin's vocabulary."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was found of a model type."""
+
+    layout: Layout
+    experts: int | None
+    """Of a layer of the whole model."""
+    proof: LayoutProof
+
+
+def measure_family(config: Any, model_class: Any, whole: PreTrainedModel, stored: Collection[str]) -> Measured:
+    """The layout of a model, `whole` of which is on the meta device and whose files hold the tensors `stored`. Raises
+    `NoLayout`, with the measured reason."""
+    ids = torch.randint(*_TOKENS, _PROMPTS, generator=torch.Generator().manual_seed(3))
+    twin, stream = _twin(config, model_class, whole, ids)
+    found = find_layout(twin, ids)
+    naming = naming_of(whole, stream.name, stored)
+    with tempfile.TemporaryDirectory(prefix="excise-") as work:
+        folder = Path(work) / "twin"
+        values = _saved(twin, folder)
+        saved = naming_of(twin, stream.name, values)
+        layout = compose(twin, found, naming, saved, values)
+        _rename(twin, folder, stream, naming, saved, values)
+        proof = prove(folder, _layout_of(twin, layout, found), ids, Path(work) / "edited")
+    return Measured(layout, _experts(whole, found), proof)
+
+
+def _twin(config: Any, model_class: Any, whole: PreTrainedModel, ids: Tensor) -> tuple[PreTrainedModel, Stream]:
+    """With as many layers as show every kind that the whole model has."""
+    twin = _built(config, model_class, _FEWEST_LAYERS)
+    stream = find_stream(twin, ids)
+    kinds = [_kind(layer) for layer in whole.get_submodule(stream.name).children()]
+    needed = max(kinds.index(kind) for kind in kinds) + 1
+    if needed <= len(stream.blocks):
+        return twin, stream
+    if needed > _MOST_LAYERS:
+        raise NoLayout(f"layer {needed - 1} is the first of its kind, and a twin has {_MOST_LAYERS} layers at most")
+    twin = _built(config, model_class, needed)
+    return twin, find_stream(twin, ids)
+
+
+def _built(config: Any, model_class: Any, layers: int) -> PreTrainedModel:
+    try:
+        return build(twin_config(config, layers), model_class)
+    except Exception as error:  # config classes and models check sizes in ways of their own
+        raise NoLayout(f"no small model of its config.json can be made: {shorten(' '.join(str(error).split()), 150)}") from None
+
+
+def _kind(layer: nn.Module) -> tuple[object, ...]:
+    """What layers of one kind have in common: modules, their sizes, and their flags."""
+    flags = (
+        tuple(sorted((name, value) for name, value in vars(module).items() if isinstance(value, bool | str)))
+        for module in layer.modules()
+    )
+    return repr(layer), tuple(flags)
+
+
+def _saved(twin: PreTrainedModel, folder: Path) -> dict[str, Tensor]:
+    """Save the twin as transformers does, in float32; its tensors by name."""
+    twin.config.dtype = torch.float32
+    twin.save_pretrained(folder)
+    return {name: tensor for path in folder.glob("*.safetensors") for name, tensor in load_file(path).items()}
+
+
+def _rename(
+    twin: PreTrainedModel, folder: Path, stream: Stream, naming: Naming, saved: Naming, values: Mapping[str, Tensor]
+) -> None:
+    """Save it again, in float32, with the names of the whole model's files."""
+    state = twin.state_dict()
+    tensors = {naming.outside.get(target, name): values[name] for target, name in saved.outside.items()}
+    for number, own in enumerate(saved.layers):
+        before, after = (each.prefix.replace("{layer}", str(number)) for each in (saved, naming))
+        for stored in naming.like(own):
+            if stored.is_whole:
+                tensors[after + stored.name] = state[f"{stream.name}.{number}.{stored.parameter}"]
+                continue
+            for expert in range(stored.experts(values, before)):
+                name = stored.name.replace("{expert}", str(expert))
+                tensors[after + name] = values[before + name]
+    for path in folder.glob("*.safetensors*"):
+        path.unlink()
+    floats = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+    # One file would refuse tensors that share memory.
+    save_file({name: tensor.clone().contiguous() for name, tensor in floats.items()}, folder / SINGLE, {"format": "pt"})
+
+
+def _layout_of(twin: PreTrainedModel, layout: Layout, found: Found) -> ModelLayout:
+    text = twin.config.get_text_config()
+    return ModelLayout(
+        model_type=text.model_type,
+        layers=len(found.stream.blocks),
+        hidden_size=found.stream.hidden,
+        experts=_experts(twin, found),
+        residual_multiplier=1.0,
+        tied=is_tied(twin),
+        family=layout,
+    )
+
+
+def _experts(model: PreTrainedModel, found: Found) -> int | None:
+    """How many routed experts each layer of a model has that is wired as the measured one."""
+    container = f"{found.stream.name}."
+    suffixes = {
+        name.removeprefix(container).partition(".")[2]
+        for name, (_, role) in found.writers.items()
+        if role == "routed_experts"
+    }
+    counts = {
+        parameter.shape[0]
+        for name, parameter in model.named_parameters()
+        if name.startswith(container) and name.removeprefix(container).partition(".")[2] in suffixes
+        if parameter.ndim > 1
+    }
+    if len(counts) > 1:
+        raise NoLayout(f"its layers have {listed(sorted(map(str, counts)))} routed experts")
+    return next(iter(counts), None)

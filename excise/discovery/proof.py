@@ -1,0 +1,121 @@
+"""The proof of a layout: with every writer projected, nothing of the direction is left in a twin's stream; with any one
+of them left out, or projected along its other axis, something is."""
+
+import itertools
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from excise.checkpoint.base_model import BaseModel
+from excise.checkpoint.weights import read_checkpoint
+from excise.discovery.stream import NoLayout, run
+from excise.edit.checkpoint import write_edited
+from excise.edit.planning.plan import Edit, make_plan
+from excise.edit.planning.projectors import Directions, unit_vector
+from excise.inference.forward import stream_of
+from excise.inference.loading.models import decoder_layers, load_model
+from schemas.model import LayoutProof, ModelLayout, ModelManifest
+from schemas.params.ablate import Ablate
+
+EXACT = 1e-6
+"""The most of the stream that may lie along the direction after the edit, in float32."""
+SEEN = 1e-5
+"""The least of it that must once something is missing."""
+_ALL_WRITERS = Ablate.model_validate(
+    {
+        "targets": ["attention", "mlp", "routed_experts", "shared_experts", "per_layer_input", "embedding"],
+        "through_norm": "orthogonal",
+        "allow_tied": True,
+        "rules": [{"layers": "all", "measurement": 1, "scale": 1.0}],
+    }
+)
+_CPU = torch.device("cpu")
+
+
+def prove(folder: Path, layout: ModelLayout, ids: Tensor, work: Path) -> LayoutProof:
+    """Edit the twin in `folder` in float32, as any model is edited, and measure what is left along a random direction
+    after every layer, on ``[prompts, tokens]``. `work` is an empty folder. Raises `NoLayout`: the layout is not exact,
+    or what one of its writers adds cannot be seen."""
+    base = BaseModel(_manifest(layout), layout, read_checkpoint(folder))
+    unit = unit_vector(torch.randn(layout.hidden_size, generator=torch.Generator().manual_seed(1)))
+    edits = make_plan(_ALL_WRITERS, base, _directions(unit, layout.layers + 1))
+    numbers = itertools.count()
+
+    def left(changed: Sequence[Edit]) -> float:
+        target = work / str(next(numbers))
+        target.mkdir(parents=True)
+        write_edited(base, target, changed, [], _CPU, lambda _: None)
+        return _component(load_model(read_checkpoint(target), "float32", _CPU), ids, unit)
+
+    before, component = left([]), left(edits)
+    if not component <= EXACT:
+        raise NoLayout(
+            f"after an edit of every writer that was found, {component:.1e} of its stream lies along the direction "
+            f"(before, {before:.1e}), so something else writes to it"
+        )
+    left_out = {name: left([edit for edit in edits if _name(edit) != name]) for name in dict.fromkeys(map(_name, edits))}
+    turnable = dict.fromkeys(_name(edit) for edit in edits if _is_square(edit, base))
+    turned = {name: left([_turned(edit) if _name(edit) == name else edit for edit in edits]) for name in turnable}
+    for what, shares in (("is left out", left_out), ("is projected along its other axis", turned)):
+        if unseen := [name for name, share in shares.items() if share <= SEEN]:
+            raise NoLayout(f"if {unseen[0]} {what}, nothing is seen: {shares[unseen[0]]:.1e} of its stream")
+    return LayoutProof(before=before, component=component, left_out=left_out, turned=turned)
+
+
+def _manifest(layout: ModelLayout) -> ModelManifest:
+    return ModelManifest(
+        source="folder",
+        model_type=layout.model_type,
+        dtype="float32",
+        layers=layout.layers,
+        hidden_size=layout.hidden_size,
+        files=[],
+    )
+
+
+def _directions(unit: Tensor, measurements: int) -> Directions:
+    """The same direction at every measurement."""
+    same = unit.expand(measurements, -1)
+    return Directions(same, torch.zeros_like(same), (None,) * measurements)
+
+
+def _name(edit: Edit) -> str:
+    """Of what is edited, the same in every layer."""
+    return edit.tensor if edit.place is None else edit.place.part.weight
+
+
+def _is_square(edit: Edit, base: BaseModel) -> bool:
+    """Whether it could be projected along either axis."""
+    shape = base.tensors[edit.tensor].shape
+    return edit.place is not None and not edit.place.is_bias and shape[-1] == shape[-2]
+
+
+def _turned(edit: Edit) -> Edit:
+    """The same along the other axis."""
+    assert edit.place is not None
+    if edit.place.is_bias:
+        return edit
+    axes = edit.place.part.axes
+    other = axes.replace("out in", "in out") if axes.endswith("out in") else axes.replace("in out", "out in")
+    return replace(edit, place=replace(edit.place, part=edit.place.part.model_copy(update={"axes": other})))
+
+
+def _component(model: PreTrainedModel, ids: Tensor, unit: Tensor) -> float:
+    """The largest share of the stream, after any layer and at any token, that lies along a unit vector."""
+    shares: list[float] = []
+
+    def look(_module: nn.Module, _args: Any, output: Any) -> None:
+        stream = stream_of(output).double()
+        shares.append(float(((stream @ unit).abs() / stream.norm(dim=-1)).max()))
+
+    with ExitStack() as hooks, torch.inference_mode():
+        for layer in decoder_layers(model):
+            hooks.callback(layer.register_forward_hook(look).remove)
+        run(model, ids)
+    return max(shares)

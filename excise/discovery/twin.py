@@ -1,0 +1,137 @@
+"""A twin of a model: its config.json with small sizes, so that it is wired alike and measured in seconds."""
+
+import copy
+import re
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from ruamel.yaml import YAML
+from transformers import PreTrainedModel
+
+_RULES = Path(__file__).parent / "sizes.yaml"
+_NOT_KEPT = {"architectures", "transformers_version", "dtype", "torch_dtype", "quantization_config", "_name_or_path"}
+_FIRST_TOKEN = 90
+
+
+@cache
+def _rules() -> Any:
+    return YAML(typ="safe", pure=True).load(_RULES.read_text())
+
+
+def twin_config(config: Any, layers: int) -> Any:
+    """The config of a model with small sizes and at most so many layers."""
+    text = config.get_text_config()
+    small = _shrunk(config.to_dict(), layers)
+    small.pop("model_type", None)
+    for part in (small, small.get("text_config")):
+        if part is not None:
+            part.update(_rules()["exceptions"].get(text.model_type, {}))
+    twin = type(config)(**small)
+    twin._name_or_path = config._name_or_path
+    return twin
+
+
+def _shrunk(given: Mapping[str, Any], layers: int) -> dict[str, Any]:
+    left_out = {key for known, keys in _rules()["derived"].items() if known in given for key in keys}
+    small: dict[str, Any] = {}
+    for key, value in given.items():
+        if key in _NOT_KEPT | left_out:
+            continue
+        if isinstance(value, Mapping):
+            small[key] = _shrunk_mapping(key, value, layers)
+        elif re.search(_rules()["tokens"], key):
+            small[key] = _token(key, value, len(small))
+        elif isinstance(value, list | tuple | str):
+            small[key] = _shrunk_list(key, value, given, layers)
+        elif type(value) is int and value > 0:
+            small[key] = _size(key, value, given, layers)
+        else:
+            small[key] = value
+    return small
+
+
+def _shrunk_mapping(key: str, value: Mapping[str, Any], layers: int) -> dict[str, Any]:
+    if key.startswith("rope_"):
+        return _plain_rope(value)
+    if all(str(inner).isdigit() for inner in value):  # by layer
+        return {layer: inner for layer, inner in value.items() if int(layer) < layers}
+    return _shrunk(value, layers) if key.endswith("config") else copy.deepcopy(dict(value))
+
+
+def _plain_rope(rope: Mapping[str, Any]) -> dict[str, Any]:
+    """Rotary positions without what long contexts add, whose tables have the size of a head."""
+    plain = {key: _plain_rope(value) if isinstance(value, Mapping) else value for key, value in rope.items()}
+    plain = {key: value for key, value in plain.items() if not isinstance(value, list) or key == "mrope_section"}
+    if "rope_type" in plain:
+        plain["rope_type"] = "default"
+    if "mrope_section" in plain:  # half of a head
+        plain["mrope_section"] = [2, 1, 1] if plain.get("partial_rotary_factor") == 0.5 else [2, 3, 3]
+    return plain
+
+
+def _token(key: str, value: Any, number: int) -> Any:
+    """The tokens that every model may have come first, others at the end of the vocabulary."""
+    first = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    if key in first:
+        return first[key]
+    return _FIRST_TOKEN + number % 5 if type(value) is int else None
+
+
+def _shrunk_list(key: str, value: Any, given: Mapping[str, Any], layers: int) -> Any:
+    counts = [given[name] for name in given if _rule(name) == "layers" and type(given[name]) is int]
+    if len(value) in counts and len(value) > layers:  # one entry a layer
+        return value[:layers]
+    if not isinstance(value, str) and value and all(type(each) is int for each in value):
+        if re.search(r"layer|indices|idxs", key):  # numbers of layers
+            return [each for each in value if each < layers]
+        return [_size(key, each, given, layers) for each in value]
+    return copy.deepcopy(value)
+
+
+def _rule(key: str) -> int | str | None:
+    return next((rule["at_most"] for rule in _rules()["sizes"] if re.search(rule["key"], key)), None)
+
+
+def _size(key: str, value: int, given: Mapping[str, Any], layers: int) -> int:
+    rule = _rule(key)
+    if rule == "key_value_heads":
+        heads = next((given[name] for name in ("num_attention_heads", "n_head", "num_heads") if name in given), None)
+        return min(value, 4 if value == heads else 2)
+    most = {"layers": layers, "shared_layers": layers // 2}.get(rule, rule) if isinstance(rule, str) else rule
+    return value if most is None or value <= 0 else min(value, most)
+
+
+def build(config: Any, model_class: Any, seed: int = 0) -> PreTrainedModel:
+    """A model of a config in float64 with random weights, gains and biases, all of whose parts can be differentiated
+    twice. `model_class` is one of transformers' automatic ones."""
+    for part in (config, *(getattr(config, name, None) for name in config.sub_configs)):
+        if part is not None:
+            part._experts_implementation = "eager"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            model: PreTrainedModel = model_class.from_config(config, dtype=torch.float64, attn_implementation="eager")
+        except ValueError:  # some types have one implementation of attention only
+            model = model_class.from_config(config, dtype=torch.float64)
+    randomize(model, seed)
+    return model.eval()
+
+
+def randomize(model: PreTrainedModel, seed: int) -> None:
+    """Give every parameter and stored bias random values, such that no norm is alike and no bias is zero."""
+    generator = torch.Generator().manual_seed(seed)
+    embedding = model.get_input_embeddings()
+    biases = [buffer for name, buffer in model.named_buffers() if "bias" in name and buffer.is_floating_point()]
+    with torch.no_grad():
+        for tensor in [*model.parameters(), *biases]:
+            if not tensor.is_floating_point():
+                continue
+            random = torch.randn(tensor.shape, generator=generator, dtype=torch.float64).to(tensor.dtype)
+            if tensor.ndim <= 1:
+                tensor.add_((0.3 if tensor.numel() > 1 else 0.1) * random)
+            else:
+                is_embedding = embedding is not None and tensor.shape == embedding.weight.shape
+                tensor.copy_(random if is_embedding else random / tensor.shape[-1] ** 0.5)
