@@ -29,7 +29,7 @@ from excise.plumbing.files import (
     write_json,
     write_lines,
 )
-from excise.prompts.chats import FOLDER, read_format
+from excise.prompts.chats import FOLDER, FORMAT, read_format
 from excise.prompts.reasoning import reasons
 from schemas.basis.document import read_settings
 from schemas.basis.plain_yaml import parse_mapping
@@ -82,7 +82,7 @@ def take_activations(old: Path) -> bool:
     """Activations, if settings and prompts are the same, and they were not winsorized."""
     before, now = (read_document(MAPPING, folder / "measure.json") for folder in (old / SETTINGS, SETTINGS))
     alike = all(before[name] == now[name] for name in Measure.model_fields) and before["winsorize"] is None
-    if not alike or not _same_files(old / FOLDER, FOLDER):
+    if not alike or not _same_prompts(old / FOLDER):
         return _runs_again("measure")
     for name in ("activations.safetensors", "expert_use.json"):
         write_bytes(Path("artifacts") / name, (old / "artifacts" / name).read_bytes())
@@ -96,7 +96,8 @@ def take_answers(old: Path, side: Side) -> bool:
     settings = read_settings(Answer, SETTINGS / "answer.json")
     # That version asked the first samples where this one draws them.
     alike = settings.limit is None and settings == _as_now(before)
-    if not alike or not _same_files(old / FOLDER, FOLDER):
+    tasks_asked = (*settings.refusal, *settings.over_refusal, *settings.capability)
+    if not alike or not _same_prompts(old / FOLDER, tasks_asked):
         return _runs_again(f"answer@{side}")
     if side == "ablated":
         run_or_fail("dvc", "repro", "ablate")
@@ -144,9 +145,11 @@ class Remembered(Recording):
         return [sample.response for sample in self._samples]
 
 
-def _same_files(old: Path, new: Path) -> bool:
-    names = {path.name for folder in (old, new) for path in folder.iterdir()}
-    return not any(filecmp.cmpfiles(old, new, names, shallow=False)[1:])
+def _same_prompts(old: Path, asked: Sequence[str] = ()) -> bool:
+    """Whether all lists of prompts are the same but those of the built-in world's tasks that nobody `asked`."""
+    lists = {path.name for folder in (old, FOLDER) for path in folder.glob("*.jsonl")}
+    names = [name for name in lists if not name.startswith("organism_") or name.removesuffix(".jsonl") in asked]
+    return not any(filecmp.cmpfiles(old, FOLDER, [*names, FORMAT.name], shallow=False)[1:])
 
 
 def _runs_again(stage: str, why: str = ": its settings or prompts changed") -> bool:

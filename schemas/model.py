@@ -72,6 +72,7 @@ class Writer(_Tensor):
     norms: tuple[Norm, ...] = ()
     gate: str | None = Field(default=None, description="a reader whose one output, through a sigmoid, multiplies it")
     routed: Literal["output", "input"] = Field(default="output", description="what the router's weights multiply")
+    multiplier: float = Field(default=1.0, allow_inf_nan=False, description="of its output, after the norms")
 
     @model_validator(mode="after")
     def _pass_only_through_rms_norms(self) -> Self:
@@ -172,8 +173,8 @@ class ModelLayout(Document):
 
 
 class LayoutProof(Document):
-    """`artifacts/layout_proof.json`: shares of a small twin's stream, in float32, that lie along a random direction after
-    edits. They differ between machines."""
+    """`artifacts/layout_proof.json`: the share of a small twin's stream, in float32, that lies along a random direction
+    after an edit. It differs between machines."""
 
     before: float = Field(description="without an edit")
     component: float = Field(description="after the edit of everything that writes to the stream")

@@ -88,7 +88,7 @@ def components(model: PreTrainedModel, base: BaseModel) -> list[Component]:
                     norms={norm: norm.get_parameter("weight").detach().double() + offset for norm, offset in norms},
                     gate=layer.get_submodule(gate) if gate is not None else None,
                     block=layer.get_submodule(gate.rpartition(".")[0]) if gate is not None else layer,
-                    multiplier=layout.residual_multiplier,
+                    multiplier=layout.residual_multiplier * writer.multiplier,
                 )
             )
     return listed

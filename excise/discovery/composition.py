@@ -1,8 +1,7 @@
 """From what was measured in memory to a layout: the same tensors by their names in a checkpoint."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -12,7 +11,6 @@ from excise.discovery.layout import Found
 from excise.discovery.measurement import Read, Written
 from excise.discovery.naming import Naming, StoredName, stream_axis
 from excise.discovery.stream import NoLayout
-from schemas.basis.text import listed
 from schemas.model import Axes, Embedding, Layout, Norm, Reader, ReaderRole, Variant, Writer, WriterRole
 
 _AXES: dict[tuple[int, int], tuple[Axes, Axes]] = {
@@ -64,22 +62,15 @@ class _Layer:
         return next((each.name for each in self.names if each.parameter == parameter and each.is_whole), None)
 
 
-def compose(
-    twin: PreTrainedModel, found: Found, naming: Naming, saved: Naming, values: Mapping[str, Tensor]
-) -> Layout:
+def compose(twin: PreTrainedModel, found: Found, naming: Naming, saved: Naming, values: Mapping[str, Tensor]) -> Layout:
     """The layout of checkpoints that name tensors as `naming` does, of a model that is wired as its twin is. `saved` is
     how the twin's own `values` are named. Raises `NoLayout`: the names do not tell what the tensors are."""
-    sublayers: dict[str, dict[Variant, None]] = {"attention": {}, "feed_forward": {}}
+    by_layer: list[tuple[Variant, Variant]] = []
     others: dict[str, None] = {}
-    wired: dict[frozenset[str], tuple[Variant, ...]] = {}
     for number, own in enumerate(saved.layers):
         names = naming.like(own)
         layer = _Layer(number, names, _parts(twin, found, number), _stored(saved, values, number))
-        variants = tuple(_variants(layer))
-        if wired.setdefault(frozenset(each.name for each in names), variants) != variants:
-            raise NoLayout("layers whose tensors have the same names are wired in different ways")
-        for sublayer, variant in zip(sublayers, variants, strict=True):
-            sublayers[sublayer][variant] = None
+        by_layer.append((_variant(layer, True), _variant(layer, False)))
         others |= dict.fromkeys(each.name for each in names if each.name not in layer.used)
     for names in dict.fromkeys(naming.layers):
         saved.like(names)  # the twin has layers of every kind
@@ -99,9 +90,29 @@ def compose(
             if name != embedding
         ),
         heads=_head(twin, naming),
-        sublayers={name: tuple(variants) for name, variants in sublayers.items()},
+        sublayers=_sublayers(by_layer),
         others=tuple(others),
     )
+
+
+def _sublayers(by_layer: Sequence[tuple[Variant, Variant]]) -> dict[str, tuple[Variant, ...]]:
+    """The variants of attention and of all else; of whole layers, where only the names of both tell variants apart."""
+    attention, others = (tuple(dict.fromkeys(variants)) for variants in zip(*by_layer, strict=True))
+    whole = tuple(
+        dict.fromkeys(
+            Variant(writers=one.writers + other.writers, readers=one.readers + other.readers) for one, other in by_layer
+        )
+    )
+    for sublayers in ({"attention": attention, "feed_forward": others}, {"layer": whole}):
+        if not any(_are_alike(variants) for variants in sublayers.values()):
+            return sublayers
+    raise NoLayout("layers whose tensors have the same names are wired in different ways")
+
+
+def _are_alike(variants: Sequence[Variant]) -> bool:
+    """Whether two variants have tensors of the same names."""
+    names = [frozenset(part.weight for part in (*variant.writers, *variant.readers)) for variant in variants]
+    return len({*names}) < len(names)
 
 
 def _parts(twin: PreTrainedModel, found: Found, number: int) -> list[_Part]:
@@ -121,33 +132,32 @@ def _stored(saved: Naming, values: Mapping[str, Tensor], number: int) -> dict[st
     return {each.name: values[prefix + each.name.replace("{expert}", "0")] for each in saved.layers[number]}
 
 
-def _variants(layer: _Layer) -> Iterator[Variant]:
-    """Attention, and everything else."""
+def _variant(layer: _Layer, is_attention: bool) -> Variant:
+    """The layer's attention, or everything else."""
     held = [(name, part, axis) for name in layer.names for part, axis in _held(layer, name)]
-    for is_attention in (True, False):
-        chosen = [one for one in held if (one[1].role in _ATTENTION) == is_attention]
-        bias_of = {
-            weight.name: bias.name
-            for weight, part, _ in chosen
-            for bias, other, _ in chosen
-            if _is_bias(other, part) and bias.is_whole
-        }
-        writers: list[Writer] = []
-        readers: list[Reader] = []
-        for name, part, axis in chosen:
-            if name.name in bias_of.values():
-                continue
-            if part.value.ndim == 1:
-                raise NoLayout(f"{name.name} writes to the stream outside of the module of any weight")
-            is_writer = isinstance(part.of, Written)
-            bias = bias_of.get(name.name) if is_writer else _bias_beside(layer, name.name)
-            described = _part(layer, name, part, axis, bias)
-            if isinstance(described, Writer):
-                writers.append(described)
-            else:
-                readers.append(described)
-            layer.used |= {name.name, *([bias] if bias else []), *_names_of_norms(layer, part)}
-        yield Variant(writers=tuple(writers), readers=tuple(readers))
+    chosen = [one for one in held if (one[1].role in _ATTENTION) == is_attention]
+    bias_of = {
+        weight.name: bias.name
+        for weight, part, _ in chosen
+        for bias, other, _ in chosen
+        if _is_bias(other, part) and bias.is_whole
+    }
+    writers: list[Writer] = []
+    readers: list[Reader] = []
+    for name, part, axis in chosen:
+        if name.name in bias_of.values():
+            continue
+        if part.value.ndim == 1:
+            raise NoLayout(f"{name.name} writes to the stream outside of the module of any weight")
+        is_writer = isinstance(part.of, Written)
+        bias = bias_of.get(name.name) if is_writer else _bias_beside(layer, name.name)
+        described = _part(layer, name, part, axis, bias)
+        if isinstance(described, Writer):
+            writers.append(described)
+        else:
+            readers.append(described)
+        layer.used |= {name.name, *([bias] if bias else []), *_names_of_norms(layer, part)}
+    return Variant(writers=tuple(writers), readers=tuple(readers))
 
 
 def _is_bias(bias: _Part, weight: _Part) -> bool:
@@ -181,6 +191,8 @@ def _held(layer: _Layer, name: StoredName) -> list[tuple[_Part, int]]:
 
 def _part(layer: _Layer, name: StoredName, part: _Part, axis: int, bias: str | None) -> Writer | Reader:
     dimensions = part.value.ndim if name.is_whole else layer.stored[name.name].ndim
+    if "{expert}" in name.name and part.role not in ("routed_experts", "expert_inputs"):
+        raise NoLayout(f"{name.name} is one of several experts, of which tokens do not use equally many")
     if (dimensions, axis) not in _AXES:
         raise NoLayout(f"{name.name} has {dimensions} axes, of which the stream's is number {axis}")
     owner, _, attribute = part.parameter.rpartition(".")

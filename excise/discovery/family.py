@@ -2,7 +2,8 @@
 tensors, and proven on the twin, saved under these names."""
 
 import tempfile
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,12 +46,13 @@ def measure_family(config: Any, model_class: Any, whole: PreTrainedModel, stored
     """The layout of a model, `whole` of which is on the meta device and whose files hold the tensors `stored`. Raises
     `NoLayout`, with the measured reason."""
     ids = torch.randint(*_TOKENS, _PROMPTS, generator=torch.Generator().manual_seed(3))
-    twin, stream = _twin(config, model_class, whole, ids)
-    found = find_layout(twin, ids)
+    with _in_double_precision():
+        twin, small, stream = _twin(config, model_class, whole, ids)
+        found = find_layout(twin, ids)
     naming = naming_of(whole, stream.name, stored)
     with tempfile.TemporaryDirectory(prefix="excise-") as work:
         folder = Path(work) / "twin"
-        values = _saved(twin, folder)
+        values = _saved(twin, small, folder)
         saved = naming_of(twin, stream.name, values)
         layout = compose(twin, found, naming, saved, values)
         _rename(twin, folder, stream, naming, saved, values)
@@ -58,25 +60,39 @@ def measure_family(config: Any, model_class: Any, whole: PreTrainedModel, stored
     return Measured(layout, _experts(whole, found), proof)
 
 
-def _twin(config: Any, model_class: Any, whole: PreTrainedModel, ids: Tensor) -> tuple[PreTrainedModel, Stream]:
-    """With as many layers as show every kind that the whole model has."""
-    twin = _built(config, model_class, _FEWEST_LAYERS)
+@contextmanager
+def _in_double_precision() -> Iterator[None]:
+    """For the tensors that models make for themselves."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def _twin(config: Any, model_class: Any, whole: PreTrainedModel, ids: Tensor) -> tuple[PreTrainedModel, Any, Stream]:
+    """The twin with its config and its stream, and as many layers as show every kind that the whole model has."""
+    twin, small = _built(config, model_class, _FEWEST_LAYERS)
     stream = find_stream(twin, ids)
     kinds = [_kind(layer) for layer in whole.get_submodule(stream.name).children()]
     needed = max(kinds.index(kind) for kind in kinds) + 1
     if needed <= len(stream.blocks):
-        return twin, stream
+        return twin, small, stream
     if needed > _MOST_LAYERS:
         raise NoLayout(f"layer {needed - 1} is the first of its kind, and a twin has {_MOST_LAYERS} layers at most")
-    twin = _built(config, model_class, needed)
-    return twin, find_stream(twin, ids)
+    twin, small = _built(config, model_class, needed)
+    return twin, small, find_stream(twin, ids)
 
 
-def _built(config: Any, model_class: Any, layers: int) -> PreTrainedModel:
+def _built(config: Any, model_class: Any, layers: int) -> tuple[PreTrainedModel, Any]:
     try:
-        return build(twin_config(config, layers), model_class)
+        small = twin_config(config, layers)
+        return build(small, model_class), small
     except Exception as error:  # config classes and models check sizes in ways of their own
-        raise NoLayout(f"no small model of its config.json can be made: {shorten(' '.join(str(error).split()), 150)}") from None
+        raise NoLayout(
+            f"no small model of its config.json can be made: {shorten(' '.join(str(error).split()), 150)}"
+        ) from None
 
 
 def _kind(layer: nn.Module) -> tuple[object, ...]:
@@ -88,10 +104,10 @@ def _kind(layer: nn.Module) -> tuple[object, ...]:
     return repr(layer), tuple(flags)
 
 
-def _saved(twin: PreTrainedModel, folder: Path) -> dict[str, Tensor]:
-    """Save the twin as transformers does, in float32; its tensors by name."""
-    twin.config.dtype = torch.float32
+def _saved(twin: PreTrainedModel, small: Any, folder: Path) -> dict[str, Tensor]:
+    """Save the twin as transformers does, and its config, which may be that of a wrapper; its tensors by name."""
     twin.save_pretrained(folder)
+    small.save_pretrained(folder)
     return {name: tensor for path in folder.glob("*.safetensors") for name, tensor in load_file(path).items()}
 
 

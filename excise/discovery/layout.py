@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from excise.discovery.blocks import cut_apart
 from excise.discovery.measurement import Measured, Read, Written
 from excise.discovery.roles import Roles
-from excise.discovery.stream import Stream, find_stream
+from excise.discovery.stream import NoLayout, Stream, find_stream
 from schemas.model import ReaderRole, WriterRole
 
 
@@ -47,6 +47,8 @@ def find_layout(model: nn.Module, ids: Tensor) -> Found:
         factors.append(measured.factor())
         written = {name: each for name in own if (each := measured.writer(name)) is not None}
         read = {name: gain for name in own if (gain := measured.reader(name, written.get(name))) is not None}
+        if not written:
+            raise NoLayout(f"none of the tensors of a block writes to the stream, yet it changes in {stream.name}")
         roles = Roles(measured, written, read)
         writers |= {name: (each, _role(name, roles.writers)) for name, each in written.items()}
         readers |= {name: (each, roles.readers[name]) for name, each in read.items()}
@@ -61,4 +63,7 @@ def _role(name: str, roles: Mapping[str, WriterRole]) -> WriterRole:
     if name in roles:
         return roles[name]
     module = name.rpartition(".")[0]
-    return next(role for other, role in roles.items() if other.rpartition(".")[0] == module)
+    for other, role in roles.items():
+        if other.rpartition(".")[0] == module:
+            return role
+    raise NoLayout(f"{name} writes to the stream outside of the module of any weight")

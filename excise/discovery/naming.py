@@ -83,8 +83,7 @@ def _with_experts(names: Mapping[str, StoredName]) -> tuple[StoredName, ...]:
         is_part = not stored.is_whole and general != name
         alike[(general if is_part else name, stored.parameter)].append(stored)
     return tuple(
-        StoredName(name, parameter, is_whole=group[0].is_whole)
-        for (name, parameter), group in sorted(alike.items())
+        StoredName(name, parameter, is_whole=group[0].is_whole) for (name, parameter), group in sorted(alike.items())
     )
 
 

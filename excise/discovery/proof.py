@@ -59,7 +59,8 @@ def prove(folder: Path, layout: ModelLayout, ids: Tensor, work: Path) -> LayoutP
             f"after an edit of every writer that was found, {component:.1e} of its stream lies along the direction "
             f"(before, {before:.1e}), so something else writes to it"
         )
-    left_out = {name: left([edit for edit in edits if _name(edit) != name]) for name in dict.fromkeys(map(_name, edits))}
+    names = dict.fromkeys(map(_name, edits))
+    left_out = {name: left([edit for edit in edits if _name(edit) != name]) for name in names}
     turnable = dict.fromkeys(_name(edit) for edit in edits if _is_square(edit, base))
     turned = {name: left([_turned(edit) if _name(edit) == name else edit for edit in edits]) for name in turnable}
     for what, shares in (("is left out", left_out), ("is projected along its other axis", turned)):

@@ -1,7 +1,6 @@
 """What a writer and a reader are for, by what a write depends on: other tokens, a choice of experts, other inputs."""
 
-import itertools
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -100,32 +99,25 @@ def _elsewhere(gradient: Tensor, row: int, block: Block) -> bool:
 
 
 def is_routed(measured: Measured, name: str) -> bool:
-    """Whether some tokens do not use a parameter, or whole parts of it along one axis: its experts."""
-    patterns = [_used(sample.gradients.get(name), measured.parameters[name]) for sample in measured.samples]
-    return any(
-        len({tuple(pattern) for pattern in of_axis}) > 1 and _in_few_parts(of_axis)
-        for of_axis in zip(*patterns, strict=True)
-    )
+    """Whether each token uses as many parts of a parameter along one axis, its experts, but not all; or, where each
+    expert has a parameter of its own, whether only some tokens use it."""
+    samples = measured.samples
+    if any(name not in sample.gradients for sample in samples):
+        return True
+    parameter = measured.parameters[name]
+    for axis in range(parameter.ndim):
+        used = [_used(sample.gradients[name], axis) for sample in samples]
+        # Units that happen to be off are not as many for each token.
+        is_alike = len({int(parts.sum()) for parts in used}) == 1 and not bool(used[0].all())
+        differ = any(not torch.equal(parts, used[0]) for parts in used)
+        if is_alike and (differ or (axis == 0 and parameter.ndim > 2)):
+            return True
+    return False
 
 
-def _used(gradient: Tensor | None, parameter: Tensor) -> list[list[bool]]:
-    """By axis, which parts along it have a gradient; a parameter of one matrix has itself as one more."""
-    if gradient is None:
-        return [*([False] * size for size in parameter.shape), [False]]
-    axes = range(parameter.ndim)
-    by_axis = [
-        gradient.abs().sum([other for other in axes if other != axis]) if parameter.ndim > 1 else gradient.abs()
-        for axis in axes
-    ]
-    return [*((each > 0).tolist() for each in by_axis), [True]]
-
-
-def _in_few_parts(patterns: Collection[list[bool]]) -> bool:
-    """Whether used and unused parts lie in few runs, as experts do and single units that are off do not."""
-    return all(
-        sum(left != right for left, right in itertools.pairwise(each)) <= max(2, len(each) // 8) or len(each) <= 16
-        for each in patterns
-    )
+def _used(gradient: Tensor, axis: int) -> Tensor:
+    """``[size]`` bool: which parts along an axis have a gradient."""
+    return gradient.movedim(axis, 0).flatten(1).count_nonzero(dim=1) > 0
 
 
 class Roles:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from excise.discovery.nested import Path, tensors
+from schemas.basis.text import shorten
 
 
 class NoLayout(Exception):
@@ -47,7 +48,13 @@ def find_stream(model: nn.Module, ids: Tensor) -> Stream:
     name = max(chained, key=lambda name: sum(link is not None for link in chained[name]), default=None)
     if name is None or not any(chained[name]):
         repeated = [name for name, blocks in lists.items() if any(len(calls[block]) > 1 for block in blocks)]
-        why = f"blocks of {repeated[0]} run more than once" if repeated else "no block is given what another returns"
+        idle = [name for name, blocks in lists.items() if 0 < sum(not calls[block] for block in blocks) < len(blocks)]
+        if repeated:
+            why = f"blocks of {repeated[0]} run more than once"
+        elif idle:
+            why = f"some blocks of {idle[0]} do not run on text"
+        else:
+            why = "no block is given what another returns"
         raise NoLayout(f"no residual stream was found: {why}")
     links = chained[name]
     if broken := [number for number, link in enumerate(links) if link is None]:
@@ -56,6 +63,8 @@ def find_stream(model: nn.Module, ids: Tensor) -> Stream:
     entries = [link[1] for link in links if link is not None]
     blocks = lists[name]
     stream = dict(calls[blocks[0]][0].returned)[exits[0]]
+    if stream.ndim > 3:
+        raise NoLayout("its residual stream consists of several streams, which its blocks mix")
     return Stream(name, blocks, (entries[0], *entries), (*exits, exits[-1]), stream[..., 0].numel(), stream.shape[-1])
 
 
@@ -75,7 +84,11 @@ def _watched(model: nn.Module, ids: Tensor, blocks: set[nn.Module]) -> dict[nn.M
     with ExitStack() as hooks, torch.no_grad():
         for block in blocks:
             hooks.callback(block.register_forward_hook(look, with_kwargs=True).remove)
-        run(model, ids)
+        try:
+            run(model, ids)
+        except Exception as error:  # each model checks its inputs in ways of its own
+            reason = shorten(" ".join(str(error).split()), 150) or type(error).__name__
+            raise NoLayout(f"a small model of its kind does not run on tokens: {reason}") from None
     return calls
 
 

@@ -82,8 +82,8 @@ def _token(key: str, value: Any, number: int) -> Any:
 
 def _shrunk_list(key: str, value: Any, given: Mapping[str, Any], layers: int) -> Any:
     counts = [given[name] for name in given if _rule(name) == "layers" and type(given[name]) is int]
-    if len(value) in counts and len(value) > layers:  # one entry a layer
-        return value[:layers]
+    if len(value) in counts:  # one entry a layer
+        return copy.deepcopy(value[:layers])
     if not isinstance(value, str) and value and all(type(each) is int for each in value):
         if re.search(r"layer|indices|idxs", key):  # numbers of layers
             return [each for each in value if each < layers]
@@ -100,7 +100,7 @@ def _size(key: str, value: int, given: Mapping[str, Any], layers: int) -> int:
     if rule == "key_value_heads":
         heads = next((given[name] for name in ("num_attention_heads", "n_head", "num_heads") if name in given), None)
         return min(value, 4 if value == heads else 2)
-    most = {"layers": layers, "shared_layers": layers // 2}.get(rule, rule) if isinstance(rule, str) else rule
+    most = {"layers": layers, "shared_layers": layers // 2}.get(rule) if isinstance(rule, str) else rule
     return value if most is None or value <= 0 else min(value, most)
 
 
@@ -121,17 +121,19 @@ def build(config: Any, model_class: Any, seed: int = 0) -> PreTrainedModel:
 
 
 def randomize(model: PreTrainedModel, seed: int) -> None:
-    """Give every parameter and stored bias random values, such that no norm is alike and no bias is zero."""
+    """Give every parameter and stored vector random values, such that no norm is alike and no bias is zero."""
     generator = torch.Generator().manual_seed(seed)
     embedding = model.get_input_embeddings()
-    biases = [buffer for name, buffer in model.named_buffers() if "bias" in name and buffer.is_floating_point()]
+    computed = {name for name, _ in model.named_non_persistent_buffers()}
+    stored = [buffer for name, buffer in model.named_buffers() if name not in computed and buffer.ndim <= 1]
     with torch.no_grad():
-        for tensor in [*model.parameters(), *biases]:
+        for tensor in [*model.parameters(), *stored]:
             if not tensor.is_floating_point():
                 continue
             random = torch.randn(tensor.shape, generator=generator, dtype=torch.float64).to(tensor.dtype)
             if tensor.ndim <= 1:
-                tensor.add_((0.3 if tensor.numel() > 1 else 0.1) * random)
+                is_gain = isinstance(tensor, torch.nn.Parameter) and tensor.numel() > 1
+                tensor.add_((0.3 if is_gain else 0.1) * random)  # what routers add must not decide alone
             else:
                 is_embedding = embedding is not None and tensor.shape == embedding.weight.shape
                 tensor.copy_(random if is_embedding else random / tensor.shape[-1] ** 0.5)

@@ -105,7 +105,7 @@ def metrics_of(project: Project) -> dict[str, float]:
 
 def take_over_this_version(project: Project, folder: Path) -> None:
     """What a merge of this version leaves: its files, and the project's own settings and results."""
-    for name in project.check("git", "ls-files", "-z").split("\0"):
+    for name in project.check("git", "ls-tree", "-r", "-z", "--name-only", EARLIER).split("\0"):
         if name and name not in RECORDS:
             (project.folder / name).unlink()
     new = copy_project(folder).folder

@@ -121,7 +121,7 @@ def resolve_layer(
 ) -> list[Place]:
     """Every writer and reader of one layer. Raises `StageError`: a tensor is missing, unknown or of another shape."""
     where, family = _where(layout, layer), layout.family
-    known = {*family.others, family.layer_scalar}
+    known = {name for other in family.others for _, name in _expanded(other, layout)} | {family.layer_scalar}
     known |= {name for part in _every_part(family) for norm in norms_of(part) for name in (norm.weight, norm.bias)}
     places: list[Place] = []
     for variant in variants_of(layout, layer, names):

@@ -1,0 +1,188 @@
+"""What a layout says beside who writes and who reads: factors on writes, gates, and how routers choose experts."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from excise.discovery.blocks import Block, cut_apart
+from excise.discovery.directions import orthogonal_to_norms
+from excise.discovery.layout import Found
+from excise.discovery.nested import tensors
+from excise.discovery.stream import NoLayout, run
+
+_ALIKE = 1e-3
+_ROWS = 6
+_CERTAIN = 1e6
+"""More than any router's score."""
+_SLIGHT = 1e-7
+
+
+@dataclass(frozen=True)
+class RouterTraits:
+    """How the router of one layer chooses."""
+
+    routed: Literal["input", "output"]
+    """What its weights multiply."""
+    bias: str | None
+    """Parameter or buffer that is added to the scores before the choice, by its complete name."""
+    selects_only: bool
+    """Whether the weights of the chosen experts come from the scores without it."""
+
+
+@dataclass(frozen=True)
+class Traits:
+    """By complete names of parameters in memory."""
+
+    factors: dict[str, float]
+    """By writer, what multiplies the output of its module, or of its last norm, before it is added to the stream."""
+    gates: dict[str, str]
+    """By writer, the reader whose one output, through a sigmoid, does this too."""
+    routers: dict[str, RouterTraits]
+    """By writer of routed experts."""
+
+
+def find_traits(model: nn.Module, ids: Tensor, found: Found) -> Traits:
+    """Measure them on the model whose layout was found. Raises `NoLayout`: a factor differs between tokens, and no gate
+    explains it; or experts are called in an unknown way."""
+    modules, parameters = dict(model.named_modules()), dict(model.named_parameters())
+    last = {
+        name: modules[_owner(each.chain[-1].weight if each.chain else name)]
+        for name, (each, _) in found.writers.items()
+    }
+    single = {
+        name: modules[_owner(name)]
+        for name, (each, _) in found.readers.items()
+        if parameters[name].numel() == parameters[name].shape[each.axis]
+    }
+    with _outputs([*last.values(), *single.values()]) as outputs:
+        _, *blocks = cut_apart(model, ids, found.stream)
+    factors: dict[str, float] = {}
+    gates: dict[str, str] = {}
+    for number, block in enumerate(blocks):
+        inside = f"{found.stream.name}.{number}."
+        beside = {name: outputs[module] for name, module in single.items() if name.startswith(inside)}
+        for name, module in last.items():
+            if not name.startswith(inside) or module not in outputs:
+                continue
+            measured = _factors(block, outputs[module], found.factors[number])
+            if measured is None:
+                continue
+            rows, values = measured
+            opened = {gate: values / torch.sigmoid(output.detach().flatten()[rows]) for gate, output in beside.items()}
+            explained = {gate: each for gate, each in {"": values, **opened}.items() if _is_constant(each)}
+            if not explained:
+                raise NoLayout(f"what {name} writes is multiplied by a factor that differs between tokens")
+            gate, constant = next(iter(explained.items()))
+            factors[name] = float(constant.mean())
+            if gate:
+                gates[name] = gate
+    experts = {
+        name: parameters[name].shape[0]
+        for name, (_, role) in found.writers.items()
+        if role == "routed_experts" and parameters[name].ndim > 2
+    }
+    routers = {name: _router(model, ids, modules[_owner(name)], count, name) for name, count in experts.items()}
+    return Traits(factors, gates, routers)
+
+
+def _owner(parameter: str | None) -> str:
+    return (parameter or "").rpartition(".")[0]
+
+
+@contextmanager
+def _outputs(modules: Sequence[nn.Module]) -> Iterator[dict[nn.Module, Tensor]]:
+    """The first tensor that each module returns, with its gradient, once a pass has ended."""
+    kept: dict[nn.Module, Tensor] = {}
+
+    def keep(module: nn.Module, _args: Any, returned: Any) -> None:
+        kept[module] = next(tensor for _, tensor in tensors(returned))
+
+    with ExitStack() as undo:
+        for module in {*modules}:
+            undo.callback(module.register_forward_hook(keep).remove)
+        yield kept
+
+
+def _factors(block: Block, output: Tensor, passed_on: float) -> tuple[Tensor, Tensor] | None:
+    """For some tokens, their rows and what their output is multiplied with; None if it is not added to the stream as it
+    is. `passed_on` is what the block multiplies all of the stream by."""
+    if output.numel() != block.rows * block.hidden or not output.requires_grad:
+        return None
+    generator = torch.Generator().manual_seed(2)
+    rows, factors = range(0, block.rows, max(1, block.rows // _ROWS)), []
+    for row in rows:
+        direction = orthogonal_to_norms(block, row, generator)
+        along = (block.written()[row].double() * direction).sum()
+        (gradient,) = torch.autograd.grad(along, output, retain_graph=True, allow_unused=True)
+        if gradient is None:
+            return None
+        own = gradient.reshape(block.rows, block.hidden)[row].double()
+        factor = own @ direction
+        if float((own - factor * direction).norm()) > _ALIKE * float(own.norm()):
+            return None
+        factors.append(factor / passed_on)
+    return torch.tensor([*rows]), torch.stack(factors)
+
+
+def _is_constant(values: Tensor) -> bool:
+    return bool((values - values[0]).abs().max() <= _ALIKE * values.abs().max())
+
+
+def _router(model: nn.Module, ids: Tensor, experts: nn.Module, count: int, name: str) -> RouterTraits:
+    chosen, weights, routed = _choice(model, ids, experts, count, name)
+    layer = name.rpartition(".")[0].rpartition(".")[0]
+    named = [*model.named_parameters(), *model.named_buffers()]
+    for other, tensor in named:
+        if tensor.shape != (count,) or not tensor.is_floating_point() or not other.startswith(f"{layer}."):
+            continue
+        if all(_certain(model, ids, experts, count, name, tensor, expert) for expert in (0, count - 1)):
+            with _changed(tensor, 0, _SLIGHT):
+                again, changed, _ = _choice(model, ids, experts, count, name)
+            selects_only = torch.equal(chosen, again) and torch.equal(weights, changed)
+            return RouterTraits(routed, other, selects_only)
+    return RouterTraits(routed, None, False)
+
+
+def _certain(
+    model: nn.Module, ids: Tensor, experts: nn.Module, count: int, name: str, tensor: Tensor, expert: int
+) -> bool:
+    """Whether every token chooses an expert once its element of a tensor is large."""
+    with _changed(tensor, expert, _CERTAIN):
+        chosen, _, _ = _choice(model, ids, experts, count, name)
+    return bool(chosen[:, expert].all())
+
+
+@contextmanager
+def _changed(tensor: Tensor, element: int, added: float) -> Iterator[None]:
+    with torch.no_grad():
+        before = tensor.clone()
+        tensor[element] += added
+        try:
+            yield
+        finally:
+            tensor.copy_(before)
+
+
+@torch.no_grad()
+def _choice(
+    model: nn.Module, ids: Tensor, experts: nn.Module, count: int, name: str
+) -> tuple[Tensor, Tensor, Literal["input", "output"]]:
+    """Which experts each token uses, ``[rows, experts]``; their weights; and what these multiply."""
+    calls: list[tuple[Any, ...]] = []
+    hook = experts.register_forward_pre_hook(lambda _module, args: calls.append(args))
+    try:
+        run(model, ids)
+    finally:
+        hook.remove()
+    match [tensor for _, tensor in tensors(calls)]:
+        case [_, Tensor() as index, Tensor() as weights, *_] if not index.is_floating_point():
+            index = index.reshape(ids.numel(), -1)
+            return torch.zeros(len(index), count, dtype=torch.bool).scatter_(1, index, True), weights, "output"
+        case [Tensor() as inputs] if inputs.numel() % (count * ids.numel()) == 0:
+            each = inputs.reshape(count, ids.numel(), -1)
+            return each.ne(0).any(dim=-1).T, each, "input"
+    raise NoLayout(f"{_owner(name)} is called in a way that does not show which experts a token uses")
