@@ -78,7 +78,11 @@ def components(model: PreTrainedModel, base: BaseModel) -> list[Component]:
     for number, layer in enumerate(decoder_layers(model)):
         places = resolve_layer(layout, number, names[number], base.tensors)
         for writer in dict.fromkeys(place.part for place in places if isinstance(place.part, Writer)):
-            norms = [(layer.get_submodule(norm.weight.removesuffix(".weight")), norm.offset) for norm in writer.norms]
+            norms = [
+                (layer.get_submodule(norm.weight.removesuffix(".weight")), norm.offset)
+                for norm in writer.norms
+                if norm.weight is not None
+            ]
             gate = writer.gate.removesuffix(".weight") if writer.gate is not None else None
             listed.append(
                 Component(

@@ -6,12 +6,13 @@ from dataclasses import dataclass, field
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from excise.discovery.gains import Gain
+from excise.discovery.gains import TOLERANCE, Gain
 from excise.discovery.layout import Found
 from excise.discovery.measurement import Read, Written
 from excise.discovery.naming import Naming, StoredName, stream_axis
 from excise.discovery.stream import NoLayout
-from schemas.model import Axes, Embedding, Layout, Norm, Reader, ReaderRole, Variant, Writer, WriterRole
+from excise.discovery.traits import Traits
+from schemas.model import Axes, Embedding, Layout, Norm, Reader, ReaderRole, RouterBias, Variant, Writer, WriterRole
 
 _AXES: dict[tuple[int, int], tuple[Axes, Axes]] = {
     (2, 0): ("out in", "in out"),
@@ -49,11 +50,13 @@ class _Part:
 class _Layer:
     """One layer of the twin."""
 
-    number: int
+    inside: str
+    """Prefix of its parameters in memory."""
     names: tuple[StoredName, ...]
     parts: list[_Part]
     stored: Mapping[str, Tensor]
     """Values of the twin, as saved, by names within the layer."""
+    traits: Traits
     used: set[str] = field(default_factory=set)
     """Stored names that the layout has already."""
 
@@ -62,14 +65,22 @@ class _Layer:
         return next((each.name for each in self.names if each.parameter == parameter and each.is_whole), None)
 
 
-def compose(twin: PreTrainedModel, found: Found, naming: Naming, saved: Naming, values: Mapping[str, Tensor]) -> Layout:
+def compose(
+    twin: PreTrainedModel,
+    found: Found,
+    traits: Traits,
+    naming: Naming,
+    saved: Naming,
+    values: Mapping[str, Tensor],
+) -> Layout:
     """The layout of checkpoints that name tensors as `naming` does, of a model that is wired as its twin is. `saved` is
     how the twin's own `values` are named. Raises `NoLayout`: the names do not tell what the tensors are."""
     by_layer: list[tuple[Variant, Variant]] = []
     others: dict[str, None] = {}
     for number, own in enumerate(saved.layers):
         names = naming.like(own)
-        layer = _Layer(number, names, _parts(twin, found, number), _stored(saved, values, number))
+        inside = f"{found.stream.name}.{number}."
+        layer = _Layer(inside, names, _parts(twin, found, inside), _stored(saved, values, number), traits)
         by_layer.append((_variant(layer, True), _variant(layer, False)))
         others |= dict.fromkeys(each.name for each in names if each.name not in layer.used)
     for names in dict.fromkeys(naming.layers):
@@ -91,6 +102,7 @@ def compose(twin: PreTrainedModel, found: Found, naming: Naming, saved: Naming, 
         ),
         heads=_head(twin, naming),
         sublayers=_sublayers(by_layer),
+        layer_scalar=_layer_scalar(found, saved, values),
         others=tuple(others),
     )
 
@@ -100,7 +112,8 @@ def _sublayers(by_layer: Sequence[tuple[Variant, Variant]]) -> dict[str, tuple[V
     attention, others = (tuple(dict.fromkeys(variants)) for variants in zip(*by_layer, strict=True))
     whole = tuple(
         dict.fromkeys(
-            Variant(writers=one.writers + other.writers, readers=one.readers + other.readers) for one, other in by_layer
+            other.model_copy(update={"writers": one.writers + other.writers, "readers": one.readers + other.readers})
+            for one, other in by_layer
         )
     )
     for sublayers in ({"attention": attention, "feed_forward": others}, {"layer": whole}):
@@ -115,8 +128,23 @@ def _are_alike(variants: Sequence[Variant]) -> bool:
     return len({*names}) < len(names)
 
 
-def _parts(twin: PreTrainedModel, found: Found, number: int) -> list[_Part]:
-    prefix = f"{found.stream.name}.{number}."
+def _layer_scalar(found: Found, saved: Naming, values: Mapping[str, Tensor]) -> str | None:
+    """The one tensor of each layer, of a single element, by which the layer multiplies its stream. Raises `NoLayout`:
+    none does, and yet the stream is multiplied."""
+    if all(abs(factor - 1) <= TOLERANCE for factor in found.factors):
+        return None
+    scalars = []
+    for number, factor in enumerate(found.factors):
+        stored = _stored(saved, values, number).items()
+        scalars.append(
+            {name for name, value in stored if value.numel() == 1 and abs(value.item() - factor) < TOLERANCE}
+        )
+    if not (common := set.intersection(*scalars)):
+        raise NoLayout(f"a layer multiplies its stream by {found.factors[-1]:.3g}, which none of its tensors says")
+    return min(common)
+
+
+def _parts(twin: PreTrainedModel, found: Found, prefix: str) -> list[_Part]:
     values = dict(twin.named_parameters())
     return [
         _Part(name.removeprefix(prefix), values[name], of, role)
@@ -157,7 +185,11 @@ def _variant(layer: _Layer, is_attention: bool) -> Variant:
         else:
             readers.append(described)
         layer.used |= {name.name, *([bias] if bias else []), *_names_of_norms(layer, part)}
-    return Variant(writers=tuple(writers), readers=tuple(readers))
+    return Variant(
+        writers=tuple(writers),
+        readers=tuple(readers),
+        router_bias=_router_bias(layer, [part for _, part, _ in chosen]),
+    )
 
 
 def _is_bias(bias: _Part, weight: _Part) -> bool:
@@ -201,8 +233,34 @@ def _part(layer: _Layer, name: StoredName, part: _Part, axis: int, bias: str | N
     norms = tuple(_norm(layer, gain) for gain in part.gains)
     shared = {"weight": name.name, "bias": bias, "axes": axes, "module": None if is_plain else owner, "role": part.role}
     if isinstance(part.of, Written):
-        return Writer.model_validate({**shared, "norms": norms})
+        return Writer.model_validate({**shared, "norms": norms, **_traits(layer, part)})
     return Reader.model_validate({**shared, "norm": norms[0] if norms else None})
+
+
+def _traits(layer: _Layer, part: _Part) -> dict[str, object]:
+    parameter = layer.inside + part.parameter
+    gate = layer.traits.gates.get(parameter)
+    router = layer.traits.routers.get(parameter)
+    factor = layer.traits.factors.get(parameter, 1.0)
+    return {
+        "gate": gate and layer.name_of(gate.removeprefix(layer.inside)),
+        "routed": router.routed if router else "output",
+        "multiplier": 1.0 if abs(factor - 1) <= TOLERANCE else float(f"{factor:.6g}"),
+    }
+
+
+def _router_bias(layer: _Layer, parts: Sequence[_Part]) -> RouterBias | None:
+    """Of the router of these parts."""
+    for part in parts:
+        router = layer.traits.routers.get(layer.inside + part.parameter)
+        if router is not None and router.bias is not None:
+            buffer = router.bias.removeprefix(layer.inside)
+            if (name := layer.name_of(buffer)) is None:
+                raise NoLayout(f"{router.bias}, with which its router chooses, is not stored")
+            layer.used.add(name)
+            in_memory = None if name == buffer else buffer
+            return RouterBias(weight=name, buffer=in_memory, selects_only=router.selects_only)
+    return None
 
 
 def _norm(layer: _Layer, gain: Gain) -> Norm:
@@ -216,7 +274,7 @@ def _names_of_norm(layer: _Layer, gain: Gain) -> tuple[str | None, str | None]:
     """Of its weight and, if it is a LayerNorm, of its bias."""
     if gain.weight is None:
         return None, None
-    parameter = gain.weight.partition(f".{layer.number}.")[2]
+    parameter = gain.weight.removeprefix(layer.inside)
     bias = f"{parameter.rpartition('.')[0]}.bias" if gain.kind == "layer" else None
     return layer.name_of(parameter), layer.name_of(bias)
 

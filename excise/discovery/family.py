@@ -4,7 +4,7 @@ tensors, and proven on the twin, saved under these names."""
 import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,12 @@ from transformers import PreTrainedModel
 
 from excise.checkpoint.weights import SINGLE
 from excise.discovery.composition import compose
+from excise.discovery.gains import TOLERANCE
 from excise.discovery.layout import Found, find_layout
 from excise.discovery.naming import Naming, naming_of
 from excise.discovery.proof import prove
 from excise.discovery.stream import NoLayout, Stream, find_stream
+from excise.discovery.traits import Traits, find_traits
 from excise.discovery.twin import build, twin_config
 from excise.edit.inspection import is_tied
 from schemas.basis.text import listed, shorten
@@ -49,15 +51,26 @@ def measure_family(config: Any, model_class: Any, whole: PreTrainedModel, stored
     with _in_double_precision():
         twin, small, stream = _twin(config, model_class, whole, ids)
         found = find_layout(twin, ids)
+        traits = find_traits(twin, ids, found)
+        if any(abs(factor - 1) > TOLERANCE for factor in traits.factors.values()):
+            traits = _of_all_layers(traits, config, model_class, ids, found)
     naming = naming_of(whole, stream.name, stored)
     with tempfile.TemporaryDirectory(prefix="excise-") as work:
         folder = Path(work) / "twin"
         values = _saved(twin, small, folder)
         saved = naming_of(twin, stream.name, values)
-        layout = compose(twin, found, naming, saved, values)
+        layout = compose(twin, found, traits, naming, saved, values)
         _rename(twin, folder, stream, naming, saved, values)
         proof = prove(folder, _layout_of(twin, layout, found), ids, Path(work) / "edited")
     return Measured(layout, _experts(whole, found), proof)
+
+
+def _of_all_layers(traits: Traits, config: Any, model_class: Any, ids: Tensor, found: Found) -> Traits:
+    """The same with factors measured on a twin as deep as the whole model: some depend on the number of layers."""
+    deep, _ = _built(config, model_class, config.get_text_config().num_hidden_layers)
+    stream = find_stream(deep, ids)
+    factors = find_traits(deep, ids, replace(found, stream=stream)).factors
+    return replace(traits, factors=factors)
 
 
 @contextmanager

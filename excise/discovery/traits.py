@@ -62,7 +62,7 @@ def find_traits(model: nn.Module, ids: Tensor, found: Found) -> Traits:
         _, *blocks = cut_apart(model, ids, found.stream)
     factors: dict[str, float] = {}
     gates: dict[str, str] = {}
-    for number, block in enumerate(blocks):
+    for number, block in enumerate(blocks[: len(found.factors)]):
         inside = f"{found.stream.name}.{number}."
         beside = {name: outputs[module] for name, module in single.items() if name.startswith(inside)}
         for name, module in last.items():
