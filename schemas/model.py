@@ -169,17 +169,31 @@ class ModelLayout(Document):
     experts: int | None = Field(description="routed experts of a layer; null where no layer has any")
     residual_multiplier: float = Field(allow_inf_nan=False, description="of everything written to the stream")
     tied: bool = Field(description="whether the output head is the embeddings")
+    measured: bool = Field(default=False, description="whether it was found by measurement, and declared nowhere")
     family: Layout = Field(description="with the names of this checkpoint")
 
 
 class LayoutProof(Document):
-    """`artifacts/layout_proof.json`: the share of a small twin's stream, in float32, that lies along a random direction
-    after an edit. It differs between machines."""
+    """The largest share of a small twin's stream, in float32, that lies along a random direction after an edit."""
 
     before: float = Field(description="without an edit")
     component: float = Field(description="after the edit of everything that writes to the stream")
     left_out: dict[str, float] = Field(description="if one of the writers is not edited, by its name within a layer")
     turned: dict[str, float] = Field(description="if one of them is edited along its other axis")
+
+
+class MeasuredFamily(Document):
+    """What measurement found of a model type that no file describes."""
+
+    layout: Layout
+    experts: int | None = Field(description="routed experts of a layer of the model; null where no layer has any")
+    proof: LayoutProof
+
+
+class LayoutEvidence(Document):
+    """`artifacts/layout_proof.json`. Its figures differ between machines, and only the report reads them."""
+
+    proof: LayoutProof | None = Field(description="null for a declared layout, which tests prove")
 
 
 def matcher(pattern: str) -> re.Pattern[str]:

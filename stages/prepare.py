@@ -1,10 +1,14 @@
 """Stage prepare: base model and prompts → both fetched, pinned by digest, and checked for the stages that follow."""
 
+import sys
+from collections.abc import Collection
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from excise.checkpoint.base_model import LAYOUT, MANIFEST, ORGANISM, existing_folder, make_manifest
+from excise.checkpoint.base_model import LAYOUT, LAYOUT_PROOF, MANIFEST, ORGANISM, existing_folder, make_manifest
 from excise.checkpoint.weights import read_checkpoint
-from excise.edit.inspection import inspect, resolve_tied
+from excise.edit.inspection import Measure, inspect, resolve_tied
 from excise.inference.loading.tokenizer import check_chat
 from excise.organism import world
 from excise.plumbing.errors import run_stage
@@ -12,7 +16,7 @@ from excise.plumbing.files import sha256_of, write_json, write_lines
 from excise.prompts.chats import FOLDER, FORMAT, PROMPTS_MANIFEST
 from excise.prompts.gathering import gather_kind, prompt_lists
 from schemas.basis.document import read_settings
-from schemas.model import ModelLayout, ModelManifest
+from schemas.model import LayoutEvidence, LayoutProof, MeasuredFamily, ModelLayout, ModelManifest
 from schemas.params.model import Model
 from schemas.params.organism import WorldSettings
 from schemas.params.prompts import PrepareSettings
@@ -26,9 +30,12 @@ def main() -> None:
     lists = prompt_lists(harmful.prompts, harmless.prompts, prompts, built_in)
 
     chat = ChatFormat(system=prompts.system, chat_template_kwargs=prompts.chat_template_kwargs, date=prompts.date)
-    manifest, layout = pin(settings.model, chat, [prompt for listed in lists.values() for prompt in listed])
+    proofs: list[LayoutProof] = []
+    asked = [prompt for listed in lists.values() for prompt in listed]
+    manifest, layout = pin(settings.model, chat, asked, partial(measured, proofs))
     write_json(MANIFEST, manifest)
     write_json(LAYOUT, layout)
+    write_json(LAYOUT_PROOF, LayoutEvidence(proof=proofs[0] if proofs else None))
 
     for name, listed in lists.items():
         write_lines(FOLDER / f"{name}.jsonl", listed)
@@ -41,7 +48,19 @@ def main() -> None:
     write_json(PROMPTS_MANIFEST, PromptsManifest(**origins, seed=prompts.seed, lists=digests))
 
 
-def pin(model: Model, chat: ChatFormat, prompts: list[Prompt]) -> tuple[ModelManifest, ModelLayout]:
+def measured(proofs: list[LayoutProof], config: Any, whole: Any, stored: Collection[str]) -> MeasuredFamily:
+    """The layout of a model type that no file describes, whose proof is added to `proofs`. Raises `StageError`: it has
+    none, for the measured reason."""
+    from excise.discovery.examination import measured_family  # slow to import
+
+    model_type = config.get_text_config().model_type
+    print(f"Prepare: no file describes the model type {model_type}, so its layout is measured", file=sys.stderr)
+    family = measured_family(config, whole, stored)
+    proofs.append(family.proof)
+    return family
+
+
+def pin(model: Model, chat: ChatFormat, prompts: list[Prompt], measure: Measure) -> tuple[ModelManifest, ModelLayout]:
     """The base model's manifest and layout. Raises `StageError`: it cannot be fetched, or used with these prompts."""
     if model.revision is not None:
         from excise.checkpoint.snapshots import fetch, fetch_description, read_headers  # slow to import
@@ -49,14 +68,14 @@ def pin(model: Model, chat: ChatFormat, prompts: list[Prompt]) -> tuple[ModelMan
         # Only descriptions and headers, until the model is known to be usable.
         folder = fetch_description(model.source, model.revision)
         tensors, files = read_headers(model.source, model.revision, folder)
-        layout = inspect(folder, tensors, files, model.dtype, model.source)
+        layout = inspect(folder, tensors, files, model.dtype, model.source, measure)
         check_chat(folder, chat, prompts)
         fetch(model.source, model.revision, files)
         manifest = make_manifest(folder, model, layout, files)
         return manifest, resolve_tied(layout, read_checkpoint(folder, files))
     folder = existing_folder(ORGANISM if model.source == "organism" else Path(model.source))
     base = read_checkpoint(folder)
-    layout = resolve_tied(inspect(folder, base.tensors, base.files, model.dtype), base)
+    layout = resolve_tied(inspect(folder, base.tensors, base.files, model.dtype, measure=measure), base)
     check_chat(folder, chat, prompts)
     return make_manifest(folder, model, layout), layout
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 MANIFEST = Path("artifacts/model.json")
 LAYOUT = Path("artifacts/layout.json")
+LAYOUT_PROOF = Path("artifacts/layout_proof.json")
 ORGANISM = Path("models/base")
 _LARGEST_CONFIG = 1 << 24
 _DTYPES: tuple[str, ...] = get_args(Dtype)

@@ -110,16 +110,16 @@ def compose(
 def _sublayers(by_layer: Sequence[tuple[Variant, Variant]]) -> dict[str, tuple[Variant, ...]]:
     """The variants of attention and of all else; of whole layers, where only the names of both tell variants apart."""
     attention, others = (tuple(dict.fromkeys(variants)) for variants in zip(*by_layer, strict=True))
-    whole = tuple(
-        dict.fromkeys(
-            other.model_copy(update={"writers": one.writers + other.writers, "readers": one.readers + other.readers})
-            for one, other in by_layer
-        )
-    )
+    whole = tuple(dict.fromkeys(_joined(*both) for both in by_layer))
     for sublayers in ({"attention": attention, "feed_forward": others}, {"layer": whole}):
         if not any(_are_alike(variants) for variants in sublayers.values()):
             return sublayers
     raise NoLayout("layers whose tensors have the same names are wired in different ways")
+
+
+def _joined(attention: Variant, others: Variant) -> Variant:
+    parts = {"writers": attention.writers + others.writers, "readers": attention.readers + others.readers}
+    return others.model_copy(update=parts)
 
 
 def _are_alike(variants: Sequence[Variant]) -> bool:
@@ -241,11 +241,11 @@ def _traits(layer: _Layer, part: _Part) -> dict[str, object]:
     parameter = layer.inside + part.parameter
     gate = layer.traits.gates.get(parameter)
     router = layer.traits.routers.get(parameter)
-    factor = layer.traits.factors.get(parameter, 1.0)
+    factor = layer.traits.factor(parameter)
     return {
         "gate": gate and layer.name_of(gate.removeprefix(layer.inside)),
         "routed": router.routed if router else "output",
-        "multiplier": 1.0 if abs(factor - 1) <= TOLERANCE else float(f"{factor:.6g}"),
+        "multiplier": 1.0 if abs(factor - 1) <= TOLERANCE else float(f"{factor:.5g}"),
     }
 
 

@@ -4,7 +4,7 @@ tensors, and proven on the twin, saved under these names."""
 import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,35 +21,29 @@ from excise.discovery.naming import Naming, naming_of
 from excise.discovery.proof import prove
 from excise.discovery.stream import NoLayout, Stream, find_stream
 from excise.discovery.traits import Traits, find_traits
-from excise.discovery.twin import build, twin_config
+from excise.discovery.twin import MOST_LAYERS, build, twin_config
 from excise.edit.inspection import is_tied
+from excise.inference.loading.models import auto_class
 from schemas.basis.text import listed, shorten
-from schemas.model import Layout, LayoutProof, ModelLayout
+from schemas.model import Layout, MeasuredFamily, ModelLayout
 
 _FEWEST_LAYERS = 4
-_MOST_LAYERS = 16
+_MORE_LAYERS = 12
 _PROMPTS = 3, 11
 """Prompts, and tokens of each."""
 _TOKENS = 3, 80
 """Between special tokens at either end of a twin's vocabulary."""
 
 
-@dataclass(frozen=True)
-class Measured:
-    """What was found of a model type."""
-
-    layout: Layout
-    experts: int | None
-    """Of a layer of the whole model."""
-    proof: LayoutProof
-
-
-def measure_family(config: Any, model_class: Any, whole: PreTrainedModel, stored: Collection[str]) -> Measured:
+def measure_family(config: Any, whole: PreTrainedModel, stored: Collection[str]) -> MeasuredFamily:
     """The layout of a model, `whole` of which is on the meta device and whose files hold the tensors `stored`. Raises
     `NoLayout`, with the measured reason."""
+    model_class = auto_class(config)
     ids = torch.randint(*_TOKENS, _PROMPTS, generator=torch.Generator().manual_seed(3))
     with _in_double_precision():
         twin, small, stream = _twin(config, model_class, whole, ids)
+        if stream.rows > ids.numel():  # it adds tokens of its own
+            ids = ids[:1]
         found = find_layout(twin, ids)
         traits = find_traits(twin, ids, found)
         if any(abs(factor - 1) > TOLERANCE for factor in traits.factors.values()):
@@ -62,7 +56,7 @@ def measure_family(config: Any, model_class: Any, whole: PreTrainedModel, stored
         layout = compose(twin, found, traits, naming, saved, values)
         _rename(twin, folder, stream, naming, saved, values)
         proof = prove(folder, _layout_of(twin, layout, found), ids, Path(work) / "edited")
-    return Measured(layout, _experts(whole, found), proof)
+    return MeasuredFamily(layout=layout, experts=_experts(whole, found), proof=proof)
 
 
 def _of_all_layers(traits: Traits, config: Any, model_class: Any, ids: Tensor, found: Found) -> Traits:
@@ -86,16 +80,24 @@ def _in_double_precision() -> Iterator[None]:
 
 def _twin(config: Any, model_class: Any, whole: PreTrainedModel, ids: Tensor) -> tuple[PreTrainedModel, Any, Stream]:
     """The twin with its config and its stream, and as many layers as show every kind that the whole model has."""
-    twin, small = _built(config, model_class, _FEWEST_LAYERS)
+    twin, small = _smallest(config, model_class)
     stream = find_stream(twin, ids)
     kinds = [_kind(layer) for layer in whole.get_submodule(stream.name).children()]
     needed = max(kinds.index(kind) for kind in kinds) + 1
     if needed <= len(stream.blocks):
         return twin, small, stream
-    if needed > _MOST_LAYERS:
-        raise NoLayout(f"layer {needed - 1} is the first of its kind, and a twin has {_MOST_LAYERS} layers at most")
+    if needed > MOST_LAYERS:
+        raise NoLayout(f"layer {needed - 1} is the first of its kind, and a twin has {MOST_LAYERS} layers at most")
     twin, small = _built(config, model_class, needed)
     return twin, small, find_stream(twin, ids)
+
+
+def _smallest(config: Any, model_class: Any) -> tuple[PreTrainedModel, Any]:
+    """With few layers, but as many as its class accepts: some say of which kind the last one is."""
+    try:
+        return _built(config, model_class, _FEWEST_LAYERS)
+    except NoLayout:
+        return _built(config, model_class, _MORE_LAYERS)
 
 
 def _built(config: Any, model_class: Any, layers: int) -> tuple[PreTrainedModel, Any]:

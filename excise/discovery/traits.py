@@ -1,5 +1,7 @@
 """What a layout says beside who writes and who reads: factors on writes, gates, and how routers choose experts."""
 
+import re
+import statistics
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -44,6 +46,14 @@ class Traits:
     routers: dict[str, RouterTraits]
     """By writer of routed experts."""
 
+    def factor(self, name: str) -> float:
+        """Of a writer; the median of all layers where it is the same in all, to their last digits."""
+        within = _within_layer(name)
+        alike = [factor for other, factor in self.factors.items() if _within_layer(other) == within]
+        middle = statistics.median(alike) if alike else 1.0
+        is_same = all(abs(factor - middle) <= _ALIKE * abs(middle) for factor in alike)
+        return middle if is_same else self.factors.get(name, 1.0)
+
 
 def find_traits(model: nn.Module, ids: Tensor, found: Found) -> Traits:
     """Measure them on the model whose layout was found. Raises `NoLayout`: a factor differs between tokens, and no gate
@@ -77,7 +87,7 @@ def find_traits(model: nn.Module, ids: Tensor, found: Found) -> Traits:
             if not explained:
                 raise NoLayout(f"what {name} writes is multiplied by a factor that differs between tokens")
             gate, constant = next(iter(explained.items()))
-            factors[name] = float(constant.mean())
+            factors[name] = float(constant.median())
             if gate:
                 gates[name] = gate
     experts = {
@@ -87,6 +97,11 @@ def find_traits(model: nn.Module, ids: Tensor, found: Found) -> Traits:
     }
     routers = {name: _router(model, ids, modules[_owner(name)], count, name) for name, count in experts.items()}
     return Traits(factors, gates, routers)
+
+
+def _within_layer(name: str) -> str:
+    """Without the number of the layer."""
+    return re.sub(r"\.\d+\.", ".", name, count=1)
 
 
 def _owner(parameter: str | None) -> str:

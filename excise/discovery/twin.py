@@ -14,11 +14,25 @@ from transformers import PreTrainedModel
 _RULES = Path(__file__).parent / "sizes.yaml"
 _NOT_KEPT = {"architectures", "transformers_version", "dtype", "torch_dtype", "quantization_config", "_name_or_path"}
 _FIRST_TOKEN = 90
+MOST_LAYERS = 16
+"""Of a twin that has to show every kind of layer."""
 
 
 @cache
 def _rules() -> Any:
     return YAML(typ="safe", pure=True).load(_RULES.read_text())
+
+
+def filled(config: Any) -> Any:
+    """The default config of a type with values for keys that its class leaves null, and yet cannot do without."""
+    given = config.to_dict()
+    for part in (given, *(value for key, value in given.items() if key.endswith("config") and value)):
+        part |= {key: value for key, value in _rules()["needed"].items() if part.get(key, value) is None}
+        for key, value in _rules()["needed_by_type"].get(part.get("model_type"), {}).items():
+            repeated = value.get("repeat") if isinstance(value, dict) else None
+            part[key] = (repeated * part["num_hidden_layers"])[: part["num_hidden_layers"]] if repeated else value
+    given.pop("model_type", None)
+    return type(config)(**given)
 
 
 def twin_config(config: Any, layers: int) -> Any:
@@ -56,8 +70,9 @@ def _shrunk(given: Mapping[str, Any], layers: int) -> dict[str, Any]:
 def _shrunk_mapping(key: str, value: Mapping[str, Any], layers: int) -> dict[str, Any]:
     if key.startswith("rope_"):
         return _plain_rope(value)
-    if all(str(inner).isdigit() for inner in value):  # by layer
-        return {layer: inner for layer, inner in value.items() if int(layer) < layers}
+    by_layer = all(str(number).isdigit() and isinstance(inner, Mapping) for number, inner in value.items())
+    if by_layer:
+        return {layer: _shrunk(inner, layers) for layer, inner in value.items() if int(layer) < layers}
     return _shrunk(value, layers) if key.endswith("config") else copy.deepcopy(dict(value))
 
 
@@ -82,7 +97,8 @@ def _token(key: str, value: Any, number: int) -> Any:
 
 def _shrunk_list(key: str, value: Any, given: Mapping[str, Any], layers: int) -> Any:
     counts = [given[name] for name in given if _rule(name) == "layers" and type(given[name]) is int]
-    if len(value) in counts:  # one entry a layer
+    is_pattern = not isinstance(value, str) or not re.search(r"[a-z]", value)
+    if len(value) in counts and is_pattern:  # one entry a layer
         return copy.deepcopy(value[:layers])
     if not isinstance(value, str) and value and all(type(each) is int for each in value):
         if re.search(r"layer|indices|idxs", key):  # numbers of layers

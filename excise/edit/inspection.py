@@ -1,7 +1,7 @@
 """Checks from config.json and the headers of weights that a model can be measured, edited and judged."""
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,8 @@ from excise.edit.planning.layout import as_named, check_layout, embedding_and_he
 from excise.inference.loading.models import check_loads, in_one_line, read_model_config, without_weights
 from excise.plumbing.errors import StageError
 from schemas.basis.text import listed, shorten
-from schemas.families import layout_of
-from schemas.model import Layout, ModelLayout
+from schemas.families import layout_of, layouts
+from schemas.model import Layout, MeasuredFamily, ModelLayout
 
 _OTHER_FILES = {
     "transformers_weights": "makes transformers read other weights than those that are edited",
@@ -28,11 +28,22 @@ _REMEDY = "correct it, or name a complete copy of the model"
 _CHOSEN = ("num_experts_per_tok", "top_k_experts", "moe_topk")
 
 
+Measure = Callable[[Any, PreTrainedModel, Collection[str]], MeasuredFamily]
+"""Measures an unknown model type from its config, its model on the meta device, and the names of its tensors."""
+
+
 def inspect(
-    folder: Path, tensors: Mapping[str, Tensor], files: Collection[str], dtype: str, name: str | None = None
+    folder: Path,
+    tensors: Mapping[str, Tensor],
+    files: Collection[str],
+    dtype: str,
+    name: str | None = None,
+    measure: Measure | None = None,
+    measure_all: bool = False,
 ) -> ModelLayout:
     """The layout of the model in a folder. `dtype` is a torch name or `auto`, `name` the model's in errors, by default
-    the folder. Raises `StageError`: the model cannot be measured, edited or judged."""
+    the folder. `measure` finds the layout of a type that no file describes, or with `measure_all` of any. Raises
+    `StageError`: the model cannot be measured, edited or judged."""
     where = name or str(folder)
     with in_one_line(folder, folder):  # a config may hold anything, and transformers and torch may raise anything
         stored = read_config_file(folder)
@@ -45,20 +56,25 @@ def inspect(
             )
         # Checked before transformers, whose error for an unknown type would not help.
         part = stored.get("text_config", stored)
-        if isinstance(part, Mapping) and isinstance(part.get("model_type"), str):
-            _family(where, part["model_type"])
+        if measure is None and isinstance(part, Mapping) and isinstance(part.get("model_type"), str):
+            _declared(where, part["model_type"])
         config = read_model_config(folder)
         if config.is_encoder_decoder:
             raise StageError(f"{where} has an encoder; name a model that has only a decoder")
         text = config.get_text_config()
-        family = _family(where, text.model_type)
-        counts = (getattr(text, key, None) for key in family.expert_count)
+        is_known = measure is None or (not measure_all and is_declared(text.model_type))
+        family = _declared(where, text.model_type) if is_known else None
+        counts = (getattr(text, key, None) for key in (family.expert_count if family is not None else ()))
         count = next((count for count in counts if count is not None), None)
         experts = count if type(count) is int else None
         _refuse_degenerate(folder, text, experts)
 
         model = without_weights(folder, "float32" if dtype == "auto" else dtype)
         unread = check_loads(model, tensors, where)
+        if family is None:
+            assert measure is not None
+            measured = measure(config, model, tensors.keys())
+            family, experts = measured.layout, measured.experts
         multiplier = family.residual_multiplier
         layout = ModelLayout(
             model_type=text.model_type,
@@ -67,6 +83,7 @@ def inspect(
             experts=experts,
             residual_multiplier=1.0 if multiplier is None else float(getattr(text, multiplier)),
             tied=is_tied(model),
+            measured=not is_known,
             family=as_named(family, tensors),
         )
         extra = max(int(getattr(text, key, None) or 0) for key in _EXTRA_LAYERS)
@@ -123,7 +140,12 @@ def _mappings(value: Any) -> Iterator[Mapping[str, Any]]:
             yield from _mappings(inner)
 
 
-def _family(where: str, model_type: str) -> Layout:
+def is_declared(model_type: str) -> bool:
+    """Whether a file of `schemas/architectures` describes a model type."""
+    return model_type in layouts()
+
+
+def _declared(where: str, model_type: str) -> Layout:
     try:
         return layout_of(model_type)
     except KeyError as error:
@@ -134,6 +156,8 @@ def _refuse_degenerate(folder: Path, text: Any, experts: int | None) -> None:
     path = folder / "config.json"
     for key in _SIZES:
         value = getattr(text, key, None)
+        if key == "num_attention_heads" and value is None and not is_declared(text.model_type):
+            continue  # a state-space model has no heads
         if type(value) is not int or value < 1:
             raise StageError(f"{path}: {key} is {shorten(repr(value), 40)}, not an integer of at least 1; {_REMEDY}")
     for key in _CHOSEN:

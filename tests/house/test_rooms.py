@@ -21,7 +21,7 @@ ROOMS = {
     "organism": GROUND | {"organism"},
     "inference": MODEL,
     "edit": MODEL | {"edit"},
-    "discovery": GROUND | {"discovery"},
+    "discovery": MODEL | {"edit", "discovery"},
     "residual": MODEL | {"edit", "residual"},
     "trials": MODEL | {"edit", "residual", "trials"},
     "judges": GROUND | {"judges"},

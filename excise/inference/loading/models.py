@@ -122,7 +122,7 @@ def load_model(checkpoint: Checkpoint, dtype: str, placement: Placement) -> PreT
         )
     with exactly(checkpoint) as folder, in_one_line(checkpoint.folder, folder):
         config = _config_of(folder)
-        loaded: Any = _auto_class(config).from_pretrained(
+        loaded: Any = auto_class(config).from_pretrained(
             folder,
             dtype=dtype,
             device_map={"": placement} if isinstance(placement, torch.device) else placement,
@@ -158,7 +158,7 @@ def without_weights(folder: Path, dtype: str) -> PreTrainedModel:
         config = _config_of(folder)
         dtype = config.dtype if dtype == "auto" else dtype
         with torch.device("meta"):
-            model: Any = _auto_class(config).from_config(
+            model: Any = auto_class(config).from_config(
                 config, dtype=dtype, trust_remote_code=remote_code_is_trusted(folder)
             )
     return model.eval()
@@ -177,7 +177,7 @@ def _config_of(folder: Path) -> Any:
     )
 
 
-def _auto_class(config: Any) -> Any:
+def auto_class(config: Any) -> Any:
     """The class that loads the model: for text only if transformers has one, else for text and images."""
     for_text = type(config) in transformers.MODEL_FOR_CAUSAL_LM_MAPPING
     only_with_images = not for_text and type(config) in transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
