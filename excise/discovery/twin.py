@@ -146,10 +146,11 @@ def randomize(model: PreTrainedModel, seed: int) -> None:
         for tensor in [*model.parameters(), *stored]:
             if not tensor.is_floating_point():
                 continue
-            random = torch.randn(tensor.shape, generator=generator, dtype=torch.float64).to(tensor.dtype)
+            # As float32 has them too: some norms compute in it.
+            random = torch.randn(tensor.shape, generator=generator, dtype=torch.float32).to(tensor.dtype)
             if tensor.ndim <= 1:
                 is_gain = isinstance(tensor, torch.nn.Parameter) and tensor.numel() > 1
-                tensor.add_((0.3 if is_gain else 0.1) * random)  # what routers add must not decide alone
-            else:
-                is_embedding = embedding is not None and tensor.shape == embedding.weight.shape
-                tensor.copy_(random if is_embedding else random / tensor.shape[-1] ** 0.5)
+                random = tensor + (0.3 if is_gain else 0.1) * random  # what routers add must not decide alone
+            elif embedding is None or tensor.shape != embedding.weight.shape:
+                random = random / tensor.shape[-1] ** 0.5
+            tensor.copy_(random.float())

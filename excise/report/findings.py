@@ -11,7 +11,7 @@ from ruamel.yaml import YAML
 from schemas.diagnosis import Answers, Cause, Diagnosis, RangeTrial, WeightsSplit
 from schemas.directions import DirectionStatistics
 from schemas.evidence import Comparison, GateVerdicts, TaskChanges
-from schemas.model import ModelManifest
+from schemas.model import LayoutProof, ModelManifest
 from schemas.params.ablate import Ablate
 from schemas.simulation import Simulation
 
@@ -52,6 +52,8 @@ class Report:
     manifest: ModelManifest
     pictures: dict[str, str]
     """SVG by name."""
+    proof: LayoutProof | None = None
+    """Of a layout that was found by measurement."""
     drawn: dict[str, int] = field(default_factory=dict)
     """Task → samples that it has, if `evaluate.limit` drew fewer."""
 

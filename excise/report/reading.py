@@ -11,7 +11,7 @@ from excise.report.refusal_words import judge_words, seen_words
 from schemas.basis.document import ARTIFACTS, read_settings
 from schemas.diagnosis import Diagnosis
 from schemas.directions import DirectionStatistics
-from schemas.model import ModelManifest
+from schemas.model import LayoutEvidence, ModelManifest
 from schemas.params.gates import ReportSettings
 from schemas.simulation import Simulation
 
@@ -39,5 +39,6 @@ def read_report() -> Report:
         ablate=settings.ablate,
         manifest=read_document(ModelManifest, ARTIFACTS / "model.json"),
         pictures=draw(diagnosis, simulation, directions, explained=words.reason is None),
+        proof=read_document(LayoutEvidence, ARTIFACTS / "layout_proof.json").proof,
         drawn=base.results.drawn,
     )

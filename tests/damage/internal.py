@@ -61,6 +61,7 @@ def release() -> None:
 READERS: dict[str, list[Reader]] = {
     "artifacts/model.json": [PLAN, SHOW],
     "artifacts/layout.json": [PLAN],
+    "artifacts/layout_proof.json": [SHOW],
     "artifacts/params/ablate.json": [PLAN, SHOW],
     "artifacts/params/device.json": [lambda: base_folder(read_manifest())],
     "artifacts/params/report.json": [SHOW],
