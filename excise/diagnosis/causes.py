@@ -7,7 +7,7 @@ from contextlib import ExitStack
 import torch
 from torch import Tensor
 
-from excise.diagnosis.contributions import Component, Trace, Write, watch_writes
+from excise.diagnosis.contributions import Component, Key, Trace, Write, watch_writes
 from excise.edit.planning.projectors import Directions, Projector
 from excise.inference.forward import Batch, change_stream, on_output
 from excise.trials.refusal import Outcome, Questions
@@ -77,10 +77,10 @@ class ActivationPatching:
 
     def __init__(self, questions: Questions, watched: Sequence[Component], direction: Tensor, harmless: Trace) -> None:
         self.questions, self.watched, self.direction = questions, watched, direction
-        self.harmless_means: dict[Site, float] = {}
-        for source, write in harmless.writes.items():
+        self.harmless_means: dict[tuple[Key, int | None], float] = {}
+        for key, write in harmless.parts.items():
             means = [(None, float(write.projected.mean())), *enumerate(write.experts.mean(0).tolist())]
-            self.harmless_means |= {(*source, expert): mean for expert, mean in means}
+            self.harmless_means |= {(key, expert): mean for expert, mean in means}
 
     def effect(self, sites: Collection[Site]) -> float:
         """Change of the mean log-odds of refusing harmful prompts, in nats; negative if the sites cause refusal."""
@@ -89,7 +89,7 @@ class ActivationPatching:
             change = torch.zeros_like(write.projected)
             for layer, role, expert in sites:
                 if (layer, role) == component.source:
-                    change += self.harmless_means[layer, role, expert] - write.of_expert(expert)
+                    change += self.harmless_means[component.key, expert] - write.of_expert(expert)
             return change
 
         sources = {(layer, role) for layer, role, _ in sites}

@@ -22,6 +22,8 @@ from schemas.model import Layout, Writer, WriterRole
 
 Source = tuple[int, WriterRole]
 """A layer and the role of a writer in it."""
+Key = tuple[int, WriterRole, str]
+"""The same with the writer's name, because a layer may have two of one role."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,10 @@ class Component:
     @property
     def source(self) -> Source:
         return self.layer, self.writer.role
+
+    @property
+    def key(self) -> Key:
+        return (*self.source, self.writer.weight)
 
     @property
     def last(self) -> nn.Module:
@@ -112,17 +118,27 @@ class Trace:
     """The edits that `Write.covered` and `Write.removed` refer to."""
 
     def __post_init__(self) -> None:
-        self._edits: dict[Source, list[Edit]] = {}
+        self._edits: dict[Key, list[Edit]] = {}
         for edit in self.edits:
             # A bias goes with its weight.
             if edit.place is not None and isinstance(edit.place.part, Writer) and not edit.place.is_bias:
-                self._edits.setdefault((edit.place.layer, edit.place.part.role), []).append(edit)
+                key = (edit.place.layer, edit.place.part.role, edit.place.part.weight)
+                self._edits.setdefault(key, []).append(edit)
         layers, scalar = decoder_layers(self.model), self.layout.layer_scalar
         self.stream = torch.zeros(len(self.prompts), len(layers) + 1, dtype=torch.float64)
         """``[prompts, layers + 1]``: entering each layer, and leaving the last."""
-        self.writes: dict[Source, Write] = {}
+        self.parts: dict[Key, Write] = {}
         self.scales = [1.0 if scalar is None else float(getattr(layer, scalar)) for layer in layers]
         """λ of each layer."""
+
+    @property
+    def writes(self) -> dict[Source, Write]:
+        """What all writers of one role in a layer add together."""
+        sums: dict[Source, Write] = {}
+        for (layer, role, _), write in self.parts.items():
+            before = sums.get((layer, role))
+            sums[layer, role] = write if before is None else Write(*(a + b for a, b in zip(before, write, strict=True)))
+        return sums
 
     def reach(self, layer: int) -> float:
         """The factor on a write in a layer when it arrives at the last measurement."""
@@ -148,10 +164,10 @@ class Trace:
             self.stream[batch.rows, measurement] = (batch.at_end(stream).double() @ direction).cpu()
 
         def keep_write(component: Component, write: Write) -> None:
-            if component.source not in self.writes:
+            if component.key not in self.parts:
                 empty = (values.new_zeros(len(self.prompts), *values.shape[1:]) for values in write)
-                self.writes[component.source] = Write(*empty)
-            for values, of_batch in zip(self.writes[component.source], write, strict=True):
+                self.parts[component.key] = Write(*empty)
+            for values, of_batch in zip(self.parts[component.key], write, strict=True):
                 values[batch.rows] = of_batch
 
         watch_stream(self.model, keep, undo)
@@ -161,7 +177,7 @@ class Trace:
 def watch_writes(
     watched: Sequence[Component],
     direction: Tensor,
-    edits: Mapping[Source, Sequence[Edit]],
+    edits: Mapping[Key, Sequence[Edit]],
     batch: Batch,
     on_write: OnWrite,
     undo: ExitStack,
@@ -178,7 +194,7 @@ def watch_writes(
     for norm in gains:
         undo.callback(norm.register_forward_hook(keep_shrink).remove)
     for component in watched:
-        _WatchedComponent(component, direction, edits.get(component.source, ()), batch, shrinks, on_write).hook(undo)
+        _WatchedComponent(component, direction, edits.get(component.key, ()), batch, shrinks, on_write).hook(undo)
 
 
 @dataclass

@@ -242,6 +242,8 @@ def _traits(layer: _Layer, part: _Part) -> dict[str, object]:
     gate = layer.traits.gates.get(parameter)
     router = layer.traits.routers.get(parameter)
     factor = layer.traits.factor(parameter)
+    if part.role == "routed_experts" and router is None:
+        raise NoLayout(f"the experts of {parameter} are not one tensor of three axes, so their use cannot be counted")
     return {
         "gate": gate and layer.name_of(gate.removeprefix(layer.inside)),
         "routed": router.routed if router else "output",

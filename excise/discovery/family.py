@@ -173,7 +173,7 @@ def _experts(model: PreTrainedModel, found: Found) -> int | None:
         parameter.shape[0]
         for name, parameter in model.named_parameters()
         if name.startswith(container) and name.removeprefix(container).partition(".")[2] in suffixes
-        if parameter.ndim > 1
+        if parameter.ndim > 2
     }
     if len(counts) > 1:
         raise NoLayout(f"its layers have {listed(sorted(map(str, counts)))} routed experts")

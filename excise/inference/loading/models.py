@@ -213,10 +213,9 @@ def decoder(model: PreTrainedModel) -> nn.Module:
 
 
 def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
-    """The list of decoder layers: whatever its name, the one that has as many modules as the config says."""
+    """The list of decoder layers: whatever its name, the outermost that has as many modules as the config says."""
     stack, count = decoder(model), model.config.get_text_config().num_hidden_layers
     named = getattr(stack, "layers", None)
     if isinstance(named, nn.ModuleList):
         return named
-    (layers,) = (part for part in stack.modules() if isinstance(part, nn.ModuleList) and len(part) == count)
-    return layers
+    return next(part for part in stack.modules() if isinstance(part, nn.ModuleList) and len(part) == count)

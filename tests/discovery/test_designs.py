@@ -1,0 +1,110 @@
+"""Models that nobody has seen: what writes to the stream is found by what it does, or the model is refused."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from excise.checkpoint.weights import read_checkpoint
+from excise.discovery.examination import Examined, examine
+from excise.discovery.proof import EXACT
+from excise.discovery.twin import randomize
+from excise.plumbing.errors import StageError
+from schemas.model import Writer
+from tests.discovery.designs import MadeUpConfig, MadeUpForCausalLM
+
+ATTENTION, MLP = "mixer.q_proj.weight", "rest.up_proj.weight"
+PLAIN = {ATTENTION: "attention", MLP: "mlp"}
+ROUTED = {ATTENTION: "attention", "rest.experts.down_proj": "routed_experts"}
+
+EXACT_DESIGNS: dict[str, dict[str, str]] = {
+    "plain": PLAIN,
+    "sandwich": PLAIN,
+    "chain": PLAIN,
+    "one_plus": PLAIN,
+    "turned": PLAIN,
+    "parallel": PLAIN,
+    "gated": PLAIN,
+    "biases": PLAIN,
+    "multiplied": PLAIN,
+    "scalar": PLAIN,
+    "layer_norms": PLAIN,
+    "plain_layer_norms": PLAIN,
+    "low_rank": PLAIN,
+    "decoy": PLAIN,
+    "scaled_embedding": PLAIN,
+    "positions": PLAIN,
+    "normed_embedding": PLAIN,
+    "normed_positions": PLAIN,
+    "hybrid": {**PLAIN, "mixer.up_proj.weight": "attention"},
+    "experts": ROUTED,
+    "turned_experts": ROUTED,
+    "shared_expert": {**ROUTED, "rest.always.up_proj.weight": "shared_experts"},
+}
+"""By design, the writers of its layers and their roles."""
+
+REFUSED = {
+    "post_norm": "multiplies the channels",
+    "channel_gain": "multiplies the channels",
+    "bent": "something else writes",
+    "fixed_positions": "something else writes",
+    "looped": "run more than once",
+    "stacked_experts": "not one tensor of three axes",
+    "listed_experts": "not one tensor of three axes",
+}
+"""By design, the measured reason."""
+
+
+def examined(design: str, folder: Path) -> Examined:
+    model = MadeUpForCausalLM(MadeUpConfig(design=design, num_hidden_layers=6))
+    randomize(model, 5)
+    model.save_pretrained(folder)
+    checkpoint = read_checkpoint(folder)
+    return examine(folder, checkpoint.tensors, checkpoint.files, design)
+
+
+def writers(found: Examined) -> list[Writer]:
+    variants = [variant for variants in found.layout.family.sublayers.values() for variant in variants]
+    return [writer for variant in variants for writer in variant.writers]
+
+
+@pytest.mark.parametrize("design", EXACT_DESIGNS)
+def test_a_made_up_design_is_measured_and_proven(design: str, tmp_path: Path) -> None:
+    found = examined(design, tmp_path)
+    assert {writer.weight: writer.role for writer in writers(found)} == EXACT_DESIGNS[design]
+    assert found.proof.component <= EXACT < 1e-3 < found.proof.before
+
+
+@pytest.mark.parametrize("design", REFUSED)
+def test_what_no_edit_of_weights_can_clear_is_refused_with_the_measured_reason(design: str, tmp_path: Path) -> None:
+    with pytest.raises(StageError, match=REFUSED[design]):
+        examined(design, tmp_path)
+
+
+def test_what_is_between_a_writer_and_the_stream_is_found(tmp_path: Path) -> None:
+    norms = {
+        design: [
+            [(norm.weight, norm.offset) for norm in writer.norms]
+            for writer in writers(examined(design, tmp_path / design))
+        ]
+        for design in ("chain", "one_plus")
+    }
+    assert norms["chain"] == [[(f"behind_{part}.{n}.weight", 0) for n in (0, 1)] for part in ("a", "b")]
+    assert norms["one_plus"] == [[(f"behind_{part}.0.weight", 1)] for part in ("a", "b")]
+    multiplied = writers(examined("multiplied", tmp_path / "multiplied"))
+    assert [writer.multiplier for writer in multiplied] == [0.25, 0.25]
+    assert {writer.axes for writer in writers(examined("turned", tmp_path / "turned"))} == {"in out"}
+    gates = {writer.weight: writer.gate for writer in writers(examined("gated", tmp_path / "gated"))}
+    assert gates == {ATTENTION: None, MLP: "rest.gate.weight"}
+    assert examined("scalar", tmp_path / "scalar").layout.family.layer_scalar == "scalar"
+    shared = examined("shared_expert", tmp_path / "shared").layout.family.sublayers["feed_forward"][0].router_bias
+    assert shared is not None and (shared.weight, shared.selects_only) == ("rest.correction", True)
+
+
+def test_embeddings_of_positions_and_a_norm_behind_them_are_found(tmp_path: Path) -> None:
+    family = examined("normed_positions", tmp_path).layout.family
+    assert family.embeddings == ("table.weight",)
+    assert [norm.weight for norm in family.embedding_norms] == ["table_norm.weight"]
+    others = {embedding.weight: [norm.weight for norm in embedding.norms] for embedding in family.other_embeddings}
+    assert others == {"places.weight": ["table_norm.weight"], "table_norm.bias": []}
+    assert torch.get_default_dtype() == torch.float32  # given back
