@@ -1,17 +1,21 @@
 """Every model type of transformers' two mappings: whether its layout is exact, and if not, why (docs/models.md).
 
-`python -m benchmarks.model_types --write` measures all of them, in about ten minutes on 2 cores, and writes the table."""
+`python -m benchmarks.model_types --write` measures all of them in about ten minutes on 2 cores, and writes the table.
+"""
 
 import argparse
 import gc
 import multiprocessing
 import os
+import re
 import resource
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
@@ -19,10 +23,12 @@ from transformers.models.auto.modeling_auto import (
 
 from excise.plumbing.errors import StageError
 from excise.plumbing.files import write_text
+from schemas.model import ModelLayout
 
 DOCUMENT = Path(__file__).resolve().parents[1] / "docs/models.md"
 BEGIN, END = "<!-- types:begin -->", "<!-- types:end -->"
 TEXT, IMAGES = "text", "images and text"
+READERS = "attention_inputs", "mlp_inputs", "expert_inputs", "router"
 TYPES_A_PROCESS = 10
 MEMORY = 8 << 30
 """Bytes that the model of one type may take."""
@@ -36,13 +42,15 @@ class Row:
     reads: str
     component: float | None
     """Share of the stream left along the direction after the edit; None if the type is refused."""
+    simulation: float | None
+    """How far a simulated edit is from the edited weights."""
     how: str
     """How its layout is known, or why there is none."""
 
     def written(self) -> str:
         """As a row of the table."""
-        exact = "no" if self.component is None else f"{self.component:.0e}"
-        return f"| `{self.model_type}` | {self.reads} | {exact} | {self.how} |"
+        exact, error = ("no" if each is None else f"{each:.0e}" for each in (self.component, self.simulation))
+        return f"| `{self.model_type}` | {self.reads} | {exact} | {error} | {self.how} |"
 
 
 def model_types() -> dict[str, str]:
@@ -53,7 +61,6 @@ def model_types() -> dict[str, str]:
 
 def measure(model_type: str) -> Row:
     """One row; takes seconds."""
-    import torch
     from transformers.utils import logging
 
     from excise.checkpoint.weights import read_checkpoint
@@ -68,20 +75,43 @@ def measure(model_type: str) -> Row:
         with example(model_type) as folder:
             checkpoint = read_checkpoint(folder)
             examined = examine(folder, checkpoint.tensors, checkpoint.files, model_type)
+            simulation = simulation_error(folder, examined.layout)
     except StageError as error:
-        return Row(model_type, reads, None, _reason(str(error), model_type))
+        return Row(model_type, reads, None, None, _reason(str(error), model_type))
     finally:
         gc.collect()
     how = "measured"
     if examined.differences is not None:
         how = "declared, and measured alike" if not examined.differences else f"measured; {examined.differences[0]}"
-    return Row(model_type, reads, examined.proof.component, how)
+    return Row(model_type, reads, examined.proof.component, simulation, how)
+
+
+def simulation_error(folder: Path, layout: ModelLayout) -> float:
+    """How far simulated edits of all writers, and of all readers, are from edited weights: relative, of the logits."""
+    from excise.checkpoint.weights import read_checkpoint
+    from excise.discovery.proof import WRITERS, base_of, edits_of
+    from excise.discovery.stream import run
+    from excise.edit.checkpoint import write_edited
+    from excise.inference.loading.models import load_model
+    from excise.trials.simulation import simulated
+
+    base, cpu, errors = base_of(folder, layout), torch.device("cpu"), []
+    ids = torch.arange(5, 27).reshape(2, 11)
+    model = load_model(base.checkpoint, "float32", cpu)
+    for targets in (WRITERS, READERS):
+        edits = edits_of(base, targets)
+        with tempfile.TemporaryDirectory() as target, torch.inference_mode():
+            write_edited(base, Path(target), edits, [], cpu, lambda _: None)
+            edited = run(load_model(read_checkpoint(Path(target)), "float32", cpu), ids).logits
+            with simulated(model, edits):
+                errors.append(float((run(model, ids).logits - edited).norm() / edited.norm()))
+    return max(errors)
 
 
 def _reason(error: str, model_type: str) -> str:
     """The measured reason, without what all errors say."""
-    for known in ("cannot be edited: ", f"/{model_type}: ", f"{model_type} "):
-        error = error.partition(known)[2] or error
+    error = re.sub(r"^the model type '[^']+' cannot be edited: ", "", error)
+    error = re.sub(rf"^\S*/{re.escape(model_type)}(/config.json)?:? ", "", error)
     return " ".join(error.replace("|", "/").split())
 
 
@@ -91,12 +121,10 @@ def table(rows: Sequence[Row]) -> str:
     for reads in (TEXT, IMAGES):
         of_kind = [row for row in rows if row.reads == reads]
         exact = [row.component for row in of_kind if row.component is not None]
-        sums.append(
-            f"Of {len(of_kind)} types that read {reads}, {len(exact)} are exact (at most {max(exact):.1e} of the stream)."
-        )
-    head = (
-        "| type | reads | left after the edit | how it is known, or why there is no layout |\n| --- | --- | --- | --- |"
-    )
+        left = f"at most {max(exact, default=0):.1e} of the stream is left along the direction"
+        sums.append(f"Of {len(of_kind)} types that read {reads}, {len(exact)} are exact: {left}.")
+    columns = ["type", "reads", "left after the edit", "simulated", "how it is known, or why there is no layout"]
+    head = f"| {' | '.join(columns)} |\n{'| --- ' * len(columns)}|"
     return "\n".join([*sums, "", head, *(row.written() for row in rows)])
 
 
@@ -104,7 +132,7 @@ def recorded(document: str) -> dict[str, tuple[bool, str]]:
     """By model type, what a document says: whether it is exact, and how it is known or why not."""
     lines = document.partition(BEGIN)[2].partition(END)[0].splitlines()
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| `")]
-    return {name.strip("`"): (exact != "no", how) for name, _, exact, how in cells}
+    return {name.strip("`"): (exact != "no", how) for name, _, exact, _, how in cells}
 
 
 def main() -> None:

@@ -18,15 +18,23 @@ from transformers import CONFIG_MAPPING
 from excise.checkpoint.weights import Tensor
 from excise.discovery.family import measure_family
 from excise.discovery.stream import NoLayout, run
-from excise.discovery.twin import MOST_LAYERS, build, filled, twin_config
+from excise.discovery.twin import MOST_LAYERS, build, double_precision, filled, twin_config
 from excise.edit.inspection import inspect, is_declared
-from excise.edit.planning.layout import Place, layer_match, resolve_layer, sort_by_layer, spare_layers, variants_of
+from excise.edit.planning.layout import (
+    Place,
+    layer_match,
+    norms_of,
+    resolve_layer,
+    sort_by_layer,
+    spare_layers,
+    variants_of,
+)
 from excise.inference.loading.models import auto_class
 from excise.plumbing.errors import StageError
 from excise.plumbing.files import write_text
 from schemas.basis.text import listed, shorten
 from schemas.families import FOLDER
-from schemas.model import Layout, LayoutProof, MeasuredFamily, ModelLayout, Norm, Reader
+from schemas.model import Layout, LayoutProof, MeasuredFamily, ModelLayout, Norm, Writer
 
 
 @dataclass(frozen=True)
@@ -98,7 +106,7 @@ def example(model_type: str) -> Iterator[Path]:
             default = CONFIG_MAPPING[model_type]()
             small = twin_config(filled(default) if fill else default, layers)
             model = build(small, auto_class(small))
-            with torch.no_grad():
+            with double_precision(), torch.no_grad():
                 run(model, torch.full((1, 4), 5))
             break
         except Exception as error:  # config classes and models check sizes in ways of their own
@@ -144,7 +152,7 @@ def described(layout: ModelLayout, tensors: Mapping[str, Tensor]) -> dict[str, s
     found: dict[str, str] = {}
     for layer, names in enumerate(sort_by_layer(layout, tensors)):
         for place in resolve_layer(layout, layer, names, tensors):
-            found[place.tensor] = _does(place)
+            found[place.tensor] = _does(place, layout.residual_multiplier)
         for variant in variants_of(layout, layer, names):
             bias = variant.router_bias
             if bias is not None and bias.weight in names:
@@ -153,12 +161,18 @@ def described(layout: ModelLayout, tensors: Mapping[str, Tensor]) -> dict[str, s
     return found
 
 
-def _does(place: Place) -> str:
+def _does(place: Place, residual_multiplier: float) -> str:
     """What a tensor does, in words."""
     part = place.part
-    norms = [part.norm] if isinstance(part, Reader) and part.norm else [] if isinstance(part, Reader) else part.norms
+    norms = norms_of(part)
     through = f" through {listed([_norm(norm) for norm in norms])}" if norms else ""
-    return f"{part.role}, stream on axis {place.stream_axis}{through}"
+    said = [f"{part.role}, stream on axis {place.stream_axis}{through}"]
+    if isinstance(part, Writer):
+        factor = residual_multiplier * part.multiplier
+        said += [f"gated by {part.gate}"] if part.gate else []
+        said += ["multiplied by its router before it is read"] if part.routed == "input" else []
+        said += [f"times {factor:.4g}"] if factor != 1 else []
+    return ", ".join(said)
 
 
 def _norm(norm: Norm) -> str:

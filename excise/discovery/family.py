@@ -2,8 +2,7 @@
 tensors, and proven on the twin, saved under these names."""
 
 import tempfile
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from excise.discovery.naming import Naming, naming_of
 from excise.discovery.proof import prove
 from excise.discovery.stream import NoLayout, Stream, find_stream
 from excise.discovery.traits import Traits, find_traits
-from excise.discovery.twin import MOST_LAYERS, build, twin_config
+from excise.discovery.twin import MOST_LAYERS, build, double_precision, twin_config
 from excise.edit.inspection import is_tied
 from excise.inference.loading.models import auto_class
 from schemas.basis.text import listed, shorten
@@ -40,7 +39,7 @@ def measure_family(config: Any, whole: PreTrainedModel, stored: Collection[str])
     `NoLayout`, with the measured reason."""
     model_class = auto_class(config)
     ids = torch.randint(*_TOKENS, _PROMPTS, generator=torch.Generator().manual_seed(3))
-    with _in_double_precision():
+    with double_precision():
         twin, small, stream = _twin(config, model_class, whole, ids)
         if stream.rows > ids.numel():  # it adds tokens of its own
             ids = ids[:1]
@@ -65,17 +64,6 @@ def _of_all_layers(traits: Traits, config: Any, model_class: Any, ids: Tensor, f
     stream = find_stream(deep, ids)
     factors = find_traits(deep, ids, replace(found, stream=stream)).factors
     return replace(traits, factors=factors)
-
-
-@contextmanager
-def _in_double_precision() -> Iterator[None]:
-    """For the tensors that models make for themselves."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
 
 
 def _twin(config: Any, model_class: Any, whole: PreTrainedModel, ids: Tensor) -> tuple[PreTrainedModel, Any, Stream]:

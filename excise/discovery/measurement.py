@@ -108,7 +108,10 @@ class Measured:
             factors.append(factor)
         # The median: what attention to single tokens adds is not always small.
         if statistics.median(left) > TOLERANCE:
-            raise NoLayout("a block multiplies the channels of the stream that it passes on by different numbers")
+            raise NoLayout(
+                "a block multiplies the channels of its stream by different numbers, as a norm or a gain on the stream "
+                "itself does"
+            )
         if statistics.median(passed) > TOLERANCE:
             raise NoLayout("a block passes the stream of one token on to others")
         return statistics.median(factors)

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from excise.checkpoint.base_model import BaseModel
@@ -18,7 +17,7 @@ from excise.discovery.stream import NoLayout, run
 from excise.edit.checkpoint import write_edited
 from excise.edit.planning.plan import Edit, make_plan
 from excise.edit.planning.projectors import Directions, unit_vector
-from excise.inference.forward import stream_of
+from excise.inference.forward import on_input, on_output
 from excise.inference.loading.models import decoder_layers, load_model
 from schemas.model import LayoutProof, ModelLayout, ModelManifest
 from schemas.params.ablate import Ablate
@@ -27,14 +26,8 @@ EXACT = 1e-6
 """The most of the stream that may lie along the direction after the edit, in float32."""
 SEEN = 1e-5
 """The least of it that must once something is missing."""
-_ALL_WRITERS = Ablate.model_validate(
-    {
-        "targets": ["attention", "mlp", "routed_experts", "shared_experts", "per_layer_input", "embedding"],
-        "through_norm": "orthogonal",
-        "allow_tied": True,
-        "rules": [{"layers": "all", "measurement": 1, "scale": 1.0}],
-    }
-)
+WRITERS = "attention", "mlp", "routed_experts", "shared_experts", "per_layer_input", "embedding"
+"""Targets that write."""
 _CPU = torch.device("cpu")
 
 
@@ -42,35 +35,40 @@ def prove(folder: Path, layout: ModelLayout, ids: Tensor, work: Path) -> LayoutP
     """Edit the twin in `folder` in float32, as any model is edited, and measure what is left along a random direction
     after every layer, on ``[prompts, tokens]``. `work` is an empty folder. Raises `NoLayout`: the layout is not exact,
     or what one of its writers adds cannot be seen."""
-    base = BaseModel(_manifest(layout), layout, read_checkpoint(folder))
-    unit = unit_vector(torch.randn(layout.hidden_size, generator=torch.Generator().manual_seed(1)))
-    edits = make_plan(_ALL_WRITERS, base, _directions(unit, layout.layers + 1))
+    base, unit = base_of(folder, layout), random_direction(layout.hidden_size)
+    edits = edits_of(base, WRITERS)
     numbers = itertools.count()
 
-    def left(changed: Sequence[Edit]) -> float:
+    def left(changed: Sequence[Edit]) -> tuple[float, float]:
         target = work / str(next(numbers))
         target.mkdir(parents=True)
         write_edited(base, target, changed, [], _CPU, lambda _: None)
         return _component(load_model(read_checkpoint(target), "float32", _CPU), ids, unit)
 
-    before, component = left([]), left(edits)
+    (_, before), (entering, component) = left([]), left(edits)
+    if not entering <= EXACT:
+        raise NoLayout(
+            f"after an edit of all its embeddings, {entering:.1e} of its stream lies along the direction before the "
+            "first layer, so something that is no weight is added there, such as fixed positions"
+        )
     if not component <= EXACT:
         raise NoLayout(
             f"after an edit of every writer that was found, {component:.1e} of its stream lies along the direction "
             f"(before, {before:.1e}), so something else writes to it"
         )
     names = dict.fromkeys(map(_name, edits))
-    left_out = {name: left([edit for edit in edits if _name(edit) != name]) for name in names}
+    left_out = {name: left([edit for edit in edits if _name(edit) != name])[1] for name in names}
     turnable = dict.fromkeys(_name(edit) for edit in edits if _is_square(edit, base))
-    turned = {name: left([_turned(edit) if _name(edit) == name else edit for edit in edits]) for name in turnable}
+    turned = {name: left([_turned(edit) if _name(edit) == name else edit for edit in edits])[1] for name in turnable}
     for what, shares in (("is left out", left_out), ("is projected along its other axis", turned)):
         if unseen := [name for name, share in shares.items() if share <= SEEN]:
             raise NoLayout(f"if {unseen[0]} {what}, nothing is seen: {shares[unseen[0]]:.1e} of its stream")
     return LayoutProof(before=before, component=component, left_out=left_out, turned=turned)
 
 
-def _manifest(layout: ModelLayout) -> ModelManifest:
-    return ModelManifest(
+def base_of(folder: Path, layout: ModelLayout) -> BaseModel:
+    """A small model in a folder as one that is edited, without the digests of its files."""
+    manifest = ModelManifest(
         source="folder",
         model_type=layout.model_type,
         dtype="float32",
@@ -78,12 +76,26 @@ def _manifest(layout: ModelLayout) -> ModelManifest:
         hidden_size=layout.hidden_size,
         files=[],
     )
+    return BaseModel(manifest, layout, read_checkpoint(folder))
 
 
-def _directions(unit: Tensor, measurements: int) -> Directions:
-    """The same direction at every measurement."""
-    same = unit.expand(measurements, -1)
-    return Directions(same, torch.zeros_like(same), (None,) * measurements)
+def random_direction(hidden: int) -> Tensor:
+    """A unit vector, always the same."""
+    return unit_vector(torch.randn(hidden, generator=torch.Generator().manual_seed(1)))
+
+
+def edits_of(base: BaseModel, targets: Sequence[str]) -> list[Edit]:
+    """What removes it from these targets in all layers."""
+    ablate = {
+        "targets": list(targets),
+        "through_norm": "orthogonal",
+        "allow_tied": True,
+        "rules": [{"layers": "all", "measurement": 1, "scale": 1.0}],
+    }
+    measurements = base.layout.layers + 1
+    same = random_direction(base.layout.hidden_size).expand(measurements, -1)
+    directions = Directions(same, torch.zeros_like(same), (None,) * measurements)
+    return make_plan(Ablate.model_validate(ablate), base, directions)
 
 
 def _name(edit: Edit) -> str:
@@ -107,16 +119,20 @@ def _turned(edit: Edit) -> Edit:
     return replace(edit, place=replace(edit.place, part=edit.place.part.model_copy(update={"axes": other})))
 
 
-def _component(model: PreTrainedModel, ids: Tensor, unit: Tensor) -> float:
-    """The largest share of the stream, after any layer and at any token, that lies along a unit vector."""
-    shares: list[float] = []
+def _component(model: PreTrainedModel, ids: Tensor, unit: Tensor) -> tuple[float, float]:
+    """The largest share of the stream, at any token, that lies along a unit vector: before the first layer, and after
+    any."""
+    entering: list[float] = []
+    after: list[float] = []
 
-    def look(_module: nn.Module, _args: Any, output: Any) -> None:
-        stream = stream_of(output).double()
-        shares.append(float(((stream @ unit).abs() / stream.norm(dim=-1)).max()))
+    def share(stream: Tensor) -> float:
+        exact = stream.double()
+        return float(((exact @ unit).abs() / exact.norm(dim=-1)).max())
 
     with ExitStack() as hooks, torch.inference_mode():
-        for layer in decoder_layers(model):
-            hooks.callback(layer.register_forward_hook(look).remove)
+        layers = decoder_layers(model)
+        on_input(layers[0], lambda stream: entering.append(share(stream)), hooks)
+        for layer in layers:
+            on_output(layer, lambda stream: after.append(share(stream)), hooks)
         run(model, ids)
-    return max(shares)
+    return max(entering), max(after)

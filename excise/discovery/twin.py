@@ -2,7 +2,8 @@
 
 import copy
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -120,6 +121,17 @@ def _size(key: str, value: int, given: Mapping[str, Any], layers: int) -> int:
     return value if most is None or value <= 0 else min(value, most)
 
 
+@contextmanager
+def double_precision() -> Iterator[None]:
+    """For the tensors that models make for themselves."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
 def build(config: Any, model_class: Any, seed: int = 0) -> PreTrainedModel:
     """A model of a config in float64 with random weights, gains and biases, all of whose parts can be differentiated
     twice. `model_class` is one of transformers' automatic ones."""
@@ -150,7 +162,8 @@ def randomize(model: PreTrainedModel, seed: int) -> None:
             random = torch.randn(tensor.shape, generator=generator, dtype=torch.float32).to(tensor.dtype)
             if tensor.ndim <= 1:
                 is_gain = isinstance(tensor, torch.nn.Parameter) and tensor.numel() > 1
-                random = tensor + (0.3 if is_gain else 0.1) * random  # what routers add must not decide alone
+                # Gains stay away from 0, by which readers divide, and what routers add must not decide alone.
+                random = tensor + (0.3 if is_gain else 0.1) * random.clamp(-2.5, 2.5)
             elif embedding is None or tensor.shape != embedding.weight.shape:
                 random = random / tensor.shape[-1] ** 0.5
             tensor.copy_(random.float())

@@ -47,7 +47,7 @@ REFUSED = {
     "post_norm": "multiplies the channels",
     "channel_gain": "multiplies the channels",
     "bent": "something else writes",
-    "fixed_positions": "something else writes",
+    "fixed_positions": "no weight is added there",
     "looped": "run more than once",
     "stacked_experts": "not one tensor of three axes",
     "listed_experts": "not one tensor of three axes",
