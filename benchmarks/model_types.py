@@ -66,7 +66,6 @@ def measure(model_type: str) -> Row:
     from excise.checkpoint.weights import read_checkpoint
     from excise.discovery.examination import examine, example
 
-    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
     torch.set_num_threads(1)
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -142,7 +141,9 @@ def main() -> None:
     arguments = parser.parse_args()
     chosen = arguments.types or list(model_types())
     # A process measures a few types: what autograd and hooks hold is given back late.
-    with multiprocessing.get_context("spawn").Pool(os.cpu_count(), maxtasksperchild=TYPES_A_PROCESS) as pool:
+    limit = resource.RLIMIT_DATA, (MEMORY, MEMORY)
+    pools = multiprocessing.get_context("spawn")
+    with pools.Pool(os.cpu_count(), resource.setrlimit, limit, maxtasksperchild=TYPES_A_PROCESS) as pool:
         rows = []
         for row in pool.imap(measure, chosen):
             print(row.written(), file=sys.stderr, flush=True)

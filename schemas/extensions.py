@@ -104,18 +104,25 @@ def _own(module: str) -> type[Extension]:
 @cache
 def _of_package(entry: EntryPoint) -> type[Extension]:
     assert entry.dist is not None  # it is installed
+    where = f"is of the package {entry.dist.name}"
+    extension = load_pinned(entry)
+    if not _is_extension(extension):
+        raise WrongValue(f"{where}, but {entry.value} is not an Extension", entry.name)
+    _NAMES[extension] = entry.name
+    return extension
+
+
+def load_pinned(entry: EntryPoint) -> Any:
+    """What an entry point of another package names. Raises `WrongValue`: no lock pins it, or its code fails."""
+    assert entry.dist is not None  # it is installed
     pin, where = f"{entry.dist.name}=={entry.dist.version}", f"is of the package {entry.dist.name}"
     pinned = LOCK.read_text(encoding="utf-8").split() if LOCK.is_file() else []
     if pin not in pinned:
         raise WrongValue(f"{where}, which {LOCK} does not pin; add {pin} to it and to requirements.lock", entry.name)
     try:
-        extension = entry.load()
+        return entry.load()
     except Exception as error:  # of another package's code
         raise WrongValue(f"{where}, which cannot be imported: {show(str(error))}", entry.name) from None
-    if not _is_extension(extension):
-        raise WrongValue(f"{where}, but {entry.value} is not an Extension", entry.name)
-    _NAMES[extension] = entry.name
-    return extension
 
 
 def _is_extension(value: object) -> bool:

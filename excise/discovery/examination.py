@@ -29,7 +29,7 @@ from excise.edit.planning.layout import (
     spare_layers,
     variants_of,
 )
-from excise.inference.loading.models import auto_class
+from excise.inference.loading.models import auto_class, register_packages
 from excise.plumbing.errors import StageError
 from excise.plumbing.files import write_text
 from schemas.basis.text import listed, shorten
@@ -95,6 +95,7 @@ def examine(folder: Path, tensors: Mapping[str, Tensor], files: Collection[str],
 def example(model_type: str) -> Iterator[Path]:
     """A folder with a small random model of a type, in the form that its default config has. Raises `StageError`:
     transformers does not know the type, or no small model of it can be made."""
+    register_packages()
     if model_type not in CONFIG_MAPPING:
         raise StageError(
             f"{shorten(model_type, 60)} is neither a folder, nor a model on the Hub (organization/name), nor a model "

@@ -192,4 +192,6 @@ def _idle_device(checkpoint: Checkpoint, layered: LayeredModel, work: Work) -> t
 
 
 def _sizes(model: PreTrainedModel) -> Sizes:
-    return Sizes.of(model.config.get_text_config().to_dict(), model.dtype.itemsize)
+    text = model.config.get_text_config()
+    standard = {name: getattr(text, name) for name in text.attribute_map}  # older types have names of their own
+    return Sizes.of(text.to_dict() | standard, model.dtype.itemsize)

@@ -105,7 +105,7 @@ class Sizes:
         attention = heads * int(config.get("v_head_dim") or config.get("head_dim") or hidden // heads)
         chosen = int(config.get("num_experts_per_tok") or config.get("top_k_experts") or 0)
         expert = int(config.get("moe_intermediate_size") or config.get("intermediate_size") or 0)
-        dense = int(config.get("intermediate_size") or 0)
+        dense = int(config.get("intermediate_size") or 4 * hidden)
         widest = max(6 * attention, 4 * dense, chosen * (8 * hidden + 4 * expert))
         return cls(hidden, int(config["num_hidden_layers"]), widest, bytes_)
 

@@ -1,14 +1,16 @@
 """Models that nobody has seen: what writes to the stream is found by what it does, or the model is refused."""
 
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from excise.checkpoint.weights import read_checkpoint
-from excise.discovery.examination import Examined, examine
+from excise.discovery.examination import Examined, examine, example
 from excise.discovery.proof import EXACT
 from excise.discovery.twin import randomize
+from excise.inference.loading.models import register_packages
 from excise.plumbing.errors import StageError
 from schemas.model import Writer
 from tests.discovery.designs import MadeUpConfig, MadeUpForCausalLM
@@ -99,6 +101,29 @@ def test_what_is_between_a_writer_and_the_stream_is_found(tmp_path: Path) -> Non
     assert examined("scalar", tmp_path / "scalar").layout.family.layer_scalar == "scalar"
     shared = examined("shared_expert", tmp_path / "shared").layout.family.sublayers["feed_forward"][0].router_bias
     assert shared is not None and (shared.weight, shared.selects_only) == ("rest.correction", True)
+
+
+def test_a_type_of_an_installed_package_is_known_if_a_lock_pins_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "made_up_types-2.0.dist-info").mkdir()
+    (tmp_path / "made_up_types-2.0.dist-info/METADATA").write_text("Name: made-up-types\nVersion: 2.0\n")
+    (tmp_path / "made_up_types-2.0.dist-info/entry_points.txt").write_text("[excise.models]\nmade_up = made_up_types\n")
+    (tmp_path / "made_up_types.py").write_text("imported = True\n")
+    lock = tmp_path / "requirements-compute.lock"
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr("schemas.extensions.LOCK", lock)
+    register_packages.cache_clear()
+    with pytest.raises(StageError, match=r"does not pin; add made-up-types==2\.0"):
+        register_packages()
+    lock.write_text("made-up-types==2.0\n")
+    register_packages()
+    assert "made_up_types" in sys.modules
+    with example("made_up") as folder:
+        checkpoint = read_checkpoint(folder)
+        found = examine(folder, checkpoint.tensors, checkpoint.files, "made_up")
+    assert {writer.weight: writer.role for writer in writers(found)} == PLAIN
+    register_packages.cache_clear()
 
 
 def test_embeddings_of_positions_and_a_norm_behind_them_are_found(tmp_path: Path) -> None:

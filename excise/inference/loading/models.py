@@ -2,10 +2,12 @@
 would fill parameters that are missing with random numbers, and of two tensors for one parameter read only one."""
 
 import contextlib
+import functools
 import os
 import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,8 @@ from excise.plumbing.errors import StageError
 from excise.plumbing.machine import GIB, Need, Placement, UsedUp, bounded, impossible, limits
 from excise.plumbing.private.transformers import conversions, end_loading, load, loading_as, targets
 from schemas.basis.text import listed, shorten
+from schemas.extensions import load_pinned
+from schemas.wording import WrongValue
 
 _REMEDY = "name a complete copy of the model"
 _BUILDING = 15, 1 << 30  # seconds and bytes that a model without weights may take; 100 layers take a second
@@ -171,7 +175,19 @@ def read_model_config(folder: Path) -> Any:
         return _config_of(folder)
 
 
+@functools.cache
+def register_packages() -> None:
+    """Import what other packages register with transformers: entry points of the group `excise.models`. Raises
+    `StageError`: requirements-compute.lock does not pin such a package, or its code fails."""
+    for entry in entry_points(group="excise.models"):
+        try:
+            load_pinned(entry)
+        except WrongValue as error:
+            raise StageError(f"excise.models: {entry.name} {error}") from None
+
+
 def _config_of(folder: Path) -> Any:
+    register_packages()
     return transformers.AutoConfig.from_pretrained(
         folder, local_files_only=True, trust_remote_code=remote_code_is_trusted(folder)
     )
