@@ -83,7 +83,9 @@ def components(model: PreTrainedModel, base: BaseModel) -> list[Component]:
     listed = []
     for number, layer in enumerate(decoder_layers(model)):
         places = resolve_layer(layout, number, names[number], base.tensors)
-        for writer in dict.fromkeys(place.part for place in places if isinstance(place.part, Writer)):
+        # A bias adds the same to every prompt.
+        weights = [place.part for place in places if not place.is_bias]
+        for writer in dict.fromkeys(part for part in weights if isinstance(part, Writer)):
             norms = [
                 (layer.get_submodule(norm.weight.removesuffix(".weight")), norm.offset)
                 for norm in writer.norms

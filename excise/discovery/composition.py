@@ -175,8 +175,6 @@ def _variant(layer: _Layer, is_attention: bool) -> Variant:
     for name, part, axis in chosen:
         if name.name in bias_of.values():
             continue
-        if part.value.ndim == 1:
-            raise NoLayout(f"{name.name} writes to the stream outside of the module of any weight")
         is_writer = isinstance(part.of, Written)
         bias = bias_of.get(name.name) if is_writer else _bias_beside(layer, name.name)
         described = _part(layer, name, part, axis, bias)
@@ -225,6 +223,10 @@ def _part(layer: _Layer, name: StoredName, part: _Part, axis: int, bias: str | N
     dimensions = part.value.ndim if name.is_whole else layer.stored[name.name].ndim
     if "{expert}" in name.name and part.role not in ("routed_experts", "expert_inputs"):
         raise NoLayout(f"{name.name} is one of several experts, of which tokens do not use equally many")
+    if dimensions == 1:  # a bias of no weight
+        norms = tuple(_norm(layer, gain) for gain in part.gains)
+        module = None if name.name == part.parameter else part.parameter
+        return Writer.model_validate({"weight": name.name, "module": module, "role": part.role, "norms": norms})
     if (dimensions, axis) not in _AXES:
         raise NoLayout(f"{name.name} has {dimensions} axes, of which the stream's is number {axis}")
     owner, _, attribute = part.parameter.rpartition(".")

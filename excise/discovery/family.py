@@ -18,7 +18,7 @@ from excise.discovery.gains import TOLERANCE
 from excise.discovery.layout import Found, find_layout
 from excise.discovery.naming import Naming, naming_of
 from excise.discovery.proof import prove
-from excise.discovery.stream import NoLayout, Stream, find_stream
+from excise.discovery.stream import NoLayout, Stream, find_stream, run
 from excise.discovery.traits import Traits, find_traits
 from excise.discovery.twin import MOST_LAYERS, build, double_precision, twin_config
 from excise.edit.inspection import is_tied
@@ -40,10 +40,11 @@ def measure_family(config: Any, whole: PreTrainedModel, stored: Collection[str])
     model_class = auto_class(config)
     ids = torch.randint(*_TOKENS, _PROMPTS, generator=torch.Generator().manual_seed(3))
     with double_precision():
-        twin, small, stream = _twin(config, model_class, whole, ids)
+        twin, small, stream = _twin(config, model_class, whole, stored, ids)
         if stream.rows > ids.numel():  # it adds tokens of its own
             ids = ids[:1]
         found = find_layout(twin, ids)
+        _refuse_embeddings_read_elsewhere(twin, ids)
         traits = find_traits(twin, ids, found)
         if any(abs(factor - 1) > TOLERANCE for factor in traits.factors.values()):
             traits = _of_all_layers(traits, config, model_class, ids, found)
@@ -66,11 +67,16 @@ def _of_all_layers(traits: Traits, config: Any, model_class: Any, ids: Tensor, f
     return replace(traits, factors=factors)
 
 
-def _twin(config: Any, model_class: Any, whole: PreTrainedModel, ids: Tensor) -> tuple[PreTrainedModel, Any, Stream]:
+def _twin(
+    config: Any, model_class: Any, whole: PreTrainedModel, stored: Collection[str], ids: Tensor
+) -> tuple[PreTrainedModel, Any, Stream]:
     """The twin with its config and its stream, and as many layers as show every kind that the whole model has."""
     twin, small = _smallest(config, model_class)
     stream = find_stream(twin, ids)
-    kinds = [_kind(layer) for layer in whole.get_submodule(stream.name).children()]
+    named = naming_of(whole, stream.name, stored).layers
+    layers = whole.get_submodule(stream.name).children()
+    # Layers that share weights are alike in memory, and only one of them is stored with these.
+    kinds = [(_kind(layer), names) for layer, names in zip(layers, named, strict=True)]
     needed = max(kinds.index(kind) for kind in kinds) + 1
     if needed <= len(stream.blocks):
         return twin, small, stream
@@ -112,6 +118,20 @@ def _saved(twin: PreTrainedModel, small: Any, folder: Path) -> dict[str, Tensor]
     twin.save_pretrained(folder)
     small.save_pretrained(folder)
     return {name: tensor for path in folder.glob("*.safetensors") for name, tensor in load_file(path).items()}
+
+
+def _refuse_embeddings_read_elsewhere(twin: PreTrainedModel, ids: Tensor) -> None:
+    """Unless they are the output head, nothing may depend on embeddings of tokens that do not occur."""
+    weight: Any = twin.get_input_embeddings().weight
+    if is_tied(twin):
+        return
+    logits = run(twin, ids).logits
+    noise = torch.randn(logits.shape, generator=torch.Generator().manual_seed(4))
+    (gradient,) = torch.autograd.grad((logits * noise).sum(), weight, allow_unused=True)
+    others = torch.ones(len(weight), dtype=torch.bool)
+    others[ids.unique()] = False
+    if gradient is not None and bool(gradient[others].any()):
+        raise NoLayout("its token embeddings are used for more than the stream that enters the first layer")
 
 
 def _rename(

@@ -1,5 +1,6 @@
 """All that is found of one model: by block, who writes to the stream and who reads it, for what, and through what."""
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -59,11 +60,18 @@ def find_layout(model: nn.Module, ids: Tensor) -> Found:
 
 
 def _role(name: str, roles: Mapping[str, WriterRole]) -> WriterRole:
-    """A bias has the role of the weights of its module."""
+    """A bias has the role of the weights of its module, or else of the modules next to it."""
     if name in roles:
         return roles[name]
-    module = name.rpartition(".")[0]
-    for other, role in roles.items():
-        if other.rpartition(".")[0] == module:
-            return role
-    raise NoLayout(f"{name} writes to the stream outside of the module of any weight")
+    path = name.split(".")
+
+    def shared(other: str) -> int:
+        """How many modules contain both."""
+        return sum(
+            1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(path, other.split("."), strict=False))
+        )
+
+    nearest = max(roles, key=shared, default=None)
+    if nearest is None:
+        raise NoLayout(f"{name} writes to the stream of a block in which no weight does")
+    return roles[nearest]

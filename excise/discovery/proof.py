@@ -79,13 +79,13 @@ def base_of(folder: Path, layout: ModelLayout) -> BaseModel:
     return BaseModel(manifest, layout, read_checkpoint(folder))
 
 
-def random_direction(hidden: int) -> Tensor:
-    """A unit vector, always the same."""
-    return unit_vector(torch.randn(hidden, generator=torch.Generator().manual_seed(1)))
+def random_direction(hidden: int, seed: int = 1) -> Tensor:
+    """A unit vector."""
+    return unit_vector(torch.randn(hidden, generator=torch.Generator().manual_seed(seed)))
 
 
-def edits_of(base: BaseModel, targets: Sequence[str]) -> list[Edit]:
-    """What removes it from these targets in all layers."""
+def edits_of(base: BaseModel, targets: Sequence[str], seed: int = 1) -> list[Edit]:
+    """What removes a random direction from these targets in all layers. Raises `CannotEdit`: their norms forbid it."""
     ablate = {
         "targets": list(targets),
         "through_norm": "orthogonal",
@@ -93,7 +93,7 @@ def edits_of(base: BaseModel, targets: Sequence[str]) -> list[Edit]:
         "rules": [{"layers": "all", "measurement": 1, "scale": 1.0}],
     }
     measurements = base.layout.layers + 1
-    same = random_direction(base.layout.hidden_size).expand(measurements, -1)
+    same = random_direction(base.layout.hidden_size, seed).expand(measurements, -1)
     directions = Directions(same, torch.zeros_like(same), (None,) * measurements)
     return make_plan(Ablate.model_validate(ablate), base, directions)
 

@@ -32,6 +32,10 @@ def filled(config: Any) -> Any:
         for key, value in _rules()["needed_by_type"].get(part.get("model_type"), {}).items():
             repeated = value.get("repeat") if isinstance(value, dict) else None
             part[key] = (repeated * part["num_hidden_layers"])[: part["num_hidden_layers"]] if repeated else value
+    if "vision_config" in given:  # rotary positions in three dimensions
+        for part in (given, given.get("text_config") or {}):
+            if part.get("rope_parameters"):
+                part["rope_parameters"].setdefault("mrope_section", [16, 24, 24])
     given.pop("model_type", None)
     return type(config)(**given)
 

@@ -25,7 +25,9 @@ def simulated(model: PreTrainedModel, edits: Sequence[Edit], shifts: Sequence[Sh
     by_module: dict[tuple[nn.Module, bool], list[Edit]] = {}
     with ExitStack() as undo:
         for edit in edits:
-            if edit.place is not None:
+            if edit.place is not None and edit.place.is_alone:
+                _project(layers[edit.place.layer].get_parameter(edit.place.part.in_memory), edit, undo)
+            elif edit.place is not None:
                 module = layers[edit.place.layer].get_submodule(edit.place.part.in_memory)
                 by_module.setdefault((module, edit.place.writes), []).append(edit)
         embeddings = [(edit, edit.embedding.parameter) for edit in edits if edit.embedding is not None]
@@ -33,14 +35,15 @@ def simulated(model: PreTrainedModel, edits: Sequence[Edit], shifts: Sequence[Sh
         for edit in [edit for edit, parameter in embeddings if parameter is None][:1]:
             embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
             assert embedding is not None
+            if next(embedding.children(), None) is not None:  # what it returns is not what it looked up
+                _project(embedding.get_parameter("weight"), edit, undo)
+                continue
             _hook(embedding, True, edit.projector, edit.scale, undo)
             if head is not None and head.weight is embedding.weight:
                 _hook(head, False, edit.projector, edit.scale, undo)
         for edit, parameter in embeddings:
             if parameter is not None:
-                table = model.get_parameter(parameter).data
-                undo.callback(table.copy_, table.clone())
-                project(table, edit.projector.to(table.device), edit.scale, edit.stream_axis, out=table)
+                _project(model.get_parameter(parameter), edit, undo)
         for (module, writes), planned in by_module.items():
             if _is_whole(module, planned):
                 _hook(module, writes, planned[0].projector, planned[0].scale, undo)
@@ -52,6 +55,13 @@ def simulated(model: PreTrainedModel, edits: Sequence[Edit], shifts: Sequence[Sh
             undo.callback(bias.copy_, bias.clone())
             add(bias, shift.added)
         yield
+
+
+def _project(parameter: nn.Parameter, edit: Edit, undo: ExitStack) -> None:
+    """Edit a parameter in place, and restore it when `undo` is closed."""
+    value = parameter.data
+    undo.callback(value.copy_, value.clone())
+    project(value, edit.projector.to(value.device), edit.scale, edit.stream_axis, out=value)
 
 
 def _is_whole(module: nn.Module, planned: Sequence[Edit]) -> bool:
