@@ -10,7 +10,7 @@ from schemas.basis.document import Document, FileDigest
 Dtype = Literal["float32", "bfloat16", "float16"]
 WriterRole = Literal["attention", "mlp", "routed_experts", "shared_experts", "per_layer_input"]
 ReaderRole = Literal["attention_inputs", "mlp_inputs", "expert_inputs", "router"]
-Axes = Literal["out in", "in out", "expert out in", "expert in out"]
+Axes = Literal["out in", "in out", "expert out in", "expert in out", "out"]
 _MODELS = ("model.", "model.language_model.", "language_model.model.", "")
 
 

@@ -226,7 +226,8 @@ def _part(layer: _Layer, name: StoredName, part: _Part, axis: int, bias: str | N
     if dimensions == 1:  # a bias of no weight
         norms = tuple(_norm(layer, gain) for gain in part.gains)
         module = None if name.name == part.parameter else part.parameter
-        return Writer.model_validate({"weight": name.name, "module": module, "role": part.role, "norms": norms})
+        shared = {"weight": name.name, "module": module, "axes": "out", "role": part.role}
+        return Writer.model_validate({**shared, "norms": norms})
     if (dimensions, axis) not in _AXES:
         raise NoLayout(f"{name.name} has {dimensions} axes, of which the stream's is number {axis}")
     owner, _, attribute = part.parameter.rpartition(".")

@@ -4,7 +4,7 @@ import copy
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,12 @@ import torch
 from ruamel.yaml import YAML
 from transformers import PreTrainedModel
 
+from excise.plumbing.private.transformers import named_as, use_plain_experts
+
 _RULES = Path(__file__).parent / "sizes.yaml"
 _NOT_KEPT = {"architectures", "transformers_version", "dtype", "torch_dtype", "quantization_config", "_name_or_path"}
 _FIRST_TOKEN = 90
+_MOST_PARAMETERS = 1 << 27
 MOST_LAYERS = 16
 """Of a twin that has to show every kind of layer."""
 
@@ -48,9 +51,7 @@ def twin_config(config: Any, layers: int) -> Any:
     for part in (small, small.get("text_config")):
         if part is not None:
             part.update(_rules()["exceptions"].get(text.model_type, {}))
-    twin = type(config)(**small)
-    twin._name_or_path = config._name_or_path
-    return twin
+    return named_as(config, type(config)(**small))
 
 
 def _shrunk(given: Mapping[str, Any], layers: int) -> dict[str, Any]:
@@ -138,16 +139,20 @@ def double_precision() -> Iterator[None]:
 
 def build(config: Any, model_class: Any, seed: int = 0) -> PreTrainedModel:
     """A model of a config in float64 with random weights, gains and biases, all of whose parts can be differentiated
-    twice. `model_class` is one of transformers' automatic ones."""
-    for part in (config, *(getattr(config, name, None) for name in config.sub_configs)):
-        if part is not None:
-            part._experts_implementation = "eager"
+    twice. `model_class` is one of transformers' automatic ones. Raises `ValueError`: it would not be small."""
+    use_plain_experts(config)
+    # Code beside weights is never run for a twin: whoever trusts such a model declares its layout.
+    make = partial(model_class.from_config, config, trust_remote_code=False)
+    with torch.device("meta"):
+        parameters = sum(parameter.numel() for parameter in make().parameters())
+    if parameters > _MOST_PARAMETERS:
+        raise ValueError(f"it would have {parameters:,} parameters, because some of its sizes have unknown names")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
-            model: PreTrainedModel = model_class.from_config(config, dtype=torch.float64, attn_implementation="eager")
+            model: PreTrainedModel = make(dtype=torch.float64, attn_implementation="eager")
         except ValueError:  # some types have one implementation of attention only
-            model = model_class.from_config(config, dtype=torch.float64)
+            model = make(dtype=torch.float64)
     randomize(model, seed)
     return model.eval()
 

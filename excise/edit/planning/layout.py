@@ -30,7 +30,7 @@ class Place:
     @property
     def is_alone(self) -> bool:
         """Whether it is a bias of no weight, which the layout names as a writer of its own."""
-        return self.is_bias and self.tensor.endswith(self.part.weight)
+        return self.part.axes == "out"
 
     @property
     def writes(self) -> bool:
@@ -142,8 +142,8 @@ def resolve_layer(
                 bias = part.bias and part.bias.replace("{expert}", str(expert))
                 known |= {weight, bias}
                 if weight in names:
-                    is_vector = isinstance(part, Writer) and len(tensors[names[weight]].shape) == 1
-                    place = Place(part, names[weight], layer, weights, norm_bias, expert, is_bias=is_vector)
+                    is_bias = part.axes == "out"
+                    place = Place(part, names[weight], layer, weights, norm_bias, expert, is_bias)
                     places.append(place)
                     if bias is not None and bias in names and place.writes:
                         places.append(replace(place, tensor=names[bias], is_bias=True))

@@ -20,6 +20,19 @@ from transformers.core_model_loading import (
 from transformers.modeling_utils import LoadStateDictConfig
 
 
+def named_as(config: Any, other: Any) -> Any:
+    """Another config, with the name or path of one, by which remote code is found."""
+    other._name_or_path = config._name_or_path
+    return other
+
+
+def use_plain_experts(config: Any) -> None:
+    """Make models of a config compute experts one after another, which can be differentiated twice."""
+    for part in (config, *(getattr(config, name, None) for name in config.sub_configs)):
+        if part is not None:
+            part._experts_implementation = "eager"
+
+
 def conversions(model: PreTrainedModel) -> list[Any]:
     """The renamings and conversions by which a model's class reads tensors, such as those of experts as one."""
     return list(get_model_conversion_mapping(model))
