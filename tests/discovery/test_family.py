@@ -34,7 +34,10 @@ def writers(layout: Layout) -> set[str]:
     return {writer.weight for variant in variants for writer in variant.writers}
 
 
-@pytest.mark.parametrize("model_type", UNKNOWN)
+@pytest.mark.parametrize(
+    "model_type",
+    [pytest.param(name, marks=() if name == "gpt2" else pytest.mark.slow) for name in UNKNOWN],
+)
 def test_an_unknown_type_is_measured_in_seconds_and_simulated_as_it_is_edited(model_type: str) -> None:
     with example(model_type) as folder:
         checkpoint = read_checkpoint(folder)
@@ -55,6 +58,7 @@ HEADERS: dict[str, tuple[Callable[[str], str], set[str]]] = {
 """By type, how a file may name tensors otherwise, and the writers by these names."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model_type", HEADERS)
 def test_writers_are_named_as_the_files_name_them(model_type: str) -> None:
     rename, expected = HEADERS[model_type]
@@ -86,6 +90,7 @@ def test_experts_that_a_file_has_as_one_tensor_are_named_so() -> None:
     assert found.differences == []
 
 
+@pytest.mark.slow
 def test_layers_of_multi_token_prediction_are_copied_and_named() -> None:
     with example("deepseek_v32") as folder:
         tensors = load_file(folder / SINGLE)
@@ -123,6 +128,7 @@ def test_a_wrong_layout_is_not_proven(broken: str, tmp_path: Path) -> None:
         prove(tmp_path / "model", layout.model_copy(update={"family": family}), PROMPTS, tmp_path / "work")
 
 
+@pytest.mark.slow
 def test_a_measured_layout_can_be_declared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("excise.discovery.examination.FOLDER", tmp_path)
     path = declare(examined("seed_oss").layout.family)
