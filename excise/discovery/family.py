@@ -23,6 +23,7 @@ from excise.discovery.traits import Traits, find_traits
 from excise.discovery.twin import MOST_LAYERS, build, double_precision, twin_config
 from excise.edit.inspection import is_tied
 from excise.inference.loading.models import auto_class
+from excise.plumbing.errors import StageError
 from schemas.basis.text import listed, shorten
 from schemas.model import Layout, MeasuredFamily, ModelLayout
 
@@ -55,7 +56,10 @@ def measure_family(config: Any, whole: PreTrainedModel, stored: Collection[str])
         saved = naming_of(twin, stream.name, values)
         layout = compose(twin, found, traits, naming, saved, values)
         _rename(twin, folder, stream, naming, saved, values)
-        proof = prove(folder, _layout_of(twin, layout, found), ids, Path(work) / "edited")
+        try:
+            proof = prove(folder, _layout_of(twin, layout, found), ids, Path(work) / "edited")
+        except StageError as error:
+            raise NoLayout(f"its twin cannot be edited: {str(error).replace(f'{work}/', '')}") from None
     return MeasuredFamily(layout=layout, experts=_experts(whole, found), proof=proof)
 
 

@@ -196,6 +196,8 @@ def _choice(
     match [tensor for _, tensor in tensors(calls)]:
         case [_, Tensor() as index, Tensor() as weights, *_] if not index.is_floating_point():
             index = index.reshape(ids.numel(), -1)
+            if int(index.max()) >= count:
+                raise NoLayout("its routers also choose experts without weights, which write what they read")
             return torch.zeros(len(index), count, dtype=torch.bool).scatter_(1, index, True), weights, "output"
         case [Tensor() as inputs] if inputs.numel() % (count * ids.numel()) == 0:
             each = inputs.reshape(count, ids.numel(), -1)
