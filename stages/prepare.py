@@ -60,7 +60,9 @@ def measured(proofs: list[LayoutProof], config: Any, whole: Any, stored: Collect
     return family
 
 
-def pin(model: Model, chat: ChatFormat, prompts: list[Prompt], measure: Measure) -> tuple[ModelManifest, ModelLayout]:
+def pin(
+    model: Model, chat: ChatFormat, prompts: list[Prompt], measure: Measure | None = None
+) -> tuple[ModelManifest, ModelLayout]:
     """The base model's manifest and layout. Raises `StageError`: it cannot be fetched, or used with these prompts."""
     if model.revision is not None:
         from excise.checkpoint.snapshots import fetch, fetch_description, read_headers  # slow to import
