@@ -39,10 +39,13 @@ def measure_family(config: Any, whole: PreTrainedModel, stored: Collection[str])
     """The layout of a model, `whole` of which is on the meta device and whose files hold the tensors `stored`. Raises
     `NoLayout`, with the measured reason."""
     model_class = auto_class(config)
-    ids = torch.randint(*_TOKENS, _PROMPTS, generator=torch.Generator().manual_seed(3))
+    first, last = _TOKENS
+    vocabulary = min(last, config.get_text_config().vocab_size)
+    ids = torch.randint(first, vocabulary, _PROMPTS, generator=torch.Generator().manual_seed(3))
     with double_precision():
         twin, small, stream = _twin(config, model_class, whole, stored, ids)
-        if stream.rows > ids.numel():  # it adds tokens of its own
+        # Some models add tokens of their own, and directions are needed that are orthogonal to all of them.
+        if stream.rows > ids.numel() or 2 * stream.rows > stream.hidden + 8:
             ids = ids[:1]
         found = find_layout(twin, ids)
         _refuse_embeddings_read_elsewhere(twin, ids)

@@ -57,8 +57,8 @@ REFUSED = {
 """By design, the measured reason."""
 
 
-def examined(design: str, folder: Path) -> Examined:
-    model = MadeUpForCausalLM(MadeUpConfig(design=design, num_hidden_layers=6))
+def examined(design: str, folder: Path, **sizes: int) -> Examined:
+    model = MadeUpForCausalLM(MadeUpConfig(**{"design": design, "num_hidden_layers": 6, **sizes}))
     randomize(model, 5)
     model.save_pretrained(folder)
     checkpoint = read_checkpoint(folder)
@@ -75,6 +75,11 @@ def test_a_made_up_design_is_measured_and_proven(design: str, tmp_path: Path) ->
     found = examined(design, tmp_path)
     assert {writer.weight: writer.role for writer in writers(found)} == EXACT_DESIGNS[design]
     assert found.proof.component <= EXACT < 1e-3 < found.proof.before
+
+
+def test_a_model_that_is_small_itself_is_measured(tmp_path: Path) -> None:
+    found = examined("plain", tmp_path, hidden_size=32, intermediate_size=24, vocab_size=40, num_hidden_layers=2)
+    assert {writer.weight: writer.role for writer in writers(found)} == PLAIN
 
 
 @pytest.mark.parametrize("design", REFUSED)

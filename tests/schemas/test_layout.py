@@ -11,7 +11,9 @@ from schemas.model import Embedding, Layout, Norm, Reader, RouterBias, Variant, 
 DOCUMENT = (Path(__file__).resolve().parents[2] / "docs/architectures.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("part", [Layout, Variant, Writer, Reader, Norm, Embedding, RouterBias], ids=lambda part: part.__name__)
+@pytest.mark.parametrize(
+    "part", [Layout, Variant, Writer, Reader, Norm, Embedding, RouterBias], ids=lambda part: part.__name__
+)
 def test_the_document_has_every_key_of_a_layout(part: type[BaseModel]) -> None:
     section = DOCUMENT.split(f"### {part.__name__}\n")[1].split("\n### ")[0]
     assert sorted(re.findall(r"^\| `(\w+)` \| \S", section, re.MULTILINE)) == sorted(part.model_fields)
