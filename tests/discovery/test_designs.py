@@ -58,7 +58,10 @@ REFUSED = {
 
 
 def examined(design: str, folder: Path, **sizes: int) -> Examined:
-    model = MadeUpForCausalLM(MadeUpConfig(**{"design": design, "num_hidden_layers": 6, **sizes}))
+    config = MadeUpConfig(design, num_hidden_layers=6)
+    for name, size in sizes.items():
+        setattr(config, name, size)
+    model = MadeUpForCausalLM(config)
     randomize(model, 5)
     model.save_pretrained(folder)
     checkpoint = read_checkpoint(folder)

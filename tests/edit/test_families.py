@@ -283,7 +283,7 @@ def changed_layout(layout: Layout, change: Callable[[Writer], Writer | None], *o
 
 
 def norms_of(writer: Writer) -> list[str]:
-    return [norm.weight for norm in writer.norms]
+    return [norm.weight for norm in writer.norms if norm.weight is not None]
 
 
 def without_writer(layout: Layout, lost: Writer) -> Layout:
