@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
+from transformers import AutoConfig, PretrainedConfig
 
-from excise.inference.loading.models import decoder, decoder_layers
+from excise.inference.loading.models import auto_class, decoder, decoder_layers
 from excise.plumbing.machine import GIB, Sizes, Work, batch_bytes, resident_bytes, streamed_bytes
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -21,6 +21,15 @@ PAGE = ROOT / "docs/hardware.md"
 BATCH = 64
 
 CONFIGS: dict[str, dict[str, Any]] = {
+    "olmo-3-7b-instruct": {
+        "model_type": "olmo3",
+        "vocab_size": 100278,
+        "hidden_size": 4096,
+        "intermediate_size": 11008,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 32,
+    },
     "llama-3.1-8b-instruct": {
         "model_type": "llama",
         "vocab_size": 128256,
@@ -29,6 +38,50 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "num_hidden_layers": 32,
         "num_attention_heads": 32,
         "num_key_value_heads": 8,
+    },
+    "qwen3-8b": {
+        "model_type": "qwen3",
+        "vocab_size": 151936,
+        "hidden_size": 4096,
+        "intermediate_size": 12288,
+        "num_hidden_layers": 36,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+    },
+    "ministral-3-8b-instruct-2512": {
+        "model_type": "mistral3",
+        "text_config": {
+            "model_type": "ministral3",
+            "vocab_size": 131072,
+            "hidden_size": 4096,
+            "intermediate_size": 14336,
+            "num_hidden_layers": 34,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 8,
+            "head_dim": 128,
+        },
+        "vision_config": {
+            "model_type": "pixtral",
+            "hidden_size": 1024,
+            "intermediate_size": 4096,
+            "num_hidden_layers": 24,
+            "num_attention_heads": 16,
+            "image_size": 1540,
+            "patch_size": 14,
+        },
+    },
+    "qwen3.5-9b": {
+        "model_type": "qwen3_5",
+        "text_config": {
+            "vocab_size": 248320,
+            "hidden_size": 4096,
+            "intermediate_size": 12288,
+            "num_hidden_layers": 32,
+            "num_attention_heads": 16,
+            "num_key_value_heads": 4,
+            "head_dim": 256,
+        },
     },
     "gemma-3-12b-it": {
         "model_type": "gemma3",
@@ -48,6 +101,22 @@ CONFIGS: dict[str, dict[str, Any]] = {
             "num_attention_heads": 16,
             "image_size": 896,
             "patch_size": 14,
+        },
+    },
+    "gemma-4-12b-it": {
+        "model_type": "gemma4_unified",
+        "text_config": {
+            "vocab_size": 262144,
+            "hidden_size": 3840,
+            "intermediate_size": 15360,
+            "num_hidden_layers": 48,
+            "num_attention_heads": 16,
+            "num_key_value_heads": 8,
+            "num_global_key_value_heads": 1,
+            "head_dim": 256,
+            "global_head_dim": 512,
+            "attention_k_eq_v": True,
+            "hidden_size_per_layer_input": 0,
         },
     },
     "gpt-oss-20b-bf16": {
@@ -169,7 +238,7 @@ class Counted:
 def count(config: PretrainedConfig, dtype: torch.dtype = torch.bfloat16) -> Counted:
     """Count a model in a dtype."""
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+        model = auto_class(config).from_config(config, dtype=dtype)
     text = config.get_text_config().to_dict()
     experts = text.get("num_local_experts") or text.get("n_routed_experts") or text.get("num_experts") or 0
     routed = sum(

@@ -1,11 +1,18 @@
 """The recipes are whole: what they name is pinned, their layers exist, and what they need is what is counted."""
 
+import itertools
+from pathlib import Path
+
 import pytest
 from transformers import AutoConfig
 
 from benchmarks.hardware import CONFIGS, written
+from excise.checkpoint.weights import read_checkpoint
+from excise.discovery.examination import measured_family
+from excise.discovery.twin import build, twin_config
+from excise.edit.inspection import inspect
+from excise.inference.loading.models import auto_class
 from schemas.basis.plain_yaml import parse_mapping
-from schemas.families import layouts
 from schemas.params.document import Params, load
 from tests.projects import ROOT
 
@@ -36,16 +43,20 @@ def test_a_recipe_for_the_built_in_model_says_everything_and_what_came_of_it(nam
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_layers_and_targets_of_a_recipe_are_its_model_s(name: str) -> None:
+def test_prepare_accepts_a_small_model_of_the_recipe_s_kind_that_has_its_targets(name: str, tmp_path: Path) -> None:
     recipe = load(ROOT / f"recipes/{name}.yaml")
-    config = AutoConfig.for_model(**CONFIGS[name]).get_text_config()
-    layout = layouts()[config.model_type]
-    roles = {
-        writer.role for variants in layout.sublayers.values() for variant in variants for writer in variant.writers
-    }
-    assert set(recipe.ablate.targets) <= roles
+    config = AutoConfig.for_model(**CONFIGS[name])
+    small = twin_config(config, 12)
+    build(small, auto_class(small)).float().save_pretrained(tmp_path)
+    small.save_pretrained(tmp_path)
+    checkpoint = read_checkpoint(tmp_path)
+    layout = inspect(tmp_path, checkpoint.tensors, checkpoint.files, "auto", measure=measured_family)
+    variants = itertools.chain.from_iterable(layout.family.sublayers.values())
+    assert set(recipe.ablate.targets) <= {writer.role for variant in variants for writer in variant.writers}
+    layers = config.get_text_config().num_hidden_layers
     for rule in recipe.ablate.rules:
-        assert isinstance(rule.measurement, float | int) and 0 < rule.measurement <= config.num_hidden_layers
+        assert isinstance(rule.measurement, float | int) and 0 < rule.measurement <= layers
+        assert rule.layers == "all" or max(rule.layers) < layers
 
 
 def test_what_docs_and_recipes_say_is_needed_is_what_is_counted() -> None:
