@@ -236,6 +236,8 @@ def _part(layer: _Layer, name: StoredName, part: _Part, axis: int, bias: str | N
     norms = tuple(_norm(layer, gain) for gain in part.gains)
     shared = {"weight": name.name, "bias": bias, "axes": axes, "module": None if is_plain else owner, "role": part.role}
     if isinstance(part.of, Written):
+        if any(norm.kind == "layer" for norm in norms):
+            raise NoLayout(f"{name.name} writes through a LayerNorm, whose bias writes too")
         return Writer.model_validate({**shared, "norms": norms, **_traits(layer, part)})
     return Reader.model_validate({**shared, "norm": norms[0] if norms else None})
 

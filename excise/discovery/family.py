@@ -17,6 +17,7 @@ from excise.discovery.composition import compose
 from excise.discovery.gains import TOLERANCE
 from excise.discovery.layout import Found, find_layout
 from excise.discovery.naming import Naming, naming_of
+from excise.discovery.nested import at, replaced
 from excise.discovery.proof import prove
 from excise.discovery.stream import NoLayout, Stream, find_stream, run
 from excise.discovery.traits import Traits, find_traits
@@ -48,7 +49,7 @@ def measure_family(config: Any, whole: PreTrainedModel, stored: Collection[str])
         if stream.rows > ids.numel() or 2 * stream.rows > stream.hidden + 8:
             ids = ids[:1]
         found = find_layout(twin, ids)
-        _refuse_embeddings_read_elsewhere(twin, ids)
+        _refuse_what_follows_the_layers(twin, ids, stream)
         traits = find_traits(twin, ids, found)
         if any(abs(factor - 1) > TOLERANCE for factor in traits.factors.values()):
             traits = _of_all_layers(traits, config, model_class, ids, found)
@@ -127,18 +128,33 @@ def _saved(twin: PreTrainedModel, small: Any, folder: Path) -> dict[str, Tensor]
     return {name: tensor for path in folder.glob("*.safetensors") for name, tensor in load_file(path).items()}
 
 
-def _refuse_embeddings_read_elsewhere(twin: PreTrainedModel, ids: Tensor) -> None:
-    """Unless they are the output head, nothing may depend on embeddings of tokens that do not occur."""
-    weight: Any = twin.get_input_embeddings().weight
+def _refuse_what_follows_the_layers(twin: PreTrainedModel, ids: Tensor, stream: Stream) -> None:
+    """Nothing but the output head may multiply the stream behind the last layer: what a block there writes would not be
+    edited. And unless they are the head, embeddings may not be used there either."""
+    head = twin.get_output_embeddings()
+    known = {id(parameter) for parameter in head.parameters()} if head is not None else set()
     if is_tied(twin):
-        return
-    logits = run(twin, ids).logits
+        known |= {id(parameter) for parameter in twin.get_input_embeddings().parameters()}
+    last = stream.blocks[-1]
+
+    def cut(_module: nn.Module, _args: Any, returned: Any) -> Any:
+        return replaced(returned, stream.exits[-1], at(returned, stream.exits[-1]).detach())
+
+    matrices = {
+        name: parameter
+        for name, parameter in twin.named_parameters()
+        if parameter.ndim > 1 and parameter.requires_grad and id(parameter) not in known
+    }
+    hook = last.register_forward_hook(cut)
+    try:
+        logits = run(twin, ids).logits
+    finally:
+        hook.remove()
     noise = torch.randn(logits.shape, generator=torch.Generator().manual_seed(4))
-    (gradient,) = torch.autograd.grad((logits * noise).sum(), weight, allow_unused=True)
-    others = torch.ones(len(weight), dtype=torch.bool)
-    others[ids.unique()] = False
-    if gradient is not None and bool(gradient[others].any()):
-        raise NoLayout("its token embeddings are used for more than the stream that enters the first layer")
+    found = torch.autograd.grad((logits * noise).sum(), list(matrices.values()), allow_unused=True)
+    used = [name for name, gradient in zip(matrices, found, strict=True) if gradient is not None and gradient.any()]
+    if used:
+        raise NoLayout(f"{listed(used)} is used behind the last layer, where an edit does not reach")
 
 
 def _rename(

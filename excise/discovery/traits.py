@@ -80,7 +80,9 @@ def find_traits(model: nn.Module, ids: Tensor, found: Found) -> Traits:
                 continue
             measured = _factors(block, outputs[module], found.factors[number])
             if measured is None:
-                continue
+                if found.writers[name][1] == "routed_experts":  # of experts whose inputs are multiplied
+                    continue
+                raise NoLayout(f"what the module of {name} returns is not what is added to the stream")
             rows, values = measured
             opened = {gate: values / torch.sigmoid(output.detach().flatten()[rows]) for gate, output in beside.items()}
             explained = {gate: each for gate, each in {"": values, **opened}.items() if _is_constant(each)}
@@ -139,6 +141,15 @@ def _factors(block: Block, output: Tensor, passed_on: float) -> tuple[Tensor, Te
         factor = own @ direction
         if float((own - factor * direction).norm()) > _ALIKE * float(own.norm()):
             return None
+        if block.entered is not None:
+            (through,) = torch.autograd.grad(
+                (output.reshape(block.rows, block.hidden)[row].double() * direction).sum(),
+                block.entered,
+                retain_graph=True,
+                allow_unused=True,
+            )
+            if through is not None and abs(float(through.reshape(block.rows, -1)[row].double() @ direction)) > 0.01:
+                return None  # it passes the stream on itself
         factors.append(factor / passed_on)
     return torch.tensor([*rows]), torch.stack(factors)
 

@@ -5,12 +5,18 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedModel
+from transformers import CONFIG_MAPPING, PreTrainedModel
 
 from excise.checkpoint.base_model import quantization, read_config_file
 from excise.checkpoint.weights import Checkpoint, Tensor, same_bytes
 from excise.edit.planning.layout import as_named, check_layout, embedding_and_head, layer_match
-from excise.inference.loading.models import check_loads, in_one_line, read_model_config, without_weights
+from excise.inference.loading.models import (
+    check_loads,
+    in_one_line,
+    read_model_config,
+    register_packages,
+    without_weights,
+)
 from excise.plumbing.errors import StageError
 from schemas.basis.text import listed, shorten
 from schemas.families import layout_of, layouts
@@ -56,8 +62,10 @@ def inspect(
             )
         # Checked before transformers, whose error for an unknown type would not help.
         part = stored.get("text_config", stored)
-        if measure is None and isinstance(part, Mapping) and isinstance(part.get("model_type"), str):
-            _declared(where, part["model_type"])
+        if isinstance(part, Mapping) and isinstance(model_type := part.get("model_type"), str):
+            register_packages()
+            if measure is None or model_type not in CONFIG_MAPPING:
+                _declared(where, model_type)
         config = read_model_config(folder)
         if config.is_encoder_decoder:
             raise StageError(f"{where} has an encoder; name a model that has only a decoder")

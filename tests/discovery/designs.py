@@ -98,6 +98,14 @@ class Bent(Mlp):
         return torch.tanh(super().forward(x))
 
 
+class Adding(Mlp):
+    """Returns the stream with what it writes."""
+
+    def forward(self, x: Tensor, stream: Tensor | None = None) -> Tensor:
+        written = super().forward(x)
+        return written if stream is None else stream + written
+
+
 class Decoy(Mlp):
     """Has a square matrix `o_proj` that nothing uses."""
 
@@ -198,7 +206,7 @@ class Block(nn.Module):
             "listed_experts": "list",
             "stacked_experts": "stacked",
         }
-        special = {"low_rank": LowRank, "bent": Bent, "decoy": Decoy, "gated": Gated}
+        special = {"adding": Adding, "low_rank": LowRank, "bent": Bent, "decoy": Decoy, "gated": Gated}
         if design in forms or design == "shared_expert":
             form = forms.get(design, "out in")
             self.rest: nn.Module = Mixture(size, inner, config.num_experts, form, design == "shared_expert")
@@ -208,6 +216,8 @@ class Block(nn.Module):
             self.rest = Mlp(size, inner, linear, bias)
         behind = {"sandwich": 1, "one_plus": 1, "chain": 2}.get(design, 0)
         self.behind_a, self.behind_b = (nn.Sequential(*(Rms(size, offset) for _ in range(behind))) for _ in range(2))
+        if design == "layer_norm_behind":
+            self.behind_a = nn.Sequential(nn.LayerNorm(size))
         if design == "scalar":
             self.scalar = nn.Parameter(torch.ones(1))
         if design == "channel_gain":
@@ -224,6 +234,8 @@ class Block(nn.Module):
         if self.design == "channel_gain":
             h = h * self.gain
         h = h + factor * self.behind_a(self.mixer(self.norm_a(h)))
+        if self.design == "adding":
+            return self.rest(self.norm_b(h), h)
         h = h + factor * self.behind_b(self.rest(self.norm_b(h)))
         return h * self.scalar if self.design == "scalar" else h
 
@@ -241,6 +253,8 @@ class MadeUpForCausalLM(PreTrainedModel, GenerationMixin):
         if config.design in ("normed_embedding", "normed_positions"):
             self.table_norm = nn.LayerNorm(size)
         self.pile = nn.ModuleList(Block(config, number) for number in range(config.num_hidden_layers))
+        if config.design == "tail":
+            self.tail = Block(config, 0)
         self.last_norm = Rms(size)
         self.head = nn.Linear(size, config.vocab_size, bias=False)
         self.post_init()
@@ -266,6 +280,8 @@ class MadeUpForCausalLM(PreTrainedModel, GenerationMixin):
             h = self.table_norm(h)
         for block in [*self.pile] * (2 if self.config.design == "looped" else 1):
             h = block(h)
+        if hasattr(self, "tail"):
+            h = self.tail(h)
         return CausalLMOutput(logits=self.head(self.last_norm(h)))
 
 

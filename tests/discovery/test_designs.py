@@ -34,6 +34,7 @@ EXACT_DESIGNS: dict[str, dict[str, str]] = {
     "plain_layer_norms": PLAIN,
     "low_rank": PLAIN,
     "decoy": PLAIN,
+    "adding": PLAIN,
     "scaled_embedding": PLAIN,
     "positions": PLAIN,
     "normed_embedding": PLAIN,
@@ -51,6 +52,8 @@ REFUSED = {
     "bent": "something else writes",
     "fixed_positions": "no weight is added there",
     "looped": "run more than once",
+    "tail": "used behind the last layer",
+    "layer_norm_behind": "through a LayerNorm",
     "stacked_experts": "not one tensor of three axes",
     "listed_experts": "not one tensor of three axes",
 }

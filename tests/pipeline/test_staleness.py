@@ -106,8 +106,9 @@ CHANGES: dict[str, tuple[Callable[[Project], None], set[str]]] = {
     "the page's style": (comment("excise/report/templates/report.css"), {"report"}),
     "a plot's colour": (comment("excise/report/pictures.py"), {"report"}),
     "an interval": (comment("excise/comparison/intervals.py"), {"report"}),
-    "the card's template": (comment("excise/edit/templates/card.md.j2"), {"ablate"}),
-    "the edit's arithmetic": (comment("excise/edit/checkpoint.py"), {"ablate"}),
+    # `prepare` proves the layouts that it measures by edits.
+    "the card's template": (comment("excise/edit/templates/card.md.j2"), {"ablate", "prepare"}),
+    "the edit's arithmetic": (comment("excise/edit/checkpoint.py"), {"ablate", "prepare"}),
     "the comment's renderer": (comment("excise/gitops/comment.py"), set()),
     "the comment's template": (comment("excise/gitops/templates/comment.md.j2"), set()),
     "a release's text": (comment("excise/gitops/releases.py"), set()),
