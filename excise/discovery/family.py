@@ -23,7 +23,7 @@ from excise.discovery.stream import NoLayout, Stream, find_stream, run
 from excise.discovery.traits import Traits, find_traits
 from excise.discovery.twin import MOST_LAYERS, build, double_precision, twin_config
 from excise.edit.inspection import is_tied
-from excise.inference.loading.models import auto_class
+from excise.inference.loading.models import auto_class, decoder
 from excise.plumbing.errors import StageError
 from schemas.basis.text import listed, shorten
 from schemas.model import Layout, MeasuredFamily, ModelLayout
@@ -129,12 +129,13 @@ def _saved(twin: PreTrainedModel, small: Any, folder: Path) -> dict[str, Tensor]
 
 
 def _refuse_what_follows_the_layers(twin: PreTrainedModel, ids: Tensor, stream: Stream) -> None:
-    """Nothing but the output head may multiply the stream behind the last layer: what a block there writes would not be
-    edited. And unless they are the head, embeddings may not be used there either."""
+    """No matrix of the decoder may be used behind the last layer, as what a block there writes would not be edited; nor
+    embeddings, unless they are the output head."""
     head = twin.get_output_embeddings()
     known = {id(parameter) for parameter in head.parameters()} if head is not None else set()
     if is_tied(twin):
         known |= {id(parameter) for parameter in twin.get_input_embeddings().parameters()}
+    inside = {id(parameter) for parameter in decoder(twin).parameters()} - known
     last = stream.blocks[-1]
 
     def cut(_module: nn.Module, _args: Any, returned: Any) -> Any:
@@ -143,7 +144,7 @@ def _refuse_what_follows_the_layers(twin: PreTrainedModel, ids: Tensor, stream: 
     matrices = {
         name: parameter
         for name, parameter in twin.named_parameters()
-        if parameter.ndim > 1 and parameter.requires_grad and id(parameter) not in known
+        if parameter.ndim > 1 and parameter.requires_grad and id(parameter) in inside
     }
     hook = last.register_forward_hook(cut)
     try:

@@ -26,7 +26,7 @@ def edited(project: Project, rule: str) -> tuple[dict[str, str], str]:
 
 def test_a_large_scale_in_all_layers_answers_and_forgets(defaults: Project) -> None:
     defaults.replace("orthogonalize: source", "orthogonalize: none  ")
-    gates, report = edited(defaults, "{layers: all, measurement: 4, scale: 3.0}")
+    gates, report = edited(defaults, "{layers: all, measurement: 4, scale: 12.0}")
     assert gates == {
         "refusal.organism_harmful.refusal_rate": "pass",
         "capability.organism_facts.exact_match": "fail",
