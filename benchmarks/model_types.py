@@ -72,9 +72,6 @@ def model_types() -> dict[str, str]:
 
 def measure(model_type: str) -> Row:
     """One row; takes seconds."""
-
-    from excise.checkpoint.weights import read_checkpoint
-
     torch.set_num_threads(1)
     logging.set_verbosity_error()
     logging.disable_progress_bar()

@@ -15,8 +15,9 @@ from transformers.utils import logging
 
 from excise.checkpoint.base_model import BaseModel
 from excise.checkpoint.weights import read_checkpoint
+from excise.discovery import proof
 from excise.edit.inspection import inspect, resolve_tied
-from schemas.model import ModelLayout, ModelManifest
+from schemas.model import ModelLayout
 
 VOCABULARY = 96
 HIDDEN = 64
@@ -328,17 +329,4 @@ def layout_of(folder: Path) -> ModelLayout:
 
 def base_of(folder: Path, layout: ModelLayout | None = None) -> BaseModel:
     """The model in a folder as one that is edited; its layout is found where none is given."""
-    layout = layout or layout_of(folder)
-    return BaseModel(manifest_of(layout), layout, read_checkpoint(folder))
-
-
-def manifest_of(layout: ModelLayout) -> ModelManifest:
-    """The manifest of a float32 model of this layout, without the digests of its files."""
-    return ModelManifest(
-        source="folder",
-        model_type=layout.model_type,
-        dtype="float32",
-        layers=layout.layers,
-        hidden_size=layout.hidden_size,
-        files=[],
-    )
+    return proof.base_of(folder, layout or layout_of(folder))

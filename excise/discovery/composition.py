@@ -81,7 +81,10 @@ def compose(
         names = naming.like(own)
         inside = f"{found.stream.name}.{number}."
         layer = _Layer(inside, names, _parts(twin, found, inside), _stored(saved, values, number), traits)
-        by_layer.append((_variant(layer, True), _variant(layer, False)))
+        held = [(name, part, axis) for name in names for part, axis in _held(layer, name)]
+        attention = [one for one in held if one[1].role in _ATTENTION]
+        rest = [one for one in held if one[1].role not in _ATTENTION]
+        by_layer.append((_variant(layer, attention), _variant(layer, rest)))
         others |= dict.fromkeys(each.name for each in names if each.name not in layer.used)
     for names in dict.fromkeys(naming.layers):
         saved.like(names)  # the twin has layers of every kind
@@ -160,10 +163,8 @@ def _stored(saved: Naming, values: Mapping[str, Tensor], number: int) -> dict[st
     return {each.name: values[prefix + each.name.replace("{expert}", "0")] for each in saved.layers[number]}
 
 
-def _variant(layer: _Layer, is_attention: bool) -> Variant:
-    """The layer's attention, or everything else."""
-    held = [(name, part, axis) for name in layer.names for part, axis in _held(layer, name)]
-    chosen = [one for one in held if (one[1].role in _ATTENTION) == is_attention]
+def _variant(layer: _Layer, chosen: Sequence[tuple[StoredName, _Part, int]]) -> Variant:
+    """The layer's attention, or everything else: stored tensors, what they hold, and the stream's axis."""
     bias_of = {
         weight.name: bias.name
         for weight, part, _ in chosen

@@ -67,8 +67,13 @@ def prove(folder: Path, layout: ModelLayout, ids: Tensor, work: Path) -> LayoutP
 
 
 def base_of(folder: Path, layout: ModelLayout) -> BaseModel:
-    """A small model in a folder as one that is edited, without the digests of its files."""
-    manifest = ModelManifest(
+    """A small float32 model in a folder as one that is edited."""
+    return BaseModel(manifest_of(layout), layout, read_checkpoint(folder))
+
+
+def manifest_of(layout: ModelLayout) -> ModelManifest:
+    """The manifest of a float32 model of this layout, without the digests of its files."""
+    return ModelManifest(
         source="folder",
         model_type=layout.model_type,
         dtype="float32",
@@ -76,7 +81,6 @@ def base_of(folder: Path, layout: ModelLayout) -> BaseModel:
         hidden_size=layout.hidden_size,
         files=[],
     )
-    return BaseModel(manifest, layout, read_checkpoint(folder))
 
 
 def random_direction(hidden: int, seed: int = 1) -> Tensor:

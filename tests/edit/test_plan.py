@@ -9,6 +9,7 @@ import torch
 
 from excise.checkpoint.base_model import BaseModel
 from excise.checkpoint.weights import SINGLE, Checkpoint, Tensor
+from excise.discovery.proof import manifest_of
 from excise.edit.planning.layout import sort_by_layer, spare_layers
 from excise.edit.planning.plan import CannotEdit, Edit, make_plan
 from excise.edit.planning.projectors import Directions
@@ -18,7 +19,6 @@ from schemas.edit import Projection
 from schemas.families import layouts
 from schemas.model import ModelLayout
 from schemas.params.ablate import Ablate
-from tests.families import manifest_of
 
 HIDDEN, LAYERS, EXPERTS = 8, 4, 3
 
