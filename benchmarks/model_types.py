@@ -26,7 +26,7 @@ from transformers.utils import logging
 from excise.checkpoint.base_model import BaseModel
 from excise.checkpoint.weights import read_checkpoint
 from excise.discovery.examination import examine, example
-from excise.discovery.proof import WRITERS, base_of, edits_of
+from excise.discovery.proof import READERS, WRITERS, base_of, edits_of, random_direction
 from excise.discovery.stream import run
 from excise.edit.checkpoint import write_edited
 from excise.edit.planning.plan import CannotEdit, Edit
@@ -39,7 +39,6 @@ from schemas.model import ModelLayout
 DOCUMENT = Path(__file__).resolve().parents[1] / "docs/models.md"
 BEGIN, END = "<!-- types:begin -->", "<!-- types:end -->"
 TEXT, IMAGES = "text", "images and text"
-READERS = "attention_inputs", "mlp_inputs", "expert_inputs", "router"
 TYPES_A_PROCESS = 10
 MEMORY = 8 << 30
 """Bytes that the model of one type may take."""
@@ -86,6 +85,8 @@ def measure(model_type: str) -> Row:
     finally:
         gc.collect()
     how = "measured"
+    if examined.layout.family.reads_elsewhere:
+        how = "measured; writers only"
     if examined.differences is not None:
         how = "declared, and measured alike" if not examined.differences else f"measured; {examined.differences[0]}"
     return Row(model_type, reads, examined.proof.component, simulation, how)
@@ -96,7 +97,7 @@ def simulation_error(folder: Path, layout: ModelLayout) -> float:
     base, cpu, errors = base_of(folder, layout), torch.device("cpu"), []
     ids = torch.arange(5, 27).reshape(2, 11)
     model = load_model(base.checkpoint, "float32", cpu)
-    for targets in (WRITERS, READERS):
+    for targets in (WRITERS,) if layout.family.reads_elsewhere else (WRITERS, READERS):
         edits = _possible_edits(base, targets)
         with tempfile.TemporaryDirectory() as target, torch.inference_mode():
             write_edited(base, Path(target), edits, [], cpu, lambda _: None)
@@ -110,10 +111,11 @@ def simulation_error(folder: Path, layout: ModelLayout) -> float:
 
 def _possible_edits(base: BaseModel, targets: Sequence[str]) -> list[Edit]:
     """Along the first random direction that the random norms of readers allow."""
-    for seed in range(1, 9):
+    directions = [random_direction(base.layout.hidden_size, seed) for seed in range(1, 9)]
+    for direction in directions:
         with suppress(CannotEdit):
-            return edits_of(base, targets, seed)
-    return edits_of(base, targets)
+            return edits_of(base, targets, direction)
+    return edits_of(base, targets, directions[0])
 
 
 def _reason(error: str, model_type: str) -> str:

@@ -20,7 +20,7 @@ import numpy as np
 from benchmarks.mixture_and_dense import compared, organisms
 from benchmarks.organisms import Organism, make_organism, measure, of_each
 from excise.diagnosis.causes import ActivationPatching, ablated, most_causal
-from excise.diagnosis.contributions import Trace, components
+from excise.residual.contributions import Trace, components
 from excise.trials.bench import Bench, layer_ranges, with_rules
 from excise.trials.refusal import LIMIT, Questions
 from schemas.params.ablate import Ablate

@@ -34,6 +34,12 @@ class Norm(Document):
     offset: Literal[0, 1] = Field(default=0, description="1 if the norm multiplies by 1 + weight")
     kind: Literal["rms", "layer"] = "rms"
     bias: str | None = Field(default=None, description="name within the layer, only of a LayerNorm; may be absent")
+    module: str | None = Field(default=None, description="its module in memory within the layer, if named otherwise")
+
+    @property
+    def in_memory(self) -> str | None:
+        """The module in memory, named within the layer; None for a norm without weights."""
+        return self.module if self.module is not None else self.weight and self.weight.removesuffix(".weight")
 
     @model_validator(mode="after")
     def _lack_weights_only_as_layer_norm(self) -> Self:
@@ -73,6 +79,12 @@ class Writer(_Tensor):
     gate: str | None = Field(default=None, description="a reader whose one output, through a sigmoid, multiplies it")
     routed: Literal["output", "input"] = Field(default="output", description="what the router's weights multiply")
     multiplier: float = Field(default=1.0, allow_inf_nan=False, description="of its output, after the norms")
+    before_norms: float = Field(default=1.0, allow_inf_nan=False, description="what multiplies it before the norms")
+    multipliers: tuple[float, ...] = Field(default=(), description="the same by layer, where layers differ")
+
+    def multiplier_in(self, layer: int) -> float:
+        """What multiplies its output, after the norms, in a layer."""
+        return self.multipliers[layer] if self.multipliers else self.multiplier
 
     @model_validator(mode="after")
     def _pass_only_through_rms_norms(self) -> Self:
@@ -151,7 +163,10 @@ class Layout(Document):
     residual_multiplier: str | None = Field(default=None, description="key of config.json that multiplies all writes")
     layer_scalar: str | None = None
     """a tensor of a layer, `[1]`, that multiplies the whole stream at the end of the layer"""
+    layer_factors: tuple[float, ...] = Field(default=(), description="by layer, numbers of the model that do the same")
     others: tuple[str, ...] = Field(default=(), description="tensors of a layer outside its sublayers, such as norms")
+    reads_elsewhere: bool = False
+    """whether something reads the stream that no reader names; then no reader can be edited"""
     spare: tuple[str, ...] = Field(default=(), description="prefixes of unused layers, which are copied")
 
     def in_memory(self) -> Self:
@@ -180,6 +195,7 @@ class LayoutProof(Document):
     component: float = Field(description="after the edit of everything that writes to the stream")
     left_out: dict[str, float] = Field(description="if one of the writers is not edited, by its name within a layer")
     turned: dict[str, float] = Field(description="if one of them is edited along its other axis")
+    unaccounted: float = Field(description="of what layers add to it without an edit, by what their writers add")
 
 
 class MeasuredFamily(Document):

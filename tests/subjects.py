@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from excise.diagnosis.contributions import Trace, components
 from excise.edit.checkpoint import write_edited
 from excise.edit.planning.plan import Edit
 from excise.edit.planning.projectors import Directions, unit_vector
 from excise.inference.forward import Batch, in_batches, kl, run_decoder
 from excise.inference.passes import Passes
 from excise.residual.activations import collect_activations
+from excise.residual.contributions import Trace, components
 from excise.residual.experts import routed_experts
 from excise.trials.bench import Bench
 from excise.trials.refusal import Questions

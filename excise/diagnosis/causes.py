@@ -7,9 +7,9 @@ from contextlib import ExitStack
 import torch
 from torch import Tensor
 
-from excise.diagnosis.contributions import Component, Key, Trace, Write, watch_writes
 from excise.edit.planning.projectors import Directions, Projector
 from excise.inference.forward import Batch, change_stream, on_output
+from excise.residual.contributions import Component, Key, Trace, Write, watch_writes
 from excise.trials.refusal import Outcome, Questions
 from schemas.diagnosis import Cause
 from schemas.directions import MeasurementStatistics

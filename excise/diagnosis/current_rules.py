@@ -11,11 +11,11 @@ from statistics import multimode
 from torch import Tensor
 
 from excise.checkpoint.base_model import BaseModel
-from excise.diagnosis.contributions import Component, Trace, components
 from excise.edit.planning.plan import Edit, make_plan
 from excise.edit.planning.projectors import Directions
 from excise.edit.planning.shifts import Shift, make_shifts, summary
 from excise.inference.forward import Tokens
+from excise.residual.contributions import Component, Trace, components
 from excise.trials.bench import with_scales
 from excise.trials.perplexity import OwnAnswers
 from excise.trials.refusal import Outcome, Questions
@@ -89,6 +89,8 @@ def simulate(
 
     before = traces(components(model, base))
     questions = Questions(model, *prompts, *(trace.watch for trace in before))
+    for trace in before:
+        trace.check()
     advance(1)
     direct = direct_effect(*before)
     outcomes: dict[float, Outcome] = {}

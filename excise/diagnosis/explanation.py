@@ -6,12 +6,12 @@ from contextlib import suppress
 from torch import Tensor
 
 from excise.diagnosis.causes import ActivationPatching, ablated, explain_causes, most_causal
-from excise.diagnosis.contributions import Trace, components
 from excise.diagnosis.recommendation import explain_ranges, recommend, rules_of, try_edits
 from excise.diagnosis.router import blind_routers, explain_routers, explain_weights, trace_routers
 from excise.diagnosis.writers import Contrast, explain_experts, explain_roles, explain_writers, name_writer
 from excise.edit.planning.projectors import Directions, NoProjector
 from excise.plumbing.errors import StageError
+from excise.residual.contributions import Trace, components
 from excise.trials.bench import Bench
 from excise.trials.refusal import LIMIT, Questions
 from schemas.diagnosis import Diagnosis
@@ -41,7 +41,7 @@ def explain(
     causes = explain_causes(questions, bench.directions, statistics, without)
     advance(1)
 
-    contrast = Contrast(*(Trace(model, layout, watched, direction, prompts).run() for prompts in kinds))
+    contrast = Contrast(*(Trace(model, layout, watched, direction, prompts).run().check() for prompts in kinds))
     patching = ActivationPatching(questions, watched, direction, contrast.harmless)
     roles, experts = explain_roles(contrast, patching), explain_experts(contrast, patching)
     named = name_writer(roles, experts, contrast, patching)

@@ -11,13 +11,13 @@ from scipy.spatial.distance import jensenshannon
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from excise.diagnosis.contributions import Write
 from excise.diagnosis.writers import Contrast
 from excise.edit.planning.plan import CannotEdit, Edit
 from excise.edit.planning.projectors import Projector
 from excise.edit.planning.shifts import odds_of_use
 from excise.inference.forward import Batch, in_batches, on_input, run_decoder
 from excise.inference.loading.models import decoder_layers
+from excise.residual.contributions import Write
 from excise.residual.experts import chosen, held_experts, routed_experts
 from excise.trials.bench import Bench, with_rules
 from schemas.diagnosis import RouterReading, WeightsSplit

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from excise.diagnosis.causes import ENOUGH, ActivationPatching, Site
-from excise.diagnosis.contributions import Trace
+from excise.residual.contributions import Trace
 from schemas.diagnosis import ExpertEffect, NamedWriter, RoleEffect, StreamPoint, WriterEffect
 from schemas.model import WriterRole
 

@@ -21,6 +21,7 @@ _AXES: dict[tuple[int, int], tuple[Axes, Axes]] = {
     (3, 2): ("expert in out", "expert out in"),
 }
 """By number of axes and the stream's among them: the stored axes of a writer, and of a reader."""
+_ROUNDING = 1e-5
 _ATTENTION = ("attention", "attention_inputs")
 
 
@@ -57,6 +58,8 @@ class _Layer:
     stored: Mapping[str, Tensor]
     """Values of the twin, as saved, by names within the layer."""
     traits: Traits
+    layers: int
+    """How many the twin has."""
     used: set[str] = field(default_factory=set)
     """Stored names that the layout has already."""
 
@@ -80,7 +83,9 @@ def compose(
     for number, own in enumerate(saved.layers):
         names = naming.like(own)
         inside = f"{found.stream.name}.{number}."
-        layer = _Layer(inside, names, _parts(twin, found, inside), _stored(saved, values, number), traits)
+        layer = _Layer(
+            inside, names, _parts(twin, found, inside), _stored(saved, values, number), traits, len(saved.layers)
+        )
         held = [(name, part, axis) for name in names for part, axis in _held(layer, name)]
         attention = [one for one in held if one[1].role in _ATTENTION]
         rest = [one for one in held if one[1].role not in _ATTENTION]
@@ -88,7 +93,7 @@ def compose(
         others |= dict.fromkeys(each.name for each in names if each.name not in layer.used)
     for names in dict.fromkeys(naming.layers):
         saved.like(names)  # the twin has layers of every kind
-    embedding = _token_embedding(twin)
+    embedding, scalar = _token_embedding(twin), _layer_scalar(found, saved, values)
     return Layout(
         model_types=(twin.config.get_text_config().model_type,),
         layers=(naming.prefix,),
@@ -105,7 +110,8 @@ def compose(
         ),
         heads=_head(twin, naming),
         sublayers=_sublayers(by_layer),
-        layer_scalar=_layer_scalar(found, saved, values),
+        layer_scalar=scalar,
+        layer_factors=() if scalar is not None or not found.multiplies_stream else tuple(map(_rounded, found.factors)),
         others=tuple(others),
     )
 
@@ -132,9 +138,8 @@ def _are_alike(variants: Sequence[Variant]) -> bool:
 
 
 def _layer_scalar(found: Found, saved: Naming, values: Mapping[str, Tensor]) -> str | None:
-    """The one tensor of each layer, of a single element, by which the layer multiplies its stream. Raises `NoLayout`:
-    none does, and yet the stream is multiplied."""
-    if all(abs(factor - 1) <= TOLERANCE for factor in found.factors):
+    """The one tensor of each layer, of a single element, by which the layer multiplies its stream, if one does."""
+    if not found.multiplies_stream:
         return None
     scalars = []
     for number, factor in enumerate(found.factors):
@@ -142,9 +147,7 @@ def _layer_scalar(found: Found, saved: Naming, values: Mapping[str, Tensor]) -> 
         scalars.append(
             {name for name, value in stored if value.numel() == 1 and abs(value.item() - factor) < TOLERANCE}
         )
-    if not (common := set.intersection(*scalars)):
-        raise NoLayout(f"a layer multiplies its stream by {found.factors[-1]:.3g}, which none of its tensors says")
-    return min(common)
+    return min(set.intersection(*scalars), default=None)
 
 
 def _parts(twin: PreTrainedModel, found: Found, prefix: str) -> list[_Part]:
@@ -247,14 +250,21 @@ def _traits(layer: _Layer, part: _Part) -> dict[str, object]:
     parameter = layer.inside + part.parameter
     gate = layer.traits.gates.get(parameter)
     router = layer.traits.routers.get(parameter)
-    factor = layer.traits.factor(parameter)
+    multipliers = layer.traits.multipliers(parameter, layer.layers)
     if part.role == "routed_experts" and router is None:
         raise NoLayout(f"the experts of {parameter} are not one tensor of three axes, so their use cannot be counted")
     return {
         "gate": gate and layer.name_of(gate.removeprefix(layer.inside)),
         "routed": router.routed if router else "output",
-        "multiplier": 1.0 if abs(factor - 1) <= TOLERANCE else float(f"{factor:.5g}"),
+        "before_norms": _rounded(layer.traits.before_norm(parameter)),
+        **({"multiplier": _rounded(multipliers[0])} if len(multipliers) == 1 else {}),
+        **({"multipliers": tuple(map(_rounded, multipliers))} if len(multipliers) > 1 else {}),
     }
+
+
+def _rounded(factor: float) -> float:
+    """Without the digits that other writes of a block reach."""
+    return 1.0 if abs(factor - 1) <= _ROUNDING else float(f"{factor:.6g}")
 
 
 def _router_bias(layer: _Layer, parts: Sequence[_Part]) -> RouterBias | None:
@@ -275,7 +285,9 @@ def _norm(layer: _Layer, gain: Gain) -> Norm:
     weight, bias = _names_of_norm(layer, gain)
     if gain.weight is not None and weight is None:
         raise NoLayout(f"the norm {gain.weight} is not stored under a name of its own")
-    return Norm(weight=weight, offset=gain.offset, kind=gain.kind, bias=bias)
+    module = (gain.weight or "").removeprefix(layer.inside).removesuffix(".weight")
+    in_memory = None if weight is None or weight.removesuffix(".weight") == module else module
+    return Norm(weight=weight, offset=gain.offset, kind=gain.kind, bias=bias, module=in_memory)
 
 
 def _names_of_norm(layer: _Layer, gain: Gain) -> tuple[str | None, str | None]:

@@ -142,6 +142,8 @@ def compare(declared: ModelLayout, measured: ModelLayout, tensors: Mapping[str, 
         one, other = (said.get(name, "nothing of the kind") for said in both)
         if one != other:
             found.append(f"{name}: {one} by its file, {other} by measurement")
+    if declared.family.reads_elsewhere != measured.family.reads_elsewhere:
+        found.append("by measurement, something that no reader names reads the stream")
     for what in ("experts", "hidden_size", "layers", "tied"):
         if getattr(declared, what) != getattr(measured, what):
             found.append(f"{what}: {getattr(declared, what)} by its file, {getattr(measured, what)} by measurement")
@@ -169,7 +171,7 @@ def _does(place: Place, residual_multiplier: float) -> str:
     through = f" through {listed([_norm(norm) for norm in norms])}" if norms else ""
     said = [f"{part.role}, stream on axis {place.stream_axis}{through}"]
     if isinstance(part, Writer):
-        factor = residual_multiplier * part.multiplier
+        factor = residual_multiplier * part.multiplier_in(place.layer)
         said += [f"gated by {part.gate}"] if part.gate else []
         said += ["multiplied by its router before it is read"] if part.routed == "input" else []
         said += [f"times {factor:.4g}"] if factor != 1 else []

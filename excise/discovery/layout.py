@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from excise.discovery.blocks import cut_apart
+from excise.discovery.gains import TOLERANCE
 from excise.discovery.measurement import Measured, Read, Written
 from excise.discovery.roles import Roles
 from excise.discovery.stream import NoLayout, Stream, find_stream
@@ -26,6 +27,10 @@ class Found:
     """What writes to the stream before the first block."""
     factors: tuple[float, ...]
     """By block, what it multiplies the stream by as it passes it on."""
+
+    @property
+    def multiplies_stream(self) -> bool:
+        return any(abs(factor - 1) > TOLERANCE for factor in self.factors)
 
 
 def find_layout(model: nn.Module, ids: Tensor) -> Found:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from excise.discovery.blocks import Block
+from excise.discovery.gains import Gain
 from excise.discovery.measurement import Measured, Read, Sample, Written, only_vector
 from schemas.model import ReaderRole, WriterRole
 
@@ -151,6 +152,11 @@ class Roles:
             if other in self._read
         }
 
+    def _gains_of(self, role: WriterRole) -> set[Gain | None]:
+        """The norms through which writers of a role read."""
+        fed = {name for writer, each in self._sources.items() if self.writers[writer] == role for name in each.inputs}
+        return {self._read[name].gain for name in fed if name in self._read}
+
     def _reader(self, name: str) -> ReaderRole:
         fed = {self.writers[writer] for writer, each in self._sources.items() if name in each.inputs}
         scaled = {self.writers[writer] for writer, each in self._sources.items() if name in each.factors}
@@ -162,7 +168,8 @@ class Roles:
             return "expert_inputs" if rows > max(1, self._experts) else "router"
         if fed:
             return "mlp_inputs"
-        if scaled & {"routed_experts", "shared_experts"} or rows == self._experts:
+        beside_experts = self._read[name].gain in self._gains_of("routed_experts")
+        if scaled & {"routed_experts", "shared_experts"} or (rows == self._experts and beside_experts):
             return "router"
         # What selects tokens has no gradient.
         return "mlp_inputs" if scaled and "attention" not in scaled else "attention_inputs"

@@ -2,7 +2,7 @@
 
 import re
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -20,6 +20,8 @@ _ALIKE = 1e-3
 _ROWS = 6
 _CERTAIN = 1e6
 """More than any router's score."""
+_EQUAL = 2.0
+"""Added to all scores, it changes no choice."""
 _SLIGHT = 1e-7
 
 
@@ -41,18 +43,25 @@ class Traits:
 
     factors: dict[str, float]
     """By writer, what multiplies the output of its module, or of its last norm, before it is added to the stream."""
+    before_norms: dict[str, float]
+    """By writer, what multiplies the output of its module before its first norm."""
     gates: dict[str, str]
     """By writer, the reader whose one output, through a sigmoid, does this too."""
     routers: dict[str, RouterTraits]
     """By writer of routed experts."""
 
-    def factor(self, name: str) -> float:
-        """Of a writer; the median of all layers where it is the same in all, to their last digits."""
-        within = _within_layer(name)
-        alike = [factor for other, factor in self.factors.items() if _within_layer(other) == within]
-        middle = statistics.median(alike) if alike else 1.0
-        is_same = all(abs(factor - middle) <= _ALIKE * abs(middle) for factor in alike)
-        return middle if is_same else self.factors.get(name, 1.0)
+    def multipliers(self, name: str, layers: int) -> tuple[float, ...]:
+        """Of a writer, named in any layer: one, the median, where it is the same in all to their last digits; else by
+        layer, and 1 where a layer lacks the writer."""
+        alike = _alike(self.factors, name)
+        middle = statistics.median(alike.values()) if alike else 1.0
+        if all(abs(factor - middle) <= _ALIKE * abs(middle) for factor in alike.values()):
+            return (middle,)
+        return tuple(alike.get(number, 1.0) for number in range(layers))
+
+    def before_norm(self, name: str) -> float:
+        """The same of what multiplies before the norms; the median of all layers."""
+        return statistics.median(_alike(self.before_norms, name).values() or [1.0])
 
 
 def find_traits(model: nn.Module, ids: Tensor, found: Found) -> Traits:
@@ -68,9 +77,17 @@ def find_traits(model: nn.Module, ids: Tensor, found: Found) -> Traits:
         for name, (each, _) in found.readers.items()
         if parameters[name].numel() == parameters[name].shape[each.axis]
     }
-    with _outputs([*last.values(), *single.values()]) as outputs:
+    written = {name: (each, modules[_owner(name)]) for name, (each, _) in found.writers.items()}
+    first = {name: modules[_owner(each.chain[0].weight)] for name, (each, _) in written.items() if each.chain}
+    own = [module for name, (_, module) in written.items() if name in first]
+    with _outputs([*last.values(), *single.values(), *own]) as outputs, _inputs([*first.values()]) as inputs:
         _, *blocks = cut_apart(model, ids, found.stream)
     factors: dict[str, float] = {}
+    before_norms = {
+        name: _factor(outputs[written[name][1]], inputs[norm])
+        for name, norm in first.items()
+        if norm in inputs and written[name][1] in outputs
+    }
     gates: dict[str, str] = {}
     for number, block in enumerate(blocks[: len(found.factors)]):
         inside = f"{found.stream.name}.{number}."
@@ -98,12 +115,20 @@ def find_traits(model: nn.Module, ids: Tensor, found: Found) -> Traits:
         if role == "routed_experts" and parameters[name].ndim > 2
     }
     routers = {name: _router(model, ids, modules[_owner(name)], count, name) for name, count in experts.items()}
-    return Traits(factors, gates, routers)
+    return Traits(factors, before_norms, gates, routers)
 
 
-def _within_layer(name: str) -> str:
-    """Without the number of the layer."""
-    return re.sub(r"\.\d+\.", ".", name, count=1)
+def _alike(factors: Mapping[str, float], name: str) -> dict[int, float]:
+    """By layer, those of the writers that are named like this one within their layers."""
+    split = {_split(other): factor for other, factor in factors.items()}
+    return {number: factor for (number, within), factor in split.items() if within == _split(name)[1]}
+
+
+def _split(name: str) -> tuple[int, str]:
+    """The number of its layer, and its name without it."""
+    number = re.search(r"\.(\d+)\.", name)
+    assert number is not None  # blocks are in a list
+    return int(number[1]), name[: number.start()] + name[number.end() - 1 :]
 
 
 def _owner(parameter: str | None) -> str:
@@ -122,6 +147,33 @@ def _outputs(modules: Sequence[nn.Module]) -> Iterator[dict[nn.Module, Tensor]]:
         for module in {*modules}:
             undo.callback(module.register_forward_hook(keep).remove)
         yield kept
+
+
+@contextmanager
+def _inputs(modules: Sequence[nn.Module]) -> Iterator[dict[nn.Module, Tensor]]:
+    """The first tensor that each module is given, likewise."""
+    kept: dict[nn.Module, Tensor] = {}
+
+    def keep(module: nn.Module, args: Any, kwargs: Any) -> None:
+        kept[module] = next(tensor for _, tensor in tensors((args, kwargs)))
+
+    with ExitStack() as undo:
+        for module in {*modules}:
+            undo.callback(module.register_forward_pre_hook(keep, with_kwargs=True).remove)
+        yield kept
+
+
+def _factor(output: Tensor, given: Tensor) -> float:
+    """What an output is multiplied with on its way to what is given; 1 where it does not arrive as it is."""
+    if not output.requires_grad or not given.requires_grad or output.numel() != given.numel():
+        return 1.0
+    noise = torch.randn(given.shape, generator=torch.Generator().manual_seed(5), dtype=given.dtype)
+    (gradient,) = torch.autograd.grad((given * noise).sum(), output, retain_graph=True, allow_unused=True)
+    if gradient is None:
+        return 1.0
+    flat, noise = gradient.flatten(), noise.flatten()
+    factor = flat @ noise / noise.square().sum()
+    return float(factor) if float((flat - factor * noise).norm()) <= _ALIKE * float(flat.norm()) else 1.0
 
 
 def _factors(block: Block, output: Tensor, passed_on: float) -> tuple[Tensor, Tensor] | None:
@@ -160,12 +212,18 @@ def _is_constant(values: Tensor) -> bool:
 
 def _router(model: nn.Module, ids: Tensor, experts: nn.Module, count: int, name: str) -> RouterTraits:
     chosen, weights, routed = _choice(model, ids, experts, count, name)
-    layer = name.rpartition(".")[0].rpartition(".")[0]
+    number = re.search(r"\.\d+\.", name)
+    assert number is not None  # blocks are in a list
+    layer = name[: number.end()]
     named = [*model.named_parameters(), *model.named_buffers()]
     for other, tensor in named:
-        if tensor.shape != (count,) or not tensor.is_floating_point() or not other.startswith(f"{layer}."):
+        if tensor.shape != (count,) or not tensor.is_floating_point() or not other.startswith(layer):
             continue
         if all(_certain(model, ids, experts, count, name, tensor, expert) for expert in (0, count - 1)):
+            with _changed(tensor, slice(None), _EQUAL):
+                alike, _, _ = _choice(model, ids, experts, count, name)
+            if not torch.equal(chosen, alike):  # it is no summand of the scores
+                continue
             with _changed(tensor, 0, _SLIGHT):
                 again, changed, _ = _choice(model, ids, experts, count, name)
             selects_only = torch.equal(chosen, again) and torch.equal(weights, changed)
@@ -183,7 +241,7 @@ def _certain(
 
 
 @contextmanager
-def _changed(tensor: Tensor, element: int, added: float) -> Iterator[None]:
+def _changed(tensor: Tensor, element: int | slice, added: float) -> Iterator[None]:
     with torch.no_grad():
         before = tensor.clone()
         tensor[element] += added

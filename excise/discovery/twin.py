@@ -32,13 +32,18 @@ def filled(config: Any) -> Any:
     given = config.to_dict()
     for part in (given, *(value for key, value in given.items() if key.endswith("config") and value)):
         part |= {key: value for key, value in _rules()["needed"].items() if part.get(key, value) is None}
-        for key, value in _rules()["needed_by_type"].get(part.get("model_type"), {}).items():
+        for key, value in copy.deepcopy(_rules()["needed_by_type"].get(part.get("model_type"), {})).items():
             repeated = value.get("repeat") if isinstance(value, dict) else None
-            part[key] = (repeated * part["num_hidden_layers"])[: part["num_hidden_layers"]] if repeated else value
+            if repeated:
+                part[key] = (repeated * part["num_hidden_layers"])[: part["num_hidden_layers"]]
+            else:
+                part[key] = {**(part.get(key) or {}), **value} if isinstance(value, dict) else value
     if "vision_config" in given:  # rotary positions in three dimensions
         for part in (given, given.get("text_config") or {}):
-            if part.get("rope_parameters"):
-                part["rope_parameters"].setdefault("mrope_section", [16, 24, 24])
+            rope = part.get("rope_parameters") or {}
+            by_kind = [each for each in rope.values() if isinstance(each, dict)]
+            for each in by_kind or ([rope] if rope else []):
+                each.setdefault("mrope_section", [16, 24, 24])
     given.pop("model_type", None)
     return type(config)(**given)
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from excise.diagnosis.causes import ActivationPatching, ablated, added
-from excise.diagnosis.contributions import Trace
 from excise.diagnosis.explanation import explain
 from excise.plumbing.errors import StageError
+from excise.residual.contributions import Trace
 from excise.trials.bench import with_rules
 from schemas.diagnosis import Answers, Diagnosis
 from schemas.params.ablate import EditMethod

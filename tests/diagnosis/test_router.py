@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from excise.diagnosis.contributions import Write
 from excise.diagnosis.router import Routing, changed_choices, distance_of_use, routers, share_through, split
 from excise.diagnosis.router import trace_routers as trace
 from excise.inference.forward import Batch
 from excise.inference.loading.models import decoder_layers
+from excise.residual.contributions import Write
 from excise.residual.experts import chosen, routed_experts
 from excise.trials.simulation import simulated
 from tests.families import ROUTED

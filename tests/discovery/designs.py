@@ -80,6 +80,28 @@ class Mlp(nn.Module):
         return self.up_proj(nn.functional.silu(self.down_proj(x)))
 
 
+class TwiceNormed(Mlp):
+    """Reads what a second norm makes of its input."""
+
+    def __init__(self, size: int, inner: int) -> None:
+        super().__init__(size, inner)
+        self.norm = Rms(size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(self.norm(torch.tanh(x)))
+
+
+class Halves(Mlp):
+    """Reads one half of the channels."""
+
+    def __init__(self, size: int, inner: int) -> None:
+        super().__init__(size, inner)
+        self.down_proj = nn.Linear(size // 2, inner, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x[..., : x.shape[-1] // 2])
+
+
 class LowRank(Mlp):
     """What writes is the second of two matrices; the first is square, and called `o_proj`."""
 
@@ -164,8 +186,9 @@ class Experts(nn.Module):
 
 
 class Mixture(nn.Module):
-    def __init__(self, size: int, inner: int, count: int, form: str, shared: bool = False) -> None:
+    def __init__(self, size: int, inner: int, count: int, form: str, shared: bool, scaled: bool) -> None:
         super().__init__()
+        self.scale = nn.Parameter(torch.ones(count)) if scaled else None
         self.router = nn.Linear(size, count, bias=False)
         self.experts = Experts(size, inner, count, form)
         self.always = Mlp(size, inner) if shared else None
@@ -175,6 +198,7 @@ class Mixture(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         rows = x.reshape(-1, x.shape[-1])
         scores = torch.sigmoid(self.router(rows))
+        scores = scores if self.scale is None else scores * self.scale
         correction = self.get_buffer("correction") if self.always is not None else 0
         index = (scores + correction).topk(2, dim=-1).indices
         written = self.experts(rows, index, scores.gather(1, index)).view_as(x)
@@ -196,7 +220,7 @@ class Block(nn.Module):
             }
             return kinds[design](size) if design in kinds else Rms(size, offset)
 
-        self.design = design
+        self.design, self.number, self.layers = design, number, config.num_hidden_layers
         self.norm_a, self.norm_b = norm(), norm()
         is_convolution = design == "hybrid" and number % 2 == 1
         self.mixer = Convolution(size) if is_convolution else Attention(size, linear, bias)
@@ -207,24 +231,31 @@ class Block(nn.Module):
             "stacked_experts": "stacked",
         }
         special = {"adding": Adding, "low_rank": LowRank, "bent": Bent, "decoy": Decoy, "gated": Gated}
-        if design in forms or design == "shared_expert":
+        special |= {"twice_normed": TwiceNormed, "halves": Halves}
+        if design in forms or design in ("shared_expert", "scaled_scores"):
             form = forms.get(design, "out in")
-            self.rest: nn.Module = Mixture(size, inner, config.num_experts, form, design == "shared_expert")
+            shared, scaled = design == "shared_expert", design == "scaled_scores"
+            self.rest: nn.Module = Mixture(size, inner, config.num_experts, form, shared, scaled)
         elif design in special:
             self.rest = special[design](size, inner)
         else:
             self.rest = Mlp(size, inner, linear, bias)
-        behind = {"sandwich": 1, "one_plus": 1, "chain": 2}.get(design, 0)
+        behind = {"sandwich": 1, "one_plus": 1, "chain": 2, "scaled_before_norm": 1}.get(design, 0)
         self.behind_a, self.behind_b = (nn.Sequential(*(Rms(size, offset) for _ in range(behind))) for _ in range(2))
         if design == "layer_norm_behind":
             self.behind_a = nn.Sequential(nn.LayerNorm(size))
         if design == "scalar":
             self.scalar = nn.Parameter(torch.ones(1))
+        if design == "held_scalar":
+            self.holder = nn.ParameterDict({"scalar": nn.Parameter(torch.ones(1))})
+        if design == "bare_gain":
+            self.behind_gain = nn.Parameter(torch.ones(size))
         if design == "channel_gain":
             self.gain = nn.Parameter(torch.ones(size))
 
-    def forward(self, h: Tensor) -> Tensor:
-        factor = 0.25 if self.design == "multiplied" else 1.0
+    def forward(self, h: Tensor, pace: Tensor | None = None) -> Tensor:
+        factors = {"multiplied": 0.25, "deep": min(1.0, 4 / self.layers), "counted": 1 / (self.number + 1)}
+        factor = factors.get(self.design, 1.0) if pace is None else pace
         if self.design == "post_norm":
             h = self.norm_a(h + self.mixer(h))
             return self.norm_b(h + self.rest(h))
@@ -233,10 +264,24 @@ class Block(nn.Module):
             return h + self.mixer(normed) + self.rest(normed)
         if self.design == "channel_gain":
             h = h * self.gain
+        if self.design == "bare_gain":
+            h = h + self.behind_gain * self.mixer(self.norm_a(h))
+            return h + self.rest(self.norm_b(h))
+        if self.design == "scaled_before_norm":
+            h = h + self.behind_a(2.5 * self.mixer(self.norm_a(h)))
+            return h + self.behind_b(0.5 * self.rest(self.norm_b(h)))
         h = h + factor * self.behind_a(self.mixer(self.norm_a(h)))
+        if self.design == "counted":
+            h = 0.9**self.number * h
+        if self.design == "numbered" and self.number == 5:
+            h = h + torch.tanh(self.norm_b(h))
+        if self.design == "long" and h.shape[1] > 20:
+            h = h + torch.tanh(self.norm_b(h))
         if self.design == "adding":
             return self.rest(self.norm_b(h), h)
         h = h + factor * self.behind_b(self.rest(self.norm_b(h)))
+        if self.design == "held_scalar":
+            return h * self.holder["scalar"]
         return h * self.scalar if self.design == "scalar" else h
 
 
@@ -253,6 +298,10 @@ class MadeUpForCausalLM(PreTrainedModel, GenerationMixin):
         if config.design in ("normed_embedding", "normed_positions"):
             self.table_norm = nn.LayerNorm(size)
         self.pile = nn.ModuleList(Block(config, number) for number in range(config.num_hidden_layers))
+        if config.design == "last_vector":
+            self.vector = nn.Parameter(torch.ones(size))
+        if config.design == "rezero":
+            self.pace = nn.Parameter(torch.ones(1))
         if config.design == "tail":
             self.tail = Block(config, 0)
         self.last_norm = Rms(size)
@@ -278,8 +327,14 @@ class MadeUpForCausalLM(PreTrainedModel, GenerationMixin):
             h = h + torch.linspace(-1, 1, h.shape[1] * h.shape[2], dtype=h.dtype).view(h.shape[1:])
         if hasattr(self, "table_norm"):
             h = self.table_norm(h)
-        for block in [*self.pile] * (2 if self.config.design == "looped" else 1):
-            h = block(h)
+        if self.config.design == "one_token":
+            h = h + (input_ids == 50).to(h.dtype)[..., None]
+        for number, block in enumerate([*self.pile] * (2 if self.config.design == "looped" else 1)):
+            h = block(h, getattr(self, "pace", None))
+            if self.config.design == "between" and number == 4:
+                h = h + torch.tanh(self.last_norm(h))
+        if self.config.design == "last_vector":
+            h = h + self.vector
         if hasattr(self, "tail"):
             h = self.tail(h)
         return CausalLMOutput(logits=self.head(self.last_norm(h)))

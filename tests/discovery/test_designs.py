@@ -8,8 +8,9 @@ import torch
 
 from excise.checkpoint.weights import read_checkpoint
 from excise.discovery.examination import Examined, examine, example
-from excise.discovery.proof import EXACT
+from excise.discovery.proof import EXACT, base_of, edits_of, random_direction
 from excise.discovery.twin import randomize
+from excise.edit.planning.plan import CannotEdit
 from excise.inference.loading.models import register_packages
 from excise.plumbing.errors import StageError
 from schemas.model import Writer
@@ -42,6 +43,13 @@ EXACT_DESIGNS: dict[str, dict[str, str]] = {
     "hybrid": {**PLAIN, "mixer.up_proj.weight": "attention"},
     "experts": ROUTED,
     "turned_experts": ROUTED,
+    "deep": PLAIN,
+    "counted": PLAIN,
+    "held_scalar": PLAIN,
+    "scaled_before_norm": PLAIN,
+    "twice_normed": PLAIN,
+    "halves": PLAIN,
+    "scaled_scores": ROUTED,
     "shared_expert": {**ROUTED, "rest.always.up_proj.weight": "shared_experts"},
 }
 """By design, the writers of its layers and their roles."""
@@ -53,6 +61,13 @@ REFUSED = {
     "fixed_positions": "no weight is added there",
     "looped": "run more than once",
     "tail": "used behind the last layer",
+    "last_vector": "added to the stream behind the last layer",
+    "numbered": "something else writes",
+    "between": "something stands between blocks 4 and 5",
+    "one_token": "no weight is added there",
+    "long": "something else writes",
+    "rezero": "multiplied by a parameter",
+    "bare_gain": "is not what is added to the stream",
     "layer_norm_behind": "through a LayerNorm",
     "stacked_experts": "not one tensor of three axes",
     "listed_experts": "not one tensor of three axes",
@@ -112,6 +127,33 @@ def test_what_is_between_a_writer_and_the_stream_is_found(tmp_path: Path) -> Non
     assert examined("scalar", tmp_path / "scalar").layout.family.layer_scalar == "scalar"
     shared = examined("shared_expert", tmp_path / "shared").layout.family.sublayers["feed_forward"][0].router_bias
     assert shared is not None and (shared.weight, shared.selects_only) == ("rest.correction", True)
+
+
+def test_numbers_by_which_layers_multiply_are_found(tmp_path: Path) -> None:
+    assert [writer.multiplier for writer in writers(examined("deep", tmp_path / "deep"))] == pytest.approx([4 / 6] * 2)
+    counted = examined("counted", tmp_path / "counted")
+    assert counted.layout.family.layer_factors == pytest.approx([0.9**number for number in range(6)], rel=1e-5)
+    attention, mlp = (writer.multipliers for writer in writers(counted))
+    assert attention == pytest.approx([1 / (number + 1) for number in range(6)], rel=1e-5)
+    assert mlp == pytest.approx([1 / (number + 1) / 0.9**number for number in range(6)], rel=1e-5)
+    scaled = writers(examined("scaled_before_norm", tmp_path / "scaled"))
+    assert [writer.before_norms for writer in scaled] == [2.5, 0.5]
+    assert examined("held_scalar", tmp_path / "held").layout.family.layer_scalar == "holder.scalar"
+
+
+@pytest.mark.parametrize("design", ["twice_normed", "halves"])
+def test_readers_are_not_edited_where_not_all_are_known(design: str, tmp_path: Path) -> None:
+    layout = examined(design, tmp_path).layout
+    assert layout.family.reads_elsewhere
+    base, direction = base_of(tmp_path, layout), random_direction(layout.hidden_size)
+    assert edits_of(base, ["mlp"], direction)
+    with pytest.raises(CannotEdit, match="also read the stream"):
+        edits_of(base, ["attention_inputs"], direction)
+
+
+def test_a_scale_of_scores_is_no_router_bias(tmp_path: Path) -> None:
+    variants = examined("scaled_scores", tmp_path).layout.family.sublayers["feed_forward"]
+    assert all(variant.router_bias is None for variant in variants)
 
 
 def test_a_type_of_an_installed_package_is_known_if_a_lock_pins_it(

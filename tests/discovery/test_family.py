@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from benchmarks.model_types import simulation_error
 from excise.checkpoint.weights import SINGLE, read_checkpoint
 from excise.discovery.examination import Examined, declare, examine, example
-from excise.discovery.proof import prove
+from excise.discovery.proof import SavedTwin, prove
 from excise.discovery.stream import NoLayout
 from excise.plumbing.errors import StageError
 from schemas.model import Layout, Writer
@@ -124,8 +124,9 @@ def test_a_wrong_layout_is_not_proven(broken: str, tmp_path: Path) -> None:
             "others": (*layout.family.others, *others),
         }
     )
+    twin = SavedTwin(tmp_path / "model", layout.model_copy(update={"family": family}))
     with pytest.raises(NoLayout, match="something else writes"):
-        prove(tmp_path / "model", layout.model_copy(update={"family": family}), PROMPTS, tmp_path / "work")
+        prove(twin, twin, PROMPTS, tmp_path / "work")
 
 
 @pytest.mark.slow
@@ -140,9 +141,9 @@ def test_a_measured_layout_can_be_declared(tmp_path: Path, monkeypatch: pytest.M
 
 def test_two_writers_of_one_role_are_traced_apart(tmp_path: Path) -> None:
     """Of Falcon-H1, attention and Mamba both mix tokens. What all writers add is what the stream gains."""
-    from excise.diagnosis.contributions import Trace, components
     from excise.discovery.proof import base_of, random_direction
     from excise.inference.loading.models import load_model
+    from excise.residual.contributions import Trace, components
 
     with example("falcon_h1") as folder:
         checkpoint = read_checkpoint(folder)

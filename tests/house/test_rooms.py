@@ -21,7 +21,7 @@ ROOMS = {
     "organism": GROUND | {"organism"},
     "inference": MODEL,
     "edit": MODEL | {"edit"},
-    "discovery": MODEL | {"edit", "discovery"},
+    "discovery": MODEL | {"edit", "residual", "discovery"},
     "residual": MODEL | {"edit", "residual"},
     "trials": MODEL | {"edit", "residual", "trials"},
     "judges": GROUND | {"judges"},

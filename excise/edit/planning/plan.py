@@ -163,6 +163,12 @@ def _choices(
             choices += [((place.tensor, expert), choice) for expert in _experts(place, rule, where, base)]
     if EMBEDDING in targets:
         choices += [((choice.tensor, None), choice) for choice in _embedding(rule, where, ablate, base)]
+    reads = any(choice.place is not None and not choice.place.writes for _, choice in choices)
+    if reads and base.layout.family.reads_elsewhere:
+        raise CannotEdit(
+            f"{where}.targets: models of the type {base.layout.model_type} also read the stream in ways that no layout "
+            "can say, so an edit of readers would be in part; name writers only"
+        )
     if not choices:
         roles = sorted({place.part.role for place in places} | {EMBEDDING})
         raise CannotEdit(f"{where}: its layers have none of {', '.join(targets)}; they have {', '.join(roles)}")

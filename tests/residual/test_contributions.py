@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from excise.diagnosis.contributions import Source, Trace, watch_writes
 from excise.inference.forward import Batch, watch_stream
+from excise.plumbing.errors import StageError
+from excise.residual.contributions import Source, Trace, watch_writes
 from excise.residual.experts import chosen, routed_experts
 from schemas.model import Writer
 from tests.families import EXPERTS, ROUTED
@@ -34,6 +35,14 @@ def test_what_is_written_adds_up_to_the_change_of_the_stream(subject: Subject) -
         for source in found.writes:
             if source[0] == layer:  # each counts
                 assert misfit(found, layer, total(found, layer, without=source)) > 1e-4
+
+
+def test_a_layout_that_does_not_account_for_the_stream_is_an_error(subject: Subject) -> None:
+    found = subject.trace().check()
+    role = max(found.writes, key=lambda source: float(found.writes[source].projected.std()))[1]
+    found.parts = {key: write for key, write in found.parts.items() if key[1] != role}
+    with pytest.raises(StageError, match=r"none of its known writers adds .*schemas/architectures"):
+        found.check()
 
 
 def test_the_traced_stream_is_the_measured_one(subject: Subject) -> None:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any, NamedTuple, Self
 
 import torch
@@ -17,9 +18,12 @@ from excise.edit.planning.layout import resolve_layer, sort_by_layer
 from excise.edit.planning.plan import Edit
 from excise.inference.forward import Batch, in_batches, on_input, on_output, run_decoder, watch_stream
 from excise.inference.loading.models import decoder_layers
+from excise.plumbing.errors import StageError
 from excise.residual.experts import held_experts
 from schemas.model import Layout, Writer, WriterRole
 
+_UNACCOUNTED = 0.1
+"""Of the stream along the direction; 16-bit numbers leave less than 0.01."""
 Source = tuple[int, WriterRole]
 """A layer and the role of a writer in it."""
 Key = tuple[int, WriterRole, str]
@@ -85,13 +89,14 @@ def components(model: PreTrainedModel, base: BaseModel) -> list[Component]:
         places = resolve_layer(layout, number, names[number], base.tensors)
         # A bias adds the same to every prompt.
         weights = [place.part for place in places if not place.is_bias]
+        modules = {part.weight: part.in_memory for part in weights}
         for writer in dict.fromkeys(part for part in weights if isinstance(part, Writer)):
             norms = [
-                (layer.get_submodule(norm.weight.removesuffix(".weight")), norm.offset)
+                (layer.get_submodule(norm.in_memory), norm.offset)
                 for norm in writer.norms
-                if norm.weight is not None
+                if norm.in_memory is not None
             ]
-            gate = writer.gate.removesuffix(".weight") if writer.gate is not None else None
+            gate = modules[writer.gate] if writer.gate is not None else None
             listed.append(
                 Component(
                     layer=number,
@@ -100,7 +105,7 @@ def components(model: PreTrainedModel, base: BaseModel) -> list[Component]:
                     norms={norm: norm.get_parameter("weight").detach().double() + offset for norm, offset in norms},
                     gate=layer.get_submodule(gate) if gate is not None else None,
                     block=layer.get_submodule(gate.rpartition(".")[0]) if gate is not None else layer,
-                    multiplier=layout.residual_multiplier * writer.multiplier,
+                    multiplier=layout.residual_multiplier * writer.multiplier_in(number),
                 )
             )
     return listed
@@ -126,11 +131,11 @@ class Trace:
             if edit.place is not None and isinstance(edit.place.part, Writer) and not edit.place.is_bias:
                 key = (edit.place.layer, edit.place.part.role, edit.place.part.weight)
                 self._edits.setdefault(key, []).append(edit)
-        layers, scalar = decoder_layers(self.model), self.layout.layer_scalar
+        layers = list(decoder_layers(self.model))
         self.stream = torch.zeros(len(self.prompts), len(layers) + 1, dtype=torch.float64)
         """``[prompts, layers + 1]``: entering each layer, and leaving the last."""
         self.parts: dict[Key, Write] = {}
-        self.scales = [1.0 if scalar is None else float(getattr(layer, scalar)) for layer in layers]
+        self.scales = _scales(layers, self.layout)
         """λ of each layer."""
 
     @property
@@ -145,6 +150,26 @@ class Trace:
     def reach(self, layer: int) -> float:
         """The factor on a write in a layer when it arrives at the last measurement."""
         return math.prod(self.scales[layer:])
+
+    def unaccounted(self) -> Tensor:
+        """What each layer adds to the stream that none of its writers adds, ``[prompts, layers]``, less its mean, as
+        biases of no weight are not watched; 0 but for rounding if every writer is watched."""
+        expected = self.stream[:, :-1].clone()
+        for (layer, _, _), write in self.parts.items():
+            expected[:, layer] += write.projected
+        left = self.stream[:, 1:] - expected * torch.tensor(self.scales, dtype=torch.float64)
+        return left - left.mean(dim=0)
+
+    def check(self) -> Self:
+        """Raises `StageError`: a layer adds much that none of its writers adds, so the layout is wrong."""
+        shares = self.unaccounted().abs().amax(dim=0) / self.stream.abs().amax(dim=0)[1:]
+        layer, share = int(shares.argmax()), float(shares.max())
+        if share > _UNACCOUNTED:
+            raise StageError(
+                f"layer {layer} adds to the stream what none of its known writers adds ({share:.0%} of it), "
+                f"so the layout of {', '.join(self.layout.model_types)} is wrong; correct it in schemas/architectures/"
+            )
+        return self
 
     @torch.inference_mode()
     def run(self) -> Self:
@@ -174,6 +199,12 @@ class Trace:
 
         watch_stream(self.model, keep, undo)
         watch_writes(self.watched, self.direction, self._edits, batch, keep_write, undo)
+
+
+def _scales(layers: Sequence[nn.Module], layout: Layout) -> list[float]:
+    if layout.layer_scalar is not None:
+        return [float(attrgetter(layout.layer_scalar)(layer).detach()) for layer in layers]
+    return list(layout.layer_factors) or [1.0 for _ in layers]
 
 
 def watch_writes(
@@ -263,7 +294,7 @@ class _WatchedComponent:
         gain = torch.ones_like(self.direction)
         for norm, norm_gain in self.component.norms.items():
             gain, factor = gain * norm_gain.cpu(), factor * self.shrinks[norm]
-        exact = written.double() * factor[:, None, None]
+        exact = written.double() * (factor * self.component.writer.before_norms)[:, None, None]
         projected = (exact @ (gain * self.direction).to(exact.device)).cpu()
         covered, removed = torch.zeros_like(projected), torch.zeros_like(projected)
         for edit in self.edits:
