@@ -18,7 +18,7 @@ from excise.discovery.naming import Naming, naming_of
 from excise.discovery.proof import SavedTwin, Unaccounted, is_blinded, prove
 from excise.discovery.stream import NoLayout, find_stream
 from excise.discovery.traits import Traits, find_traits
-from excise.discovery.twin import build, double_precision
+from excise.discovery.twin import MOST_LAYERS, build, double_precision
 from excise.discovery.twins import Twin, rename, save, twin_of, with_all_layers
 from excise.edit.inspection import is_tied
 from excise.inference.loading.models import auto_class
@@ -67,7 +67,8 @@ def _proven(
     """The layout as measured on a twin, on `ids`, and its proof, also on one with all layers, on `prompts`."""
     with double_precision():
         found, traits = _measured(twin, ids)
-        if found.multiplies_stream or any(abs(factor - 1) > TOLERANCE for factor in traits.factors.values()):
+        multiplies = found.multiplies_stream or any(abs(factor - 1) > TOLERANCE for factor in traits.factors.values())
+        if multiplies and len(twin.stream.blocks) <= MOST_LAYERS:  # of a deeper one, the first layers were asked before
             _refuse_parameters(traits, twin, model_class, ids)
     with tempfile.TemporaryDirectory(prefix="excise-") as name:
         work = Path(name)

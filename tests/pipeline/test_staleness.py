@@ -98,7 +98,6 @@ CHANGES: dict[str, tuple[Callable[[Project], None], set[str]]] = {
     "the statistics of directions": (comment("excise/residual/directions.py"), {"directions"}),
     "a gate's limit": (comment("excise/comparison/limits/max_drop.py"), PARAMS | {"report"}),
     "how activations are taken": (comment("excise/residual/activations.py"), {"measure"}),
-    "how experts are counted": (comment("excise/residual/experts.py"), {"measure", "diagnose", "simulate"}),
     "the layout of another family": (
         new("schemas/architectures/new.yaml", "schemas/architectures/llama.yaml"),
         {"prepare"},
@@ -106,7 +105,8 @@ CHANGES: dict[str, tuple[Callable[[Project], None], set[str]]] = {
     "the page's style": (comment("excise/report/templates/report.css"), {"report"}),
     "a plot's colour": (comment("excise/report/pictures.py"), {"report"}),
     "an interval": (comment("excise/comparison/intervals.py"), {"report"}),
-    # `prepare` proves the layouts that it measures by edits.
+    # `prepare` proves the layouts that it measures by edits, and by what their writers add.
+    "how experts are counted": (comment("excise/residual/experts.py"), {"prepare", "measure", "diagnose", "simulate"}),
     "the card's template": (comment("excise/edit/templates/card.md.j2"), {"ablate", "prepare"}),
     "the edit's arithmetic": (comment("excise/edit/checkpoint.py"), {"ablate", "prepare"}),
     "the comment's renderer": (comment("excise/gitops/comment.py"), set()),
