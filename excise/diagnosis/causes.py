@@ -1,15 +1,17 @@
 """Whether a direction causes refusal: ablating it everywhere and adding it to the stream, as in Arditi et al. 2024
 (arXiv:2406.11717, sections 2.4 and 3), and patching what single writers add along it, as in causal tracing."""
 
-from collections.abc import Collection, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
-from excise.edit.planning.projectors import Directions, Projector
-from excise.inference.forward import Batch, change_stream, on_output
-from excise.residual.contributions import Component, Key, Trace, Write, watch_writes
+from excise.edit.planning.projectors import Projector
+from excise.inference.loading.models import decoder_layers
+from excise.residual.contributions import Component, Key, Trace, Write
+from excise.trials.changes import OnModule, Patched, Trial
 from excise.trials.refusal import Outcome, Questions
 from schemas.diagnosis import Cause
 from schemas.directions import MeasurementStatistics
@@ -19,25 +21,30 @@ ENOUGH = 0.9
 """Share of a writer's effect that the named part of it must have."""
 
 
-def ablated(questions: Questions, watched: Sequence[Component], direction: Tensor) -> Outcome:
-    """The model's answers when embeddings and all writes lose a direction, a unit vector ``[hidden]``."""
+def ablating(model: PreTrainedModel, watched: Sequence[Component], direction: Tensor) -> Trial:
+    """Embeddings and all writes lose a direction, a unit vector ``[hidden]``."""
     without = Projector(direction[:, None], direction[:, None]).remove
-
-    def watch(_batch: Batch, undo: ExitStack) -> None:
-        change_stream(questions.model, 0, without, undo)
-        for module in dict.fromkeys(component.last for component in watched):
-            on_output(module, without, undo)
-
-    return questions.ask(watch)
+    key = direction.numpy().tobytes()
+    last = {component.last: component.layer for component in watched}
+    changes = [OnModule(layer, module, "output", key, without) for module, layer in last.items()]
+    return Trial((_on_stream(model, 0, key, without), *changes))
 
 
-def added(questions: Questions, measurement: int, vector: Tensor) -> Outcome:
-    """The model's answers when a vector ``[hidden]`` is added to the stream at a measurement, at every token."""
+def adding(model: PreTrainedModel, measurement: int, vector: Tensor) -> Trial:
+    """A vector ``[hidden]`` is added to the stream at a measurement, at every token."""
 
     def add(stream: Tensor) -> Tensor:
         return stream + vector.to(stream.device, stream.dtype)
 
-    return questions.ask(lambda _batch, undo: change_stream(questions.model, measurement, add, undo))
+    return Trial((_on_stream(model, measurement, vector.numpy().tobytes(), add),))
+
+
+def _on_stream(model: PreTrainedModel, measurement: int, key: bytes, change: Callable[[Tensor], Tensor]) -> OnModule:
+    """A change of the stream at a measurement, as it enters a layer or leaves the last one."""
+    layers = decoder_layers(model)
+    if measurement < len(layers):
+        return OnModule(measurement, layers[measurement], "input", key, change)
+    return OnModule(measurement - 1, layers[-1], "output", key, change)
 
 
 def most_causal(without: Mapping[int, Outcome]) -> list[int]:
@@ -51,18 +58,12 @@ def most_causal(without: Mapping[int, Outcome]) -> list[int]:
 
 
 def explain_causes(
-    questions: Questions,
-    directions: Directions,
-    statistics: Sequence[MeasurementStatistics],
-    without: Mapping[int, Outcome],
+    statistics: Sequence[MeasurementStatistics], without: Mapping[int, Outcome], added: Mapping[int, Outcome]
 ) -> list[Cause]:
-    """Refusal without each direction, and with it added to harmless prompts."""
+    """By measurement, refusal without its direction, and with it added to harmless prompts."""
     rows = []
     for row in statistics:
-        outcomes: list[Outcome | None] = [None, None]
-        if (removed := without.get(row.measurement)) is not None:
-            vector = directions.unit[row.measurement] * (row.norm or 0.0)
-            outcomes = [removed, added(questions, row.measurement, vector)]
+        outcomes = without.get(row.measurement), added.get(row.measurement)
         answers = [outcome.answers() if outcome is not None and outcome.is_finite else None for outcome in outcomes]
         rows.append(Cause(measurement=row.measurement, reason=row.reason, ablated=answers[0], added=answers[1]))
     return rows
@@ -84,20 +85,28 @@ class ActivationPatching:
 
     def effect(self, sites: Collection[Site]) -> float:
         """Change of the mean log-odds of refusing harmful prompts, in nats; negative if the sites cause refusal."""
+        return self.effects([sites])[0]
 
-        def patch(component: Component, write: Write) -> Tensor | None:
-            change = torch.zeros_like(write.projected)
-            for layer, role, expert in sites:
-                if (layer, role) == component.source:
-                    change += self.harmless_means[component.key, expert] - write.of_expert(expert)
-            return change
+    def effects(self, several: Sequence[Collection[Site]]) -> list[float]:
+        """The same of several sets of sites, tried together."""
+        odds = self.questions.ask_all_harmful([self._trial(sites) for sites in several])
+        return [float((each - self.questions.unedited.harmful.log_odds).mean()) for each in odds]
 
-        sources = {(layer, role) for layer, role, _ in sites}
-        watched = [component for component in self.watched if component.source in sources]
-        odds = self.questions.ask_harmful(
-            lambda batch, undo: watch_writes(watched, self.direction, {}, batch, patch, undo)
-        )
-        return float((odds - self.questions.unedited.harmful.log_odds).mean())
+    def _trial(self, sites: Collection[Site]) -> Trial:
+        changes = []
+        for layer in sorted({layer for layer, _, _ in sites}):
+            here = sorted((site for site in sites if site[0] == layer), key=str)
+            sources = {(layer, role) for _, role, _ in here}
+            watched = tuple(component for component in self.watched if component.source in sources)
+            changes.append(Patched(layer, tuple(here), watched, self.direction, partial(self._patch, here)))
+        return Trial(tuple(changes))
+
+    def _patch(self, sites: Sequence[Site], component: Component, write: Write) -> Tensor:
+        change = torch.zeros_like(write.projected)
+        for layer, role, expert in sites:
+            if (layer, role) == component.source:
+                change += self.harmless_means[component.key, expert] - write.of_expert(expert)
+        return change
 
     def smallest(self, sites: Sequence[Site], whole: float) -> list[Site]:
         """A small set of sites with nearly the `whole` effect: each in turn is left out if the others have enough.

@@ -5,7 +5,7 @@ from contextlib import suppress
 
 from torch import Tensor
 
-from excise.diagnosis.causes import ActivationPatching, ablated, explain_causes, most_causal
+from excise.diagnosis.causes import ActivationPatching, ablating, adding, explain_causes, most_causal
 from excise.diagnosis.recommendation import explain_ranges, recommend, rules_of, try_edits
 from excise.diagnosis.router import blind_routers, explain_routers, explain_weights, trace_routers
 from excise.diagnosis.writers import Contrast, explain_experts, explain_roles, explain_writers, name_writer
@@ -34,11 +34,18 @@ def explain(
     questions, base, ablate = bench.questions, bench.base, Ablate(**settings.model_dump())
     model, layout, kinds = questions.model, base.layout.family, (questions.harmful, questions.harmless)
     watched = components(model, base)
+    unit = bench.directions.unit
     directed = [row for row, reason in enumerate(bench.directions.reasons) if reason is None]
-    without = {row: ablated(questions, watched, bench.directions.unit[row]) for row in directed}
+    trials = [ablating(model, watched, unit[row]) for row in directed]
+    lengths = {row.measurement: row.norm or 0.0 for row in statistics}
+    trials += [adding(model, row, unit[row] * lengths[row]) for row in directed]
+    outcomes = questions.ask_all(trials)
+    without, added = (
+        dict(zip(directed, each, strict=True)) for each in (outcomes[: len(directed)], outcomes[len(directed) :])
+    )
     causal = most_causal(without)
     measurement, direction = explained_direction(bench.directions, causal, settings.orthogonalize)
-    causes = explain_causes(questions, bench.directions, statistics, without)
+    causes = explain_causes(statistics, without, added)
     advance(1)
 
     contrast = Contrast(*(Trace(model, layout, watched, direction, prompts).run().check() for prompts in kinds))

@@ -35,9 +35,10 @@ class Tried:
 
     @property
     def rank(self) -> tuple[bool, float, float]:
-        """Lower is better: refusal removed at the lowest KL, or else the least refusal."""
-        kl = float(self.outcome.kl.mean())
-        return (False, kl, 0.0) if self.removes else (True, self.outcome.remaining, kl)
+        """Lower is better: refusal removed at the lowest KL, or else the least refusal. What rounding tells apart is
+        equal, such as two lists of targets of which a layer has the same."""
+        kl = round(float(self.outcome.kl.mean()), 6)
+        return (False, kl, 0.0) if self.removes else (True, round(self.outcome.remaining, 6), kl)
 
     def is_like(self, best: "Tried") -> bool:
         """Whether its KL is not significantly larger than the best one's, by a paired normal 95 % interval."""
@@ -55,22 +56,22 @@ def try_edits(
     single = [[writer] for writer in writers] if len(writers) > 1 else []
     all_but = [[other for other in writers if other != writer] for writer in writers] if len(writers) > 2 else []
 
-    def attempt(rules: Rules) -> None:
-        is_new = all(rules != other.rules for other in tried)
-        if is_new and (outcome := bench.attempt(with_rules(ablate, rules))) is not None:
-            tried.append(Tried(rules, outcome))
+    def attempt(several: Sequence[Rules]) -> None:
+        """Try those that are new, together."""
+        new: list[Rules] = []
+        for rules in several:
+            if rules not in [*new, *(edit.rules for edit in tried)]:
+                new.append(rules)
+        outcomes = bench.attempt([with_rules(ablate, rules) for rules in new])
+        tried.extend(Tried(rules, outcome) for rules, outcome in zip(new, outcomes, strict=True) if outcome is not None)
 
-    for measurement in measurements[:MEASUREMENTS]:
-        for first, last in layer_ranges(bench.base.layout.layers):
-            attempt([range_rule(first, last, measurement, writers)])
-    for best in _best(tried):
-        for fewer in single + all_but:
-            attempt([{**rule, "targets": fewer} for rule in best.rules])
-    for measurement in measurements[:MEASUREMENTS]:
-        attempt([{**rule, "measurement": measurement} for rule in named])
-    for best in _best(tried):
-        for scale in SCALES:
-            attempt([{**rule, "scale": scale * rule["scale"]} for rule in best.rules])
+    ranges, first = layer_ranges(bench.base.layout.layers), measurements[:MEASUREMENTS]
+    attempt([[range_rule(*layers, measurement, writers)] for measurement in first for layers in ranges])
+    fewer = [
+        [{**rule, "targets": targets} for rule in best.rules] for best in _best(tried) for targets in single + all_but
+    ]
+    attempt([*fewer, *([{**rule, "measurement": measurement} for rule in named] for measurement in first)])
+    attempt([[{**rule, "scale": s * rule["scale"]} for rule in best.rules] for best in _best(tried) for s in SCALES])
     return tried
 
 

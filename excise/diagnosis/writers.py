@@ -42,19 +42,20 @@ class Contrast:
 
 
 def explain_writers(contrast: Contrast, patching: ActivationPatching) -> list[WriterEffect]:
+    effects = patching.effects([[site] for site in contrast.sites])
     return [
-        WriterEffect(layer=site[0], role=site[1], **contrast.means(site), effect=patching.effect([site]))
-        for site in contrast.sites
+        WriterEffect(layer=site[0], role=site[1], **contrast.means(site), effect=effect)
+        for site, effect in zip(contrast.sites, effects, strict=True)
     ]
 
 
 def explain_roles(contrast: Contrast, patching: ActivationPatching) -> list[RoleEffect]:
     """What each kind of writer writes, as it arrives at the last measurement, and its effect."""
+    by_role = {role: [site for site in contrast.sites if site[1] == role] for _, role, _ in contrast.sites}
     rows = []
-    for role in dict.fromkeys(role for _, role, _ in contrast.sites):
-        sites = [site for site in contrast.sites if site[1] == role]
+    for (role, sites), effect in zip(by_role.items(), patching.effects([*by_role.values()]), strict=True):
         arriving = sum(contrast.harmful.reach(site[0]) * contrast.difference(site) for site in sites)
-        rows.append(RoleEffect(role=role, difference=arriving, effect=patching.effect(sites)))
+        rows.append(RoleEffect(role=role, difference=arriving, effect=effect))
     return rows
 
 
@@ -65,7 +66,7 @@ def explain_experts(contrast: Contrast, patching: ActivationPatching) -> list[Ex
         for expert in range(write.experts.shape[1]):
             differences[layer, role, expert] = contrast.difference((layer, role, expert))
     largest = sorted(differences, key=lambda site: -abs(differences[site]))[:EXPERTS_TRIED]
-    effects = {site: patching.effect([site]) for site in largest}
+    effects = dict(zip(largest, patching.effects([[site] for site in largest]), strict=True))
     return [
         ExpertEffect(layer=site[0], expert=site[2], difference=difference, effect=effects.get(site))
         for site, difference in differences.items()

@@ -3,14 +3,13 @@
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from torch import Tensor
 from transformers import PreTrainedModel
 
 from excise.checkpoint.weights import Checkpoint
+from excise.inference.entering import Entered, enter
 from excise.inference.forward import (
     Batch,
     BatchSize,
@@ -21,7 +20,6 @@ from excise.inference.forward import (
     in_batches,
     run_decoder,
     smaller,
-    split_call,
     stream_of,
 )
 from excise.inference.layers import LayeredModel
@@ -85,6 +83,11 @@ class Offloaded(Passes):
                 size = smaller(max(len(batch.rows) for batch in batches), error, "starting again")
                 advance(-done)
 
+    def _enter(self, batch: Batch) -> Entered:
+        entered = enter(self.model, batch.ids, batch.mask, self.layered.device)
+        entered.stream = entered.stream.to(self.idle_device)
+        return entered
+
     def _through_layers(self, batches: list[Batch], watch: Watch) -> Iterator[int]:
         """Yields the number of prompts of each batch that has passed through a layer."""
         device, idle = self.layered.device, self.idle_device
@@ -103,41 +106,6 @@ class Offloaded(Passes):
                             # A single expression, so that no other tensor of the batch is held while others pass.
                             passing.stream = stream_of(layer(passing.stream.to(device), *args, **named)).to(idle)
                         yield len(batch.rows)
-
-    def _enter(self, batch: Batch) -> "_Entered":
-        """Record what the decoder calls its layers with, by running it with layers that return their input."""
-        streams: list[Tensor] = []
-        calls: list[_Call] = []
-
-        def record(*args: Any, **kwargs: Any) -> Tensor:
-            stream, others, named = split_call(args, kwargs)
-            if not streams:
-                streams.append(stream.clone())  # so that a change in place is seen too
-            elif not torch.allclose(stream, streams[0], rtol=0, atol=0, equal_nan=True):
-                raise StageError(
-                    f"{type(self.model).__name__} changes the stream between its layers, so it cannot be run layer "
-                    "by layer; set measure.offload: off"
-                )
-            calls.append((others, named))
-            return stream
-
-        with ExitStack() as undo:
-            for layer in decoder_layers(self.model):
-                layer.forward = record
-                undo.callback(layer.__dict__.pop, "forward")
-            run_decoder(self.model, batch, self.layered.device)
-        return _Entered(streams[0].to(self.idle_device), calls)
-
-
-_Call = tuple[tuple[Any, ...], dict[str, Any]]  # a layer's other arguments: masks, positions, what layers share
-
-
-@dataclass
-class _Entered:
-    """A batch between layers."""
-
-    stream: Tensor
-    calls: list[_Call]
 
 
 def open_model(

@@ -8,6 +8,7 @@ from typing import Any
 from excise.checkpoint.base_model import BaseModel
 from excise.edit.planning.plan import CannotEdit, Edit, make_plan
 from excise.edit.planning.projectors import Directions
+from excise.trials.changes import of_edits
 from excise.trials.refusal import Outcome, Questions
 from excise.trials.simulation import simulated
 from schemas.params.ablate import Ablate, Rule
@@ -33,14 +34,20 @@ class Bench:
         with simulated(self.questions.model, self.plan(ablate)):
             return self.questions.ask()
 
-    def attempt(self, ablate: Ablate) -> Outcome | None:
-        """The same; None if this model cannot be edited so, or the edited model's logits are not finite. Raises other
-        errors of `plan`: a model that is damaged, such as by NaN in a norm, must not look like an edit that fails."""
-        try:
-            outcome = self.outcome(ablate)
-        except CannotEdit:
-            return None
-        return outcome if outcome.is_finite else None
+    def attempt(self, edits: Sequence[Ablate]) -> list[Outcome | None]:
+        """The same of several edits, together; None where this model cannot be edited so, or the edited model's logits
+        are not finite. Raises other errors of `plan`: a model that is damaged, such as by NaN in a norm, must not look
+        like an edit that fails."""
+        plans: list[list[Edit] | None] = []
+        for ablate in edits:
+            try:
+                plans.append(self.plan(ablate))
+            except CannotEdit:
+                plans.append(None)
+        model = self.questions.model
+        asked = iter(self.questions.ask_all([of_edits(model, plan) for plan in plans if plan is not None]))
+        outcomes = [None if plan is None else next(asked) for plan in plans]
+        return [outcome if outcome is not None and outcome.is_finite else None for outcome in outcomes]
 
 
 def with_rules(ablate: Ablate, rules: Sequence[Mapping[str, Any]]) -> Ablate:

@@ -7,9 +7,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from excise.inference.forward import Tokens, Watch, first_token_log_probabilities, kl, no_hooks
+from excise.inference.forward import FIRST_BATCH, Tokens, Watch, first_token_log_probabilities, kl, no_hooks
 from excise.plumbing.errors import StageError
 from excise.plumbing.machine import give_back
+from excise.trials.changes import Trial
+from excise.trials.tree import Tree, sharing
 from schemas.diagnosis import Answers
 
 LEAST_RISE = 0.01
@@ -97,6 +99,7 @@ class Questions:
     ) -> None:
         """Ask the base, with hooks that change nothing; see `ask`."""
         self.model, self.harmful, self.harmless = model, harmful, harmless
+        self._trees: dict[int, Tree] = {}
         base_harmful = self._answers(harmful, watch)
         self._base_harmless = self._answers(harmless, watch_harmless or watch)
         self.tokens = refusal_tokens(base_harmful, self._base_harmless)
@@ -117,10 +120,48 @@ class Questions:
         give_back()
         return self._outcome(self._answers(self.harmful, watch), self._answers(self.harmless, watch_harmless or watch))
 
-    def ask_harmful(self, watch: Watch) -> Tensor:
-        """The log-odds of refusing each harmful prompt, ``[prompts]``; harmless ones are not asked."""
-        give_back()
-        return log_odds(self._answers(self.harmful, watch), self.tokens)
+    def ask_all(self, trials: Sequence[Trial]) -> list[Outcome]:
+        """What the model answers in each trial. Raises `StageError`: memory is too small for a single prompt."""
+        harmful = self._tried(self._tree(self.harmful), trials)
+        harmless = self._tried(self._tree(self.harmless), trials, self._base_harmless)
+        return [
+            Outcome(Beginnings(*one[:2]), Beginnings(*other[:2]), other[2])
+            for one, other in zip(harmful, harmless, strict=True)
+        ]
+
+    def ask_all_harmful(self, trials: Sequence[Trial]) -> list[Tensor]:
+        """The log-odds of refusing each harmful prompt, ``[prompts]``, in each trial; harmless ones are not asked."""
+        return [odds for odds, _, _ in self._tried(self._tree(self.harmful), trials)]
+
+    @property
+    def passes(self) -> float:
+        """What all trials together computed, in passes of all prompts of both kinds."""
+        return sum(tree.computed for tree in self._trees.values()) / sum(
+            tree.whole for tree in map(self._tree, (self.harmful, self.harmless))
+        )
+
+    def _tree(self, prompts: Tokens) -> Tree:
+        if id(prompts) not in self._trees:
+            self._trees[id(prompts)] = Tree(self.model, prompts, FIRST_BATCH, sharing(self.model, prompts))
+        return self._trees[id(prompts)]
+
+    def _tried(
+        self, tree: Tree, trials: Sequence[Trial], base: Tensor | None = None
+    ) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """By trial and prompt: the log-odds of refusing, whether the likeliest token does, and the KL from a base."""
+        count = len(tree.prompts)
+        odds, drift = (torch.zeros(len(trials), count, dtype=torch.float64) for _ in range(2))
+        likeliest = torch.zeros(len(trials), count, dtype=torch.bool)
+
+        def take(trial: int, rows: list[int], log_probabilities: Tensor) -> None:
+            # Reduced at once: the logits of all trials would not fit.
+            begun = beginnings(log_probabilities, self.tokens)
+            odds[trial, rows], likeliest[trial, rows] = begun.log_odds, begun.likeliest
+            if base is not None:
+                drift[trial, rows] = kl(base[rows], log_probabilities)
+
+        tree.run(trials, take)
+        return list(zip(odds, likeliest, drift, strict=True))
 
     def _answers(self, prompts: Tokens, watch: Watch) -> Tensor:
         return first_token_log_probabilities(self.model, prompts, "auto", lambda _: None, watch)

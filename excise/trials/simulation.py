@@ -5,6 +5,7 @@ edited weights up to rounding. Edits that are not linear in a module's output (o
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import partial
 
 from torch import Tensor, nn
@@ -18,18 +19,43 @@ from excise.inference.forward import on_input, on_output
 from excise.inference.loading.models import decoder_layers
 
 
+@dataclass(frozen=True)
+class Group:
+    """Edits of what one module of a layer writes, or of what it reads."""
+
+    module: nn.Module
+    writes: bool
+    edits: list[Edit]
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether one hook has the same effect: all that the module holds is edited alike, by a linear edit."""
+        if len({(edit.scale, edit.projector) for edit in self.edits}) > 1:
+            return False
+        if any(edit.keep_column_norms for edit in self.edits):
+            return False
+        experts = _experts_of(self.module)
+        return experts is None or {each for edit in self.edits for each in edit.of_experts or experts} == {*experts}
+
+
+def grouped(model: PreTrainedModel, edits: Sequence[Edit]) -> list[Group]:
+    """Edits of layers by module, but for biases of no weight, which no module writes."""
+    layers, groups = decoder_layers(model), dict[tuple[nn.Module, bool], Group]()
+    for edit in edits:
+        if edit.place is not None and not edit.place.is_alone:
+            module = layers[edit.place.layer].get_submodule(edit.place.part.in_memory)
+            groups.setdefault((module, edit.place.writes), Group(module, edit.place.writes, [])).edits.append(edit)
+    return list(groups.values())
+
+
 @contextmanager
 def simulated(model: PreTrainedModel, edits: Sequence[Edit], shifts: Sequence[Shift] = ()) -> Iterator[None]:
     """Within the block, the model behaves as if the edits and shifts were written to its weights."""
     layers = decoder_layers(model)
-    by_module: dict[tuple[nn.Module, bool], list[Edit]] = {}
     with ExitStack() as undo:
         for edit in edits:
             if edit.place is not None and edit.place.is_alone:
                 _project(layers[edit.place.layer].get_parameter(edit.place.part.in_memory), edit, undo)
-            elif edit.place is not None:
-                module = layers[edit.place.layer].get_submodule(edit.place.part.in_memory)
-                by_module.setdefault((module, edit.place.writes), []).append(edit)
         embeddings = [(edit, edit.embedding.parameter) for edit in edits if edit.embedding is not None]
         # A tied embedding may be planned twice, as two tensors of the file.
         for edit in [edit for edit, parameter in embeddings if parameter is None][:1]:
@@ -44,11 +70,11 @@ def simulated(model: PreTrainedModel, edits: Sequence[Edit], shifts: Sequence[Sh
         for edit, parameter in embeddings:
             if parameter is not None:
                 _project(model.get_parameter(parameter), edit, undo)
-        for (module, writes), planned in by_module.items():
-            if _is_whole(module, planned):
-                _hook(module, writes, planned[0].projector, planned[0].scale, undo)
+        for group in grouped(model, edits):
+            if group.is_whole:
+                _hook(group.module, group.writes, group.edits[0].projector, group.edits[0].scale, undo)
             else:
-                _replace(module, writes, planned, undo)
+                _replace(group.module, group.writes, group.edits, undo)
         for shift in shifts:
             owner, _, name = shift.bias.in_memory.rpartition(".")
             bias = getattr(layers[shift.layer].get_submodule(owner), name).data
@@ -62,14 +88,6 @@ def _project(parameter: nn.Parameter, edit: Edit, undo: ExitStack) -> None:
     value = parameter.data
     undo.callback(value.copy_, value.clone())
     project(value, edit.projector.to(value.device), edit.scale, edit.stream_axis, out=value)
-
-
-def _is_whole(module: nn.Module, planned: Sequence[Edit]) -> bool:
-    """Whether one hook has the same effect: all that the module holds is edited alike, by a linear edit."""
-    if len({(edit.scale, edit.projector) for edit in planned}) > 1 or any(edit.keep_column_norms for edit in planned):
-        return False
-    experts = _experts_of(module)
-    return experts is None or {number for edit in planned for number in edit.of_experts or experts} == {*experts}
 
 
 def _experts_of(module: nn.Module) -> range | None:

@@ -5,11 +5,10 @@ from contextlib import ExitStack
 
 import pytest
 import torch
-from torch import Tensor
 
-from excise.diagnosis.causes import ActivationPatching, Site, ablated, added, most_causal
-from excise.inference.forward import Batch, Watch, watch_stream
-from excise.trials.refusal import Beginnings, Outcome, Questions
+from excise.diagnosis.causes import ActivationPatching, Site, ablating, adding, most_causal
+from excise.inference.forward import Batch, watch_stream
+from excise.trials.refusal import Beginnings, Outcome
 from excise.trials.simulation import simulated
 from tests.families import ROUTED
 from tests.subjects import DIRECTION, HARMLESS, LAYERS, Subject, rules
@@ -22,27 +21,20 @@ def largest_projection(subject: Subject) -> float:
     return float(torch.cat(subject.projections(rules(scale=0.0))).abs().max())
 
 
-def test_a_direction_that_is_ablated_everywhere_is_nowhere(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_direction_that_is_ablated_everywhere_is_nowhere(subject: Subject) -> None:
     """What the model then answers is what it answers when all writers are edited and the embeddings hold none of it."""
-    questions = subject.bench.questions
-    seen: list[float] = []
+    questions, seen = subject.bench.questions, list[float]()
+    trial = ablating(subject.model, subject.components, DIRECTION)
 
-    def ask(watch: Watch) -> Outcome:
-        """As `ask` does, with a look at the stream under the same hooks."""
+    def look(batch: Batch, undo: ExitStack) -> None:
+        trial.watch(subject.model)(batch, undo)
+        watch_stream(
+            subject.model, lambda _, stream: seen.append(float((stream.double() @ DIRECTION).abs().max())), undo
+        )
 
-        def keep(_measurement: int, stream: Tensor) -> None:
-            seen.append(float((stream.double() @ DIRECTION).abs().max()))
-
-        def look(batch: Batch, undo: ExitStack) -> None:
-            watch(batch, undo)
-            watch_stream(subject.model, keep, undo)
-
-        return Questions.ask(questions, look)
-
-    monkeypatch.setattr(questions, "ask", ask)
-    outcome = ablated(questions, subject.components, DIRECTION)
-    monkeypatch.undo()
+    questions.ask(look)
     assert seen and len(seen) % (LAYERS + 1) == 0 and max(seen) < 1e-4
+    (outcome,) = questions.ask_all([trial])
     with simulated(subject.model, subject.bench.plan(rules(targets=WRITERS, through_norm="oblique"))):
         embedding = subject.model.get_input_embeddings()
         assert embedding is not None
@@ -60,12 +52,11 @@ def test_a_direction_that_is_ablated_everywhere_is_nowhere(subject: Subject, mon
 
 def test_what_is_added_at_a_measurement_is_there(subject: Subject) -> None:
     questions = subject.bench.questions
-    assert torch.equal(
-        added(questions, 2, torch.zeros_like(DIRECTION)).harmful.log_odds, questions.unedited.harmful.log_odds
-    )
-    found = [added(questions, measurement, 5 * DIRECTION) for measurement in range(LAYERS + 1)]
-    assert len({round(float(one.kl.mean()), 9) for one in found}) == LAYERS + 1
-    assert min(float(one.kl.mean()) for one in found) > 0
+    trials = [adding(subject.model, measurement, 5 * DIRECTION) for measurement in range(LAYERS + 1)]
+    nothing, *found = questions.ask_all([adding(subject.model, 2, torch.zeros_like(DIRECTION)), *trials])
+    torch.testing.assert_close(nothing.harmful.log_odds, questions.unedited.harmful.log_odds, rtol=0, atol=1e-4)
+    assert len({round(float(one.kl.mean()), 7) for one in found}) == LAYERS + 1
+    assert min(float(one.kl.mean()) for one in found) > 1e-6
     assert torch.equal(questions.ask().harmful.log_odds, questions.unedited.harmful.log_odds)
 
 
@@ -87,7 +78,7 @@ def test_a_patch_changes_the_answer_and_is_taken_back(subject: Subject) -> None:
     found = patches(subject)
     effects = {(layer, role): found.effect([(layer, role, None)]) for layer, role in subject.trace().writes}
     assert all(abs(effect) > 1e-7 for effect in effects.values())
-    assert found.effect([]) == 0
+    assert found.effect([]) == pytest.approx(0, abs=1e-5)
     assert torch.equal(
         subject.bench.questions.ask().harmful.log_odds, subject.bench.questions.unedited.harmful.log_odds
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from excise.diagnosis.causes import ActivationPatching, ablated, added
+from excise.diagnosis.causes import ActivationPatching, ablating, adding
 from excise.diagnosis.explanation import explain
 from excise.plumbing.errors import StageError
 from excise.residual.contributions import Trace
@@ -59,8 +59,11 @@ def test_causes_are_each_measurement_s(explained: Explained) -> None:
     questions = explained.subject.bench.questions
     assert explained.found.causes[0].reason == "nothing" and explained.found.causes[0].ablated is None
     for row in explained.found.causes[1:]:
-        same(row.ablated, ablated(questions, explained.subject.components, DIRECTION).answers())
-        same(row.added, added(questions, row.measurement, NORM * DIRECTION).answers())
+        model = explained.subject.model
+        same(
+            row.ablated, questions.ask(ablating(model, explained.subject.components, DIRECTION).watch(model)).answers()
+        )
+        same(row.added, questions.ask(adding(model, row.measurement, NORM * DIRECTION).watch(model)).answers())
 
 
 def test_writers_and_kinds_add_up_to_the_stream(explained: Explained) -> None:

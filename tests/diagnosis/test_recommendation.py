@@ -1,6 +1,6 @@
 """The recommendation: the lowest KL of those edits that remove refusal, in words that params.yaml takes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
@@ -35,9 +35,9 @@ class Imagined:
         self.answer = answer
         self.asked: list[Ablate] = []
 
-    def attempt(self, ablate: Ablate) -> Outcome | None:
-        self.asked.append(ablate)
-        return self.answer(ablate.rules[0])
+    def attempt(self, edits: Sequence[Ablate]) -> list[Outcome | None]:
+        self.asked += edits
+        return [self.answer(ablate.rules[0]) for ablate in edits]
 
 
 NAMED = [{"layers": 1, "measurement": 2, "scale": 1.0, "targets": ["routed_experts"], "experts": [3]}]

@@ -64,7 +64,6 @@ def test_questions_compare_what_hooks_make_of_the_model_with_the_base(subject: S
     assert float(changed.kl.min()) > 0
     torch.testing.assert_close(changed.harmful.log_odds, log_odds(harmful, questions.tokens), rtol=0, atol=1e-4)
     torch.testing.assert_close(changed.harmless.log_odds, log_odds(harmless, questions.tokens), rtol=0, atol=1e-4)
-    torch.testing.assert_close(questions.ask_harmful(watch), changed.harmful.log_odds, rtol=0, atol=1e-6)
     assert torch.equal(questions.ask().harmful.log_odds, questions.unedited.harmful.log_odds)
 
 

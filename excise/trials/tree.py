@@ -1,0 +1,169 @@
+"""Trials that advance together, layer by layer, as one tree. They share what they have in common until the first layer
+in which they differ, and fork there; forks of a layer are one batch. The prompts' common beginning is computed once for
+each fork, and a trial that changes the last token alone runs on the base's keys and values."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from excise.inference.entering import head
+from excise.inference.forward import (
+    Tokens,
+    all_batches,
+    first_token_log_probabilities,
+    smaller,
+)
+from excise.inference.loading.models import decoder, decoder_layers
+from excise.plumbing.errors import StageError
+from excise.plumbing.machine import give_back
+from excise.trials.changes import ENTERING, InWeights, Trial
+from excise.trials.growing import Growing, Prompts, split
+from excise.trials.simulation import simulated
+
+HELD = 1 << 30
+"""Bytes of streams that are held at once; trials beyond run afterwards."""
+LEAST_SHARED = 2
+"""Tokens that a common beginning has to have."""
+
+Take = Callable[[int, list[int], Tensor], None]
+"""Receives the number of a trial, rows of prompts, and their log-probabilities ``[rows, vocabulary]``, in nats."""
+
+
+@dataclass(frozen=True)
+class Sharing:
+    """What trials of a model may share beside layers."""
+
+    beginning: int
+    """Tokens that all prompts begin with; 0 if each fork has to compute them for each prompt."""
+    holds: bool
+    """Whether the last token can be computed by itself, from what the base keeps of those before it."""
+
+
+def sharing(model: PreTrainedModel, prompts: Tokens) -> Sharing:
+    """What gives the base's own answers to the shortest and the longest prompt, tried once; some models keep states in
+    a way that does not let them go on with several tokens."""
+    tried = sorted(prompts, key=len)[:: max(1, len(prompts) - 1)]
+    plain = first_token_log_probabilities(model, tried, "auto", lambda _: None)
+    exact = 1e-3 if model.dtype == torch.float32 else 5e-2
+
+    def agrees(settings: Sharing, last: bool) -> bool:
+        found = torch.full_like(plain, torch.nan)
+
+        def take(_trial: int, rows: list[int], given: Tensor) -> None:
+            found[rows] = given
+
+        try:
+            Tree(model, tried, len(tried), settings).base(last, take)
+        except (AttributeError, IndexError, RuntimeError, StageError, TypeError, ValueError):  # each has its own way
+            return False
+        return bool((found - plain).abs().max() <= exact * plain.abs().max())
+
+    beginning = _common(prompts)
+    nothing = Sharing(0, holds=False)
+    return Sharing(
+        beginning=beginning if beginning and agrees(replace(nothing, beginning=beginning), last=False) else 0,
+        holds=agrees(replace(nothing, holds=True), last=True),
+    )
+
+
+class Tree:
+    """Runs trials of a model that is in memory as a whole."""
+
+    def __init__(self, model: PreTrainedModel, prompts: Tokens, batch_size: int, settings: Sharing) -> None:
+        """`batch_size` is the number of prompts that advance together at most."""
+        self.model, self.prompts = model, prompts
+        self._layers = list(decoder_layers(model))
+        self._batch_size = batch_size
+        self._sharing = settings
+        self.computed = 0
+        """Tokens times layers so far."""
+
+    @property
+    def whole(self) -> int:
+        """Tokens times layers of one pass of all prompts."""
+        return len(self._layers) * sum(map(len, self.prompts))
+
+    def run(self, trials: Sequence[Trial], take: Take) -> None:
+        """Answer all prompts in all trials; `take` is given each of them once for each batch of prompts, and again if
+        memory ran out. Raises `StageError`: memory is too small for a single prompt."""
+        is_last = [self._sharing.holds and trial.is_last_only for trial in trials]
+        for last in (True, False):
+            numbers = [number for number, each in enumerate(is_last) if each is last]
+            while numbers:
+                try:
+                    self._pass(trials, numbers, last, take)
+                    break
+                except RuntimeError as error:
+                    self._batch_size = smaller(min(self._batch_size, len(self.prompts)), error, "starting again")
+
+    def base(self, last: bool, take: Take) -> None:
+        """Answer all prompts as the base does, by their last tokens alone if `last`."""
+        self._pass([Trial()], [0], last, take)
+
+    @torch.inference_mode()
+    def _pass(self, trials: Sequence[Trial], numbers: Sequence[int], last: bool, take: Take) -> None:
+        for prompts in self._alike() if last else self._batches():
+            give_back()
+            self._answer(prompts, trials, numbers, take)
+
+    def _batches(self) -> Iterator[Prompts]:
+        """Of prompts whose common beginning is apart."""
+        for batch in all_batches(self.prompts, self._batch_size):
+            shared = self._sharing.beginning
+            before, ids = batch.ids[:1, :shared], batch.ids[:, shared:]
+            yield Prompts(batch.rows, ids, batch.mask, batch.ends - shared, before)
+
+    def _alike(self) -> Iterator[Prompts]:
+        """Of prompts of one length, whose tokens before the last one have been computed."""
+        by_length: dict[int, list[int]] = defaultdict(list)
+        for row, tokens in enumerate(self.prompts):
+            by_length[len(tokens)].append(row)
+        for length, all_rows in sorted(by_length.items()):
+            for start in range(0, len(all_rows), self._batch_size):
+                rows = all_rows[start : start + self._batch_size]
+                ids = torch.tensor([list(self.prompts[row]) for row in rows])
+                held = self._cache(ids[:, :-1]) if length > 1 else None
+                ends = torch.zeros(len(rows), dtype=torch.long)
+                yield Prompts(rows, ids[:, -1:], torch.ones_like(ids), ends, ids[:1, :0], held)
+
+    def _cache(self, ids: Tensor) -> Any:
+        """The base's cache of ``[prompts, width]`` tokens without padding."""
+        self.computed += ids.numel() * len(self._layers)
+        device = self.model.device
+        mask = torch.ones_like(ids).to(device)
+        given = decoder(self.model)(input_ids=ids.to(device), attention_mask=mask, use_cache=True)
+        return given.past_key_values
+
+    def _answer(self, prompts: Prompts, trials: Sequence[Trial], numbers: Sequence[int], take: Take) -> None:
+        for entering, group in split(numbers, lambda number: trials[number].at(ENTERING)).items():
+            edits = [edit for change in entering if isinstance(change, InWeights) for edit in change.edits]
+            with simulated(self.model, edits):
+                growing = Growing(self.model, self._layers, prompts)
+                streams = growing.first.stream.nbytes + (0 if growing.before is None else growing.before.nbytes)
+                at_once = max(1, HELD // streams)
+                # Neighbours have most in common, so that few layers are computed again for the next ones.
+                ordered = sorted(group, key=lambda number: _course(trials[number], len(self._layers)))
+                for start in range(0, len(ordered), at_once):
+                    for node in growing.leaves(trials, ordered[start : start + at_once]):
+                        ends = node.stream[torch.arange(len(prompts.rows)), prompts.ends]
+                        logits = torch.log_softmax(head(self.model, ends).float(), dim=-1).cpu()
+                        for number in node.trials:
+                            take(number, prompts.rows, logits)
+            self.computed += growing.computed
+
+
+def _common(prompts: Tokens) -> int:
+    """How many tokens all prompts begin with, one at least left for each of them."""
+    most = min(map(len, prompts)) - 1
+    common = next((place for place in range(most) if len({tokens[place] for tokens in prompts}) > 1), most)
+    return common if common >= LEAST_SHARED else 0
+
+
+def _course(trial: Trial, layers: int) -> list[str]:
+    """By layer, what tells trials apart."""
+    return [str([hash(change) for change in trial.at(layer)]) for layer in range(layers)]

@@ -1,0 +1,134 @@
+"""Trials that advance together give what each gives in a pass of its own, and cost what they do not share."""
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+from torch import Tensor
+
+from excise.inference.forward import first_token_log_probabilities
+from excise.residual.contributions import Component, Write
+from excise.trials import tree as tree_module
+from excise.trials.changes import Patched, Trial, of_edits
+from excise.trials.tree import Sharing, Tree, sharing
+from tests.families import VOCABULARY
+from tests.subjects import DIRECTION, HARMFUL, LAYERS, Subject, rules
+
+BEGINNING = [3, 9, 4, 11, 7]
+PADDED = [BEGINNING + prompt for prompt in HARMFUL]
+ALIKE = [BEGINNING + [(7 * row + 3 * place) % VOCABULARY for place in range(6)] for row in range(5)]
+WRITERS = ["attention", "mlp", "routed_experts", "shared_experts", "per_layer_input"]
+KEEPS_STATES = ("jamba",)
+"""Whose Mamba layers begin anew where several tokens follow others."""
+
+
+def trials(subject: Subject) -> dict[str, Trial]:
+    def edited(method: str = "project", **rule: object) -> Trial:
+        return of_edits(subject.model, subject.bench.plan(rules(method, "orthogonal", **({"targets": WRITERS} | rule))))
+
+    def patched(layer: int, most: int) -> Trial:
+        watched = tuple(component for component in subject.components if component.layer == layer)[:most]
+        return Trial((Patched(layer, most, watched, DIRECTION, patch),))
+
+    def patch(_component: Component, write: Write) -> Tensor:
+        return 1.5 + 0.1 * write.projected
+
+    found = {
+        "base": Trial(),
+        "all writers": edited(),
+        "embedding": edited(targets=["embedding"]),
+        "one layer": edited(layers=[2]),
+        "the same and more": edited(layers=[2, 3]),
+        "at another scale": edited(layers=[2, 3], scale=1.3),
+        "old column norms": edited(layers=[1, 2], method="preserve_column_norms"),
+        "patch of the first layer": patched(0, 9),
+        "patch of one writer": patched(0, 1),
+        "patch of the last layer": patched(LAYERS - 1, 9),
+    }
+    if subject.is_routed:
+        found["single experts"] = edited(targets=["routed_experts"], experts=[0, 2])
+    return found
+
+
+def together(tree: Tree, several: Sequence[Trial]) -> Tensor:
+    """``[trials, prompts, vocabulary]``."""
+    found = torch.full((len(several), len(tree.prompts), VOCABULARY), torch.nan)
+
+    def take(trial: int, rows: list[int], given: Tensor) -> None:
+        found[trial, rows] = given
+
+    tree.run(several, take)
+    return found
+
+
+@pytest.mark.parametrize("prompts", [PADDED, ALIKE], ids=["padded", "alike"])
+def test_trials_together_give_what_each_gives_by_itself(subject: Subject, prompts: list[list[int]]) -> None:
+    named, model = trials(subject), subject.model
+    settings = sharing(model, prompts)
+    assert settings == Sharing(0 if subject.name in KEEPS_STATES else len(BEGINNING), holds=True)
+    alone = torch.stack(
+        [
+            first_token_log_probabilities(model, prompts, "auto", lambda _: None, each.watch(model))
+            for each in named.values()
+        ]
+    )
+    for shared in (settings, Sharing(0, holds=False)):
+        found = together(Tree(model, prompts, 4, shared), list(named.values()))
+        apart = (found - alone).abs().amax(dim=(1, 2)) / alone.abs().amax(dim=(1, 2))
+        assert {name: share for name, share in zip(named, apart.tolist(), strict=True) if not share <= 1e-5} == {}
+    base, *others = together(Tree(model, prompts, 4, settings), list(named.values()))
+    assert all(float((other - base).abs().max()) > 1e-4 for other in others)
+
+
+def test_few_are_held_at_once_where_memory_is_small(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    several = list(trials(subject).values())
+    whole = together(Tree(subject.model, PADDED, 4, Sharing(0, holds=False)), several)
+    monkeypatch.setattr(tree_module, "HELD", 1)
+    monkeypatch.setattr("excise.trials.growing.TOKENS_AT_ONCE", 1)
+    single = together(Tree(subject.model, PADDED, 4, Sharing(0, holds=False)), several)
+    torch.testing.assert_close(single, whole, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("subject", ["llama"], indirect=True)
+def test_they_cost_what_they_do_not_share(subject: Subject) -> None:
+    named, tokens = trials(subject), len(ALIKE[0])
+    tree = Tree(subject.model, ALIKE, 4, Sharing(0, holds=True))
+
+    def passes(*names: str) -> float:
+        before = tree.computed
+        together(tree, [named[name] for name in names])
+        return (tree.computed - before) / tree.whole
+
+    assert passes("base") == 1
+    assert passes("base", "base", "base") == 1
+    assert passes("base", "one layer") == 1 + 2 / LAYERS
+    assert passes("base", "one layer", "the same and more") == 1 + 2 / LAYERS + 1 / LAYERS
+    # The tokens before the last one once, and the last one of both from the layer in which they differ.
+    patches = ("patch of the first layer", "patch of the last layer")
+    assert passes(*patches) == pytest.approx(((tokens - 1) + 2) / tokens)
+
+
+@pytest.mark.parametrize("subject", ["llama"], indirect=True)
+def test_the_common_beginning_is_computed_once(subject: Subject) -> None:
+    tree = Tree(subject.model, ALIKE, len(ALIKE), Sharing(len(BEGINNING), holds=True))
+    together(tree, [Trial()])
+    rest = sum(map(len, ALIKE)) - len(ALIKE) * len(BEGINNING)
+    # Once for the keys that masks are made of, once in the tree.
+    assert tree.computed == LAYERS * (rest + 2 * len(BEGINNING))
+
+
+@pytest.mark.parametrize("subject", ["llama"], indirect=True)
+def test_memory_that_runs_out_makes_batches_smaller(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tree = Tree(subject.model, PADDED, len(PADDED), Sharing(0, holds=False))
+    whole, answer = together(tree, [Trial()]), Tree._answer
+
+    def too_large(self: Tree, prompts: object, *others: object) -> None:
+        if len(prompts.rows) > 2:  # type: ignore[attr-defined]
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        answer(self, prompts, *others)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Tree, "_answer", too_large)
+    torch.testing.assert_close(together(tree, [Trial()]), whole, rtol=1e-4, atol=1e-4)
+    assert "Out of memory: starting again with 2 prompts per batch" in capsys.readouterr().err
