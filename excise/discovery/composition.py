@@ -21,7 +21,7 @@ _AXES: dict[tuple[int, int], tuple[Axes, Axes]] = {
     (3, 2): ("expert in out", "expert out in"),
 }
 """By number of axes and the stream's among them: the stored axes of a writer, and of a reader."""
-_ROUNDING = 1e-5
+_ROUNDING = 5e-5
 _ATTENTION = ("attention", "attention_inputs")
 
 

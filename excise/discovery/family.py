@@ -67,7 +67,8 @@ def _proven(
     """The layout as measured on a twin, on `ids`, and its proof, also on one with all layers, on `prompts`."""
     with double_precision():
         found, traits = _measured(twin, ids)
-        multiplies = found.multiplies_stream or any(abs(factor - 1) > TOLERANCE for factor in traits.factors.values())
+        factors = [*traits.factors.values(), *traits.before_norms.values()]
+        multiplies = found.multiplies_stream or any(abs(factor - 1) > TOLERANCE for factor in factors)
         if multiplies and len(twin.stream.blocks) <= MOST_LAYERS:  # of a deeper one, the first layers were asked before
             _refuse_parameters(traits, twin, model_class, ids)
     with tempfile.TemporaryDirectory(prefix="excise-") as name:
@@ -85,7 +86,7 @@ def _proven(
             all_layers = SavedTwin(work / "deep", _layout_of(deep, layout, found))
         try:
             proof = prove(small, all_layers, prompts, work / "edited")
-            reads_elsewhere = not is_blinded(small, prompts, work / "blinded")
+            reads_elsewhere = not is_blinded(all_layers, prompts, work / "blinded")
         except StageError as error:
             raise NoLayout(f"its twin cannot be edited: {str(error).replace(f'{work}/', '')}") from None
     return found, layout.model_copy(update={"reads_elsewhere": reads_elsewhere}), proof
@@ -101,8 +102,9 @@ def _refuse_parameters(traits: Traits, twin: Twin, model_class: Any, ids: Tensor
     """A number that multiplies what is written has to be the same with other weights."""
     model = build(twin.config, model_class, seed=1)
     _, others = _measured(Twin(model, twin.config, find_stream(model, ids)), ids)
-    for name, factor in traits.factors.items():
-        if abs(others.factors.get(name, factor) - factor) > TOLERANCE * abs(factor):
+    pairs = [(traits.factors, others.factors), (traits.before_norms, others.before_norms)]
+    for name, factor, other in ((name, one[name], two.get(name)) for one, two in pairs for name in one):
+        if other is not None and abs(other - factor) > TOLERANCE * abs(factor):
             raise NoLayout(f"what {name} writes is multiplied by a parameter, which no layout can name")
 
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from excise.checkpoint.base_model import BaseModel
@@ -18,7 +18,7 @@ from excise.discovery.stream import NoLayout, run
 from excise.edit.checkpoint import write_edited
 from excise.edit.planning.plan import CannotEdit, Edit, make_plan
 from excise.edit.planning.projectors import Directions, unit_vector
-from excise.inference.forward import on_input, on_output
+from excise.inference.forward import on_input, on_output, split_call, stream_of
 from excise.inference.loading.models import decoder_layers, load_model
 from excise.residual.contributions import Trace, components
 from schemas.model import LayoutProof, ModelLayout, ModelManifest
@@ -116,22 +116,26 @@ def is_blinded(twin: SavedTwin, ids: Tensor, work: Path) -> bool:
 
 
 def _dependence(model: PreTrainedModel, ids: Tensor, unit: Tensor) -> float:
-    """How far streams are apart, but for the direction itself, of a model to whose stream as much of a unit vector was
-    added before the first layer as there is in it, and of the same with the opposite added: neither changes a norm."""
-    layers, along = decoder_layers(model), unit.float()
+    """How far what a layer returns is apart, but for the direction itself, between a stream to which as much of a unit
+    vector was added as there is in it, and one with the opposite added: neither changes a norm. Of the layer and the
+    token where it is most, as some readers look at far tokens only."""
+    along, apart = unit.float(), [0.0]
 
-    def streams(sign: int) -> list[Tensor]:
-        found: list[Tensor] = []
-        with ExitStack() as hooks, torch.inference_mode():
-            on_input(layers[0], lambda stream: stream + sign * stream.norm(dim=-1, keepdim=True) * along, hooks)
-            for layer in layers:
-                on_output(layer, lambda stream: found.append(stream.double()), hooks)
-            run(model, ids)
-        return [stream - (stream @ unit)[..., None] * unit for stream in found]
+    def compare(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        stream, others, named = split_call(args, kwargs)
+        length = stream.norm(dim=-1, keepdim=True)
+        # `forward`, because a call would run this hook again.
+        returned = [
+            stream_of(layer.forward(stream + sign * length * along, *others, **named)).double() for sign in (1, -1)
+        ]
+        one, other = (each - (each @ unit)[..., None] * unit for each in returned)
+        apart.append(float(((one - other).norm(dim=-1) / other.norm(dim=-1)).max()))
 
-    apart = [(a - b).norm(dim=-1) / b.norm(dim=-1) for a, b in zip(streams(1), streams(-1), strict=True)]
-    # The median of all tokens: a router that is blinded may choose either of two experts with equal scores.
-    return max(float(each.median()) for each in apart)
+    with ExitStack() as hooks, torch.inference_mode():
+        for layer in decoder_layers(model):
+            hooks.callback(layer.register_forward_pre_hook(compare, with_kwargs=True).remove)
+        run(model, ids)
+    return max(apart)
 
 
 def base_of(folder: Path, layout: ModelLayout) -> BaseModel:
@@ -202,8 +206,8 @@ def _unaccounted(base: BaseModel, ids: Tensor, unit: Tensor) -> float:
         # Prompts of two lengths, as only the last token of each is read.
         prompts = [*ids.tolist(), *ids[:, : ids.shape[1] // 2].tolist()]
         trace = Trace(model, base.layout.family, watched, unit, prompts).run()
-    except AttributeError as error:  # what is named is no module of the layer
-        raise NoLayout(f"what its writers add cannot be watched: {error}") from None
+    except (AssertionError, AttributeError, KeyError, RuntimeError) as error:  # named modules do not run as others do
+        raise NoLayout(f"what its writers add cannot be watched: {str(error) or type(error).__name__}") from None
     return float((trace.unaccounted().abs().amax(dim=0) / trace.stream.abs().amax(dim=0)[1:]).max())
 
 

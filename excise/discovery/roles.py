@@ -13,7 +13,8 @@ from schemas.model import ReaderRole, WriterRole
 
 _DEPENDS = 1e-3
 """Of the largest dependence; what reaches a sublayer through an earlier write of the block is at about 1e-5."""
-
+_INDIRECT = 3e-5
+"""What reaches a tensor by later sublayers is at most such a part of a gradient."""
 _TOKENS = 4
 
 
@@ -57,19 +58,24 @@ def _sources_of(measured: Measured, written: Written, sample: Sample) -> Sources
     given = torch.tensordot(vector.to(gradient.dtype), gradient.movedim(written.axis, 0), dims=1)
     parts = given.flatten(0, -2) if given.ndim > 1 else given[None]
     lengths = parts.norm(dim=1)
-    units = parts[lengths > 0] / lengths[lengths > 0][:, None]
+    # Experts that the token does not use may reach it by a later sublayer.
+    used = lengths > _DEPENDS * lengths.max()
+    units = parts[used] / lengths[used][:, None]
     others = {other: each for other, each in measured.parameters.items() if other != written.name}
     leaves = [block.entered, *block.beside, *others.values()]
     noise = torch.randn(units.shape, generator=torch.Generator().manual_seed(0), dtype=units.dtype)
-    direction, length = (_by(total, leaves) for total in ((units * noise).sum(), lengths[lengths > 0].log().sum()))
+    direction, length = (_by(total, leaves) for total in ((units * noise).sum(), lengths[used].log().sum()))
     stream = direction[0]
-    rows = torch.zeros(block.rows) if stream is None else stream.reshape(block.rows, -1).norm(dim=1)
+    rows = torch.zeros(block.rows)
+    if stream is not None:
+        rows = (stream.reshape(block.rows, -1) * block.received()).norm(dim=1)
     own, rest = float(rows[sample.row]), float(rows.sum() - rows[sample.row])
     inputs = _strong(direction[1:], leaves[1:])
     beside = [each for number, each in enumerate(direction[1 : 1 + len(block.beside)]) if number in inputs]
     names = [*[""] * len(block.beside), *others]
     return Sources(
-        mixes=rest > _DEPENDS * own or any(_elsewhere(each, sample.row, block) for each in beside if each is not None),
+        mixes=rest > _DEPENDS * max(own, 1.0)
+        or any(_elsewhere(each, sample.row, block) for each in beside if each is not None),
         beside=bool(beside),
         inputs=frozenset(names[number] for number in inputs) - {""},
         factors=frozenset(names[number] for number in inputs | _strong(length[1:], leaves[1:])) - {""},
@@ -118,7 +124,8 @@ def is_routed(measured: Measured, name: str) -> bool:
 
 def _used(gradient: Tensor, axis: int) -> Tensor:
     """``[size]`` bool: which parts along an axis have a gradient."""
-    return gradient.movedim(axis, 0).flatten(1).count_nonzero(dim=1) > 0
+    lengths = gradient.movedim(axis, 0).flatten(1).norm(dim=1)
+    return lengths > _INDIRECT * lengths.max()
 
 
 class Roles:
@@ -165,7 +172,7 @@ class Roles:
         if "attention" in fed:
             return "attention_inputs"
         if fed & {"routed_experts", "shared_experts"}:
-            return "expert_inputs" if rows > max(1, self._experts) else "router"
+            return "router" if rows in (1, self._experts) else "expert_inputs"
         if fed:
             return "mlp_inputs"
         beside_experts = self._read[name].gain in self._gains_of("routed_experts")

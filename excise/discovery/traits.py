@@ -22,7 +22,7 @@ _CERTAIN = 1e6
 """More than any router's score."""
 _EQUAL = 2.0
 """Added to all scores, it changes no choice."""
-_SLIGHT = 1e-7
+_SLIGHT = 1e-2
 
 
 @dataclass(frozen=True)
@@ -226,9 +226,16 @@ def _router(model: nn.Module, ids: Tensor, experts: nn.Module, count: int, name:
                 continue
             with _changed(tensor, 0, _SLIGHT):
                 again, changed, _ = _choice(model, ids, experts, count, name)
-            selects_only = torch.equal(chosen, again) and torch.equal(weights, changed)
-            return RouterTraits(routed, other, selects_only)
+            return RouterTraits(routed, other, _are_alike(chosen, again, weights, changed))
     return RouterTraits(routed, None, False)
+
+
+def _are_alike(chosen: Tensor, again: Tensor, weights: Tensor, changed: Tensor) -> bool:
+    """Whether weights of tokens that choose the same experts again are the same, in any order."""
+    same = (chosen == again).all(dim=1)
+    if weights.shape[0] != len(chosen):  # ``[experts, rows, hidden]``: each expert's inputs
+        return torch.equal(weights[:, same], changed[:, same])
+    return torch.equal(*(each[same].flatten(1).sort(dim=1).values for each in (weights, changed)))
 
 
 def _certain(

@@ -163,18 +163,18 @@ def build(config: Any, model_class: Any, seed: int = 0) -> PreTrainedModel:
 
 
 def randomize(model: PreTrainedModel, seed: int) -> None:
-    """Give every parameter and stored vector random values, such that no norm is alike and no bias is zero."""
+    """Give every parameter and stored buffer random values, such that no norm is alike and no bias is zero."""
     generator = torch.Generator().manual_seed(seed)
     embedding = model.get_input_embeddings()
     computed = {name for name, _ in model.named_non_persistent_buffers()}
-    stored = [buffer for name, buffer in model.named_buffers() if name not in computed and buffer.ndim <= 1]
+    stored = [buffer for name, buffer in model.named_buffers() if name not in computed]
     with torch.no_grad():
         for tensor in [*model.parameters(), *stored]:
             if not tensor.is_floating_point():
                 continue
             # As float32 has them too: some norms compute in it.
             random = torch.randn(tensor.shape, generator=generator, dtype=torch.float32).to(tensor.dtype)
-            if tensor.ndim <= 1:
+            if tensor.ndim <= 1 or not isinstance(tensor, torch.nn.Parameter):
                 is_gain = isinstance(tensor, torch.nn.Parameter) and tensor.numel() > 1
                 # Gains stay away from 0, by which readers divide, and what routers add must not decide alone.
                 random = tensor + (0.3 if is_gain else 0.1) * random.clamp(-2.5, 2.5)

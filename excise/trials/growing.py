@@ -15,13 +15,15 @@ from transformers.cache_utils import Cache, DynamicCache
 from excise.inference.entering import Call, Entered, enter
 from excise.inference.forward import stream_of
 from excise.inference.loading.models import decoder
-from excise.trials.caches import repeated
+from excise.trials.caches import repeated, stretched
 from excise.trials.changes import Change, InWeights, Trial
 from excise.trials.forks import change_modules, patch
 from excise.trials.simulation import simulated
 
 TOKENS_AT_ONCE = 4096
 """Most tokens of forks in one call of a layer."""
+_ENTERED = 4
+"""Numbers of forks of which the decoder's calls are kept."""
 
 
 @dataclass
@@ -92,11 +94,11 @@ class Growing:
             else:
                 ids, mask = prompts.ids.repeat(times, 1), prompts.mask.repeat(times, 1)
                 cache = None
-                if self._state is not None:
-                    cache = repeated(self._state, len(ids), each=True)
-                elif prompts.held is not None:
-                    cache = repeated(prompts.held, times)
+                if (kept := prompts.held if self._state is None else self._state) is not None:
+                    cache = stretched(kept, len(ids))
                 entered = enter(self.model, ids, mask, device, cache)
+            while len(self._entered) >= _ENTERED:
+                del self._entered[next(iter(self._entered))]
             self._entered[times, before] = entered
         return self._entered[times, before]
 
@@ -143,9 +145,9 @@ class Growing:
                 )
                 for node, part in zip(nodes, out.split(1), strict=True):
                     node.before = part
-                cache = repeated(own, len(prompts.rows), each=True, only=layer)
+                cache = repeated(own, layer, len(prompts.rows), each=True)
             elif prompts.held is not None:
-                cache = repeated(prompts.held, times, only=layer)
+                cache = repeated(prompts.held, layer, times)
             stream = torch.cat([node.stream for node in nodes])
             rows[0] = prompts.ids.numel()
             patch([changes for changes, _ in forks], prompts.ids, prompts.ends, undo)

@@ -80,6 +80,7 @@ class Tree:
         self._layers = list(decoder_layers(model))
         self._batch_size = batch_size
         self._sharing = settings
+        self._kept: list[Prompts] | None = None
         self.computed = 0
         """Tokens times layers so far."""
 
@@ -99,6 +100,7 @@ class Tree:
                     self._pass(trials, numbers, last, take)
                     break
                 except RuntimeError as error:
+                    self._kept = None
                     self._batch_size = smaller(min(self._batch_size, len(self.prompts)), error, "starting again")
 
     def base(self, last: bool, take: Take) -> None:
@@ -118,18 +120,23 @@ class Tree:
             before, ids = batch.ids[:1, :shared], batch.ids[:, shared:]
             yield Prompts(batch.rows, ids, batch.mask, batch.ends - shared, before)
 
-    def _alike(self) -> Iterator[Prompts]:
-        """Of prompts of one length, whose tokens before the last one have been computed."""
-        by_length: dict[int, list[int]] = defaultdict(list)
-        for row, tokens in enumerate(self.prompts):
-            by_length[len(tokens)].append(row)
-        for length, all_rows in sorted(by_length.items()):
-            for start in range(0, len(all_rows), self._batch_size):
-                rows = all_rows[start : start + self._batch_size]
-                ids = torch.tensor([list(self.prompts[row]) for row in rows])
-                held = self._cache(ids[:, :-1]) if length > 1 else None
-                ends = torch.zeros(len(rows), dtype=torch.long)
-                yield Prompts(rows, ids[:, -1:], torch.ones_like(ids), ends, ids[:1, :0], held)
+    def _alike(self) -> list[Prompts]:
+        """Of prompts of one length, whose tokens before the last one have been computed, once for all trials."""
+        if self._kept is None:
+            by_length: dict[int, list[int]] = defaultdict(list)
+            for row, tokens in enumerate(self.prompts):
+                by_length[len(tokens)].append(row)
+            self._kept = [
+                self._with_cache(rows[start : start + self._batch_size])
+                for _, rows in sorted(by_length.items())
+                for start in range(0, len(rows), self._batch_size)
+            ]
+        return self._kept
+
+    def _with_cache(self, rows: list[int]) -> Prompts:
+        ids = torch.tensor([list(self.prompts[row]) for row in rows])
+        held = self._cache(ids[:, :-1]) if ids.shape[1] > 1 else None
+        return Prompts(rows, ids[:, -1:], torch.ones_like(ids), torch.zeros(len(rows)).long(), ids[:1, :0], held)
 
     def _cache(self, ids: Tensor) -> Any:
         """The base's cache of ``[prompts, width]`` tokens without padding."""

@@ -19,7 +19,7 @@ class MadeUpConfig(PreTrainedConfig):
     def __init__(self, design: str = "plain", **others: Any) -> None:
         self.design = design
         sizes = {"hidden_size": HIDDEN, "intermediate_size": HIDDEN, "num_hidden_layers": 4, "vocab_size": 96}
-        counts = {"num_attention_heads": 4, "num_experts": 4, "max_position_embeddings": 64}
+        counts = {"num_attention_heads": 4, "num_experts": 4, "max_position_embeddings": 64, "num_groups": 4}
         for name, value in {**sizes, **counts}.items():
             setattr(self, name, others.pop(name, value))
         super().__init__(**others)
@@ -32,6 +32,18 @@ class Rms(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x / x.square().mean(-1, keepdim=True).sqrt() * (self.offset + self.weight)
+
+
+class GroupRms(nn.Module):
+    """Norms each group of channels by itself."""
+
+    def __init__(self, size: int, groups: int) -> None:
+        super().__init__()
+        self.weight, self.groups = nn.Parameter(torch.ones(size)), groups
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = x.unflatten(-1, (self.groups, -1))
+        return (parts / parts.square().mean(-1, keepdim=True).sqrt()).flatten(-2) * self.weight
 
 
 class Turned(nn.Module):
@@ -89,6 +101,18 @@ class TwiceNormed(Mlp):
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(self.norm(torch.tanh(x)))
+
+
+class FarBranch(Mlp):
+    """Adds what it reads in another way, from the 24th token on."""
+
+    def __init__(self, size: int, inner: int) -> None:
+        super().__init__(size, inner)
+        self.far_proj = nn.Linear(size, inner, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        is_far = (torch.arange(x.shape[1], device=x.device) >= 24)[:, None]
+        return self.up_proj(nn.functional.silu(self.down_proj(x)) + is_far * self.far_proj(torch.tanh(x)))
 
 
 class Halves(Mlp):
@@ -214,7 +238,8 @@ class Block(nn.Module):
         bias = design == "biases"
 
         def norm() -> nn.Module:
-            kinds = {
+            kinds: dict[str, Callable[[int], nn.Module]] = {
+                "groups": lambda n: GroupRms(n, config.num_groups),
                 "layer_norms": nn.LayerNorm,
                 "plain_layer_norms": lambda n: nn.LayerNorm(n, elementwise_affine=False),
             }
@@ -231,7 +256,7 @@ class Block(nn.Module):
             "stacked_experts": "stacked",
         }
         special = {"adding": Adding, "low_rank": LowRank, "bent": Bent, "decoy": Decoy, "gated": Gated}
-        special |= {"twice_normed": TwiceNormed, "halves": Halves}
+        special |= {"twice_normed": TwiceNormed, "halves": Halves, "far_branch": FarBranch}
         if design in forms or design in ("shared_expert", "scaled_scores"):
             form = forms.get(design, "out in")
             shared, scaled = design == "shared_expert", design == "scaled_scores"
@@ -240,8 +265,15 @@ class Block(nn.Module):
             self.rest = special[design](size, inner)
         else:
             self.rest = Mlp(size, inner, linear, bias)
+        if design == "routed_first":
+            self.first = Mixture(size, inner, config.num_experts, "out in", False, False)
+            self.norm_first = norm()
+        if design == "buffer_gain":
+            self.register_buffer("gain", torch.ones(1, 1, size))
         behind = {"sandwich": 1, "one_plus": 1, "chain": 2, "scaled_before_norm": 1}.get(design, 0)
         self.behind_a, self.behind_b = (nn.Sequential(*(Rms(size, offset) for _ in range(behind))) for _ in range(2))
+        if design == "groups_behind":
+            self.behind_a = nn.Sequential(GroupRms(size, config.num_groups))
         if design == "layer_norm_behind":
             self.behind_a = nn.Sequential(nn.LayerNorm(size))
         if design == "scalar":
@@ -264,6 +296,13 @@ class Block(nn.Module):
             return h + self.mixer(normed) + self.rest(normed)
         if self.design == "channel_gain":
             h = h * self.gain
+        if self.design == "later_parallel" and self.number >= 4:
+            return h + self.mixer(self.norm_a(h)) + self.rest(self.norm_a(h))
+        if self.design == "routed_first":
+            h = h + self.first(self.norm_first(h))
+        if self.design == "buffer_gain":
+            h = h + self.gain * self.mixer(self.norm_a(h))
+            return h + self.rest(self.norm_b(h))
         if self.design == "bare_gain":
             h = h + self.behind_gain * self.mixer(self.norm_a(h))
             return h + self.rest(self.norm_b(h))

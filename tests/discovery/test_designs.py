@@ -49,6 +49,10 @@ EXACT_DESIGNS: dict[str, dict[str, str]] = {
     "scaled_before_norm": PLAIN,
     "twice_normed": PLAIN,
     "halves": PLAIN,
+    "groups": PLAIN,
+    "far_branch": PLAIN,
+    "later_parallel": PLAIN,
+    "routed_first": {**PLAIN, "first.experts.down_proj": "routed_experts"},
     "scaled_scores": ROUTED,
     "shared_expert": {**ROUTED, "rest.always.up_proj.weight": "shared_experts"},
 }
@@ -67,6 +71,8 @@ REFUSED = {
     "one_token": "no weight is added there",
     "long": "something else writes",
     "rezero": "multiplied by a parameter",
+    "groups_behind": "differs by|something else writes|none of the tensors",
+    "buffer_gain": "something else writes|multiplied by",
     "bare_gain": "is not what is added to the stream",
     "layer_norm_behind": "through a LayerNorm",
     "stacked_experts": "not one tensor of three axes",
@@ -141,7 +147,7 @@ def test_numbers_by_which_layers_multiply_are_found(tmp_path: Path) -> None:
     assert examined("held_scalar", tmp_path / "held").layout.family.layer_scalar == "holder.scalar"
 
 
-@pytest.mark.parametrize("design", ["twice_normed", "halves"])
+@pytest.mark.parametrize("design", ["twice_normed", "halves", "far_branch", "later_parallel"])
 def test_readers_are_not_edited_where_not_all_are_known(design: str, tmp_path: Path) -> None:
     layout = examined(design, tmp_path).layout
     assert layout.family.reads_elsewhere
@@ -149,6 +155,10 @@ def test_readers_are_not_edited_where_not_all_are_known(design: str, tmp_path: P
     assert edits_of(base, ["mlp"], direction)
     with pytest.raises(CannotEdit, match="also read the stream"):
         edits_of(base, ["attention_inputs"], direction)
+
+
+def test_norms_of_groups_of_channels_are_no_norms_that_readers_are_edited_through(tmp_path: Path) -> None:
+    assert examined("groups", tmp_path).layout.family.reads_elsewhere
 
 
 def test_a_scale_of_scores_is_no_router_bias(tmp_path: Path) -> None:

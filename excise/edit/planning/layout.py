@@ -212,7 +212,8 @@ def _expanded(weight: str, layout: ModelLayout, names: Mapping[str, str] | None 
 def expert_count(layout: ModelLayout) -> int:
     """How many routed experts a layer has. Raises `StageError`: config.json does not say."""
     if layout.experts is None:
-        keys = " or ".join(layout.family.expert_count)
+        if not (keys := " or ".join(layout.family.expert_count)):
+            raise StageError(f"how many routed experts a layer of this {layout.model_type} model has cannot be counted")
         raise StageError(f"config.json lacks the number of experts ({keys}); correct it, or name another copy")
     return layout.experts
 
