@@ -27,6 +27,7 @@ def digest(path: Path) -> str:
 def convert(path: Path, out: Path, dtype: torch.dtype) -> None:
     """Write a model, its tokenizer with its chat template, and what it is."""
     loaded = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
+    del loaded.config.quantization_config  # its weights are not quantised any more
     # A model that was loaded from GGUF cannot be saved as it is.
     with torch.device("meta"):
         model = type(loaded)(loaded.config)
