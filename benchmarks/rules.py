@@ -20,7 +20,6 @@ from torch import Tensor
 from benchmarks.organisms import Organism, chosen, make_organism, measure, of_each
 from excise.edit.planning.plan import make_plan
 from excise.inference.continuations import greedy_answers
-from excise.inference.forward import no_hooks
 from excise.plumbing.errors import StageError
 from excise.trials import perplexity
 from excise.trials.refusal import Questions
@@ -82,7 +81,7 @@ class Bed:
         except StageError:
             return None
         with simulated(self.organism.model, plan):
-            if first is not None and (refused := float(first.ask_harmful(no_hooks).sigmoid().mean())) > HOPELESS:
+            if first is not None and (refused := first.ask().probability) > HOPELESS:
                 return Tried(refused, torch.tensor([math.inf]), math.inf)
             said, times = self.questions.ask(), self.own.perplexity()
         return Tried(said.remaining, said.kl, math.inf if times is None else times)

@@ -19,7 +19,7 @@ import numpy as np
 
 from benchmarks.mixture_and_dense import compared, organisms
 from benchmarks.organisms import Organism, make_organism, measure, of_each
-from excise.diagnosis.causes import ActivationPatching, ablated, most_causal
+from excise.diagnosis.causes import ActivationPatching, ablating, most_causal
 from excise.residual.contributions import Trace, components
 from excise.trials.bench import Bench, layer_ranges, with_rules
 from excise.trials.refusal import LIMIT, Questions
@@ -50,12 +50,11 @@ def effective(changes: list[float]) -> float:
 
 def fewest(bench: Bench, measurement: int) -> int | None:
     """Layers of the shortest range that is enough; None if not even all are."""
-    for first, last in sorted(layer_ranges(bench.base.layout.layers), key=lambda ends: ends[1] - ends[0]):
-        rule = {"layers": f"{first}-{last}", "measurement": measurement, "scale": 1.0}
-        tried = bench.attempt(with_rules(Ablate(orthogonalize="none"), [rule]))
-        if tried is not None and tried.remaining <= LIMIT:
-            return last - first + 1
-    return None
+    ranges = layer_ranges(bench.base.layout.layers)
+    rules = [{"layers": f"{first}-{last}", "measurement": measurement, "scale": 1.0} for first, last in ranges]
+    tried = bench.attempt([with_rules(Ablate(orthogonalize="none"), [rule]) for rule in rules])
+    enough = [outcome is not None and outcome.remaining <= LIMIT for outcome in tried]
+    return min((last - first + 1 for (first, last), each in zip(ranges, enough, strict=True) if each), default=None)
 
 
 def bench_of(organism: Organism) -> Bench:
@@ -78,8 +77,9 @@ def spread(settings: Settings) -> Spread:
     bench = bench_of(make_organism(settings))
     watched = components(bench.questions.model, bench.base)
     rows = [row for row, reason in enumerate(bench.directions.reasons) if reason is None]
-    without = {row: ablated(bench.questions, watched, bench.directions.unit[row]) for row in rows}
-    measurement = most_causal(without)[0]
+    model, unit = bench.questions.model, bench.directions.unit
+    without = bench.questions.ask_all([ablating(model, watched, unit[row]) for row in rows])
+    measurement = most_causal(dict(zip(rows, without, strict=True)))[0]
     return Spread(measurement, effects(bench, measurement), fewest(bench, measurement))
 
 
