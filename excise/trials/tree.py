@@ -21,7 +21,7 @@ from excise.inference.forward import (
 from excise.inference.loading.models import decoder, decoder_layers
 from excise.plumbing.errors import StageError
 from excise.plumbing.machine import give_back
-from excise.trials.changes import ENTERING, InWeights, Trial
+from excise.trials.changes import ENTERING, Change, InWeights, Trial
 from excise.trials.growing import Growing, Prompts, split
 from excise.trials.simulation import simulated
 
@@ -154,7 +154,7 @@ class Tree:
                 streams = growing.first.stream.nbytes + (0 if growing.before is None else growing.before.nbytes)
                 at_once = max(1, HELD // streams)
                 # Neighbours have most in common, so that few layers are computed again for the next ones.
-                ordered = sorted(group, key=lambda number: _course(trials[number], len(self._layers)))
+                ordered = neighbours(trials, group, len(self._layers))
                 for start in range(0, len(ordered), at_once):
                     for node in growing.leaves(trials, ordered[start : start + at_once]):
                         ends = node.stream[torch.arange(len(prompts.rows)), prompts.ends]
@@ -171,6 +171,11 @@ def _common(prompts: Tokens) -> int:
     return common if common >= LEAST_SHARED else 0
 
 
-def _course(trial: Trial, layers: int) -> list[str]:
-    """By layer, what tells trials apart."""
-    return [str([hash(change) for change in trial.at(layer)]) for layer in range(layers)]
+def neighbours(trials: Sequence[Trial], numbers: Sequence[int], layers: int) -> list[int]:
+    """Numbers of trials, those that have most in common next to each other; the same order in every process."""
+    seen: dict[tuple[int, tuple[Change, ...]], int] = {}
+
+    def course(number: int) -> list[int]:
+        return [seen.setdefault((layer, trials[number].at(layer)), len(seen)) for layer in range(layers)]
+
+    return sorted(numbers, key=course)

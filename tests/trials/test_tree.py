@@ -10,7 +10,7 @@ from excise.inference.forward import first_token_log_probabilities
 from excise.residual.contributions import Component, Write
 from excise.trials import tree as tree_module
 from excise.trials.changes import Patched, Trial, of_edits
-from excise.trials.tree import Sharing, Tree, sharing
+from excise.trials.tree import Sharing, Tree, neighbours, sharing
 from tests.families import VOCABULARY
 from tests.subjects import DIRECTION, HARMFUL, LAYERS, Subject, rules
 
@@ -87,6 +87,24 @@ def test_few_are_held_at_once_where_memory_is_small(subject: Subject, monkeypatc
     monkeypatch.setattr("excise.trials.growing.TOKENS_AT_ONCE", 1)
     single = together(Tree(subject.model, PADDED, 4, Sharing(0, holds=False)), several)
     torch.testing.assert_close(single, whole, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("subject", ["llama"], indirect=True)
+def test_their_order_is_that_in_which_they_are_given_but_for_what_they_share(subject: Subject) -> None:
+    """Were it that of hashes, which differ between processes, rounding would too."""
+    names = ["one layer", "embedding", "the same and more", "base", "at another scale", "one layer", "all writers"]
+    named = trials(subject)
+    several = [named[name] for name in names]
+    ordered = neighbours(several, range(len(names)), LAYERS)
+    assert [names[number] for number in ordered] == [
+        "one layer",
+        "one layer",
+        "the same and more",
+        "embedding",
+        "base",
+        "at another scale",
+        "all writers",
+    ]
 
 
 @pytest.mark.parametrize("subject", ["llama"], indirect=True)
