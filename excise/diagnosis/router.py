@@ -56,6 +56,8 @@ def trace_routers(
 ) -> dict[int, Routing]:
     """The routing of each layer. Those with a router among `edits` run again on the same input, with it blinded."""
     experts, layers = routed_experts(model, layout), decoder_layers(model)
+    if not experts:
+        return {}
     blinding = routers(layout, edits)
     routings = {}
     for layer, (_, module) in experts.items():

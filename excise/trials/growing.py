@@ -156,10 +156,10 @@ class Growing:
                 node.stream = part
 
     def _call(self, layer: int, stream: Tensor, call: Call, cache: Any, passed: dict[str, Any]) -> Tensor:
-        args, named = call
-        with_cache = {name: cache for name, value in named.items() if isinstance(value, Cache)}
+        args = [cache if isinstance(value, Cache) else value for value in call[0]]
+        named = {name: cache if isinstance(value, Cache) else value for name, value in call[1].items()}
         self.computed += stream.shape[0] * stream.shape[1]
-        return stream_of(self.layers[layer](stream, *args, **{**named, **with_cache, **passed}))
+        return stream_of(self.layers[layer](stream, *args, **{**named, **passed}))
 
 
 def split(numbers: Sequence[int], key: Callable[[int], tuple[Change, ...]]) -> dict[tuple[Change, ...], list[int]]:

@@ -2,6 +2,7 @@
 in which they differ, and fork there; forks of a layer are one batch. The prompts' common beginning is computed once for
 each fork, and a trial that changes the last token alone runs on the base's keys and values."""
 
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +22,7 @@ from excise.inference.forward import (
 from excise.inference.loading.models import decoder, decoder_layers
 from excise.plumbing.errors import StageError
 from excise.plumbing.machine import give_back
-from excise.trials.changes import ENTERING, Change, InWeights, Trial
+from excise.trials.changes import ENTERING, Change, InWeights, OnModule, Trial
 from excise.trials.growing import Growing, Prompts, split
 from excise.trials.simulation import simulated
 
@@ -36,8 +37,10 @@ Take = Callable[[int, list[int], Tensor], None]
 
 @dataclass(frozen=True)
 class Sharing:
-    """What trials of a model may share beside layers."""
+    """What trials of a model may share."""
 
+    layers: bool
+    """Whether its layers can be run one by one; if not, each trial takes a pass of its own."""
     beginning: int
     """Tokens that all prompts begin with; 0 if each fork has to compute them for each prompt."""
     holds: bool
@@ -45,30 +48,36 @@ class Sharing:
 
 
 def sharing(model: PreTrainedModel, prompts: Tokens) -> Sharing:
-    """What gives the base's own answers to the shortest and the longest prompt, tried once; some models keep states in
-    a way that does not let them go on with several tokens."""
-    tried = sorted(prompts, key=len)[:: max(1, len(prompts) - 1)]
-    plain = first_token_log_probabilities(model, tried, "auto", lambda _: None)
-    exact = 1e-3 if model.dtype == torch.float32 else 5e-2
+    """What gives the answers of whole passes to some prompts, tried once: some models keep states in a way that does
+    not let them go on with several tokens, or do more between layers than call them."""
+    exact = 3e-5 if model.dtype == torch.float32 else 5e-2
+    ends = sorted(prompts, key=len)[:: max(1, len(prompts) - 1)]
+    longest = list(ends[-1])
+    alike = [longest, [*longest[-2::-1], longest[-1]]]
+    entered = decoder_layers(model)[0]
+    # Of another trial than the base, as what forks keep has to be their own.
+    shifted = Trial((OnModule(0, entered, "input", "shifted", lambda stream: stream + stream.roll(1, -1)),))
 
-    def agrees(settings: Sharing, last: bool) -> bool:
+    def agrees(settings: Sharing, tried: Tokens, trial: Trial, last: bool) -> bool:
+        plain = first_token_log_probabilities(model, tried, "auto", lambda _: None, trial.watch(model))
         found = torch.full_like(plain, torch.nan)
 
         def take(_trial: int, rows: list[int], given: Tensor) -> None:
             found[rows] = given
 
         try:
-            Tree(model, tried, len(tried), settings).base(last, take)
-        except (AttributeError, IndexError, RuntimeError, StageError, TypeError, ValueError):  # each has its own way
+            Tree(model, tried, len(tried), settings).one(trial, last, take)
+        except (AttributeError, IndexError, KeyError, RuntimeError, StageError, TypeError, ValueError):  # each its own
             return False
         return bool((found - plain).abs().max() <= exact * plain.abs().max())
 
+    nothing = Sharing(layers=False, beginning=0, holds=False)
+    if not all(agrees(nothing, ends, trial, last=False) for trial in (Trial(), shifted)):
+        return nothing
     beginning = _common(prompts)
-    nothing = Sharing(0, holds=False)
-    return Sharing(
-        beginning=beginning if beginning and agrees(replace(nothing, beginning=beginning), last=False) else 0,
-        holds=agrees(replace(nothing, holds=True), last=True),
-    )
+    begins = beginning and agrees(replace(nothing, beginning=beginning), ends, shifted, last=False)
+    holds = agrees(replace(nothing, holds=True), alike, Trial(), last=True)
+    return Sharing(layers=True, beginning=beginning if begins else 0, holds=holds)
 
 
 class Tree:
@@ -81,6 +90,7 @@ class Tree:
         self._batch_size = batch_size
         self._sharing = settings
         self._kept: list[Prompts] | None = None
+        self._has_said = False
         self.computed = 0
         """Tokens times layers so far."""
 
@@ -92,6 +102,9 @@ class Tree:
     def run(self, trials: Sequence[Trial], take: Take) -> None:
         """Answer all prompts in all trials; `take` is given each of them once for each batch of prompts, and again if
         memory ran out. Raises `StageError`: memory is too small for a single prompt."""
+        if not self._sharing.layers:
+            self._one_by_one(trials, take)
+            return
         is_last = [self._sharing.holds and trial.is_last_only for trial in trials]
         for last in (True, False):
             numbers = [number for number, each in enumerate(is_last) if each is last]
@@ -103,9 +116,20 @@ class Tree:
                     self._kept = None
                     self._batch_size = smaller(min(self._batch_size, len(self.prompts)), error, "starting again")
 
-    def base(self, last: bool, take: Take) -> None:
-        """Answer all prompts as the base does, by their last tokens alone if `last`."""
-        self._pass([Trial()], [0], last, take)
+    def _one_by_one(self, trials: Sequence[Trial], take: Take) -> None:
+        if not self._has_said:
+            name = type(self.model).__name__
+            print(f"{name} cannot be run layer by layer, so each trial takes a pass of its own", file=sys.stderr)
+            self._has_said = True
+        for number, trial in enumerate(trials):
+            watch = trial.watch(self.model)
+            answers = first_token_log_probabilities(self.model, self.prompts, self._batch_size, lambda _: None, watch)
+            self.computed += self.whole
+            take(number, list(range(len(self.prompts))), answers)
+
+    def one(self, trial: Trial, last: bool, take: Take) -> None:
+        """Answer all prompts in one trial, by their last tokens alone if `last`."""
+        self._pass([trial], [0], last, take)
 
     @torch.inference_mode()
     def _pass(self, trials: Sequence[Trial], numbers: Sequence[int], last: bool, take: Take) -> None:

@@ -6,7 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from excise.checkpoint.weights import read_checkpoint
+from excise.discovery.examination import examine, example
+from excise.discovery.proof import WRITERS as WRITING
+from excise.discovery.proof import base_of, edits_of, random_direction
 from excise.inference.forward import first_token_log_probabilities
+from excise.inference.loading.models import load_model
 from excise.residual.contributions import Component, Write
 from excise.trials import tree as tree_module
 from excise.trials.changes import Patched, Trial, of_edits
@@ -18,6 +23,7 @@ BEGINNING = [3, 9, 4, 11, 7]
 PADDED = [BEGINNING + prompt for prompt in HARMFUL]
 ALIKE = [BEGINNING + [(7 * row + 3 * place) % VOCABULARY for place in range(6)] for row in range(5)]
 WRITERS = ["attention", "mlp", "routed_experts", "shared_experts", "per_layer_input"]
+ONLY_LAYERS = Sharing(layers=True, beginning=0, holds=False)
 KEEPS_STATES = ("jamba",)
 """Whose Mamba layers begin anew where several tokens follow others."""
 
@@ -65,14 +71,14 @@ def together(tree: Tree, several: Sequence[Trial]) -> Tensor:
 def test_trials_together_give_what_each_gives_by_itself(subject: Subject, prompts: list[list[int]]) -> None:
     named, model = trials(subject), subject.model
     settings = sharing(model, prompts)
-    assert settings == Sharing(0 if subject.name in KEEPS_STATES else len(BEGINNING), holds=True)
+    assert settings == Sharing(True, 0 if subject.name in KEEPS_STATES else len(BEGINNING), holds=True)
     alone = torch.stack(
         [
             first_token_log_probabilities(model, prompts, "auto", lambda _: None, each.watch(model))
             for each in named.values()
         ]
     )
-    for shared in (settings, Sharing(0, holds=False)):
+    for shared in (settings, ONLY_LAYERS):
         found = together(Tree(model, prompts, 4, shared), list(named.values()))
         apart = (found - alone).abs().amax(dim=(1, 2)) / alone.abs().amax(dim=(1, 2))
         assert {name: share for name, share in zip(named, apart.tolist(), strict=True) if not share <= 1e-5} == {}
@@ -82,10 +88,10 @@ def test_trials_together_give_what_each_gives_by_itself(subject: Subject, prompt
 
 def test_few_are_held_at_once_where_memory_is_small(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
     several = list(trials(subject).values())
-    whole = together(Tree(subject.model, PADDED, 4, Sharing(0, holds=False)), several)
+    whole = together(Tree(subject.model, PADDED, 4, ONLY_LAYERS), several)
     monkeypatch.setattr(tree_module, "HELD", 1)
     monkeypatch.setattr("excise.trials.growing.TOKENS_AT_ONCE", 1)
-    single = together(Tree(subject.model, PADDED, 4, Sharing(0, holds=False)), several)
+    single = together(Tree(subject.model, PADDED, 4, ONLY_LAYERS), several)
     torch.testing.assert_close(single, whole, rtol=1e-4, atol=1e-4)
 
 
@@ -110,7 +116,7 @@ def test_their_order_is_that_in_which_they_are_given_but_for_what_they_share(sub
 @pytest.mark.parametrize("subject", ["llama"], indirect=True)
 def test_they_cost_what_they_do_not_share(subject: Subject) -> None:
     named, tokens = trials(subject), len(ALIKE[0])
-    tree = Tree(subject.model, ALIKE, 4, Sharing(0, holds=True))
+    tree = Tree(subject.model, ALIKE, 4, Sharing(True, 0, holds=True))
 
     def passes(*names: str) -> float:
         before = tree.computed
@@ -128,7 +134,7 @@ def test_they_cost_what_they_do_not_share(subject: Subject) -> None:
 
 @pytest.mark.parametrize("subject", ["llama"], indirect=True)
 def test_the_common_beginning_is_computed_once(subject: Subject) -> None:
-    tree = Tree(subject.model, ALIKE, len(ALIKE), Sharing(len(BEGINNING), holds=True))
+    tree = Tree(subject.model, ALIKE, len(ALIKE), Sharing(True, len(BEGINNING), holds=True))
     together(tree, [Trial()])
     rest = sum(map(len, ALIKE)) - len(ALIKE) * len(BEGINNING)
     # Once for the keys that masks are made of, once in the tree.
@@ -139,7 +145,7 @@ def test_the_common_beginning_is_computed_once(subject: Subject) -> None:
 def test_memory_that_runs_out_makes_batches_smaller(
     subject: Subject, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    tree = Tree(subject.model, PADDED, len(PADDED), Sharing(0, holds=False))
+    tree = Tree(subject.model, PADDED, len(PADDED), ONLY_LAYERS)
     whole, answer = together(tree, [Trial()]), Tree._answer
 
     def too_large(self: Tree, prompts: object, *others: object) -> None:
@@ -150,3 +156,24 @@ def test_memory_that_runs_out_makes_batches_smaller(
     monkeypatch.setattr(Tree, "_answer", too_large)
     torch.testing.assert_close(together(tree, [Trial()]), whole, rtol=1e-4, atol=1e-4)
     assert "Out of memory: starting again with 2 prompts per batch" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("model_type", ["gpt2", "bloom"])
+def test_trials_of_an_unreviewed_type_are_right_or_take_a_pass_each(
+    model_type: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """GPT-2's layers are given their cache by position; BLOOM's are not given the stream alone."""
+    with example(model_type) as folder:
+        checkpoint = read_checkpoint(folder)
+        layout = examine(folder, checkpoint.tensors, checkpoint.files, model_type).layout
+        model = load_model(checkpoint, "float32", torch.device("cpu"))
+        edits = edits_of(base_of(folder, layout), WRITING, random_direction(layout.hidden_size))
+        several = [Trial(), of_edits(model, edits), of_edits(model, [edit for edit in edits if edit.layer != 0])]
+        settings = sharing(model, ALIKE)
+        assert settings.layers is (model_type == "gpt2")
+        found = together(Tree(model, ALIKE, 4, settings), several)
+        for trial, answers in zip(several, found, strict=True):
+            alone = first_token_log_probabilities(model, ALIKE, "auto", lambda _: None, trial.watch(model))
+            torch.testing.assert_close(answers, alone, rtol=0, atol=1e-5 * float(alone.abs().max()))
+    said = "BloomForCausalLM cannot be run layer by layer, so each trial takes a pass of its own"
+    assert (said in capsys.readouterr().err) is (model_type == "bloom")
