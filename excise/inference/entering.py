@@ -69,5 +69,7 @@ def head(model: PreTrainedModel, stream: Tensor) -> Tensor:
 
 def _instead_of_layers(model: PreTrainedModel, forward: Callable[..., Tensor], undo: ExitStack) -> None:
     for layer in decoder_layers(model):
+        # One that accelerate has put there moves inputs between devices.
+        own = vars(layer).get("forward")
+        undo.callback(vars(layer).pop, "forward") if own is None else undo.callback(setattr, layer, "forward", own)
         layer.forward = forward
-        undo.callback(layer.__dict__.pop, "forward")

@@ -140,9 +140,7 @@ class Growing:
                 own = DynamicCache(config=self.model.config)
                 stream = torch.cat([node.before for node in nodes if node.before is not None])
                 rows[0] = stream.shape[1]
-                out = self._call(
-                    layer, stream, self._enter(times, before=True).calls[layer], own, nodes[0].passed_before
-                )
+                out = self._call(layer, stream, call_before, own, nodes[0].passed_before)
                 for node, part in zip(nodes, out.split(1), strict=True):
                     node.before = part
                 cache = repeated(own, layer, len(prompts.rows), each=True)

@@ -11,7 +11,7 @@ from excise.discovery.examination import examine, example
 from excise.discovery.proof import WRITERS as WRITING
 from excise.discovery.proof import base_of, edits_of, random_direction
 from excise.inference.forward import first_token_log_probabilities
-from excise.inference.loading.models import load_model
+from excise.inference.loading.models import decoder_layers, load_model
 from excise.residual.contributions import Component, Write
 from excise.trials import tree as tree_module
 from excise.trials.changes import Patched, Trial, of_edits
@@ -156,6 +156,16 @@ def test_memory_that_runs_out_makes_batches_smaller(
     monkeypatch.setattr(Tree, "_answer", too_large)
     torch.testing.assert_close(together(tree, [Trial()]), whole, rtol=1e-4, atol=1e-4)
     assert "Out of memory: starting again with 2 prompts per batch" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("subject", ["llama"], indirect=True)
+def test_a_layer_s_own_forward_is_given_back(subject: Subject) -> None:
+    """accelerate puts one there if a model is on several devices."""
+    layers = decoder_layers(subject.model)
+    layers[1].forward = own = layers[1].forward
+    together(Tree(subject.model, ALIKE, 4, ONLY_LAYERS), [Trial()])
+    assert vars(layers[1])["forward"] is own and "forward" not in vars(layers[0])
+    del layers[1].forward
 
 
 @pytest.mark.parametrize("model_type", ["gpt2", "bloom"])
