@@ -96,7 +96,8 @@ class Growing:
                 cache = None
                 if (kept := prompts.held if self._state is None else self._state) is not None:
                     cache = stretched(kept, len(ids))
-                entered = enter(self.model, ids, mask, device, cache)
+                # Looked at once, for the prompts by themselves.
+                entered = enter(self.model, ids, mask, device, cache, is_checked=times > 1)
             while len(self._entered) >= _ENTERED:
                 del self._entered[next(iter(self._entered))]
             self._entered[times, before] = entered
