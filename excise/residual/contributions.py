@@ -23,7 +23,7 @@ from excise.residual.experts import held_experts
 from schemas.model import Layout, Writer, WriterRole
 
 _UNACCOUNTED = 0.1
-"""Of the stream along the direction; 16-bit numbers leave less than 0.01."""
+"""Of the stream along the direction; wide enough for 16-bit numbers."""
 Source = tuple[int, WriterRole]
 """A layer and the role of a writer in it."""
 Key = tuple[int, WriterRole, str]
