@@ -12,7 +12,6 @@ import resource
 import sys
 import tempfile
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,10 +25,10 @@ from transformers.utils import logging
 from excise.checkpoint.base_model import BaseModel
 from excise.checkpoint.weights import read_checkpoint
 from excise.discovery.examination import examine, example
-from excise.discovery.proof import READERS, WRITERS, base_of, edits_of, random_direction
+from excise.discovery.proof import READERS, WRITERS, base_of, edits_of, first_possible, random_direction
 from excise.discovery.stream import run
 from excise.edit.checkpoint import write_edited
-from excise.edit.planning.plan import CannotEdit, Edit
+from excise.edit.planning.plan import Edit
 from excise.inference.loading.models import load_model
 from excise.plumbing.errors import StageError
 from excise.plumbing.files import write_text
@@ -112,10 +111,8 @@ def simulation_error(folder: Path, layout: ModelLayout) -> float:
 def _possible_edits(base: BaseModel, targets: Sequence[str]) -> list[Edit]:
     """Along the first random direction that the random norms of readers allow."""
     directions = [random_direction(base.layout.hidden_size, seed) for seed in range(1, 9)]
-    for direction in directions:
-        with suppress(CannotEdit):
-            return edits_of(base, targets, direction)
-    return edits_of(base, targets, directions[0])
+    possible = first_possible(base, targets, directions)
+    return edits_of(base, targets, directions[0]) if possible is None else possible[1]
 
 
 def _reason(error: str, model_type: str) -> str:

@@ -169,6 +169,11 @@ class Layout(Document):
     """whether something reads the stream that no reader names; then no reader can be edited"""
     spare: tuple[str, ...] = Field(default=(), description="prefixes of unused layers, which are copied")
 
+    @property
+    def writers(self) -> tuple[Writer, ...]:
+        """Of all variants of its sublayers."""
+        return tuple(writer for each in self.sublayers.values() for variant in each for writer in variant.writers)
+
     def in_memory(self) -> Self:
         """The same tensors as named in memory, where all routed experts of a layer are one: `[experts, out, in]`."""
         sublayers = {name: tuple(map(Variant.in_memory, variants)) for name, variants in self.sublayers.items()}

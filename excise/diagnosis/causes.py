@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from excise.edit.planning.projectors import Projector
+from excise.inference.forward import place_of
 from excise.inference.loading.models import decoder_layers
 from excise.residual.contributions import Component, Key, Trace, Write
 from excise.trials.changes import OnModule, Patched, Trial
@@ -40,11 +41,8 @@ def adding(model: PreTrainedModel, measurement: int, vector: Tensor) -> Trial:
 
 
 def _on_stream(model: PreTrainedModel, measurement: int, key: bytes, change: Callable[[Tensor], Tensor]) -> OnModule:
-    """A change of the stream at a measurement, as it enters a layer or leaves the last one."""
-    layers = decoder_layers(model)
-    if measurement < len(layers):
-        return OnModule(measurement, layers[measurement], "input", key, change)
-    return OnModule(measurement - 1, layers[-1], "output", key, change)
+    layer, side = place_of(model, measurement)
+    return OnModule(layer, decoder_layers(model)[layer], side, key, change)
 
 
 def most_causal(without: Mapping[int, Outcome]) -> list[int]:

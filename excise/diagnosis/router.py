@@ -77,8 +77,7 @@ def trace_routers(
 
 def routers(layout: Layout, edits: Sequence[Edit]) -> dict[int, tuple[Reader, Projector]]:
     """By layer, its router and the projector that blinds it, without gates of shared experts, which choose nothing."""
-    writers = [writer for variants in layout.sublayers.values() for variant in variants for writer in variant.writers]
-    gates = {writer.gate for writer in writers}
+    gates = {writer.gate for writer in layout.writers}
     return {
         edit.place.layer: (edit.place.part, edit.projector)
         for edit in edits

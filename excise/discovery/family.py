@@ -110,8 +110,7 @@ def _refuse_parameters(traits: Traits, twin: Twin, model_class: Any, ids: Tensor
 
 def _by_layer(layout: Layout) -> bool:
     """Whether it has numbers for single layers."""
-    writers = [writer for variants in layout.sublayers.values() for variant in variants for writer in variant.writers]
-    return bool(layout.layer_factors) or any(writer.multipliers for writer in writers)
+    return bool(layout.layer_factors) or any(writer.multipliers for writer in layout.writers)
 
 
 def _layout_of(twin: Twin, layout: Layout, found: Found) -> ModelLayout:

@@ -67,7 +67,8 @@ def prove(twin: SavedTwin, deep: SavedTwin, ids: Tensor, work: Path) -> LayoutPr
         return _component(load_model(read_checkpoint(target), "float32", _CPU), ids, unit)
 
     def cleared(base: BaseModel, edits: Sequence[Edit]) -> tuple[float, float]:
-        (_, before), (entering, component) = left([], base), left(edits, base)
+        _, before = _component(load_model(base.checkpoint, "float32", _CPU), ids, unit)
+        entering, component = left(edits, base)
         if not entering <= EXACT:
             raise NoLayout(
                 f"after an edit of all its embeddings, {entering:.1e} of its stream lies along the direction before "
@@ -84,6 +85,11 @@ def prove(twin: SavedTwin, deep: SavedTwin, ids: Tensor, work: Path) -> LayoutPr
     whole = base_of(*deep)
     if deep != twin:
         component = max(component, cleared(whole, edits_of(whole, WRITERS, unit))[1])
+    unaccounted = _unaccounted(whole, ids, unit)
+    if not unaccounted <= ACCOUNTED:
+        raise Unaccounted(
+            f"what its writers were measured to add differs by {unaccounted:.1e} of its stream from what its layers add"
+        )
     names = dict.fromkeys(map(_name, edits))
     left_out = {name: left([edit for edit in edits if _name(edit) != name])[1] for name in names}
     turnable = dict.fromkeys(_name(edit) for edit in edits if _is_square(edit, base))
@@ -91,11 +97,6 @@ def prove(twin: SavedTwin, deep: SavedTwin, ids: Tensor, work: Path) -> LayoutPr
     for what, shares in (("is left out", left_out), ("is projected along its other axis", turned)):
         if unseen := [name for name, share in shares.items() if share <= SEEN]:
             raise NoLayout(f"if {unseen[0]} {what}, nothing is seen: {shares[unseen[0]]:.1e} of its stream")
-    unaccounted = _unaccounted(whole, ids, unit)
-    if not unaccounted <= ACCOUNTED:
-        raise Unaccounted(
-            f"what its writers were measured to add differs by {unaccounted:.1e} of its stream from what its layers add"
-        )
     return LayoutProof(before=before, component=component, left_out=left_out, turned=turned, unaccounted=unaccounted)
 
 
@@ -103,16 +104,17 @@ def is_blinded(twin: SavedTwin, ids: Tensor, work: Path) -> bool:
     """Whether nothing that the layers add depends on a direction of the stream once all readers that were found are
     edited; false too where norms forbid the edit along each of some directions. `work` is an empty folder."""
     base = base_of(*twin)
-    for seed in range(_DIRECTIONS_TRIED):
-        unit = random_direction(twin.layout.hidden_size, seed)
-        unit = unit_vector(unit - unit.mean())  # adding it to the stream changes no LayerNorm's mean
-        with suppress(CannotEdit):
-            # With writers edited too, the stream has nothing along it but what is added here.
-            edits = edits_of(base, (*WRITERS, *READERS), unit)
-            work.mkdir(parents=True)
-            write_edited(base, work, edits, [], _CPU, lambda _: None)
-            return _dependence(load_model(read_checkpoint(work), "float32", _CPU), ids, unit) <= BLIND
-    return False
+    random = [random_direction(twin.layout.hidden_size, seed) for seed in range(_DIRECTIONS_TRIED)]
+    # Adding one to the stream changes no LayerNorm's mean.
+    directions = [unit_vector(direction - direction.mean()) for direction in random]
+    # With writers edited too, the stream has nothing along it but what is added here.
+    possible = first_possible(base, (*WRITERS, *READERS), directions)
+    if possible is None:
+        return False
+    unit, edits = possible
+    work.mkdir(parents=True)
+    write_edited(base, work, edits, [], _CPU, lambda _: None)
+    return _dependence(load_model(read_checkpoint(work), "float32", _CPU), ids, unit) <= BLIND
 
 
 def _dependence(model: PreTrainedModel, ids: Tensor, unit: Tensor) -> float:
@@ -175,6 +177,16 @@ def edits_of(base: BaseModel, targets: Sequence[str], direction: Tensor) -> list
     return make_plan(Ablate.model_validate(ablate), base, directions)
 
 
+def first_possible(
+    base: BaseModel, targets: Sequence[str], directions: Sequence[Tensor]
+) -> tuple[Tensor, list[Edit]] | None:
+    """The first direction along which these targets can be edited, and the edits; None if norms forbid all."""
+    for direction in directions:
+        with suppress(CannotEdit):
+            return direction, edits_of(base, targets, direction)
+    return None
+
+
 def _name(edit: Edit) -> str:
     """Of what is edited, the same in every layer."""
     return edit.tensor if edit.place is None else edit.place.part.weight
@@ -208,7 +220,7 @@ def _unaccounted(base: BaseModel, ids: Tensor, unit: Tensor) -> float:
         trace = Trace(model, base.layout.family, watched, unit, prompts).run()
     except (AssertionError, AttributeError, KeyError, RuntimeError) as error:  # named modules do not run as others do
         raise NoLayout(f"what its writers add cannot be watched: {str(error) or type(error).__name__}") from None
-    return float((trace.unaccounted().abs().amax(dim=0) / trace.stream.abs().amax(dim=0)[1:]).max())
+    return float(trace.unaccounted().max())
 
 
 def _component(model: PreTrainedModel, ids: Tensor, unit: Tensor) -> tuple[float, float]:

@@ -80,7 +80,8 @@ def find_traits(model: nn.Module, ids: Tensor, found: Found) -> Traits:
     written = {name: (each, modules[_owner(name)]) for name, (each, _) in found.writers.items()}
     first = {name: modules[_owner(each.chain[0].weight)] for name, (each, _) in written.items() if each.chain}
     own = [module for name, (_, module) in written.items() if name in first]
-    with _outputs([*last.values(), *single.values(), *own]) as outputs, _inputs([*first.values()]) as inputs:
+    returning = [*last.values(), *single.values(), *own]
+    with _kept(returning, "output") as outputs, _kept([*first.values()], "input") as inputs:
         _, *blocks = cut_apart(model, ids, found.stream)
     factors: dict[str, float] = {}
     before_norms = {
@@ -126,9 +127,14 @@ def _alike(factors: Mapping[str, float], name: str) -> dict[int, float]:
 
 def _split(name: str) -> tuple[int, str]:
     """The number of its layer, and its name without it."""
+    number = _number(name)
+    return int(number[1]), name[: number.start()] + name[number.end() - 1 :]
+
+
+def _number(name: str) -> re.Match[str]:
     number = re.search(r"\.(\d+)\.", name)
     assert number is not None  # blocks are in a list
-    return int(number[1]), name[: number.start()] + name[number.end() - 1 :]
+    return number
 
 
 def _owner(parameter: str | None) -> str:
@@ -136,30 +142,17 @@ def _owner(parameter: str | None) -> str:
 
 
 @contextmanager
-def _outputs(modules: Sequence[nn.Module]) -> Iterator[dict[nn.Module, Tensor]]:
-    """The first tensor that each module returns, with its gradient, once a pass has ended."""
+def _kept(modules: Sequence[nn.Module], side: Literal["input", "output"]) -> Iterator[dict[nn.Module, Tensor]]:
+    """The first tensor that each module is given, or that it returns, with its gradient, once a pass has ended."""
     kept: dict[nn.Module, Tensor] = {}
 
-    def keep(module: nn.Module, _args: Any, returned: Any) -> None:
-        kept[module] = next(tensor for _, tensor in tensors(returned))
+    def keep(module: nn.Module, args: Any, kwargs: Any, *returned: Any) -> None:
+        kept[module] = next(tensor for _, tensor in tensors(returned or (args, kwargs)))
 
     with ExitStack() as undo:
         for module in {*modules}:
-            undo.callback(module.register_forward_hook(keep).remove)
-        yield kept
-
-
-@contextmanager
-def _inputs(modules: Sequence[nn.Module]) -> Iterator[dict[nn.Module, Tensor]]:
-    """The first tensor that each module is given, likewise."""
-    kept: dict[nn.Module, Tensor] = {}
-
-    def keep(module: nn.Module, args: Any, kwargs: Any) -> None:
-        kept[module] = next(tensor for _, tensor in tensors((args, kwargs)))
-
-    with ExitStack() as undo:
-        for module in {*modules}:
-            undo.callback(module.register_forward_pre_hook(keep, with_kwargs=True).remove)
+            register = module.register_forward_pre_hook if side == "input" else module.register_forward_hook
+            undo.callback(register(keep, with_kwargs=True).remove)
         yield kept
 
 
@@ -212,9 +205,7 @@ def _is_constant(values: Tensor) -> bool:
 
 def _router(model: nn.Module, ids: Tensor, experts: nn.Module, count: int, name: str) -> RouterTraits:
     chosen, weights, routed = _choice(model, ids, experts, count, name)
-    number = re.search(r"\.\d+\.", name)
-    assert number is not None  # blocks are in a list
-    layer = name[: number.end()]
+    layer = name[: _number(name).end()]
     named = [*model.named_parameters(), *model.named_buffers()]
     for other, tensor in named:
         if tensor.shape != (count,) or not tensor.is_floating_point() or not other.startswith(layer):

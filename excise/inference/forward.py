@@ -186,11 +186,14 @@ def on_output(module: nn.Module, change: Change, undo: ExitStack) -> None:
 
 def change_stream(model: PreTrainedModel, measurement: int, change: Change, undo: ExitStack) -> None:
     """Pass the stream at a measurement, ``[prompts, width, hidden]``, through `change`, until `undo` is closed."""
-    layers = decoder_layers(model)
-    if measurement < len(layers):
-        on_input(layers[measurement], change, undo)
-    else:
-        on_output(layers[-1], change, undo)
+    layer, side = place_of(model, measurement)
+    (on_input if side == "input" else on_output)(decoder_layers(model)[layer], change, undo)
+
+
+def place_of(model: PreTrainedModel, measurement: int) -> tuple[int, Literal["input", "output"]]:
+    """The layer that reads the stream at a measurement, or the last one, which writes it."""
+    layers = len(decoder_layers(model))
+    return (measurement, "input") if measurement < layers else (layers - 1, "output")
 
 
 def watch_stream(model: PreTrainedModel, keep: Callable[[int, Tensor], None], undo: ExitStack) -> None:

@@ -152,17 +152,18 @@ class Trace:
         return math.prod(self.scales[layer:])
 
     def unaccounted(self) -> Tensor:
-        """What each layer adds to the stream that none of its writers adds, ``[prompts, layers]``, less its mean, as
-        biases of no weight are not watched; 0 but for rounding if every writer is watched."""
+        """The largest share of the stream behind each layer, ``[layers]``, that the layer adds and none of its writers
+        does, less what it adds to every prompt alike, as biases of no weight are not watched; 0 but for rounding if
+        every writer is watched."""
         expected = self.stream[:, :-1].clone()
         for (layer, _, _), write in self.parts.items():
             expected[:, layer] += write.projected
         left = self.stream[:, 1:] - expected * torch.tensor(self.scales, dtype=torch.float64)
-        return left - left.mean(dim=0)
+        return (left - left.mean(dim=0)).abs().amax(dim=0) / self.stream.abs().amax(dim=0)[1:]
 
     def check(self) -> Self:
         """Raises `StageError`: a layer adds much that none of its writers adds, so the layout is wrong."""
-        shares = self.unaccounted().abs().amax(dim=0) / self.stream.abs().amax(dim=0)[1:]
+        shares = self.unaccounted()
         layer, share = int(shares.argmax()), float(shares.max())
         if share > _UNACCOUNTED:
             raise StageError(

@@ -18,8 +18,7 @@ RoutedExperts = Mapping[int, tuple[Writer, nn.Module]]
 
 def routed_experts(model: PreTrainedModel, layout: Layout) -> dict[int, tuple[Writer, nn.Module]]:
     """The routed experts of each layer (`RoutedExperts`); dense layers are left out."""
-    variants = [variant for variants in layout.sublayers.values() for variant in variants]
-    writers = [writer for variant in variants for writer in variant.writers if writer.role == "routed_experts"]
+    writers = [writer for writer in layout.writers if writer.role == "routed_experts"]
     modules = [dict(layer.named_modules()) for layer in decoder_layers(model)]
     return {
         layer: (writer, inside[writer.in_memory])

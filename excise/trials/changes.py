@@ -13,7 +13,6 @@ from transformers import PreTrainedModel
 from excise.edit.planning.plan import Edit
 from excise.edit.planning.projectors import Projector
 from excise.inference.forward import Batch, Watch, on_input, on_output
-from excise.inference.loading.models import decoder_layers
 from excise.residual.contributions import Component, Write, watch_writes
 from excise.trials.simulation import grouped, simulated
 
@@ -94,15 +93,14 @@ def of_edits(model: PreTrainedModel, edits: Sequence[Edit]) -> Trial:
     """The trial of a plan."""
     embeddings = tuple(edit for edit in edits if edit.place is None)
     changes: list[Change] = [InWeights(ENTERING, _key(embeddings), embeddings)] if embeddings else []
-    layer_of = {module: number for number, layer in enumerate(decoder_layers(model)) for module in layer.modules()}
     for group in grouped(model, edits):
         if group.is_whole:
             projector = group.edits[0].projector if group.writes else group.edits[0].projector.transposed
             change = partial(projector.remove, scale=group.edits[0].scale)
             side: Literal["input", "output"] = "output" if group.writes else "input"
-            changes.append(OnModule(layer_of[group.module], group.module, side, _key(group.edits[:1]), change))
+            changes.append(OnModule(group.layer, group.module, side, _key(group.edits[:1]), change))
         else:
-            changes.append(InWeights(layer_of[group.module], _key(group.edits), tuple(group.edits)))
+            changes.append(InWeights(group.layer, _key(group.edits), tuple(group.edits)))
     for edit in edits:
         if edit.place is not None and edit.place.is_alone:
             changes.append(InWeights(edit.place.layer, _key([edit]), (edit,)))

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -99,7 +100,6 @@ class Questions:
     ) -> None:
         """Ask the base, with hooks that change nothing; see `ask`."""
         self.model, self.harmful, self.harmless = model, harmful, harmless
-        self._trees: dict[int, Tree] = {}
         base_harmful = self._answers(harmful, watch)
         self._base_harmless = self._answers(harmless, watch_harmless or watch)
         self.tokens = refusal_tokens(base_harmful, self._base_harmless)
@@ -122,33 +122,29 @@ class Questions:
 
     def ask_all(self, trials: Sequence[Trial]) -> list[Outcome]:
         """What the model answers in each trial. Raises `StageError`: memory is too small for a single prompt."""
-        harmful = self._tried(self._tree(self.harmful), trials)
-        harmless = self._tried(self._tree(self.harmless), trials, self._base_harmless)
-        return [
-            Outcome(Beginnings(*one[:2]), Beginnings(*other[:2]), other[2])
-            for one, other in zip(harmful, harmless, strict=True)
-        ]
+        harmful = self._tried(self._harmful_tree, trials)
+        harmless = self._tried(self._harmless_tree, trials, self._base_harmless)
+        return [Outcome(begun, *other) for (begun, _), other in zip(harmful, harmless, strict=True)]
 
     def ask_all_harmful(self, trials: Sequence[Trial]) -> list[Tensor]:
         """The log-odds of refusing each harmful prompt, ``[prompts]``, in each trial; harmless ones are not asked."""
-        return [odds for odds, _, _ in self._tried(self._tree(self.harmful), trials)]
+        return [begun.log_odds for begun, _ in self._tried(self._harmful_tree, trials)]
 
-    @property
-    def passes(self) -> float:
-        """What all trials together computed, in passes of all prompts of both kinds."""
-        return sum(tree.computed for tree in self._trees.values()) / sum(
-            tree.whole for tree in map(self._tree, (self.harmful, self.harmless))
-        )
+    @cached_property
+    def _harmful_tree(self) -> Tree:
+        return self._tree(self.harmful)
+
+    @cached_property
+    def _harmless_tree(self) -> Tree:
+        return self._tree(self.harmless)
 
     def _tree(self, prompts: Tokens) -> Tree:
-        if id(prompts) not in self._trees:
-            self._trees[id(prompts)] = Tree(self.model, prompts, FIRST_BATCH, sharing(self.model, prompts))
-        return self._trees[id(prompts)]
+        return Tree(self.model, prompts, FIRST_BATCH, sharing(self.model, prompts))
 
     def _tried(
         self, tree: Tree, trials: Sequence[Trial], base: Tensor | None = None
-    ) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """By trial and prompt: the log-odds of refusing, whether the likeliest token does, and the KL from a base."""
+    ) -> list[tuple[Beginnings, Tensor]]:
+        """By trial: how answers begin, and their KL ``[prompts]`` from a base."""
         count = len(tree.prompts)
         odds, drift = (torch.zeros(len(trials), count, dtype=torch.float64) for _ in range(2))
         likeliest = torch.zeros(len(trials), count, dtype=torch.bool)
@@ -161,7 +157,7 @@ class Questions:
                 drift[trial, rows] = kl(base[rows], log_probabilities)
 
         tree.run(trials, take)
-        return list(zip(odds, likeliest, drift, strict=True))
+        return [(Beginnings(*begun), kl_of) for *begun, kl_of in zip(odds, likeliest, drift, strict=True)]
 
     def _answers(self, prompts: Tokens, watch: Watch) -> Tensor:
         return first_token_log_probabilities(self.model, prompts, "auto", lambda _: None, watch)

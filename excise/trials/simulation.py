@@ -23,6 +23,7 @@ from excise.inference.loading.models import decoder_layers
 class Group:
     """Edits of what one module of a layer writes, or of what it reads."""
 
+    layer: int
     module: nn.Module
     writes: bool
     edits: list[Edit]
@@ -44,7 +45,8 @@ def grouped(model: PreTrainedModel, edits: Sequence[Edit]) -> list[Group]:
     for edit in edits:
         if edit.place is not None and not edit.place.is_alone:
             module = layers[edit.place.layer].get_submodule(edit.place.part.in_memory)
-            groups.setdefault((module, edit.place.writes), Group(module, edit.place.writes, [])).edits.append(edit)
+            group = Group(edit.place.layer, module, edit.place.writes, [])
+            groups.setdefault((module, edit.place.writes), group).edits.append(edit)
     return list(groups.values())
 
 
