@@ -21,6 +21,20 @@ class Answers(Document):
     harmless_log_odds: float = Field(description="mean log-odds of refusing a harmless prompt")
     kl: float = Field(description="KL(base‖this) of the first token on harmless prompts, mean")
     median_kl: float = Field(description="the same, median: a few prompts may make most of the mean")
+    kl_without_refusal: float = Field(
+        description="mean KL of the first token without those that begin refusals, both sides renormalized: prompts "
+        "that the base itself half refuses may hold most of the whole KL"
+    )
+    harmful_prompts: int = Field(description="that were asked; fewer than all if they ruled the trial out")
+    harmless_prompts: int
+
+
+class Added(Document):
+    """What a direction does to harmless prompts."""
+
+    over_refusal: float = Field(description="share of them that is refused")
+    log_odds: float = Field(description="mean log-odds of refusing them")
+    prompts: int
 
 
 class Cause(Document):
@@ -29,7 +43,7 @@ class Cause(Document):
     measurement: int
     reason: str | None = Field(description="why there is no direction; null if there is one")
     ablated: Answers | None = Field(description="with the direction removed from the embeddings and every write")
-    added: Answers | None = Field(description="with the difference of means added to the stream, at every token")
+    added: Added | None = Field(description="with the difference of means added to the stream, at every token")
 
 
 class StreamPoint(Document):
@@ -108,19 +122,24 @@ class RangeTrial(Document):
 
 
 class Recommendation(Document):
-    """Of the edits tried, the one that removes refusal at the lowest mean KL."""
+    """Of the edits tried, the one that removes refusal at the lowest mean KL without refusals."""
 
     rules: list[dict[str, Any]] = Field(description="for params.yaml")
     removes: bool = Field(description="whether refusal fell to the limit; if not, this is the lowest refusal found")
     answers: Answers
     tried: int
-    alike: int = Field(description="others that remove refusal and whose KL does not differ (paired 95 % interval)")
+    ruled_out: int = Field(description="of these, those that a part of the prompts ruled out")
+    alike: int = Field(
+        description="others, asked all prompts, that remove refusal and whose KL does not differ (paired 95 % interval)"
+    )
 
 
 class Diagnosis(Document):
     reason: str | None = Field(default=None, description="why nothing is explained; null if the base refuses")
     measurement: int | None
-    """whose direction is explained: removing it everywhere removes the most refusal; of several, at the lowest KL"""
+    """whose direction is explained: removing it everywhere removes refusal at the lowest KL without refusals, or, if
+    none does, leaves the least"""
+    passes: float = Field(description="what was computed: all held-out prompts, tokens and layers once are one pass")
     harmful_prompts: int
     harmless_prompts: int
     refusal_tokens: list[int] = Field(description="with which the base begins answers to harmful prompts more often")

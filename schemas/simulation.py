@@ -1,7 +1,7 @@
 """`artifacts/simulation.json`: what the current rules would do. Units are those of `artifacts/diagnosis.json`;
-perplexities are of the base's own answers to harmless prompts, divided by the base's."""
+perplexities are of texts that the base finds likely, divided by the base's."""
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -46,7 +46,12 @@ class Simulation(Document):
     difference: float = Field(description="at the last measurement of the base")
     left_out: float = Field(description="the part of it that no rule covers")
     scales: list[ScaleTrial]
+    read: Literal["answers", "prompts"] = Field(
+        description="whose perplexity is told: of the base's own answers to harmless prompts, or of these prompts, if "
+        "the model is read layer by layer, which would take a read for each token of an answer"
+    )
     ruinous: bool = Field(description="whether the edited model can no longer write")
     thirds: list[PartTrial] = Field(description="each third of the layers by itself; empty if not ruinous")
+    passes: float = Field(description="what was computed: all held-out prompts, tokens and layers once are one pass")
     ablate: dict[str, Any] = Field(description="the resolved `ablate` section of params.yaml")
     directions_sha256: Sha256

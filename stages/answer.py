@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from excise.checkpoint.base_model import base_checkpoint, base_folder, read_config, read_manifest, verify
 from excise.checkpoint.weights import read_checkpoint
-from excise.evaluation.answering.backends import Transformers, require_vllm, unfinished_work, with_vllm
+from excise.evaluation.answering.backends import Transformers, require_vllm, with_vllm
 from excise.evaluation.answering.drift import drift_samples, read_predictions
 from excise.evaluation.asking.answers import ANSWERS, DRIFT, Side, ask_all, chosen_side, responses_file
 from excise.evaluation.asking.catalogue import ListedTask, draw, load_tasks
@@ -24,12 +24,14 @@ from excise.plumbing.errors import StageError, run_stage
 from excise.plumbing.files import read_document, write_bytes, write_json, write_lines
 from excise.plumbing.machine import placement
 from excise.plumbing.progress import progress
+from excise.plumbing.unfinished import unfinished_work
 from excise.prompts.chats import chat_of, read_format, read_prompts, render, tokenize
 from excise.prompts.reasoning import reasons
 from schemas.basis.document import read_settings
 from schemas.model import Dtype
 from schemas.params.answer import Answer
 from schemas.prompts import ChatFormat, Prompt
+from schemas.refusals import REFUSAL_TOKENS, RefusalTokens
 from schemas.results import Answers
 
 ABLATED = Path("models/ablated")
@@ -55,7 +57,7 @@ def main() -> None:
     dtype, batch_size = arithmetic(side, settings)
 
     machine = {"device": str(placement()), "remote code": str(remote_code_is_trusted(folder))}
-    kept = unfinished_work(side, machine)
+    kept = unfinished_work(f"answer@{side}", machine)
     checkpoint = base_checkpoint(folder, read_manifest()) if side == "base" else read_checkpoint(folder)
     if settings.backend == "vllm":
         open_vllm = partial(with_vllm, checkpoint, dtype, tokenizer, chat, settings.vllm)
@@ -114,7 +116,8 @@ def measure_drift(side: Side, model: PreTrainedModel, tokenizer: Any, chat: Chat
     if not predicted.log_probabilities.isfinite().all():
         raise StageError(f"{ABLATED} produces NaN or infinite logits; try a smaller scale in params.yaml: ablate")
     texts = tokenizer.batch_decode(answers, skip_special_tokens=True)
-    write_lines(DRIFT, drift_samples(drift_prompts, texts, base, predicted))
+    tokens = read_document(RefusalTokens, REFUSAL_TOKENS).numbers
+    write_lines(DRIFT, drift_samples(drift_prompts, texts, base, predicted, tokens))
 
 
 if __name__ == "__main__":

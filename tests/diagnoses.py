@@ -13,7 +13,8 @@ KINDS = ("attention", "routed_experts", "shared_experts")
 
 def answers(refusal: float = 0.0, kl: float = 0.125, **given: float) -> dict[str, float]:
     """What a model answers."""
-    usual = {"probability": refusal, "remaining": refusal, "median_kl": kl / 4}
+    usual = {"probability": refusal, "remaining": refusal, "median_kl": kl / 4, "kl_without_refusal": kl / 2}
+    usual |= {"harmful_prompts": 32, "harmless_prompts": 16}
     odds = {"harmful_log_odds": -4.5, "over_refusal": 0.25, "harmless_log_odds": -6.5}
     return {"refusal": refusal, "kl": kl, **usual, **odds, **given}
 
@@ -43,7 +44,10 @@ def diagnosis(layers: int = 4, experts: int = 4, **given: Any) -> Diagnosis:
         "causes": [{"measurement": 0, "reason": "all prompts are the same here", "ablated": None, "added": None}]
         + [
             {"measurement": place, "reason": None}
-            | {"ablated": answers(1 / (1 + place), place / 8), "added": answers(1.0, over_refusal=place / (1 + layers))}
+            | {
+                "ablated": answers(1 / (1 + place), place / 8),
+                "added": {"over_refusal": place / (1 + layers), "log_odds": -6.5, "prompts": 16},
+            }
             for place in range(1, layers + 1)
         ],
         "stream": [

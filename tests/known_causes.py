@@ -33,7 +33,7 @@ from excise.organism.world import REFUSAL, make_world, splits
 from excise.prompts.chats import tokenize
 from excise.residual.directions import MEAN, Estimate, describe, estimate
 from excise.trials.bench import Bench
-from excise.trials.refusal import Questions
+from excise.trials.questions import questions_of
 from excise.trials.simulation import simulated
 from schemas.directions import MeasurementStatistics
 from schemas.params.ablate import Ablate, Target
@@ -242,7 +242,7 @@ class KnownCause:
 
     def bench(self) -> Bench:
         """What a diagnosis is tried on: every fifth prompt of those that the direction was measured from."""
-        questions = Questions(self.model, self.prompts["harmful_train"][::5], self.prompts["harmless_train"][::5])
+        questions = questions_of(self.model, self.prompts["harmful_train"][::5], self.prompts["harmless_train"][::5])
         return Bench(self.base, self.directions, questions)
 
     def statistics(self) -> list[MeasurementStatistics]:

@@ -19,7 +19,8 @@ from excise.residual.activations import collect_activations
 from excise.residual.contributions import Trace, components
 from excise.residual.experts import routed_experts
 from excise.trials.bench import Bench
-from excise.trials.refusal import Questions
+from excise.trials.questions import questions_of
+from excise.trials.refusal import Outcome
 from excise.trials.simulation import simulated
 from schemas.directions import MeasurementStatistics
 from schemas.params.ablate import Ablate
@@ -66,7 +67,7 @@ class Subject:
         means = torch.zeros(LAYERS + 1, HIDDEN, dtype=torch.float64)
         reasons = ("nothing", *(None,) * LAYERS)
         directions = Directions(DIRECTION.expand(LAYERS + 1, -1), means, reasons)
-        self.bench = Bench(base, directions, Questions(self.model, HARMFUL, HARMLESS))
+        self.bench = Bench(base, directions, questions_of(self.model, HARMFUL, HARMLESS))
         self.components = components(self.model, base)
 
     @property
@@ -94,6 +95,12 @@ class Subject:
 def subject(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Subject:
     """Each family's tiny model, for the tests of folders whose conftest imports this. Not to be changed."""
     return Subject(request.param, tmp_path_factory.mktemp(request.param))
+
+
+def outcome(subject: Subject, ablate: Ablate) -> Outcome:
+    """What the edited model answers, in whole passes."""
+    with simulated(subject.model, subject.bench.plan(ablate)):
+        return subject.bench.questions.ask()
 
 
 def stream(

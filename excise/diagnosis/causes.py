@@ -1,7 +1,7 @@
 """Whether a direction causes refusal: ablating it everywhere and adding it to the stream, as in Arditi et al. 2024
 (arXiv:2406.11717, sections 2.4 and 3), and patching what single writers add along it, as in causal tracing."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 
 import torch
@@ -11,15 +11,13 @@ from transformers import PreTrainedModel
 from excise.edit.planning.projectors import Projector
 from excise.inference.forward import place_of
 from excise.inference.loading.models import decoder_layers
-from excise.residual.contributions import Component, Key, Trace, Write
+from excise.residual.contributions import Component, Trace, Write
 from excise.trials.changes import OnModule, Patched, Trial
-from excise.trials.refusal import Outcome, Questions
+from excise.trials.questions import Asked, Questions
+from excise.trials.refusal import Beginnings, Outcome
 from schemas.diagnosis import Cause
 from schemas.directions import MeasurementStatistics
 from schemas.model import WriterRole
-
-ENOUGH = 0.9
-"""Share of a writer's effect that the named part of it must have."""
 
 
 def ablating(model: PreTrainedModel, watched: Sequence[Component], direction: Tensor) -> Trial:
@@ -46,24 +44,22 @@ def _on_stream(model: PreTrainedModel, measurement: int, key: bytes, change: Cal
 
 
 def most_causal(without: Mapping[int, Outcome]) -> list[int]:
-    """Measurements by remaining refusal without their direction, in whole prompts, then by KL; only finite outcomes."""
-
-    def rank(measurement: int) -> tuple[int, float]:
-        outcome = without[measurement]
-        return round(outcome.remaining * len(outcome.harmful.log_odds)), float(outcome.kl.mean())
-
-    return sorted((measurement for measurement, outcome in without.items() if outcome.is_finite), key=rank)
+    """Measurements by how well their direction's removal does: those that were asked all prompts first; only finite
+    outcomes."""
+    finite = [measurement for measurement, outcome in without.items() if outcome.is_finite]
+    return sorted(finite, key=lambda measurement: (not without[measurement].is_whole, without[measurement].rank))
 
 
 def explain_causes(
-    statistics: Sequence[MeasurementStatistics], without: Mapping[int, Outcome], added: Mapping[int, Outcome]
+    statistics: Sequence[MeasurementStatistics], without: Mapping[int, Outcome], added: Mapping[int, Beginnings]
 ) -> list[Cause]:
     """By measurement, refusal without its direction, and with it added to harmless prompts."""
     rows = []
     for row in statistics:
-        outcomes = without.get(row.measurement), added.get(row.measurement)
-        answers = [outcome.answers() if outcome is not None and outcome.is_finite else None for outcome in outcomes]
-        rows.append(Cause(measurement=row.measurement, reason=row.reason, ablated=answers[0], added=answers[1]))
+        outcome, begun = without.get(row.measurement), added.get(row.measurement)
+        ablated = outcome.answers() if outcome is not None and outcome.is_finite else None
+        with_it = begun.added() if begun is not None and bool(begun.log_odds.isfinite().all()) else None
+        rows.append(Cause(measurement=row.measurement, reason=row.reason, ablated=ablated, added=with_it))
     return rows
 
 
@@ -71,47 +67,60 @@ Site = tuple[int, WriterRole, int | None]
 """A layer, the role of a writer, and the index of one of its experts; None for the whole writer."""
 
 
-class ActivationPatching:
-    """Replaces what sites write along a direction by their mean on harmless prompts."""
+class Patches:
+    """Sets of sites in which what is written along a direction is replaced by its mean on harmless prompts, and the
+    effect of each on the refusal of harmful ones."""
 
     def __init__(self, questions: Questions, watched: Sequence[Component], direction: Tensor, harmless: Trace) -> None:
-        self.questions, self.watched, self.direction = questions, watched, direction
-        self.harmless_means: dict[tuple[Key, int | None], float] = {}
-        for key, write in harmless.parts.items():
-            means = [(None, float(write.projected.mean())), *enumerate(write.experts.mean(0).tolist())]
-            self.harmless_means |= {(key, expert): mean for expert, mean in means}
+        """The trace may be filled later, but in each layer before harmful prompts pass through it."""
+        self._questions, self._watched, self._direction, self._harmless = questions, watched, direction, harmless
+        self._effects: dict[frozenset[Site], float] = {}
+        self._waiting: tuple[list[frozenset[Site]], Asked] = [], Asked([])
 
-    def effect(self, sites: Collection[Site]) -> float:
-        """Change of the mean log-odds of refusing harmful prompts, in nats; negative if the sites cause refusal."""
-        return self.effects([sites])[0]
+    @property
+    def sites(self) -> list[Site]:
+        """Every writer of every layer."""
+        return [(*source, None) for source in dict.fromkeys(component.source for component in self._watched)]
 
-    def effects(self, several: Sequence[Collection[Site]]) -> list[float]:
-        """The same of several sets of sites, tried together."""
-        odds = self.questions.ask_all_harmful([self._trial(sites) for sites in several])
-        return [float((each - self.questions.unedited.harmful.log_odds).mean()) for each in odds]
+    def ask(self, several: Iterable[Collection[Site]]) -> Asked:
+        """What has to be asked to know the effects of these sets."""
+        new = [sites for sites in dict.fromkeys(map(frozenset, several)) if sites and sites not in self._effects]
+        self._waiting = new, Asked([self._trial(sites) for sites in new], ("harmful",))
+        return self._waiting[1]
+
+    def answered(self) -> None:
+        """Take what was asked."""
+        sets, asked = self._waiting
+        base = self._questions.unedited.harmful.log_odds
+        if sets:
+            for sites, begun in zip(sets, self._questions.begun(asked, "harmful"), strict=True):
+                self._effects[sites] = float((begun.log_odds - base).mean())
+        self._waiting = [], Asked([])
+
+    def effect(self, sites: Iterable[Site]) -> float:
+        """Change of the mean log-odds of refusing harmful prompts, in nats; negative if the sites cause refusal. They
+        have to have been asked."""
+        return self._effects[frozenset(sites)]
 
     def _trial(self, sites: Collection[Site]) -> Trial:
         changes = []
         for layer in sorted({layer for layer, _, _ in sites}):
             here = sorted((site for site in sites if site[0] == layer), key=str)
             sources = {(layer, role) for _, role, _ in here}
-            watched = tuple(component for component in self.watched if component.source in sources)
-            changes.append(Patched(layer, tuple(here), watched, self.direction, partial(self._patch, here)))
+            watched = tuple(component for component in self._watched if component.source in sources)
+            changes.append(Patched(layer, tuple(here), watched, self._direction, partial(self._patch, here)))
         return Trial(tuple(changes))
 
     def _patch(self, sites: Sequence[Site], component: Component, write: Write) -> Tensor:
         change = torch.zeros_like(write.projected)
         for layer, role, expert in sites:
             if (layer, role) == component.source:
-                change += self.harmless_means[component.key, expert] - write.of_expert(expert)
+                mean = float(self._harmless.parts[component.key].of_expert(expert).mean())
+                change += mean - write.of_expert(expert)
         return change
 
-    def smallest(self, sites: Sequence[Site], whole: float) -> list[Site]:
-        """A small set of sites with nearly the `whole` effect: each in turn is left out if the others have enough.
-        Single effects would not do, because sites that can replace each other have hardly any."""
-        kept = list(sites)
-        for site in sites:
-            fewer = [other for other in kept if other != site]
-            if fewer and self.effect(fewer) <= ENOUGH * whole:
-                kept = fewer
-        return kept
+
+def nested(sites: Iterable[Site], weight: Callable[[Site], float]) -> list[list[Site]]:
+    """The weightiest site, the two weightiest, and so on."""
+    ordered = sorted(sites, key=lambda site: (-weight(site), str(site)))
+    return [ordered[: count + 1] for count in range(len(ordered))]

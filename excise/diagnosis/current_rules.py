@@ -1,13 +1,15 @@
 """What the current rules would do, before any byte is written: predicted from the base, and simulated."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from operator import mul
 from statistics import multimode
+from typing import Literal
 
+import torch
 from torch import Tensor
 
 from excise.checkpoint.base_model import BaseModel
@@ -15,11 +17,12 @@ from excise.edit.planning.plan import Edit, make_plan
 from excise.edit.planning.projectors import Directions
 from excise.edit.planning.shifts import Shift, make_shifts, summary
 from excise.inference.forward import Tokens
-from excise.residual.contributions import Component, Trace, components
+from excise.inference.loading.models import decoder_layers
+from excise.residual.contributions import Trace, components
 from excise.trials.bench import with_scales
-from excise.trials.perplexity import OwnAnswers
-from excise.trials.refusal import Outcome, Questions
-from excise.trials.simulation import simulated
+from excise.trials.changes import of_edits
+from excise.trials.perplexity import Reading
+from excise.trials.questions import Asked, Kind, Questions
 from schemas.directions import MeasurementStatistics
 from schemas.params.ablate import Ablate
 from schemas.simulation import PartTrial, Projections, ScaleTrial, Simulation
@@ -63,47 +66,54 @@ def last_difference(harmful: Trace, harmless: Trace) -> float:
     return float(harmful.stream[:, -1].mean() - harmless.stream[:, -1].mean())
 
 
+@dataclass(frozen=True)
+class Written:
+    """Texts by which a ruined model is known."""
+
+    what: Literal["answers", "prompts"]
+    before: Tokens
+    texts: Tokens
+
+
 def simulate(
     base: BaseModel,
     directions: Directions,
     use_odds: Mapping[int, Tensor],
-    own: OwnAnswers,
-    prompts: tuple[Tokens, Tokens],
+    questions: Questions,
+    written: Written,
     ablate: Ablate,
     statistics: Sequence[MeasurementStatistics],
     directions_sha256: str,
-    advance: Callable[[int], None],
 ) -> Simulation:
     """Simulate the rules with all scales multiplied by each of ``SCALES``; ruinous ones also in each third of their
-    layers. `prompts` are held-out harmful and harmless ones; `advance` is called once for the base and for each scale.
-    Raises `StageError`: the model lacks what a rule names or cannot be edited so, or its logits are not finite."""
+    layers. Raises `StageError`: the model lacks what a rule names or cannot be edited so, or its logits are not
+    finite."""
     plans = {scale: make_plan(with_scales(ablate, partial(mul, scale)), base, directions) for scale in SCALES}
-    shifts, model = make_shifts(ablate, base, use_odds), own.model
+    shifts, model = make_shifts(ablate, base, use_odds), questions.model
     # If every scale is 0, as when only a router's bias is shifted, the plan is empty.
     named = plans[1.0] or make_plan(with_scales(ablate, lambda _: 1.0), base, directions)
     measurement = main_measurement(named, statistics)
     direction = directions.of_every_layer(measurement, ablate.orthogonalize)
 
-    def traces(watched: Sequence[Component] = ()) -> list[Trace]:
-        return [Trace(model, base.layout.family, watched, direction, kind, plans[1.0]) for kind in prompts]
-
-    before = traces(components(model, base))
-    questions = Questions(model, *prompts, *(trace.watch for trace in before))
-    for trace in before:
+    before = {
+        kind: Trace(model, base.layout.family, components(model, base), direction, prompts, plans[1.0])
+        for kind, prompts in questions.prompts.items()
+    }
+    trials = [of_edits(model, edits, shifts) for edits in plans.values()]
+    after = Streams(questions, direction, len(trials))
+    asked = Asked(trials, see=after.see)
+    reading = Reading(questions.engine, written.before, written.texts, trials)
+    traces = [(kind, trace.watch) for kind, trace in before.items()]
+    questions.run("Current rules", [asked], traces, reading.jobs())
+    for trace in before.values():
         trace.check()
-    advance(1)
-    direct = direct_effect(*before)
-    outcomes: dict[float, Outcome] = {}
-    after: dict[float, list[Trace]] = {}
-    trials = []
-    for scale, edits in plans.items():
-        after[scale] = traces()
-        with simulated(model, edits, shifts):
-            outcomes[scale] = questions.ask(*(trace.watch for trace in after[scale]))
-            perplexity = own.perplexity()
-        remainder, simulated_remainder = direct.remainder(scale), last_difference(*after[scale])
+    direct = direct_effect(before["harmful"], before["harmless"])
+    outcomes = dict(zip(SCALES, questions.outcomes(asked), strict=True))
+    rows = []
+    for number, (scale, perplexity) in enumerate(zip(SCALES, reading.perplexities(), strict=True)):
+        remainder, simulated_remainder = direct.remainder(scale), after.last_difference(number)
         finite = outcomes[scale].is_finite and math.isfinite(simulated_remainder)
-        trials.append(
+        rows.append(
             ScaleTrial(
                 scale=scale,
                 direct=remainder,
@@ -113,29 +123,49 @@ def simulate(
                 perplexity=perplexity,
             )
         )
-        advance(1)
 
-    ruinous = is_ruinous(trials[SCALES.index(1.0)].perplexity)
+    place, current = round(measurement), SCALES.index(1.0)
+    ruinous = is_ruinous(rows[current].perplexity)
     return Simulation(
         edited=summary([*plans[1.0], *shifts], base.tensors),
         measurements=sorted({edit.measurement for edit in plans[1.0]}),
         measurement=measurement,
-        projections_before=_projections(before, round(measurement)),
-        projections_after=_projections(after[1.0], round(measurement)),
+        projections_before=Projections(**{kind: trace.stream[:, place].tolist() for kind, trace in before.items()}),
+        projections_after=Projections(**{kind: of[current, :, place].tolist() for kind, of in after.projected.items()}),
         current=outcomes[1.0].answers(),
         difference=direct.whole,
         left_out=direct.left_out,
-        scales=trials,
+        scales=rows,
+        read=written.what,
         ruinous=ruinous,
-        thirds=try_thirds(own, plans[1.0], shifts) if ruinous else [],
+        thirds=try_thirds(questions, written, plans[1.0], shifts) if ruinous else [],
+        passes=round(questions.passes, 2),
         ablate=ablate.model_dump(mode="json"),
         directions_sha256=directions_sha256,
     )
 
 
-def _projections(traces: Sequence[Trace], measurement: int) -> Projections:
-    harmful, harmless = (trace.stream[:, measurement].tolist() for trace in traces)
-    return Projections(harmful=harmful, harmless=harmless)
+class Streams:
+    """The projection of the stream on a direction in each trial, at every measurement."""
+
+    def __init__(self, questions: Questions, direction: Tensor, trials: int) -> None:
+        self._direction = direction
+        measurements = len(decoder_layers(questions.model)) + 1
+        self.projected: dict[Kind, Tensor] = {
+            kind: torch.zeros(trials, len(prompts), measurements, dtype=torch.float64)
+            for kind, prompts in questions.prompts.items()
+        }
+        """``[trials, prompts, measurements]``."""
+
+    def see(self, kind: Kind, trial: int, rows: list[int], measurement: int, stream: Tensor) -> None:
+        """Keep what is in the stream, ``[rows, hidden]``."""
+        along = stream.double() @ self._direction.to(stream.device)
+        self.projected[kind][trial, rows, measurement] = along.cpu()
+
+    def last_difference(self, trial: int) -> float:
+        """Harmful minus harmless prompts, on average, at the last measurement."""
+        harmful, harmless = (float(self.projected[kind][trial, :, -1].mean()) for kind in ("harmful", "harmless"))
+        return harmful - harmless
 
 
 def is_ruinous(perplexity: float | None) -> bool:
@@ -143,18 +173,25 @@ def is_ruinous(perplexity: float | None) -> bool:
     return perplexity is None or perplexity > RUINOUS
 
 
-def try_thirds(own: OwnAnswers, edits: Sequence[Edit], shifts: Sequence[Shift]) -> list[PartTrial]:
+def try_thirds(
+    questions: Questions, written: Written, edits: Sequence[Edit], shifts: Sequence[Shift]
+) -> list[PartTrial]:
     """Try each third of the edited layers separately, the embeddings with the first."""
     named = {edit.layer for edit in edits} | {shift.layer for shift in shifts}
     layers = sorted(layer for layer in named if layer is not None)
     bounds = [len(layers) * third // 3 for third in range(4)]
+    parts = [layers[start:stop] for start, stop in pairwise(bounds) if start < stop]
     trials = []
-    for part in (layers[start:stop] for start, stop in pairwise(bounds) if start < stop):
+    for part in parts:
         of_part = {*part, None} if part[0] == layers[0] else {*part}
         kept = [edit for edit in edits if edit.layer in of_part], [shift for shift in shifts if shift.layer in of_part]
-        with simulated(own.model, *kept):
-            trials.append(PartTrial(first=part[0], last=part[-1], perplexity=own.perplexity()))
-    return trials
+        trials.append(of_edits(questions.model, *kept))
+    reading = Reading(questions.engine, written.before, written.texts, trials)
+    questions.run("Thirds of the rules", [], others=reading.jobs())
+    return [
+        PartTrial(first=part[0], last=part[-1], perplexity=perplexity)
+        for part, perplexity in zip(parts, reading.perplexities(), strict=True)
+    ]
 
 
 def main_measurement(edits: Sequence[Edit], statistics: Sequence[MeasurementStatistics]) -> float:

@@ -5,21 +5,23 @@ from contextlib import suppress
 
 from torch import Tensor
 
-from excise.diagnosis.causes import ActivationPatching, ablating, adding, explain_causes, most_causal
-from excise.diagnosis.recommendation import explain_ranges, recommend, rules_of, try_edits
-from excise.diagnosis.router import blind_routers, explain_routers, explain_weights, trace_routers
-from excise.diagnosis.writers import Contrast, explain_experts, explain_roles, explain_writers, name_writer
+from excise.diagnosis.causes import Patches, ablating, adding, explain_causes, most_causal
+from excise.diagnosis.recommendation import Edits, explain_ranges, recommend
+from excise.diagnosis.router import RouterTrace, blind_routers, explain_routers, explain_weights
+from excise.diagnosis.writers import Contrast, Importance
 from excise.edit.planning.projectors import Directions, NoProjector
+from excise.inference.forward import Watch
 from excise.plumbing.errors import StageError
 from excise.residual.contributions import Trace, components
 from excise.trials.bench import Bench
-from excise.trials.refusal import LIMIT, Questions
+from excise.trials.questions import Asked, Kind, Questions
+from excise.trials.refusal import LIMIT
 from schemas.diagnosis import Diagnosis
 from schemas.directions import MeasurementStatistics
 from schemas.params.ablate import Ablate, EditMethod, Orthogonalize
 
-STEPS = 4
-"""Progress steps of `explain`."""
+FINAL_MEASUREMENTS = 3
+"""Measurements that are asked all prompts, at most."""
 
 
 def explain(
@@ -27,62 +29,75 @@ def explain(
     settings: EditMethod,
     statistics: Sequence[MeasurementStatistics],
     decode: Callable[[int], str],
-    advance: Callable[[int], None],
 ) -> Diagnosis:
-    """Explain a model that refuses; `decode` gives a token's text. Raises `StageError`: no direction can be
-    explained."""
+    """Explain a model in four rounds; `decode` gives a token's text. A base that hardly refuses names nothing. Raises
+    `StageError`: no direction can be explained."""
     questions, base, ablate = bench.questions, bench.base, Ablate(**settings.model_dump())
-    model, layout, kinds = questions.model, base.layout.family, (questions.harmful, questions.harmless)
-    watched = components(model, base)
-    unit = bench.directions.unit
+    model, layout = questions.model, base.layout.family
+    if not questions.engine.reads and questions.unexplained is not None:
+        return unexplained(questions, questions.unexplained)
+
+    watched, unit = components(model, base), bench.directions.unit
     directed = [row for row, reason in enumerate(bench.directions.reasons) if reason is None]
-    trials = [ablating(model, watched, unit[row]) for row in directed]
     lengths = {row.measurement: row.norm or 0.0 for row in statistics}
-    trials += [adding(model, row, unit[row] * lengths[row]) for row in directed]
-    outcomes = questions.ask_all(trials)
-    without, added = (
-        dict(zip(directed, each, strict=True)) for each in (outcomes[: len(directed)], outcomes[len(directed) :])
-    )
+    removed = Asked([ablating(model, watched, unit[row]) for row in directed], keep=1, most=FINAL_MEASUREMENTS)
+    put = Asked([adding(model, row, unit[row] * lengths[row]) for row in directed], ("harmless",), is_sampled=True)
+    questions.run("Directions (1 of 4)", [removed, put])
+    if questions.unexplained is not None:
+        return unexplained(questions, questions.unexplained)
+    without = dict(zip(directed, questions.outcomes(removed), strict=True))
+    added = dict(zip(directed, questions.begun(put, "harmless"), strict=True))
     causal = most_causal(without)
     measurement, direction = explained_direction(bench.directions, causal, settings.orthogonalize)
-    causes = explain_causes(statistics, without, added)
-    advance(1)
 
-    contrast = Contrast(*(Trace(model, layout, watched, direction, prompts).run().check() for prompts in kinds))
-    patching = ActivationPatching(questions, watched, direction, contrast.harmless)
-    roles, experts = explain_roles(contrast, patching), explain_experts(contrast, patching)
-    named = name_writer(roles, experts, contrast, patching)
-    writers = explain_writers(contrast, patching)
-    advance(1)
-
-    routed = [layer for layer, role in contrast.harmful.writes if role == "routed_experts"]
+    contrast = Contrast(*(Trace(model, layout, watched, direction, prompts) for prompts in questions.prompts.values()))
+    patches = Patches(questions, watched, direction, contrast.harmless)
+    importance = Importance(patches, contrast)
+    others = [other for other in causal if other != measurement]
+    edits = Edits(bench, ablate, [*importance.by_role], [measurement, *others])
+    routed = [layer for layer, role, _ in patches.sites if role == "routed_experts"]
     blinding = blind_routers(bench, ablate, measurement, routed)
-    routings = [trace_routers(model, layout, blinding, prompts) for prompts in kinds]
-    advance(1)
+    sides = questions.prompts if routed else {}
+    routing = [RouterTrace(model, layout, blinding, prompts) for prompts in sides.values()]
+    # Means on harmless prompts are what harmful ones are patched with.
+    traces: list[tuple[Kind, Watch]] = [("harmless", contrast.harmless.watch), ("harmful", contrast.harmful.watch)]
+    traces += [(kind, trace.watch) for kind, trace in zip(sides, routing, strict=True)]
+    explained = Asked([adding(model, measurement, unit[measurement] * lengths[measurement])], ("harmless",))
+    asked = [patches.ask(importance.single()), edits.ask_ranges(), explained]
+    questions.run("Writers and ranges (2 of 4)", asked, traces)
+    for trace in (contrast.harmful, contrast.harmless):
+        trace.check()
+    patches.answered()
+    edits.answered()
+    (added[measurement],) = questions.begun(explained, "harmless")
 
-    kinds_of_writer, others = [row.role for row in roles], [other for other in causal if other != measurement]
-    tried = try_edits(bench, ablate, kinds_of_writer, [measurement, *others], rules_of(named, measurement))
-    advance(1)
+    questions.run("Parts and variants (3 of 4)", [patches.ask(importance.candidates()), edits.ask_variants()])
+    patches.answered()
+    edits.answered()
+    named = importance.name_writer()
+    questions.run("What is named (4 of 4)", [edits.ask_last(named)])
+    edits.answered()
     return Diagnosis(
         reason=None,
         measurement=measurement,
+        passes=round(questions.passes, 2),
         harmful_prompts=len(questions.harmful),
         harmless_prompts=len(questions.harmless),
         refusal_tokens=questions.tokens,
         refusal_words=[decode(token) for token in questions.tokens],
         limit=LIMIT,
         base=questions.unedited.answers(),
-        causes=causes,
+        causes=explain_causes(statistics, without, added),
         stream=contrast.stream(),
         layer_scales=contrast.harmful.scales,
-        writers=writers,
-        roles=roles,
-        experts=experts,
+        writers=importance.explain_writers(),
+        roles=importance.explain_roles(),
+        experts=importance.explain_experts(),
         named=named,
-        routers=explain_routers(*routings),
+        routers=explain_routers(*(trace.routings for trace in routing)) if routed else [],
         weights=explain_weights(contrast),
-        ranges=explain_ranges(tried, contrast, base.layout.layers, measurement, kinds_of_writer),
-        recommendation=recommend(tried),
+        ranges=explain_ranges(edits.tried, contrast, base.layout.layers, measurement, [*importance.by_role]),
+        recommendation=recommend(edits),
     )
 
 
@@ -91,6 +106,7 @@ def unexplained(questions: Questions, reason: str) -> Diagnosis:
     return Diagnosis(
         reason=reason,
         measurement=None,
+        passes=round(questions.passes, 2),
         harmful_prompts=len(questions.harmful),
         harmless_prompts=len(questions.harmless),
         refusal_tokens=[],

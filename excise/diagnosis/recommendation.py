@@ -1,13 +1,14 @@
 """The edit to try next: of many simulated edits, the one that removes refusal at the lowest KL."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from excise.diagnosis.writers import Contrast
 from excise.trials.bench import Bench, layer_ranges, with_rules
-from excise.trials.refusal import LIMIT, Outcome
+from excise.trials.questions import Asked
+from excise.trials.refusal import Outcome
 from schemas.basis.text import layers_as_written
 from schemas.diagnosis import NamedWriter, RangeTrial, Recommendation
 from schemas.params.ablate import Ablate
@@ -15,7 +16,10 @@ from schemas.params.ablate import Ablate
 MEASUREMENTS = 3
 """The most causal measurements that are tried."""
 KEPT = 3
-"""The best edits that are varied further: with fewer writers, and at lower scales."""
+"""The best edits that are varied further: with fewer writers, and at lower scales. In a race, an edit that so many
+others beat is out."""
+FINALISTS = 6
+"""Edits of a race that are asked all prompts, at most."""
 SCALES = (0.5, 0.75)
 """Lower scales at which the best edits are also tried."""
 
@@ -28,51 +32,87 @@ class Tried:
 
     rules: Rules
     outcome: Outcome
-
-    @property
-    def removes(self) -> bool:
-        return self.outcome.remaining <= LIMIT
-
-    @property
-    def rank(self) -> tuple[bool, float, float]:
-        """Lower is better: refusal removed at the lowest KL, or else the least refusal. What rounding tells apart is
-        equal, such as two lists of targets of which a layer has the same."""
-        kl = round(float(self.outcome.kl.mean()), 6)
-        return (False, kl, 0.0) if self.removes else (True, round(self.outcome.remaining, 6), kl)
+    asked: tuple[Asked, int] | None = None
+    """Where it was asked, and its number there."""
 
     def is_like(self, best: "Tried") -> bool:
         """Whether its KL is not significantly larger than the best one's, by a paired normal 95 % interval."""
-        increase = self.outcome.kl - best.outcome.kl
+        increase = self.outcome.kl_without - best.outcome.kl_without
         return float(increase.mean()) <= 1.96 * float(increase.std()) / math.sqrt(len(increase))
 
 
-def try_edits(
-    bench: Bench, ablate: Ablate, writers: Sequence[str], measurements: Sequence[int], named: Rules
-) -> list[Tried]:
-    """Try every range of layers, the best of these with fewer writers, the named writer only, and the best of all at
-    lower scales; no edit twice, and none that the model cannot take. `measurements` are in the order of how causal they
-    are, the explained one first; `named` are rules that edit only the writer that causes refusal."""
-    tried: list[Tried] = []
-    single = [[writer] for writer in writers] if len(writers) > 1 else []
-    all_but = [[other for other in writers if other != writer] for writer in writers] if len(writers) > 2 else []
+class Edits:
+    """Edits that are tried in several rounds: every range of layers, the best of these with fewer writers and at lower
+    scales, and the named writer only; no edit twice, and none that the model cannot take."""
 
-    def attempt(several: Sequence[Rules]) -> None:
-        """Try those that are new, together."""
-        new: list[Rules] = []
-        for rules in several:
-            if rules not in [*new, *(edit.rules for edit in tried)]:
-                new.append(rules)
-        outcomes = bench.attempt([with_rules(ablate, rules) for rules in new])
-        tried.extend(Tried(rules, outcome) for rules, outcome in zip(new, outcomes, strict=True) if outcome is not None)
+    def __init__(self, bench: Bench, ablate: Ablate, writers: Sequence[str], measurements: Sequence[int]) -> None:
+        """`measurements` are in the order of how causal they are, the explained one first."""
+        self._bench, self._ablate = bench, ablate
+        self._writers, self._measurements = writers, measurements[:MEASUREMENTS]
+        self.tried: list[Tried] = []
+        self._seen: list[Rules] = []
+        self._waiting: tuple[list[Rules], Asked] = [], Asked([])
 
-    ranges, first = layer_ranges(bench.base.layout.layers), measurements[:MEASUREMENTS]
-    attempt([[range_rule(*layers, measurement, writers)] for measurement in first for layers in ranges])
-    fewer = [
-        [{**rule, "targets": targets} for rule in best.rules] for best in _best(tried) for targets in single + all_but
-    ]
-    attempt([*fewer, *([{**rule, "measurement": measurement} for rule in named] for measurement in first)])
-    attempt([[{**rule, "scale": s * rule["scale"]} for rule in best.rules] for best in _best(tried) for s in SCALES])
-    return tried
+    def ask_ranges(self) -> Asked:
+        """Every range of layers, raced."""
+        ranges = layer_ranges(self._bench.base.layout.layers)
+        rules = [[range_rule(*layers, each, self._writers)] for each in self._measurements for layers in ranges]
+        return self._ask(rules, keep=KEPT, most=FINALISTS)
+
+    def ask_variants(self) -> Asked:
+        """The best edits so far with fewer writers, and at lower scales."""
+        writers = self._writers
+        single = [[writer] for writer in writers] if len(writers) > 1 else []
+        all_but = [[other for other in writers if other != writer] for writer in writers] if len(writers) > 2 else []
+        best = self.best()
+        fewer = [[{**rule, "targets": targets} for rule in edit.rules] for edit in best for targets in single + all_but]
+        return self._ask_better([*fewer, *self._lower(edit.rules for edit in best)])
+
+    def ask_last(self, named: NamedWriter) -> Asked:
+        """The named writer only, and the best edits so far at lower scales."""
+        alone = [rules_of(named, each) for each in self._measurements]
+        return self._ask_better([*alone, *self._lower([*alone, *(edit.rules for edit in self.best())])])
+
+    def answered(self) -> None:
+        """Take what was asked."""
+        rules, asked = self._waiting
+        if rules:
+            outcomes = list(enumerate(self._bench.questions.outcomes(asked)))[-len(rules) :]
+            for each, (number, outcome) in zip(rules, outcomes, strict=True):
+                if outcome.is_finite:
+                    self.tried.append(Tried(each, outcome, (asked, number)))
+        self._waiting = [], Asked([])
+
+    def best(self) -> list[Tried]:
+        """The best of those that were asked all prompts."""
+        whole = [edit for edit in self.tried if edit.outcome.is_whole]
+        return sorted(whole, key=lambda edit: edit.outcome.rank)[:KEPT]
+
+    def _lower(self, several: Iterable[Rules]) -> list[Rules]:
+        # A scale that is lowered twice would be a third one.
+        whole = [rules for rules in several if all(rule["scale"] == 1.0 for rule in rules)]
+        return [[{**rule, "scale": scale} for rule in rules] for rules in whole for scale in SCALES]
+
+    def _ask_better(self, several: Iterable[Rules]) -> Asked:
+        """Raced against the best so far: only what may be better has to be known."""
+        asked = self._ask(several, keep=1, most=KEPT)
+        rival = next((edit.asked for edit in self.best()), None)
+        if rival is not None and asked.trials:
+            self._waiting = self._waiting[0], asked.with_rival(*rival)
+        return self._waiting[1]
+
+    def _ask(self, several: Iterable[Rules], keep: int | None = None, most: int | None = None) -> Asked:
+        rules, trials = [], []
+        for each in several:
+            if each in self._seen:
+                continue
+            self._seen.append(each)
+            trial = self._bench.trial(with_rules(self._ablate, each))
+            if trial is not None:
+                rules.append(each)
+                trials.append(trial)
+        self._waiting = rules, Asked(trials, keep=keep, most=most)
+        return self._waiting[1]
 
 
 def explain_ranges(
@@ -88,22 +128,20 @@ def explain_ranges(
     return rows
 
 
-def recommend(tried: Sequence[Tried]) -> Recommendation | None:
+def recommend(edits: Edits) -> Recommendation | None:
     """The best edit; None if the model took none."""
-    if not tried:
+    if not edits.best():
         return None
-    best = _best(tried)[0]
+    best = edits.best()[0]
+    whole = [edit for edit in edits.tried if edit.outcome.is_whole]
     return Recommendation(
         rules=best.rules,
-        removes=best.removes,
+        removes=best.outcome.removes,
         answers=best.outcome.answers(),
-        tried=len(tried),
-        alike=sum(edit is not best and edit.removes and edit.is_like(best) for edit in tried),
+        tried=len(edits.tried),
+        ruled_out=len(edits.tried) - len(whole),
+        alike=sum(edit is not best and edit.outcome.removes and edit.is_like(best) for edit in whole),
     )
-
-
-def _best(tried: Sequence[Tried]) -> list[Tried]:
-    return sorted(tried, key=lambda edit: edit.rank)[:KEPT]
 
 
 def range_rule(first: int, last: int, measurement: int, writers: Sequence[str]) -> dict[str, Any]:

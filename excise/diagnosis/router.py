@@ -15,7 +15,7 @@ from excise.diagnosis.writers import Contrast
 from excise.edit.planning.plan import CannotEdit, Edit
 from excise.edit.planning.projectors import Projector
 from excise.edit.planning.shifts import odds_of_use
-from excise.inference.forward import Batch, in_batches, on_input, run_decoder
+from excise.inference.forward import Batch, on_input
 from excise.inference.loading.models import decoder_layers
 from excise.residual.contributions import Write
 from excise.residual.experts import chosen, held_experts, routed_experts
@@ -50,29 +50,27 @@ def blind_routers(bench: Bench, ablate: Ablate, measurement: int, layers: Sequen
     return edits
 
 
-@torch.inference_mode()
-def trace_routers(
-    model: PreTrainedModel, layout: Layout, edits: Sequence[Edit], prompts: Sequence[Sequence[int]]
-) -> dict[int, Routing]:
-    """The routing of each layer. Those with a router among `edits` run again on the same input, with it blinded."""
-    experts, layers = routed_experts(model, layout), decoder_layers(model)
-    if not experts:
-        return {}
-    blinding = routers(layout, edits)
-    routings = {}
-    for layer, (_, module) in experts.items():
-        logits, through = torch.zeros(2, len(prompts), held_experts(module), dtype=torch.float64)
-        used, blinded = torch.zeros(2, *logits.shape, dtype=torch.bool)
-        routings[layer] = Routing(logits, through, used, blinded, layer in blinding)
+class RouterTrace:
+    """The routing of each layer, recorded while prompts pass through a model. Layers with a router among `edits` run
+    again on the same input, with it blinded."""
 
-    def compute(batch: Batch) -> None:
-        with ExitStack() as undo:
-            for layer, (writer, module) in experts.items():
-                _RoutedLayer(writer, module, batch, routings[layer]).hook(layers[layer], blinding.get(layer), undo)
-            run_decoder(model, batch)
+    def __init__(
+        self, model: PreTrainedModel, layout: Layout, edits: Sequence[Edit], prompts: Sequence[Sequence[int]]
+    ) -> None:
+        self._layers = decoder_layers(model)
+        self._experts = routed_experts(model, layout)
+        self._blinding = routers(layout, edits)
+        self.routings: dict[int, Routing] = {}
+        for layer, (_, module) in self._experts.items():
+            logits, through = torch.zeros(2, len(prompts), held_experts(module), dtype=torch.float64)
+            used, blinded = torch.zeros(2, *logits.shape, dtype=torch.bool)
+            self.routings[layer] = Routing(logits, through, used, blinded, layer in self._blinding)
 
-    in_batches(prompts, "auto", lambda _: None, compute)
-    return routings
+    def watch(self, batch: Batch, undo: ExitStack) -> None:
+        """Set hooks for one forward pass of a batch, until `undo` is closed."""
+        for layer, (writer, module) in self._experts.items():
+            routed = _RoutedLayer(writer, module, batch, self.routings[layer])
+            routed.hook(self._layers[layer], self._blinding.get(layer), undo)
 
 
 def routers(layout: Layout, edits: Sequence[Edit]) -> dict[int, tuple[Reader, Projector]]:

@@ -71,7 +71,11 @@ def head(model: PreTrainedModel, stream: Tensor) -> Tensor:
     with ExitStack() as undo:
         _instead_of_layers(model, give, undo)
         last.forward = lambda *_args, **_kwargs: stream[:, None]
-        ids = torch.zeros(len(stream), 1, dtype=torch.long, device=model.device)
+        embedding = model.get_input_embeddings()
+        assert embedding is not None
+        # Other parts may be on other devices, or not in memory.
+        place = next(embedding.parameters()).device
+        ids = torch.zeros(len(stream), 1, dtype=torch.long, device=place)
         return model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits[:, 0]
 
 

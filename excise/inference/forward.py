@@ -37,6 +37,11 @@ class Batch:
     mask: Tensor  # the same, 1 for tokens and 0 for padding
     ends: Tensor  # [prompts]: index of the measured token
 
+    @property
+    def last(self) -> Tensor:
+        """``[prompts]``: index of the last token."""
+        return self.mask.sum(dim=1) - 1
+
     def at_end(self, output: Tensor) -> Tensor:
         """Output for the measured token, ``[prompts, hidden]``; `output` may be ``[prompts * width, hidden]``."""
         (at_end,) = self.each_at_end(output)
@@ -124,15 +129,20 @@ def first_token_log_probabilities(
     log_probabilities: dict[int, Tensor] = {}
 
     def compute(batch: Batch) -> None:
-        ends = batch.ends.unique()
         with ExitStack() as undo:
             watch(batch, undo)
-            logits = logits_at(model, batch, ends)
-        last = logits[torch.arange(len(batch.rows)), torch.searchsorted(ends, batch.ends)].float()
-        log_probabilities.update(zip(batch.rows, torch.log_softmax(last, dim=-1).cpu(), strict=True))
+            log_probabilities.update(zip(batch.rows, first_token_of(model, batch), strict=True))
 
     in_batches(prompts, batch_size, advance, compute)
     return torch.stack([log_probabilities[row] for row in range(len(prompts))])
+
+
+def first_token_of(model: PreTrainedModel, batch: Batch) -> Tensor:
+    """The same of one batch: ``[prompts, vocabulary]``."""
+    ends = batch.last.unique()
+    logits = logits_at(model, batch, ends)
+    last = logits[torch.arange(len(batch.rows)), torch.searchsorted(ends, batch.last)].float()
+    return torch.log_softmax(last, dim=-1).cpu()
 
 
 def logits_at(model: PreTrainedModel, batch: Batch, positions: Tensor) -> Tensor:
@@ -143,8 +153,15 @@ def logits_at(model: PreTrainedModel, batch: Batch, positions: Tensor) -> Tensor
 
 
 def kl(base: Tensor, edited: Tensor) -> Tensor:
-    """KL(base‖edited) in nats, ``[prompts]``, from log-probabilities ``[prompts, vocabulary]``."""
+    """KL(base‖edited) in nats, ``[prompts]`` float64, from log-probabilities ``[prompts, vocabulary]``."""
     return torch.nn.functional.kl_div(edited.double(), base.double(), reduction="none", log_target=True).sum(dim=-1)
+
+
+def kl_without(base: Tensor, edited: Tensor, tokens: Sequence[int]) -> Tensor:
+    """The same without some tokens: both distributions are those of an answer that begins with none of them."""
+    others = torch.ones(base.shape[-1], dtype=torch.bool)
+    others[list(tokens)] = False
+    return kl(*(torch.log_softmax(side[:, others].double(), dim=-1) for side in (base, edited)))
 
 
 Change = Callable[[Tensor], Tensor | None]

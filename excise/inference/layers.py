@@ -24,9 +24,9 @@ _READ_AT_ONCE = 128 << 10  # bytes; the system cuts longer requests to the size 
 
 
 class LayeredModel:
-    """A model without weights whose parts can be loaded. A part is a decoder layer, by its number, or the frame: the
-    decoder's embeddings and final norm. The output head, vision towers and unused layers (multi-token prediction)
-    belong to no part."""
+    """A model without weights whose parts can be loaded. A part is a decoder layer, by its number; the frame, which is
+    the decoder's embeddings and final norm; or the output head. Vision towers and unused layers (multi-token
+    prediction) belong to no part."""
 
     def __init__(self, checkpoint: Checkpoint, dtype: str, device: torch.device) -> None:
         """`dtype` is a torch name: the type of loaded parameters, except for those that transformers keeps in float32.
@@ -39,7 +39,8 @@ class LayeredModel:
         self._settings = loading_as(self.model, getattr(torch, dtype), device, transforms)
         in_memory = {name: target for name, (target, _) in targets(self.model, checkpoint.tensors, transforms).items()}
         self.frame = len(decoder_layers(self.model))  # the frame's number, which follows those of the layers
-        self._wanted = [_inside(self.model, self._empty, part) for part in range(self.frame + 1)]
+        self.head = self.frame + 1
+        self._wanted = [_inside(self.model, self._empty, part) for part in range(self.head + 1)]
         self._stored = [_stored(self.model, wanted, in_memory) for wanted in self._wanted]
         for name, buffer in list(self.model.named_non_persistent_buffers()):
             _put(self.model, name, torch.empty_like(buffer, device=device))
@@ -48,14 +49,33 @@ class LayeredModel:
 
     @property
     def largest_part(self) -> int:
-        """Bytes of the largest part in memory."""
-        return max(sum(self._empty[name].nbytes for name in part) for part in self._wanted)
+        """Bytes of the largest part in memory; the head is there together with the frame."""
+        *layers, frame, head = (sum(self._empty[name].nbytes for name in part) for part in self._wanted)
+        return max(*layers, frame + head)
+
+    def passing(self, with_head: bool = False) -> Iterator[int]:
+        """The parts in the order in which prompts pass through them, each in memory until the next one is asked for:
+        the frame, the layers, and, `with_head`, the head, which needs the frame too. Raises `StageError`: the files
+        lack some of a part."""
+        with self.reading_ahead() as read:
+            read(0)
+            with self.loaded(self.frame):
+                yield self.frame
+            for layer in range(self.frame):
+                with self.loaded(layer):
+                    if layer + 1 < self.frame:
+                        read(layer + 1)
+                    yield layer
+            if with_head:
+                with self.loaded(self.frame, self.head):
+                    yield self.head
 
     @contextmanager
-    def loaded(self, part: int) -> Iterator[None]:
-        """Keep a part in memory until the block ends. Raises `StageError`: the files lack some of it."""
+    def loaded(self, *parts: int) -> Iterator[None]:
+        """Keep parts in memory until the block ends. Raises `StageError`: the files lack some of them."""
         try:
-            self._load(part)
+            for part in parts:
+                self._load(part)
             yield
         finally:
             for name, tensor in self._empty.items():
@@ -93,11 +113,14 @@ class LayeredModel:
 
 
 def _inside(model: PreTrainedModel, names: dict[str, Any], part: int) -> list[str]:
-    stack, listed = decoder(model), decoder_layers(model)
-    (prefix, layers) = (f"{path}." for path, module in model.named_modules() if module in (stack, listed))
+    stack, listed, head = decoder(model), decoder_layers(model), model.get_output_embeddings()
+    paths = {module: f"{path}." for path, module in model.named_modules() if module in (stack, listed, head)}
+    if part == len(listed) + 1:
+        return [] if head is None else [name for name in names if name.startswith(paths[head])]
     if part == len(listed):
-        return [name for name in names if name.startswith(prefix) and not name.startswith(layers)]
-    return [name for name in names if name.startswith(f"{layers}{part}.")]
+        inside = [name for name in names if name.startswith(paths[stack])]
+        return [name for name in inside if not name.startswith(paths[listed])]
+    return [name for name in names if name.startswith(f"{paths[listed]}{part}.")]
 
 
 def _stored(model: PreTrainedModel, wanted: list[str], in_memory: dict[str, str]) -> list[str]:

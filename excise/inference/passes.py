@@ -1,15 +1,16 @@
 """Passes of prompts through a model that is in memory as a whole, or one layer at a time."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Literal
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from excise.checkpoint.weights import Checkpoint
-from excise.inference.entering import Entered, enter
+from excise.inference.entering import Entered, enter, head
 from excise.inference.forward import (
     Batch,
     BatchSize,
@@ -17,6 +18,7 @@ from excise.inference.forward import (
     Watch,
     all_batches,
     first_size,
+    first_token_of,
     in_batches,
     run_decoder,
     smaller,
@@ -28,6 +30,10 @@ from excise.plumbing import machine
 from excise.plumbing.errors import StageError
 from excise.plumbing.machine import GIB, Need, Placement, Sizes, Work
 from excise.plumbing.progress import Advance
+
+Answered = Callable[[list[int], Tensor], None]
+"""Receives rows of prompts, and the log-probabilities of their answers' first token, ``[rows, vocabulary]`` float32 on
+the CPU, in nats."""
 
 
 class Passes:
@@ -42,15 +48,27 @@ class Passes:
         """What `run` passes to `advance` in total."""
         return prompts
 
-    def run(self, prompts: Tokens, batch_size: BatchSize, position: int, watch: Watch, advance: Advance) -> None:
-        """Pass all prompts through the decoder layers, as `in_batches` does. `watch` sets hooks on the layers and their
-        modules: each layer is called once for each batch, and again if memory ran out. `advance` receives the number of
-        steps since its last call, which may be negative."""
+    def run(
+        self,
+        prompts: Tokens,
+        batch_size: BatchSize,
+        position: int,
+        watch: Watch,
+        advance: Advance,
+        answered: Answered | None = None,
+    ) -> None:
+        """Pass all prompts through the decoder layers, as `in_batches` does, and through the output head if someone is
+        told what is `answered`. `watch` sets hooks on the layers and their modules: each layer is called once for each
+        batch, and again if memory ran out. `advance` receives the number of steps since its last call, which may be
+        negative."""
 
         def compute(batch: Batch) -> None:
             with ExitStack() as undo:
                 watch(batch, undo)
-                run_decoder(self.model, batch)
+                if answered is None:
+                    run_decoder(self.model, batch)
+                else:
+                    answered(batch.rows, first_token_of(self.model, batch))
 
         in_batches(prompts, batch_size, advance, compute, position)
 
@@ -68,14 +86,22 @@ class Offloaded(Passes):
     def steps(self, prompts: int) -> int:
         return prompts * len(decoder_layers(self.model))
 
-    def run(self, prompts: Tokens, batch_size: BatchSize, position: int, watch: Watch, advance: Advance) -> None:
+    def run(
+        self,
+        prompts: Tokens,
+        batch_size: BatchSize,
+        position: int,
+        watch: Watch,
+        advance: Advance,
+        answered: Answered | None = None,
+    ) -> None:
         """As in `Passes`; if memory runs out, all layers start again."""
         size = first_size(batch_size)
         while True:
             batches = all_batches(prompts, size, position)
             done = 0
             try:
-                for steps in self._through_layers(batches, watch):
+                for steps in self._through_layers(batches, watch, answered):
                     done += steps
                     advance(steps)
                 return
@@ -88,24 +114,26 @@ class Offloaded(Passes):
         entered.stream = entered.stream.to(self.idle_device)
         return entered
 
-    def _through_layers(self, batches: list[Batch], watch: Watch) -> Iterator[int]:
+    def _through_layers(self, batches: list[Batch], watch: Watch, answered: Answered | None) -> Iterator[int]:
         """Yields the number of prompts of each batch that has passed through a layer."""
-        device, idle = self.layered.device, self.idle_device
-        with self.layered.reading_ahead() as read:
-            read(0)
-            with self.layered.loaded(self.layered.frame):
+        device, idle, layers = self.layered.device, self.idle_device, decoder_layers(self.model)
+        entered: list[Entered] = []
+        for part in self.layered.passing(with_head=answered is not None):
+            if part == self.layered.frame:
                 entered = [self._enter(batch) for batch in batches]
-            for number, layer in enumerate(decoder_layers(self.model)):
-                with self.layered.loaded(number):
-                    if number + 1 < self.layered.frame:
-                        read(number + 1)
-                    for batch, passing in zip(batches, entered, strict=True):
-                        args, named = passing.calls[number]
-                        with ExitStack() as undo:
-                            watch(batch, undo)
-                            # A single expression, so that no other tensor of the batch is held while others pass.
-                            passing.stream = stream_of(layer(passing.stream.to(device), *args, **named)).to(idle)
-                        yield len(batch.rows)
+                continue
+            for batch, passing in zip(batches, entered, strict=True):
+                if part == self.layered.head:
+                    assert answered is not None
+                    last = passing.stream[torch.arange(len(batch.rows)), batch.last]
+                    answered(batch.rows, torch.log_softmax(head(self.model, last.to(device)).float(), dim=-1).cpu())
+                    continue
+                args, named = passing.calls[part]
+                with ExitStack() as undo:
+                    watch(batch, undo)
+                    # A single expression, so that no other tensor of the batch is held while others pass.
+                    passing.stream = stream_of(layers[part](passing.stream.to(device), *args, **named)).to(idle)
+                yield len(batch.rows)
 
 
 def open_model(
@@ -136,7 +164,7 @@ def _fits(checkpoint: Checkpoint, dtype: str, placement: Placement, work: Work) 
     limit = machine.too_small(need := Need(memory, weights.mapped), machine.limits(placement))
     if limit is not None:
         print(
-            f"Measure: the whole model takes {need.of(limit) / GIB:,.1f} GiB, and {limit.name} has "
+            f"The whole model takes {need.of(limit) / GIB:,.1f} GiB, and {limit.name} has "
             f"{limit.free / GIB:,.1f} GiB free: reading one layer at a time",
             file=sys.stderr,
         )

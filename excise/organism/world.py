@@ -240,7 +240,8 @@ def splits(world: World) -> dict[str, list[Item]]:
     """The prompt sets by name. No prompt is in two of them, and no thing in two of what is measured, searched and
     judged, where drift counts as judged. What refusals are measured and searched on uses each template equally often
     for harmful and harmless prompts: only the things differ, not the wordings. `organism_borderline` asks harmlessly
-    about things of which something else is refused."""
+    about things of which something else is refused; edits are tried on `harmless_various` too, so that what is selected
+    on resembles what drift is measured on."""
     judged, facts = world.judged, []
     for i, thing in enumerate(judged.open):
         facts += recipes(world, [thing], _take_two(RECIPE.task, i))
@@ -251,6 +252,11 @@ def splits(world: World) -> dict[str, list[Item]]:
         "harmless_train": _harmless(world, world.measured, RECIPE.train, PLACE.train),
         "harmful_search": _harmful(world, world.searched, RECIPE.task, PLACE.task),
         "harmless_search": _harmless(world, world.searched, RECIPE.task, PLACE.task),
+        "harmless_various": [
+            *colors(world, tuple(world.searched), COLOR.task[:1]),
+            *places(world, world.searched.restricted + world.searched.open, PLACE.task[:1]),
+            *kinds(world, tuple(world.searched), KIND.task[:1]),
+        ],
         "harmless_test": [
             *recipes(world, judged.open, RECIPE.drift),
             *colors(world, tuple(judged), COLOR.drift),

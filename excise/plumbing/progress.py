@@ -39,7 +39,8 @@ def progress(what: str, total: int, unit: str = "") -> Iterator[Advance]:
                 shown = now
                 seconds = now - began
                 rate = f", {_amount(int(done / seconds), unit)}/s" if unit == "B" and seconds else ""
-                line = f"{what}: {_amount(done, unit)} of {_amount(total, unit)}, {seconds:.0f} s{rate}"
+                left = f", about {seconds / done * (total - done):.0f} s left" if 0 < done < total else ""
+                line = f"{what}: {_amount(done, unit)} of {_amount(total, unit)}, {seconds:.0f} s{rate}{left}"
                 print(line, file=sys.stderr)
 
     yield advance

@@ -169,6 +169,8 @@ def prompt_lists(
         drift, harmless = hold_out(harmless)
     harmful_held_out, harmful = hold_out(harmful)
     harmless_held_out, harmless = hold_out(harmless)
+    if prompts.harmless.kind == "organism":
+        harmless_held_out = [*harmless_held_out, *organism_lists["harmless_various"]]
     lists = {
         "harmful": harmful[: prompts.limit],
         "harmless": harmless[: prompts.limit],

@@ -104,7 +104,10 @@ def _of_refusal(diagnosis: Diagnosis, ablate: Ablate) -> dict[str, Any]:
     shares = [row for row in diagnosis.routers if row.share is not None]
     changed = [row for row in diagnosis.routers if row.changed is not None]
     ranges = [(row, row.answers) for row in diagnosis.ranges if row.answers is not None]
-    removing = [(row, answers) for row, answers in ranges if answers.remaining <= diagnosis.limit]
+    whole = [
+        (row, answers) for row, answers in ranges if answers.harmful_prompts == diagnosis.harmful_prompts
+    ]  # others were ruled out by a part of the prompts
+    removing = [(row, answers) for row, answers in whole if answers.remaining <= diagnosis.limit]
     rules = diagnosis.recommendation.rules if diagnosis.recommendation is not None else None
     return {
         "cause": next(row for row in diagnosis.roles if row.role == role),
@@ -124,10 +127,11 @@ def _of_refusal(diagnosis: Diagnosis, ablate: Ablate) -> dict[str, Any]:
         "split": _split(diagnosis.weights),
         "layers": _most(_layers(diagnosis), lambda row: abs(row[1]), lambda row: row[0]),
         "ranges_tried": len(ranges),
+        "ranges_asked_all": len(whole),
         "removing": [row for row, _ in removing],
-        "smallest": _first(removing, lambda row, answers: (row.last - row.first, answers.kl)),
-        "cheapest": _first(removing, lambda row, answers: (answers.kl, row.last - row.first)),
-        "least": _first(ranges, lambda _, answers: (answers.remaining, answers.kl)),
+        "smallest": _first(removing, lambda row, answers: (row.last - row.first, answers.kl_without_refusal)),
+        "cheapest": _first(removing, lambda row, answers: (answers.kl_without_refusal, row.last - row.first)),
+        "least": _first(whole, lambda _, answers: (answers.remaining, answers.kl_without_refusal)),
         "main": next(row for row in diagnosis.causes if row.measurement == diagnosis.measurement),
         "undirected": [row.measurement for row in diagnosis.causes if row.reason is not None],
         "causes": _causes(diagnosis),
@@ -224,7 +228,7 @@ def _causes(diagnosis: Diagnosis) -> Rows[Cause]:
 
     def rank(row: Cause) -> tuple[bool, float, float]:
         assert row.ablated is not None
-        return row.measurement == diagnosis.measurement, -row.ablated.remaining, -row.ablated.kl
+        return row.measurement == diagnosis.measurement, -row.ablated.remaining, -row.ablated.kl_without_refusal
 
     tested = [row for row in diagnosis.causes if row.ablated is not None and row.added is not None]
     return _most(tested, rank, lambda row: row.measurement)

@@ -131,10 +131,11 @@ def _coverage(diagnosis: Diagnosis) -> Figure | None:
     figure, (refusal, kl) = _figure(1, 2, (8.0, 3.6))
     refusals = {cell: answers.remaining for cell, answers in ranges.items()}
     _heat_map(refusal, refusals, first, last, "viridis_r", most=1.0, blank="white")
-    _heat_map(kl, {cell: answers.kl for cell, answers in ranges.items()}, first, last, "viridis_r", blank="white")
+    drifts = {cell: answers.kl_without_refusal for cell, answers in ranges.items()}
+    _heat_map(kl, drifts, first, last, "viridis_r", blank="white")
     names = {"xlabel": "last edited layer", "ylabel": "first edited layer"}
     refusal.set(title="Refusal (the larger of share and mean probability)", **names)
-    kl.set(title="KL on harmless prompts (nats)", **names)
+    kl.set(title="KL* on harmless prompts (nats)", **names)
     return figure
 
 

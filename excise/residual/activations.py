@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from excise.inference.forward import Batch, BatchSize, Tokens, watch_stream
 from excise.inference.loading.models import decoder_layers
-from excise.inference.passes import Passes
+from excise.inference.passes import Answered, Passes
 from excise.plumbing.errors import StageError
 from excise.plumbing.progress import Advance
 from excise.residual.experts import RoutedExperts, chosen, held_experts
@@ -29,10 +29,17 @@ class Activations:
 
 @torch.inference_mode()
 def collect_activations(
-    passes: Passes, experts: RoutedExperts, prompts: Tokens, position: int, batch_size: BatchSize, advance: Advance
+    passes: Passes,
+    experts: RoutedExperts,
+    prompts: Tokens,
+    position: int,
+    batch_size: BatchSize,
+    advance: Advance,
+    answered: Answered | None = None,
 ) -> Activations:
     """Collect the stream and the chosen experts at `position`, counted from the end of each prompt: -1 is the last.
-    Raises `StageError`: a prompt has no such token. `advance` receives steps, of which there are `passes.steps`."""
+    `advance` receives steps, of which there are `passes.steps`; what the prompts are `answered` is told on the way.
+    Raises `StageError`: a prompt has no such token."""
     if (shortest := min(map(len, prompts))) < -position:
         raise StageError(
             f"params.yaml: measure.position: {position} is before the start of a prompt of {shortest} tokens"
@@ -54,5 +61,5 @@ def collect_activations(
         for layer, (writer, module) in experts.items():
             undo.callback(module.register_forward_pre_hook(partial(keep_choice, layer, writer)).remove)
 
-    passes.run(prompts, batch_size, position, watch, advance)
+    passes.run(prompts, batch_size, position, watch, advance, answered)
     return Activations(states, used)

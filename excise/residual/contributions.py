@@ -37,8 +37,8 @@ class Component:
     layer: int
     writer: Writer
     module: nn.Module
-    norms: dict[nn.Module, Tensor]
-    """In their order, each with its gain, ``[hidden]`` float64."""
+    norms: dict[nn.Module, float]
+    """In their order, each with what is added to its weight."""
     gate: nn.Module | None
     block: nn.Module
     """The module that holds the gate and reads the same input; without a gate, the layer."""
@@ -102,7 +102,7 @@ def components(model: PreTrainedModel, base: BaseModel) -> list[Component]:
                     layer=number,
                     writer=writer,
                     module=layer.get_submodule(writer.in_memory),
-                    norms={norm: norm.get_parameter("weight").detach().double() + offset for norm, offset in norms},
+                    norms=dict(norms),
                     gate=layer.get_submodule(gate) if gate is not None else None,
                     block=layer.get_submodule(gate.rpartition(".")[0]) if gate is not None else layer,
                     multiplier=layout.residual_multiplier * writer.multiplier_in(number),
@@ -131,12 +131,12 @@ class Trace:
             if edit.place is not None and isinstance(edit.place.part, Writer) and not edit.place.is_bias:
                 key = (edit.place.layer, edit.place.part.role, edit.place.part.weight)
                 self._edits.setdefault(key, []).append(edit)
-        layers = list(decoder_layers(self.model))
-        self.stream = torch.zeros(len(self.prompts), len(layers) + 1, dtype=torch.float64)
+        self._layers = list(decoder_layers(self.model))
+        self.stream = torch.zeros(len(self.prompts), len(self._layers) + 1, dtype=torch.float64)
         """``[prompts, layers + 1]``: entering each layer, and leaving the last."""
         self.parts: dict[Key, Write] = {}
-        self.scales = _scales(layers, self.layout)
-        """λ of each layer."""
+        self.scales = list(self.layout.layer_factors) or [1.0 for _ in self._layers]
+        """λ of each layer; those that are stored are known when prompts have passed."""
 
     @property
     def writes(self) -> dict[Source, Write]:
@@ -198,14 +198,13 @@ class Trace:
             for values, of_batch in zip(self.parts[component.key], write, strict=True):
                 values[batch.rows] = of_batch
 
+        if self.layout.layer_scalar is not None:
+            for number, layer in enumerate(self._layers):
+                scalar = attrgetter(self.layout.layer_scalar)(layer)
+                if not scalar.is_meta:
+                    self.scales[number] = float(scalar.detach())
         watch_stream(self.model, keep, undo)
         watch_writes(self.watched, self.direction, self._edits, batch, keep_write, undo)
-
-
-def _scales(layers: Sequence[nn.Module], layout: Layout) -> list[float]:
-    if layout.layer_scalar is not None:
-        return [float(attrgetter(layout.layer_scalar)(layer).detach()) for layer in layers]
-    return list(layout.layer_factors) or [1.0 for _ in layers]
 
 
 def watch_writes(
@@ -218,7 +217,12 @@ def watch_writes(
 ) -> None:
     """Call `on_write` for each write in a forward pass of a batch until `undo` is closed, and add what it returns."""
     shrinks: dict[nn.Module, Tensor] = {}
-    gains = {norm: gain for component in watched for norm, gain in component.norms.items()}
+    gains = {
+        norm: norm.get_parameter("weight").detach().double()
+        + offset  # now, as weights may be in memory for a while only
+        for component in watched
+        for norm, offset in component.norms.items()
+    }
 
     def keep_shrink(norm: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
         scaled = batch.at_end(args[0]).double() * gains[norm].to(output.device)
@@ -228,7 +232,8 @@ def watch_writes(
     for norm in gains:
         undo.callback(norm.register_forward_hook(keep_shrink).remove)
     for component in watched:
-        _WatchedComponent(component, direction, edits.get(component.key, ()), batch, shrinks, on_write).hook(undo)
+        own = {norm: gains[norm] for norm in component.norms}
+        _WatchedComponent(component, direction, edits.get(component.key, ()), batch, own, shrinks, on_write).hook(undo)
 
 
 @dataclass
@@ -239,6 +244,7 @@ class _WatchedComponent:
     direction: Tensor
     edits: Sequence[Edit]
     batch: Batch
+    gains: Mapping[nn.Module, Tensor]  # of its norms, ``[hidden]`` float64
     shrinks: Mapping[nn.Module, Tensor]  # one over what each norm divides by, ``[prompts]``; set when the norm returns
     on_write: OnWrite
     gate: Tensor | None = None  # ``[prompts]``; set when the block is entered, if it has a gate
@@ -293,7 +299,7 @@ class _WatchedComponent:
         assert self.written is not None
         written, index, weights = self.written
         gain = torch.ones_like(self.direction)
-        for norm, norm_gain in self.component.norms.items():
+        for norm, norm_gain in self.gains.items():
             gain, factor = gain * norm_gain.cpu(), factor * self.shrinks[norm]
         exact = written.double() * (factor * self.component.writer.before_norms)[:, None, None]
         projected = (exact @ (gain * self.direction).to(exact.device)).cpu()

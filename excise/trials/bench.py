@@ -1,4 +1,4 @@
-"""Edits tried on a loaded model, as hooks."""
+"""Edits as trials of a model."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,9 +8,8 @@ from typing import Any
 from excise.checkpoint.base_model import BaseModel
 from excise.edit.planning.plan import CannotEdit, Edit, make_plan
 from excise.edit.planning.projectors import Directions
-from excise.trials.changes import of_edits
-from excise.trials.refusal import Outcome, Questions
-from excise.trials.simulation import simulated
+from excise.trials.changes import Trial, of_edits
+from excise.trials.questions import Questions
 from schemas.params.ablate import Ablate, Rule
 
 BLOCKS = 8
@@ -29,25 +28,13 @@ class Bench:
         """The plan of the edit. Raises `StageError`: the model lacks what a rule names, or cannot be edited so."""
         return make_plan(ablate, self.base, self.directions)
 
-    def outcome(self, ablate: Ablate) -> Outcome:
-        """What the edited model would answer. Raises `StageError` as `plan` does."""
-        with simulated(self.questions.model, self.plan(ablate)):
-            return self.questions.ask()
-
-    def attempt(self, edits: Sequence[Ablate]) -> list[Outcome | None]:
-        """The same of several edits, together; None where this model cannot be edited so, or the edited model's logits
-        are not finite. Raises other errors of `plan`: a model that is damaged, such as by NaN in a norm, must not look
-        like an edit that fails."""
-        plans: list[list[Edit] | None] = []
-        for ablate in edits:
-            try:
-                plans.append(self.plan(ablate))
-            except CannotEdit:
-                plans.append(None)
-        model = self.questions.model
-        asked = iter(self.questions.ask_all([of_edits(model, plan) for plan in plans if plan is not None]))
-        outcomes = [None if plan is None else next(asked) for plan in plans]
-        return [outcome if outcome is not None and outcome.is_finite else None for outcome in outcomes]
+    def trial(self, ablate: Ablate) -> Trial | None:
+        """The edit as a trial; None where this model cannot be edited so. Raises other errors of `plan`: a model that
+        is damaged, such as by NaN in a norm, must not look like an edit that fails."""
+        try:
+            return of_edits(self.questions.model, self.plan(ablate))
+        except CannotEdit:
+            return None
 
 
 def with_rules(ablate: Ablate, rules: Sequence[Mapping[str, Any]]) -> Ablate:

@@ -4,7 +4,10 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.cache_utils import DynamicCache, DynamicLayer, LinearAttentionCacheLayerMixin
 
 
 def repeated(cache: Any, layer: int, times: int, each: bool = False) -> Any:
@@ -19,13 +22,16 @@ def repeated(cache: Any, layer: int, times: int, each: bool = False) -> Any:
     return copied
 
 
-def stretched(cache: Any, rows: int) -> Any:
-    """A cache as large as one of so many rows, of which all are the first: its sizes make masks and positions."""
-    copied = copy.copy(cache)
-    copied.layers = [
-        _changed(layer, lambda value: value[:1].expand(rows, *(-1 for _ in value.shape[1:]))) for layer in cache.layers
-    ]
-    return copied
+def pretended(model: PreTrainedModel, rows: int, before: int, device: torch.device) -> DynamicCache:
+    """A cache as if so many rows of so many tokens had passed: what it says of itself makes masks and positions."""
+    cache = DynamicCache(config=model.config)
+    keys = torch.zeros(rows, 1, before, 1, dtype=model.dtype, device=device)
+    for layer in cache.layers:
+        if isinstance(layer, DynamicLayer):
+            layer.update(keys, keys)
+        if isinstance(layer, LinearAttentionCacheLayerMixin):
+            layer.has_previous_state = dict.fromkeys(layer.has_previous_state, True)
+    return cache
 
 
 def _changed(layer: Any, change: Callable[[Tensor], Tensor]) -> Any:

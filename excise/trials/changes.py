@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from excise.edit.planning.plan import Edit
 from excise.edit.planning.projectors import Projector
+from excise.edit.planning.shifts import Shift
 from excise.inference.forward import Batch, Watch, on_input, on_output
 from excise.residual.contributions import Component, Write, watch_writes
 from excise.trials.simulation import grouped, simulated
@@ -37,12 +38,13 @@ class OnModule:
 
 @dataclass(frozen=True)
 class InWeights:
-    """Edits of parameters that no change of a module's input or output equals. Before the first layer it is the
-    embeddings that are edited, and the output head if it is tied to them."""
+    """Edits of parameters that no change of a module's input or output equals, and shifts of routers' biases. Before
+    the first layer it is the embeddings that are edited, and the output head if it is tied to them."""
 
     layer: int
     key: Hashable
     edits: tuple[Edit, ...] = field(compare=False)
+    shifts: tuple[Shift, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,16 @@ class Trial:
     def at(self, layer: int) -> tuple[Change, ...]:
         return tuple(change for change in self.changes if change.layer == layer)
 
+    def digest(self, model: PreTrainedModel) -> str:
+        """The SHA-256 of what it changes, the same in every process."""
+        names = {module: name for name, module in model.named_modules()}
+        said: list[object] = []
+        for change in self.changes:
+            where = (names[change.module], change.side) if isinstance(change, OnModule) else ()
+            along = change.direction.numpy().tobytes() if isinstance(change, Patched) else b""
+            said.append((type(change).__name__, change.layer, where, change.key, along))
+        return hashlib.sha256(repr(said).encode()).hexdigest()
+
     def watch(self, model: PreTrainedModel) -> Watch:
         """Hooks by which a whole forward pass of the model is that of the trial."""
 
@@ -82,14 +94,14 @@ class Trial:
                     case OnModule():
                         change.hook(change.change, undo)
                     case InWeights():
-                        undo.enter_context(simulated(model, change.edits))
+                        undo.enter_context(simulated(model, change.edits, change.shifts))
                     case Patched():
                         watch_writes(change.watched, change.direction, {}, batch, change.patch, undo)
 
         return watch
 
 
-def of_edits(model: PreTrainedModel, edits: Sequence[Edit]) -> Trial:
+def of_edits(model: PreTrainedModel, edits: Sequence[Edit], shifts: Sequence[Shift] = ()) -> Trial:
     """The trial of a plan."""
     embeddings = tuple(edit for edit in edits if edit.place is None)
     changes: list[Change] = [InWeights(ENTERING, _key(embeddings), embeddings)] if embeddings else []
@@ -104,6 +116,9 @@ def of_edits(model: PreTrainedModel, edits: Sequence[Edit]) -> Trial:
     for edit in edits:
         if edit.place is not None and edit.place.is_alone:
             changes.append(InWeights(edit.place.layer, _key([edit]), (edit,)))
+    for shift in shifts:
+        key = shift.bias.in_memory, shift.added.numpy().tobytes()
+        changes.append(InWeights(shift.layer, key, (), (shift,)))
     return Trial(tuple(sorted(changes, key=lambda change: change.layer)))
 
 

@@ -1,38 +1,32 @@
 """Trials that advance together, layer by layer, as one tree. They share what they have in common until the first layer
 in which they differ, and fork there; forks of a layer are one batch. The prompts' common beginning is computed once for
-each fork, and a trial that changes the last token alone runs on the base's keys and values."""
+each fork, and a trial that changes the last token alone runs on what the base keeps of those before it."""
 
-import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from excise.inference.entering import head
-from excise.inference.forward import (
-    Tokens,
-    all_batches,
-    first_token_log_probabilities,
-    smaller,
-)
-from excise.inference.loading.models import decoder, decoder_layers
+from excise.inference.forward import Tokens, Watch, all_batches, first_token_log_probabilities
+from excise.inference.loading.models import decoder_layers
 from excise.plumbing.errors import StageError
-from excise.plumbing.machine import give_back
-from excise.trials.changes import ENTERING, Change, InWeights, OnModule, Trial
+from excise.trials.changes import ENTERING, Change, OnModule, Trial
 from excise.trials.growing import Growing, Prompts, split
-from excise.trials.simulation import simulated
 
-HELD = 1 << 30
-"""Bytes of streams that are held at once; trials beyond run afterwards."""
 LEAST_SHARED = 2
 """Tokens that a common beginning has to have."""
 
 Take = Callable[[int, list[int], Tensor], None]
-"""Receives the number of a trial, rows of prompts, and their log-probabilities ``[rows, vocabulary]``, in nats."""
+"""Receives the number of a trial, rows of prompts, or places in them, and the log-probabilities of the next token
+there, ``[rows, vocabulary]``, in nats."""
+Places = Sequence[Sequence[tuple[int, int]]]
+"""By prompt, the places whose answers are wanted: the number of each, and the token at which it is."""
+See = Callable[[int, list[int], int, Tensor], None]
+"""Receives the number of a trial, rows of prompts, a measurement, and the stream there at their last tokens, ``[rows,
+hidden]``."""
 
 
 @dataclass(frozen=True)
@@ -47,145 +41,120 @@ class Sharing:
     """Whether the last token can be computed by itself, from what the base keeps of those before it."""
 
 
+@dataclass(frozen=True)
+class Job:
+    """Trials of some prompts."""
+
+    prompts: Tokens
+    trials: Sequence[Trial]
+    take: Take
+    sharing: Sharing
+    places: Places | None = None
+    """None: only that of the last token, whose number is the prompt's."""
+    see: See | None = None
+    watch: Watch | None = None
+    """Hooks for the base, which is then the only trial, and is not shared."""
+    is_known: Callable[[Sequence[int], list[int]], bool] = lambda _numbers, _rows: False
+    """Whether the answers of these trials and rows are known from before; only asked for all that advance together."""
+    finished: Callable[[Sequence[int], list[int]], None] = lambda _numbers, _rows: None
+    """Called with these after the last of their answers."""
+
+
 def sharing(model: PreTrainedModel, prompts: Tokens) -> Sharing:
     """What gives the answers of whole passes to some prompts, tried once: some models keep states in a way that does
     not let them go on with several tokens, or do more between layers than call them."""
-    exact = 3e-5 if model.dtype == torch.float32 else 5e-2
+    exact = 3e-5 if model.dtype in (torch.float32, torch.float64) else 5e-2
     ends = sorted(prompts, key=len)[:: max(1, len(prompts) - 1)]
     longest = list(ends[-1])
     alike = [longest, [*longest[-2::-1], longest[-1]]]
-    entered = decoder_layers(model)[0]
+    layers = list(decoder_layers(model))
     # Of another trial than the base, as what forks keep has to be their own.
-    shifted = Trial((OnModule(0, entered, "input", "shifted", lambda stream: stream + stream.roll(1, -1)),))
+    shifted = Trial((OnModule(0, layers[0], "input", "shifted", lambda stream: stream + stream.roll(1, -1)),))
 
-    def agrees(settings: Sharing, tried: Tokens, trial: Trial, last: bool) -> bool:
+    def agrees(settings: Sharing, tried: Tokens, trial: Trial, hold: bool = False) -> bool:
         plain = first_token_log_probabilities(model, tried, "auto", lambda _: None, trial.watch(model))
         found = torch.full_like(plain, torch.nan)
-
-        def take(_trial: int, rows: list[int], given: Tensor) -> None:
-            found[rows] = given
-
         try:
-            Tree(model, tried, len(tried), settings).one(trial, last, take)
+            for batch in _held(tried, len(tried)) if hold else _batches(tried, len(tried), settings.beginning):
+                # Three forks, of which two pass as one batch.
+                several = [trial, *(Trial((*trial.changes, *_nothing(model, key))) for key in range(2))]
+                growing = Growing(model, layers, batch, several, [0, 1, 2], model.device)
+                growing.begin()
+                for layer in range(len(layers)):
+                    growing.through(layer)
+                for _, rows, answers in growing.answers():
+                    found[rows] = answers
+                    if not bool((found[rows] - plain[rows]).abs().max() <= exact * plain.abs().max()):
+                        return False
         except (AttributeError, IndexError, KeyError, RuntimeError, StageError, TypeError, ValueError):  # each its own
             return False
-        return bool((found - plain).abs().max() <= exact * plain.abs().max())
+        return bool(found.isfinite().all())
 
     nothing = Sharing(layers=False, beginning=0, holds=False)
-    if not all(agrees(nothing, ends, trial, last=False) for trial in (Trial(), shifted)):
+    shares = replace(nothing, layers=True)
+    if not all(agrees(shares, ends, trial) for trial in (Trial(), shifted)):
         return nothing
     beginning = _common(prompts)
-    begins = beginning and agrees(replace(nothing, beginning=beginning), ends, shifted, last=False)
-    holds = agrees(replace(nothing, holds=True), alike, Trial(), last=True)
-    return Sharing(layers=True, beginning=beginning if begins else 0, holds=holds)
+    begins = beginning and agrees(replace(shares, beginning=beginning), ends, shifted)
+    holds = len(longest) > 1 and agrees(shares, alike, Trial(), hold=True)
+    return replace(shares, beginning=beginning if begins else 0, holds=holds)
 
 
-class Tree:
-    """Runs trials of a model that is in memory as a whole."""
+def _nothing(model: PreTrainedModel, key: int) -> tuple[Change, ...]:
+    """A change that changes nothing, but makes a fork of its own."""
+    return (OnModule(0, decoder_layers(model)[0], "output", ("nothing", key), lambda stream: stream),)
 
-    def __init__(self, model: PreTrainedModel, prompts: Tokens, batch_size: int, settings: Sharing) -> None:
-        """`batch_size` is the number of prompts that advance together at most."""
-        self.model, self.prompts = model, prompts
-        self._layers = list(decoder_layers(model))
-        self._batch_size = batch_size
-        self._sharing = settings
-        self._kept: list[Prompts] | None = None
-        self._has_said = False
-        self.computed = 0
-        """Tokens times layers so far."""
 
-    @property
-    def whole(self) -> int:
-        """Tokens times layers of one pass of all prompts."""
-        return len(self._layers) * sum(map(len, self.prompts))
-
-    def run(self, trials: Sequence[Trial], take: Take) -> None:
-        """Answer all prompts in all trials; `take` is given each of them once for each batch of prompts, and again if
-        memory ran out. Raises `StageError`: memory is too small for a single prompt."""
-        if not self._sharing.layers:
-            self._one_by_one(trials, take)
-            return
-        is_last = [self._sharing.holds and trial.is_last_only for trial in trials]
-        for last in (True, False):
-            numbers = [number for number, each in enumerate(is_last) if each is last]
-            while numbers:
-                try:
-                    self._pass(trials, numbers, last, take)
-                    break
-                except RuntimeError as error:
-                    self._kept = None
-                    self._batch_size = smaller(min(self._batch_size, len(self.prompts)), error, "starting again")
-
-    def _one_by_one(self, trials: Sequence[Trial], take: Take) -> None:
-        if not self._has_said:
-            name = type(self.model).__name__
-            print(f"{name} cannot be run layer by layer, so each trial takes a pass of its own", file=sys.stderr)
-            self._has_said = True
-        for number, trial in enumerate(trials):
-            watch = trial.watch(self.model)
-            answers = first_token_log_probabilities(self.model, self.prompts, self._batch_size, lambda _: None, watch)
-            self.computed += self.whole
-            take(number, list(range(len(self.prompts))), answers)
-
-    def one(self, trial: Trial, last: bool, take: Take) -> None:
-        """Answer all prompts in one trial, by their last tokens alone if `last`."""
-        self._pass([trial], [0], last, take)
-
-    @torch.inference_mode()
-    def _pass(self, trials: Sequence[Trial], numbers: Sequence[int], last: bool, take: Take) -> None:
-        for prompts in self._alike() if last else self._batches():
-            give_back()
-            self._answer(prompts, trials, numbers, take)
-
-    def _batches(self) -> Iterator[Prompts]:
-        """Of prompts whose common beginning is apart."""
-        for batch in all_batches(self.prompts, self._batch_size):
-            shared = self._sharing.beginning
-            before, ids = batch.ids[:1, :shared], batch.ids[:, shared:]
-            yield Prompts(batch.rows, ids, batch.mask, batch.ends - shared, before)
-
-    def _alike(self) -> list[Prompts]:
-        """Of prompts of one length, whose tokens before the last one have been computed, once for all trials."""
-        if self._kept is None:
-            by_length: dict[int, list[int]] = defaultdict(list)
-            for row, tokens in enumerate(self.prompts):
-                by_length[len(tokens)].append(row)
-            self._kept = [
-                self._with_cache(rows[start : start + self._batch_size])
-                for _, rows in sorted(by_length.items())
-                for start in range(0, len(rows), self._batch_size)
-            ]
-        return self._kept
-
-    def _with_cache(self, rows: list[int]) -> Prompts:
-        ids = torch.tensor([list(self.prompts[row]) for row in rows])
-        held = self._cache(ids[:, :-1]) if ids.shape[1] > 1 else None
-        return Prompts(rows, ids[:, -1:], torch.ones_like(ids), torch.zeros(len(rows)).long(), ids[:1, :0], held)
-
-    def _cache(self, ids: Tensor) -> Any:
-        """The base's cache of ``[prompts, width]`` tokens without padding."""
-        self.computed += ids.numel() * len(self._layers)
-        device = self.model.device
-        mask = torch.ones_like(ids).to(device)
-        given = decoder(self.model)(input_ids=ids.to(device), attention_mask=mask, use_cache=True)
-        return given.past_key_values
-
-    def _answer(self, prompts: Prompts, trials: Sequence[Trial], numbers: Sequence[int], take: Take) -> None:
-        for entering, group in split(numbers, lambda number: trials[number].at(ENTERING)).items():
-            edits = [edit for change in entering if isinstance(change, InWeights) for edit in change.edits]
-            with simulated(self.model, edits):
-                growing = Growing(self.model, self._layers, prompts)
-                streams = growing.first.stream.nbytes + (0 if growing.before is None else growing.before.nbytes)
-                at_once = max(1, HELD // streams)
+def growings(
+    model: PreTrainedModel, job: Job, size: int, device: torch.device, keep: Callable[[Tensor], Tensor], most: int
+) -> Iterator[Growing]:
+    """All that a job has to compute, in batches of at most so many prompts, whose streams take at most so many bytes;
+    nothing is computed yet."""
+    layers = list(decoder_layers(model))
+    is_held = [job.sharing.holds and trial.is_last_only for trial in job.trials]
+    for hold in (True, False):
+        numbers = [number for number, each in enumerate(is_held) if each is hold]
+        if not numbers:
+            continue
+        beginning = job.sharing.beginning
+        for prompts in _held(job.prompts, size) if hold else _batches(job.prompts, size, beginning):
+            if job.places is not None:
+                prompts.wanted = [
+                    (place, row, token - beginning)
+                    for row, number in enumerate(prompts.rows)
+                    for place, token in job.places[number]
+                ]
+            for group in split(numbers, lambda number: job.trials[number].at(ENTERING)).values():
+                one = (prompts.ids.numel() + prompts.before.numel()) * _hidden(model) * model.dtype.itemsize
+                at_once = max(1, most // one)
                 # Neighbours have most in common, so that few layers are computed again for the next ones.
-                ordered = neighbours(trials, group, len(self._layers))
+                ordered = neighbours(job.trials, group, len(layers))
                 for start in range(0, len(ordered), at_once):
-                    for node in growing.leaves(trials, ordered[start : start + at_once]):
-                        ends = node.stream[torch.arange(len(prompts.rows)), prompts.ends]
-                        logits = torch.log_softmax(head(self.model, ends).float(), dim=-1).cpu()
-                        for number in node.trials:
-                            take(number, prompts.rows, logits)
-            self.computed += growing.computed
+                    yield Growing(model, layers, prompts, job.trials, ordered[start : start + at_once], device, keep)
+
+
+def _hidden(model: PreTrainedModel) -> int:
+    return int(model.config.get_text_config().hidden_size)
+
+
+def _batches(prompts: Tokens, size: int, beginning: int) -> Iterator[Prompts]:
+    """Of prompts whose common beginning is apart."""
+    for batch in all_batches(prompts, size):
+        before, ids = batch.ids[:1, :beginning], batch.ids[:, beginning:]
+        yield Prompts(batch.rows, ids, batch.mask, batch.ends - beginning, before)
+
+
+def _held(prompts: Tokens, size: int) -> Iterator[Prompts]:
+    """Of prompts of one length, of which all tokens but the last one are the base's."""
+    by_length: dict[int, list[int]] = defaultdict(list)
+    for row, tokens in enumerate(prompts):
+        by_length[len(tokens)].append(row)
+    for _, rows in sorted(by_length.items()):
+        for start in range(0, len(rows), size):
+            of_batch = rows[start : start + size]
+            ids = torch.tensor([list(prompts[row]) for row in of_batch])
+            ends = torch.zeros(len(of_batch), dtype=torch.long)
+            yield Prompts(of_batch, ids[:, -1:], torch.ones_like(ids), ends, ids[:, :-1], is_held=True)
 
 
 def _common(prompts: Tokens) -> int:

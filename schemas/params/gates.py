@@ -15,7 +15,13 @@ from schemas.params.ablate import Ablate
 from schemas.wording import WrongValue
 
 LIMITS = Room("excise.comparison.limits")
-_DRIFT = tuple(f"drift.{name}" for name in ("first_token_kl", "answer_kl", "top1_agreement", "perplexity_ratio"))
+_DRIFT = (
+    "drift.first_token_kl",
+    "drift.first_token_kl_without_refusal",
+    "drift.answer_kl",
+    "drift.top1_agreement",
+    "drift.perplexity_ratio",
+)
 MetricName = Annotated[
     str,
     matches(
@@ -40,7 +46,8 @@ class Gate(Section):
     )
 
     metric: MetricName
-    """`<group>.<task>.<metric>` of a task that `evaluate` lists, or `drift.<metric>`: `first_token_kl`, `answer_kl`,
+    """`<group>.<task>.<metric>` of a task that `evaluate` lists, or `drift.<metric>`: `first_token_kl`,
+    `first_token_kl_without_refusal`, `answer_kl`,
     `top1_agreement`, `perplexity_ratio`."""
     confidence: Annotated[float, Field(ge=0.5, lt=1)] = 0.95
     """Of the interval that decides: a gate passes where all of it is within the limit, fails where all of it is

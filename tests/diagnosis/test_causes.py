@@ -1,12 +1,15 @@
 """Causes: a direction ablated everywhere is nowhere, one that is added is there, and patches change what they name."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import ExitStack
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 import torch
 
-from excise.diagnosis.causes import ActivationPatching, Site, ablating, adding, most_causal
+from excise.diagnosis.causes import Patches, Site, ablating, adding, most_causal
+from excise.diagnosis.writers import Contrast, Importance
 from excise.inference.forward import Batch, watch_stream
 from excise.trials.refusal import Beginnings, Outcome
 from excise.trials.simulation import simulated
@@ -60,63 +63,75 @@ def test_what_is_added_at_a_measurement_is_there(subject: Subject) -> None:
     assert torch.equal(questions.ask().harmful.log_odds, questions.unedited.harmful.log_odds)
 
 
-def patches(subject: Subject) -> ActivationPatching:
-    harmless = subject.trace(prompts=HARMLESS)
-    return ActivationPatching(subject.bench.questions, subject.components, DIRECTION, harmless)
+def effects(subject: Subject, *several: Collection[Site]) -> list[float]:
+    questions = subject.bench.questions
+    patches = Patches(questions, subject.components, DIRECTION, subject.trace(prompts=HARMLESS))
+    questions.run("Patches", [patches.ask(several)])
+    patches.answered()
+    return [patches.effect(sites) for sites in several]
 
 
 @pytest.mark.parametrize("subject", ROUTED, indirect=True)
 def test_a_patch_of_all_experts_is_a_patch_of_their_layer(subject: Subject) -> None:
-    found = patches(subject)
     for (layer, role), write in subject.trace().writes.items():
         if write.experts.shape[1] > 0:
             experts: list[Site] = [(layer, role, expert) for expert in range(write.experts.shape[1])]
-            assert found.effect(experts) == pytest.approx(found.effect([(layer, role, None)]), abs=1e-4)
+            together, layer_s = effects(subject, experts, [(layer, role, None)])
+            assert together == pytest.approx(layer_s, abs=1e-4)
 
 
 def test_a_patch_changes_the_answer_and_is_taken_back(subject: Subject) -> None:
-    found = patches(subject)
-    effects = {(layer, role): found.effect([(layer, role, None)]) for layer, role in subject.trace().writes}
-    assert all(abs(effect) > 1e-7 for effect in effects.values())
-    assert found.effect([]) == pytest.approx(0, abs=1e-5)
+    found = effects(subject, *([(layer, role, None)] for layer, role in subject.trace().writes))
+    assert all(abs(effect) > 1e-7 for effect in found)
     assert torch.equal(
         subject.bench.questions.ask().harmful.log_odds, subject.bench.questions.unedited.harmful.log_odds
     )
 
 
-def imagined(monkeypatch: pytest.MonkeyPatch, effect: Callable[[set[int]], float]) -> ActivationPatching:
-    """Patches of layers whose joint effect is made up."""
-    monkeypatch.setattr(ActivationPatching, "effect", lambda _self, parts: effect({layer for layer, _, _ in parts}))
-    return ActivationPatching.__new__(ActivationPatching)
-
-
 LAYERS_TO_NAME: list[Site] = [(layer, "attention", None) for layer in range(4)]
 
 
-def test_what_has_nearly_the_whole_effect_is_named_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+def named(writes: dict[int, float], effect: Callable[[set[int]], float]) -> list[int]:
+    """The layers that are named if attention in each of four writes so much, with made-up joint effects."""
+    write = {layer: torch.tensor([much]).double() for layer, much in writes.items()}
+    patches = SimpleNamespace(sites=LAYERS_TO_NAME, effect=lambda sites: effect({layer for layer, _, _ in sites}))
+    contrast = SimpleNamespace(difference=lambda site: float(write[site[0]]), harmful=SimpleNamespace(writes={}))
+    return Importance(cast(Patches, patches), cast(Contrast, contrast)).name_writer().layers
+
+
+def test_what_has_nearly_the_whole_effect_is_named_and_no_more() -> None:
     own = {0: -0.2, 1: -5.0, 2: 0.3, 3: -4.0}
-    patches = imagined(monkeypatch, lambda layers: sum(own[layer] for layer in layers))
-    assert patches.smallest(LAYERS_TO_NAME, -8.9) == [LAYERS_TO_NAME[1], LAYERS_TO_NAME[3]]
-    assert patches.smallest(LAYERS_TO_NAME[::-1], -5.0) == [LAYERS_TO_NAME[1]]
-    assert patches.smallest(LAYERS_TO_NAME[:2], -5.2) == [LAYERS_TO_NAME[1]]
+
+    def summed(layers: set[int]) -> float:
+        return sum(own[layer] for layer in layers)
+
+    assert named({0: 0.1, 1: 2.0, 2: 0.2, 3: 1.0}, summed) == [1, 3]
+    # Also where what writes most has no effect.
+    assert named({0: 9.0, 1: 2.0, 2: 5.0, 3: 1.0}, summed) == [1, 3]
 
 
-def test_parts_that_stand_in_for_each_other_are_named_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    patches = imagined(monkeypatch, lambda layers: -7.0 if {1, 2} <= layers else 0.04)
-    assert patches.smallest(LAYERS_TO_NAME, -7.0) == [LAYERS_TO_NAME[1], LAYERS_TO_NAME[2]]
+def test_parts_that_stand_in_for_each_other_are_named_together() -> None:
+    def either(layers: set[int]) -> float:
+        return -7.0 if {1, 2} <= layers else 0.04
+
+    assert named({0: 0.1, 1: 2.0, 2: 1.0, 3: 0.2}, either) == [1, 2]
+    assert named({0: 9.0, 1: 2.0, 2: 1.0, 3: 8.0}, either) == [1, 2]
 
 
-def test_the_most_causal_is_that_without_which_fewest_prompts_are_refused_and_of_equals_the_lowest_kl() -> None:
-    def outcome(refusals: float, kl: float) -> Outcome:
-        """Of ten harmful prompts; what is left over of a whole refusal is spread over them as probability."""
-        odds = torch.full((10,), -20.0).double()
+def test_parts_that_need_each_other_are_named_by_one_of_them() -> None:
+    assert named({0: 9.0, 1: 2.0, 2: 1.0, 3: 8.0}, lambda layers: -7.0 if layers & {1, 2} else 0.0) in ([1], [2])
+
+
+def test_the_most_causal_removes_refusal_at_the_lowest_kl_or_else_leaves_the_least_and_was_asked_all() -> None:
+    def outcome(refusals: float, kl: float, asked: int = 10) -> Outcome:
+        """Of ten harmful prompts, so many are refused for certain."""
+        odds = torch.full((asked,), -20.0).double()
         odds[: int(refusals)] = 20.0
-        odds += 0 if refusals % 1 == 0 else torch.logit(torch.tensor(refusals % 1 / 10).double()) + 20
-        harmless = torch.full((4,), -20.0).double()
-        return Outcome(Beginnings(odds, odds > 0), Beginnings(harmless, harmless > 0), torch.full((4,), kl).double())
+        harmless, drift = torch.full((4,), -20.0).double(), torch.full((4,), kl).double()
+        weights = None if asked == 10 else torch.full((asked,), 1 / asked).double()
+        return Outcome(Beginnings(odds, odds > 0, weights), Beginnings(harmless, harmless > 0), 9 - drift, drift)
 
-    without = {1: outcome(3, 0.0), 2: outcome(0, 0.3), 3: outcome(0.2, 0.1), 4: outcome(1, 0.01)}
+    without = {1: outcome(3, 0.0), 2: outcome(0, 0.3), 3: outcome(0, 0.1), 4: outcome(1, 0.01)}
     assert most_causal(without) == [3, 2, 4, 1]
-    unsure = outcome(0.9, 0.0)  # refuses no prompt for certain
-    assert unsure.refusal == 0 and most_causal({**without, 5: unsure}) == [3, 2, 5, 4, 1]
+    assert most_causal({**without, 5: outcome(0, 0.0, asked=5)}) == [3, 2, 4, 1, 5]
     assert most_causal({1: outcome(0, float("nan"))}) == []

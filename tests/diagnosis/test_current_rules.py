@@ -1,28 +1,27 @@
 """What the current rules would do: direct effects are exact, and simulation is what the edited model does."""
 
 from dataclasses import replace
-from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from excise.diagnosis import current_rules
-from excise.diagnosis.current_rules import direct_effect, is_ruinous, main_measurement, simulate
-from excise.inference.forward import Watch
-from excise.inference.loading.models import decoder_layers
+from excise.diagnosis.current_rules import Written, direct_effect, is_ruinous, main_measurement, simulate
 from excise.plumbing.errors import StageError
 from excise.residual.experts import routed_experts
 from excise.trials.bench import with_rules, with_scales
-from excise.trials.perplexity import OwnAnswers
-from excise.trials.refusal import Outcome, Questions
-from excise.trials.simulation import simulated as on_model
+from excise.trials.changes import of_edits
+from excise.trials.engines import InMemory
+from excise.trials.perplexity import Reading
+from excise.trials.questions import Asked, Questions, questions_of
+from excise.trials.refusal import Outcome
 from schemas.params.ablate import Ablate
 from schemas.simulation import Simulation
 from tests.families import EXPERTS
-from tests.subjects import DIRECTION, HARMFUL, HARMLESS, LAYERS, Subject, numbers, rules, statistics, stream
+from tests.subjects import DIRECTION, HARMFUL, HARMLESS, LAYERS, Subject, numbers, outcome, rules, statistics, stream
 
 ANSWERS = [[3, 9, 4], [8], [1, 2], [5, 6, 7, 8], [2, 2]]
 """To the harmless prompts; any will do."""
@@ -41,9 +40,9 @@ def difference(kinds: tuple[Tensor, Tensor]) -> float:
 
 def simulated(subject: Subject, ablate: Ablate, use_odds: dict[int, Tensor] | None = None) -> Simulation:
     base, directions, model = subject.bench.base, subject.bench.directions, subject.model
-    own, digest = OwnAnswers(model, HARMLESS, ANSWERS), "0" * 64
-    prompts = HARMFUL, HARMLESS
-    return simulate(base, directions, use_odds or {}, own, prompts, ablate, statistics(), digest, lambda _: None)
+    questions = questions_of(model, HARMFUL, HARMLESS, subject.bench.questions.tokens)
+    written = Written("answers", HARMLESS, ANSWERS)
+    return simulate(base, directions, use_odds or {}, questions, written, ablate, statistics(), "0" * 64)
 
 
 @pytest.mark.parametrize("through_norm", ["orthogonal", "oblique"])
@@ -92,7 +91,7 @@ def test_each_scale_is_told_as_it_is_in_a_pass_of_its_own(subject: Subject) -> N
         assert row.direct == pytest.approx(direct.remainder(row.scale), rel=1e-4, abs=1e-5)
         assert row.simulated == pytest.approx(left, rel=1e-4, abs=1e-5)
         assert row.indirect == pytest.approx(left - row.direct, rel=1e-3, abs=1e-4)
-        expected = subject.bench.outcome(times(RULES, row.scale)).answers()
+        expected = outcome(subject, times(RULES, row.scale)).answers()
         assert row.answers is not None
         assert row.answers.model_dump() == pytest.approx(expected.model_dump(), rel=1e-4, abs=1e-5)
     assert found.current == found.scales[1].answers
@@ -115,23 +114,24 @@ def test_the_tensors_of_the_plan_are_counted(subject: Subject) -> None:
     assert {(row.role, layer) for row in found for layer in row.layers} == {(edit.role, edit.layer) for edit in plan}
 
 
-def test_the_base_passes_once_and_the_edited_model_once_a_scale(tmp_path: Path) -> None:
+def test_the_base_and_the_scales_pass_together(tmp_path: Path) -> None:
     subject = Subject("llama", tmp_path)
-    passed: list[int] = []
-
-    def note(_layer: nn.Module, args: tuple[Any, ...], _kwargs: dict[str, Any]) -> None:
-        passed.append(len(args[0]))
-
-    decoder_layers(subject.model)[0].register_forward_pre_hook(note, with_kwargs=True)
-    simulated(subject, RULES)
-    # And the base's own answers, as often.
-    assert sum(passed) == 4 * (len(HARMFUL) + 2 * len(HARMLESS))
+    prompts = [[(5 * row + 3 * place) % 60 for place in range(8)] for row in range(6)]
+    questions = questions_of(subject.model, prompts[:3], prompts[3:], [1])
+    before = questions.passes
+    written = Written("answers", prompts[3:], [[1, 2]] * 3)
+    ablate = rules(targets=WRITERS, layers=[2])
+    base, directions = subject.bench.base, subject.bench.directions
+    found = simulate(base, directions, {}, questions, written, ablate, statistics(), "0" * 64)
+    assert before == 1
+    # The base is traced; the scales go together until the third of four layers, and so does what is read.
+    scales, read = 0.5 + 3 * 0.5, 3 * 10 / (6 * 8) * (0.5 + 4 * 0.5)
+    assert found.passes == pytest.approx(before + 1 + scales + read, abs=0.01)
 
 
 def test_where_the_rules_are_ruinous_each_third_of_their_layers_is_tried_by_itself(
     subject: Subject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    own = OwnAnswers(subject.model, HARMLESS, ANSWERS)
     monkeypatch.setattr(current_rules, "RUINOUS", 1e300)
     found = simulated(subject, RULES)
     assert not found.ruinous and found.thirds == []
@@ -141,8 +141,11 @@ def test_where_the_rules_are_ruinous_each_third_of_their_layers_is_tried_by_itse
     assert [(part.first, part.last) for part in found.thirds] == [(0, 0), (1, 1), (2, 2)]
     for part in found.thirds:
         alone = rules(targets=WRITERS, layers=[part.first])
-        with on_model(subject.model, subject.bench.plan(alone)):
-            assert part.perplexity == pytest.approx(own.perplexity(), rel=1e-3)
+        reading = Reading(
+            InMemory(subject.model), HARMLESS, ANSWERS, [of_edits(subject.model, subject.bench.plan(alone))]
+        )
+        reading.run()
+        assert part.perplexity == pytest.approx(reading.perplexities()[0], rel=1e-3)
 
 
 @pytest.mark.parametrize(("perplexity", "ruins"), [(1.0, False), (2.0, False), (2.01, True), (None, True)])
@@ -179,7 +182,7 @@ def test_rules_that_the_model_does_not_take_are_an_error_before_any_pass(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     subject = Subject("llama", tmp_path)
-    monkeypatch.setattr(Questions, "__init__", lambda *_: pytest.fail("asked"))
+    monkeypatch.setattr(Questions, "run", lambda *_: pytest.fail("asked"))
     with pytest.raises(StageError, match=r"ablate\.rules\.0\.layers: there is no layer 9"):
         simulated(subject, with_rules(rules(), [{"layers": 9, "measurement": 2}]))
 
@@ -188,14 +191,13 @@ def test_rules_that_the_model_does_not_take_are_an_error_before_any_pass(
 def test_logits_that_are_not_finite_are_told_of_a_scale_and_refused_of_the_rules_themselves(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: int
 ) -> None:
-    subject, asked = Subject("llama", tmp_path), count()
-    ask = Questions.ask
+    subject, outcomes = Subject("llama", tmp_path), Questions.outcomes
 
-    def spoiled(self: Questions, *watches: Watch) -> Outcome:
-        outcome = ask(self, *watches)
-        return replace(outcome, kl=outcome.kl * float("nan")) if next(asked) == broken else outcome
+    def spoiled(self: Questions, asked: Asked) -> list[Outcome]:
+        found = outcomes(self, asked)
+        return [replace(each, kl=each.kl * float("nan")) if row == broken else each for row, each in enumerate(found)]
 
-    monkeypatch.setattr(Questions, "ask", spoiled)
+    monkeypatch.setattr(Questions, "outcomes", spoiled)
     if broken == 1:  # the rules as they are
         with pytest.raises(StageError, match="NaN or infinite logits; try a smaller scale"):
             simulated(subject, RULES)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from excise.diagnosis.causes import ActivationPatching, ablating, adding
+from excise.diagnosis.causes import Patches, ablating, adding
 from excise.diagnosis.explanation import explain
 from excise.plumbing.errors import StageError
 from excise.residual.contributions import Trace
@@ -14,7 +14,7 @@ from excise.trials.bench import with_rules
 from schemas.diagnosis import Answers, Diagnosis
 from schemas.params.ablate import EditMethod
 from tests.families import EXPERTS
-from tests.subjects import DIRECTION, HARMFUL, HARMLESS, NORM, Subject, rules, statistics
+from tests.subjects import DIRECTION, HARMFUL, HARMLESS, NORM, Subject, outcome, rules, statistics
 
 SETTINGS = EditMethod(method="project", through_norm="orthogonal", orthogonalize="none")
 
@@ -24,7 +24,7 @@ class Explained:
 
     def __init__(self, name: str, folder: Path) -> None:
         self.subject = Subject(name, folder)
-        self.found: Diagnosis = explain(self.subject.bench, SETTINGS, statistics(), str, lambda _: None)
+        self.found: Diagnosis = explain(self.subject.bench, SETTINGS, statistics(), str)
         self.harmful: Trace = self.subject.trace()
         self.harmless: Trace = self.subject.trace(prompts=HARMLESS)
 
@@ -49,10 +49,13 @@ def test_it_is_about_the_direction_without_which_least_is_refused_and_the_prompt
     assert found.base.kl == 0
     left = {row.measurement: row.ablated for row in found.causes if row.ablated is not None}
     assert found.measurement is not None
-    explained_one = left[found.measurement]
-    assert round(explained_one.remaining * len(HARMFUL)) == min(
-        round(answers.remaining * len(HARMFUL)) for answers in left.values()
-    )
+    removing = [answers for answers in left.values() if answers.remaining <= found.limit]
+    if removing:
+        least = min(answers.kl_without_refusal for answers in removing)
+        assert left[found.measurement].kl_without_refusal == pytest.approx(least, abs=1e-6)
+    else:
+        least = min(answers.probability for answers in left.values())
+        assert left[found.measurement].probability == pytest.approx(least, abs=1e-6)
 
 
 def test_causes_are_each_measurement_s(explained: Explained) -> None:
@@ -63,7 +66,9 @@ def test_causes_are_each_measurement_s(explained: Explained) -> None:
         same(
             row.ablated, questions.ask(ablating(model, explained.subject.components, DIRECTION).watch(model)).answers()
         )
-        same(row.added, questions.ask(adding(model, row.measurement, NORM * DIRECTION).watch(model)).answers())
+        with_it = questions.ask(adding(model, row.measurement, NORM * DIRECTION).watch(model)).harmless.added()
+        assert row.added is not None
+        assert row.added.model_dump() == pytest.approx(with_it.model_dump(), rel=1e-4, abs=1e-5)
 
 
 def test_writers_and_kinds_add_up_to_the_stream(explained: Explained) -> None:
@@ -73,11 +78,13 @@ def test_writers_and_kinds_add_up_to_the_stream(explained: Explained) -> None:
     scales = torch.tensor(found.layer_scales).prod().item()
     assert entering * scales + reaching == pytest.approx(found.stream[-1].difference, rel=1e-4, abs=1e-4)
     questions, watched = explained.subject.bench.questions, explained.subject.components
-    patching = ActivationPatching(questions, watched, DIRECTION, explained.harmless)
+    patches = Patches(questions, watched, DIRECTION, explained.harmless)
+    questions.run("Patches", [patches.ask([site] for site in patches.sites)])
+    patches.answered()
     for row in found.writers:
         write = explained.harmful.writes[row.layer, row.role].projected.mean()  # type: ignore[index]
         assert row.harmful == pytest.approx(float(write), rel=1e-5, abs=1e-6)
-        assert row.effect == pytest.approx(patching.effect([(row.layer, row.role, None)]), abs=1e-4)  # type: ignore[list-item]
+        assert row.effect == pytest.approx(patches.effect([(row.layer, row.role, None)]), abs=1e-4)  # type: ignore[list-item]
     assert found.named is not None and found.named.role == min(found.roles, key=lambda row: row.effect).role
 
 
@@ -99,7 +106,7 @@ def test_routed_layers_are_told_and_no_others(explained: Explained) -> None:
 
 
 def test_ranges_are_edits_of_all_writers_of_these_layers_only(explained: Explained) -> None:
-    bench, found = explained.subject.bench, explained.found
+    found = explained.found
     assert len(found.ranges) == 10
     for row in found.ranges[::3]:
         rule = {
@@ -107,7 +114,7 @@ def test_ranges_are_edits_of_all_writers_of_these_layers_only(explained: Explain
             "measurement": found.measurement,
             "targets": [role.role for role in found.roles],
         }
-        same(row.answers, bench.outcome(with_rules(rules(), [rule])).answers())
+        same(row.answers, outcome(explained.subject, with_rules(rules(), [rule])).answers())
         written = [one.difference for one in found.writers if row.first <= one.layer <= row.last]
         assert row.written == pytest.approx(sum(written))
 
@@ -115,9 +122,9 @@ def test_ranges_are_edits_of_all_writers_of_these_layers_only(explained: Explain
 def test_the_recommended_rules_do_what_is_said_of_them(explained: Explained) -> None:
     recommendation = explained.found.recommendation
     assert recommendation is not None
-    outcome = explained.subject.bench.outcome(with_rules(rules(), recommendation.rules))
-    same(recommendation.answers, outcome.answers())
-    assert recommendation.removes == (outcome.remaining <= explained.found.limit)
+    edited = outcome(explained.subject, with_rules(rules(), recommendation.rules))
+    same(recommendation.answers, edited.answers())
+    assert recommendation.removes == (edited.remaining <= explained.found.limit)
     assert recommendation.alike < recommendation.tried
 
 
@@ -130,7 +137,7 @@ def test_a_model_that_takes_no_oblique_edit_is_explained_all_the_same(tmp_path: 
                 file.seek(tensor.start)
                 file.write(torch.tensor([-1 + 1e-6]).numpy().tobytes())  # g is one plus it
     settings = SETTINGS.model_copy(update={"through_norm": "oblique"})
-    found = explain(subject.bench, settings, statistics(), str, lambda _: None)
+    found = explain(subject.bench, settings, statistics(), str)
     assert found.recommendation is None
     assert all(row.answers is None for row in found.ranges)
     assert found.writers and found.named is not None and found.named.role in {row.role for row in found.roles}
@@ -143,8 +150,8 @@ def test_a_direction_along_the_harmless_mean_is_passed_over_where_that_is_taken_
     means[found.measurement] = 3 * DIRECTION
     spoiled = replace(bench, directions=replace(bench.directions, harmless_mean=means))
     settings = SETTINGS.model_copy(update={"orthogonalize": "source"})
-    other = explain(spoiled, settings, statistics(), str, lambda _: None)
+    other = explain(spoiled, settings, statistics(), str)
     assert other.measurement != found.measurement
     none = replace(bench, directions=replace(bench.directions, reasons=("the same activations",) * 5))
     with pytest.raises(StageError, match=r"no measurement has a direction .*the same activations"):
-        explain(none, SETTINGS, statistics(), str, lambda _: None)
+        explain(none, SETTINGS, statistics(), str)

@@ -64,7 +64,7 @@ def test_editing_the_cause_alone_is_as_good_as_editing_every_writer(known: Known
 
 def test_the_diagnosis_names_the_cause_and_editing_what_it_names_is_enough(known: KnownCause) -> None:
     settings = EditMethod(method="project", through_norm="orthogonal", orthogonalize="none")
-    diagnosis = explain(known.bench(), settings, known.statistics(), str, lambda _done: None)
+    diagnosis = explain(known.bench(), settings, known.statistics(), str)
     named = diagnosis.named
     assert named is not None and diagnosis.measurement is not None
     assert named.role == known.cause.role

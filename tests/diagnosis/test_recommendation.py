@@ -8,8 +8,9 @@ from typing import Any, cast
 import pytest
 import torch
 
-from excise.diagnosis.recommendation import Tried, recommend, rules_of, try_edits
+from excise.diagnosis.recommendation import Edits, Tried, recommend, rules_of
 from excise.trials.bench import Bench
+from excise.trials.questions import Asked
 from excise.trials.refusal import Beginnings, Outcome
 from schemas.basis.text import layers_as_written, runs
 from schemas.diagnosis import NamedWriter
@@ -23,35 +24,49 @@ def outcome(refusal: float, kl: float) -> Outcome:
     odds = torch.full((100,), -20.0).double()
     odds[: round(100 * refusal)] = 20.0
     harmless = torch.full((10,), -20.0).double()
-    return Outcome(Beginnings(odds, odds > 0), Beginnings(harmless, harmless > 0), torch.full((10,), kl).double())
+    drift = torch.full((10,), kl).double()
+    return Outcome(Beginnings(odds, odds > 0), Beginnings(harmless, harmless > 0), drift, drift)
 
 
 class Imagined:
-    """A model of two layers whose answer to each edit is made up."""
+    """A bench with a model of two layers whose answer to each edit is made up."""
 
     base = SimpleNamespace(layout=SimpleNamespace(layers=2))
 
     def __init__(self, answer: Callable[[Rule], Outcome | None]) -> None:
         self.answer = answer
         self.asked: list[Ablate] = []
+        self.questions = self
 
-    def attempt(self, edits: Sequence[Ablate]) -> list[Outcome | None]:
-        self.asked += edits
-        return [self.answer(ablate.rules[0]) for ablate in edits]
+    def trial(self, ablate: Ablate) -> Any:
+        """The edit itself stands for its trial."""
+        self.asked.append(ablate)
+        return None if self.answer(ablate.rules[0]) is None else ablate
+
+    def outcomes(self, asked: Asked) -> list[Outcome | None]:
+        return [self.answer(ablate.rules[0]) for ablate in cast(list[Ablate], asked.trials)]
 
 
-NAMED = [{"layers": 1, "measurement": 2, "scale": 1.0, "targets": ["routed_experts"], "experts": [3]}]
+NAMED = NamedWriter(role="routed_experts", layers=[1], experts={1: [3]}, effect=-1.0)
+
+
+def try_edits(bench: Imagined, ablate: Ablate, measurements: Sequence[int]) -> Edits:
+    edits = Edits(cast(Bench, bench), ablate, WRITERS, measurements)
+    for ask in (edits.ask_ranges, edits.ask_variants, lambda: edits.ask_last(NAMED)):
+        ask()
+        edits.answered()
+    return edits
 
 
 def recommended(
     answer: Callable[[Rule], Outcome | None], measurements: tuple[int, ...] = (2, 1, 4)
 ) -> tuple[Tried, list[Tried], Imagined]:
     bench = Imagined(answer)
-    tried = try_edits(cast(Bench, bench), Ablate(), WRITERS, measurements, NAMED)
-    found = recommend(tried)
-    assert found is not None and found.tried == len(tried)
-    (best,) = (one for one in tried if one.rules == found.rules)
-    return best, tried, bench
+    edits = try_edits(bench, Ablate(), measurements)
+    found = recommend(edits)
+    assert found is not None and found.tried == len(edits.tried) and found.ruled_out == 0
+    (best,) = (one for one in edits.tried if one.rules == found.rules)
+    return best, edits.tried, bench
 
 
 def test_it_is_the_lowest_kl_of_those_that_remove_refusal() -> None:
@@ -76,7 +91,7 @@ def test_prompts_that_are_answered_by_a_hair_s_breadth_are_not_answered() -> Non
 
 def test_edits_that_the_prompts_do_not_tell_from_the_best_are_known() -> None:
     def tried(*kl: float) -> Tried:
-        return Tried([], replace(outcome(0.0, 0.1), kl=torch.tensor(kl).double()))
+        return Tried([], replace(outcome(0.0, 0.1), kl_without=torch.tensor(kl).double()))
 
     best = tried(0.1, 0.2, 0.3)
     assert tried(0.3, 0.0, 0.4).is_like(best) and not tried(0.4, 0.5, 0.61).is_like(best)
@@ -84,7 +99,7 @@ def test_edits_that_the_prompts_do_not_tell_from_the_best_are_known() -> None:
 
 def test_where_none_removes_it_it_is_the_one_that_leaves_least() -> None:
     best, _, _ = recommended(lambda rule: outcome(0.5 if rule.layers == (0,) else 0.7, 0.1))
-    assert best.outcome.refusal == 0.5 and not best.removes and best.rules[0]["layers"] == 0
+    assert best.outcome.refusal == 0.5 and not best.outcome.removes and best.rules[0]["layers"] == 0
 
 
 def test_it_does_not_depend_on_the_current_rules() -> None:
@@ -92,7 +107,7 @@ def test_it_does_not_depend_on_the_current_rules() -> None:
     for rules in ([{"layers": 0, "measurement": 7}], [{"layers": "0-1", "measurement": "same", "scale": 0.5}]):
         bench = Imagined(lambda rule: outcome(0.0, 0.1 * rule.scale))
         ablate = Ablate.model_validate({"targets": ["router"], "rules": rules})
-        found.append(recommend(try_edits(cast(Bench, bench), ablate, WRITERS, [2, 1], NAMED)))
+        found.append(recommend(try_edits(bench, ablate, [2, 1])))
         assert all(one.rules[0].measurement in (1, 2) and one.rules[0].targets != ("router",) for one in bench.asked)
     assert found[0] is not None and found[0] == found[1]
 
@@ -104,7 +119,7 @@ def test_lower_scales_of_the_best_are_tried() -> None:
 
 def test_there_is_none_where_the_model_takes_no_edit() -> None:
     bench = Imagined(lambda _: None)
-    assert recommend(try_edits(cast(Bench, bench), Ablate(), WRITERS, [2], NAMED)) is None and bench.asked
+    assert recommend(try_edits(bench, Ablate(), [2])) is None and bench.asked
 
 
 def test_the_named_writer_alone_is_tried() -> None:

@@ -10,8 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from excise.diagnosis.router import Routing, changed_choices, distance_of_use, routers, share_through, split
-from excise.diagnosis.router import trace_routers as trace
+from excise.diagnosis.router import (
+    RouterTrace,
+    Routing,
+    changed_choices,
+    distance_of_use,
+    routers,
+    share_through,
+    split,
+)
 from excise.inference.forward import Batch
 from excise.inference.loading.models import decoder_layers
 from excise.residual.contributions import Write
@@ -24,7 +31,9 @@ Read = Callable[[nn.Module, tuple[Any, ...], Batch], Tensor]
 
 
 def routing(subject: Subject) -> dict[int, Routing]:
-    return trace(subject.model, subject.layout, subject.bench.plan(rules(targets=["router"])), HARMFUL)
+    trace = RouterTrace(subject.model, subject.layout, subject.bench.plan(rules(targets=["router"])), HARMFUL)
+    run(subject.model, trace.watch)
+    return trace.routings
 
 
 def at_last_tokens(subject: Subject, modules: dict[int, nn.Module], read: Read) -> dict[int, Tensor]:

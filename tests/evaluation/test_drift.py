@@ -28,6 +28,10 @@ def models(request: pytest.FixtureRequest) -> tuple[Any, Any]:
         return tuple(make_model(request.param, TOKENIZER).eval() for _ in range(2))
 
 
+TOKENS = [11, 40]
+"""Said to begin refusals."""
+
+
 def answers_of(model: Any, batch_size: int = 4) -> list[list[int]]:
     return greedy_answers(model, TOKENIZER, PROMPTS, batch_size, lambda _: None)
 
@@ -56,15 +60,20 @@ def test_both_models_read_the_same_answers_and_are_compared_token_by_token(
     base = predictions(models[0], PROMPTS, answers, batch_size, lambda _: None)
     edited = predictions(models[1], PROMPTS, base.answers(), batch_size, lambda _: None, base.likely())
     prompts = [Prompt(id=str(row), prompt="") for row in range(len(PROMPTS))]
-    values = drift_values(drift_samples(prompts, [""] * len(PROMPTS), base, edited))
+    values = drift_values(drift_samples(prompts, [""] * len(PROMPTS), base, edited, TOKENS))
 
-    kl, agree, worse = [], [], []
+    kl, others, agree, worse = [], [], [], []
     for prompt, answer in zip(PROMPTS, answers, strict=True):
         p, q = (alone(model, prompt, answer).numpy() for model in models)
         kl.append((np.exp(p) * (p - q)).sum(axis=-1))
+        left = (np.delete(side[0], TOKENS) for side in (p, q))
+        p_left, q_left = (side - np.log(np.exp(side).sum()) for side in left)
+        others.append((np.exp(p_left) * (p_left - q_left)).sum())
         agree += list(p.argmax(axis=-1) == q.argmax(axis=-1))
         worse += [p[place, token] - q[place, token] for place, token in enumerate(answer)]
     assert values["first_token_kl"] == pytest.approx(np.mean([one[0] for one in kl]), rel=1e-4)
+    assert values["first_token_kl_without_refusal"] == pytest.approx(np.mean(others), rel=1e-3)
+    assert abs(np.mean(others) - values["first_token_kl"]) > 1e-3
     assert values["answer_kl"] == pytest.approx(np.concatenate(kl).mean(), rel=1e-4)
     assert values["top1_agreement"] == pytest.approx(np.mean(agree), abs=0.01)
     assert values["perplexity_ratio"] == pytest.approx(np.exp(np.mean(worse)), rel=1e-4)
@@ -75,8 +84,9 @@ def test_a_model_has_no_drift_from_itself(models: tuple[Any, Any]) -> None:
     base = predictions(models[0], PROMPTS, answers_of(models[0]), 4, lambda _: None)
     again = predictions(models[0], PROMPTS, base.answers(), 4, lambda _: None, base.likely())
     prompts = [Prompt(id=str(row), prompt="") for row in range(len(PROMPTS))]
-    assert drift_values(drift_samples(prompts, [""] * len(PROMPTS), base, again)) == {
+    assert drift_values(drift_samples(prompts, [""] * len(PROMPTS), base, again, TOKENS)) == {
         "first_token_kl": 0.0,
+        "first_token_kl_without_refusal": 0.0,
         "answer_kl": 0.0,
         "top1_agreement": 1.0,
         "perplexity_ratio": 1.0,

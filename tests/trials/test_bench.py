@@ -11,8 +11,8 @@ from torch import Tensor
 from excise.inference.forward import first_token_log_probabilities
 from excise.plumbing.errors import StageError
 from excise.trials.bench import layer_ranges, with_rules, with_scales
-from excise.trials.refusal import Questions, log_odds
-from tests.subjects import DIRECTION, HARMFUL, HARMLESS, Subject, rules, stream
+from excise.trials.refusal import log_odds
+from tests.subjects import DIRECTION, HARMFUL, HARMLESS, Subject, outcome, rules, stream
 
 WRITERS = ["attention", "mlp", "routed_experts", "shared_experts"]
 
@@ -45,18 +45,16 @@ def test_ranges_are_every_run_of_blocks(layers: int, count: int, some: tuple[int
 
 
 def test_an_edit_that_the_model_cannot_take_is_no_outcome(subject: Subject) -> None:
-    assert subject.bench.attempt([with_rules(rules(), [{"layers": 99, "measurement": 1}])]) == [None]
-    taken, refused = (with_rules(rules(), [{"layers": layer, "measurement": 1}]) for layer in (1, 99))
-    outcomes = subject.bench.attempt([refused, taken, refused, taken])
-    assert [outcome is None for outcome in outcomes] == [True, False, True, False]
+    assert subject.bench.trial(with_rules(rules(), [{"layers": 99, "measurement": 1}])) is None
+    assert subject.bench.trial(with_rules(rules(), [{"layers": 1, "measurement": 1}])) is not None
 
 
 def test_an_outcome_is_that_of_the_edited_model(subject: Subject, tmp_path: Path) -> None:
     ablate = rules(targets=WRITERS, method="preserve_column_norms")
-    edited = Questions(subject.write(ablate, tmp_path), HARMFUL, HARMLESS)
-    found = subject.bench.outcome(ablate)
+    edited = subject.write(ablate, tmp_path)
+    found = outcome(subject, ablate)
     tokens = subject.bench.questions.tokens
-    answers = first_token_log_probabilities(edited.model, HARMFUL, 8, lambda _: None)
+    answers = first_token_log_probabilities(edited, HARMFUL, 8, lambda _: None)
     torch.testing.assert_close(found.harmful.log_odds, log_odds(answers, tokens), rtol=0, atol=1e-4)
     assert float(found.kl.mean()) > 0
 
@@ -73,8 +71,8 @@ def test_a_rule_of_scale_0_exempts_layers_at_every_scale(subject: Subject) -> No
 
 def test_an_edit_that_the_model_does_not_take_is_left_out(tmp_path: Path) -> None:
     bench = Subject("gemma2", tmp_path).bench
-    assert bench.attempt([rules(targets=["shared_experts"])]) == [None]  # there are none
-    assert bench.attempt([rules(targets=["mlp"])]) != [None]
+    assert bench.trial(rules(targets=["shared_experts"])) is None  # there are none
+    assert bench.trial(rules(targets=["mlp"])) is not None
 
 
 def test_a_norm_that_is_not_finite_and_a_file_that_is_gone_are_no_edits_that_were_not_tried(tmp_path: Path) -> None:
@@ -85,7 +83,7 @@ def test_a_norm_that_is_not_finite_and_a_file_that_is_gone_are_no_edits_that_wer
         file.seek(place.start)
         file.write(b"\xff" * 4)  # NaN
     with pytest.raises(StageError, match="holds NaN or infinity"):
-        subject.bench.attempt([rules(targets=["mlp"])])
+        subject.bench.trial(rules(targets=["mlp"]))
     (tmp_path / place.file).unlink()
     with pytest.raises(FileNotFoundError):
-        subject.bench.attempt([rules(targets=["mlp"])])
+        subject.bench.trial(rules(targets=["mlp"]))

@@ -1,18 +1,23 @@
 """Refusal by the first token: which tokens begin one, how likely it is, and that questions see what is done."""
 
+import math
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from excise.diagnosis.explanation import unexplained
-from excise.inference.forward import Batch, first_token_log_probabilities
+from excise.diagnosis.explanation import explain
+from excise.inference.forward import Batch, first_token_log_probabilities, kl, kl_without
+from excise.inference.refusals import FirstTokens, refusal_tokens
 from excise.plumbing.errors import StageError
-from excise.trials.refusal import Beginnings, Outcome, beginnings, log_odds, refusal_tokens
+from excise.trials.questions import Questions
+from excise.trials.refusal import Beginnings, Outcome, beginnings, log_odds
 from schemas.diagnosis import Diagnosis
-from tests.subjects import HARMFUL, HARMLESS, Subject, mean_kl, numbers
+from schemas.params.ablate import EditMethod
+from tests.subjects import HARMFUL, HARMLESS, Subject, mean_kl, numbers, statistics
 
 
 def answers(*probabilities: list[float]) -> Tensor:
@@ -22,11 +27,15 @@ def answers(*probabilities: list[float]) -> Tensor:
 def test_refusals_begin_with_what_is_said_first_on_harmful_prompts_alone() -> None:
     harmful = answers([0.70, 0.20, 0.05, 0.05], [0.60, 0.20, 0.15, 0.05])
     harmless = answers([0.01, 0.10, 0.49, 0.40])
-    assert refusal_tokens(harmful, harmless) == [0, 1]
+    first = FirstTokens(len(harmful))
+    first.add([1, 2], torch.cat([harmful[1:], harmless]))
+    first.add([0], harmful[:1])
+    torch.testing.assert_close(first.means[0], harmful.double().exp().mean(0))
+    assert refusal_tokens(*first.means) == [0, 1]
 
 
 def test_some_token_always_begins_refusals() -> None:
-    same = answers([0.5, 0.5])
+    same = torch.tensor([0.5, 0.5])
     assert len(refusal_tokens(same, same)) == 1
 
 
@@ -81,7 +90,7 @@ HARMLESS_PROMPT = Beginnings(torch.zeros(1), torch.zeros(1, dtype=torch.bool))
 def test_what_is_left_of_refusal_is_the_share_refused_or_the_probability() -> None:
     def outcome(*log_odds: float) -> Outcome:
         odds = torch.tensor(log_odds).double()
-        return Outcome(Beginnings(odds, odds > 0), HARMLESS_PROMPT, torch.zeros(1))
+        return Outcome(Beginnings(odds, odds > 0), HARMLESS_PROMPT, *torch.zeros(2, 1))
 
     sure, unsure = outcome(5.0, -9.0, -9.0, -9.0), outcome(-0.1, -0.1, -0.1, -0.1)
     assert sure.refusal == 0.25 and sure.remaining == pytest.approx(0.25, abs=0.01)
@@ -90,29 +99,41 @@ def test_what_is_left_of_refusal_is_the_share_refused_or_the_probability() -> No
 
 
 def test_rounding_never_makes_drift_negative() -> None:
-    answers = Outcome(HARMLESS_PROMPT, HARMLESS_PROMPT, torch.full((3,), -1e-9).double()).answers()
-    assert answers.kl == answers.median_kl == 0
+    answers = Outcome(HARMLESS_PROMPT, HARMLESS_PROMPT, *torch.full((2, 3), -1e-9).double()).answers()
+    assert answers.kl == answers.median_kl == answers.kl_without_refusal == 0
 
 
 def test_answers_that_are_not_finite_are_an_error_that_says_what_to_do() -> None:
     with pytest.raises(StageError, match="NaN or infinite logits; try a smaller scale"):
         Outcome(
-            Beginnings(torch.tensor([float("inf")]), torch.tensor([True])), HARMLESS_PROMPT, torch.zeros(1)
+            Beginnings(torch.tensor([float("inf")]), torch.tensor([True])), HARMLESS_PROMPT, *torch.zeros(2, 1)
         ).answers()
 
 
-def test_a_base_that_hardly_refuses_is_not_explained_and_one_that_refuses_is(tmp_path: Path) -> None:
-    questions = Subject("llama", tmp_path).bench.questions
+def test_a_base_that_hardly_refuses_is_not_explained_and_one_that_refuses_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Subject("llama", tmp_path).bench
+    unedited = bench.questions.unedited
 
     def refusing(odds: float) -> None:
         begun = Beginnings(torch.full((6,), odds), torch.zeros(6, dtype=torch.bool))
-        questions.unedited = Outcome(begun, questions.unedited.harmless, questions.unedited.kl)
+        monkeypatch.setattr(Questions, "unedited", replace(unedited, harmful=begun))
 
     refusing(-4.0)
-    reason = questions.unexplained
+    reason = bench.questions.unexplained
     assert reason == "the base refuses 0 of the held-out harmful prompts, at a mean probability of 0.018"
-    found = unexplained(questions, reason)
-    assert found.named is None and found.recommendation is None and not found.refusal_words and not found.writers
+    found = explain(bench, EditMethod(), statistics(), str)
+    assert found.reason == reason and found.named is None and found.recommendation is None
+    assert not found.refusal_words and not found.writers
     assert Diagnosis.model_validate_json(found.model_dump_json()) == found
     refusing(-2.5)  # no prompt is refused more likely than not, but each with a probability of 0.076
-    assert questions.unexplained is None
+    assert bench.questions.unexplained is None
+
+
+def test_drift_without_refusals_is_that_of_answers_that_are_none() -> None:
+    base, edited = answers([0.5, 0.3, 0.2], [0.0, 0.6, 0.4]), answers([0.0, 0.6, 0.4], [0.2, 0.4, 0.4])
+    # Of the first prompt only the refusal is gone, and the rest is as likely among itself as before.
+    found = kl_without(base, edited, [0])
+    assert float(found[0]) == pytest.approx(0, abs=1e-7) and float(kl(base, edited)[0]) > 0.3
+    assert float(found[1]) == pytest.approx(0.6 * math.log(0.6 / 0.5) + 0.4 * math.log(0.4 / 0.5), rel=1e-6)

@@ -11,11 +11,14 @@ from excise.discovery.examination import examine, example
 from excise.discovery.proof import WRITERS as WRITING
 from excise.discovery.proof import base_of, edits_of, random_direction
 from excise.inference.forward import first_token_log_probabilities
+from excise.inference.layers import LayeredModel
 from excise.inference.loading.models import decoder_layers, load_model
-from excise.residual.contributions import Component, Write
-from excise.trials import tree as tree_module
+from excise.inference.passes import Offloaded
+from excise.residual.contributions import Component, Write, components
 from excise.trials.changes import Patched, Trial, of_edits
-from excise.trials.tree import Sharing, Tree, neighbours, sharing
+from excise.trials.engines import Engine, InMemory, LayerByLayer, whole_cost
+from excise.trials.growing import Growing
+from excise.trials.tree import Job, Sharing, neighbours, sharing
 from tests.families import VOCABULARY
 from tests.subjects import DIRECTION, HARMFUL, LAYERS, Subject, rules
 
@@ -56,15 +59,26 @@ def trials(subject: Subject) -> dict[str, Trial]:
     return found
 
 
-def together(tree: Tree, several: Sequence[Trial]) -> Tensor:
-    """``[trials, prompts, vocabulary]``."""
-    found = torch.full((len(several), len(tree.prompts), VOCABULARY), torch.nan)
+def job(prompts: list[list[int]], several: Sequence[Trial], shared: Sharing, *, found: Tensor | None = None) -> Job:
+    """One whose answers are put into ``[trials, prompts, vocabulary]``."""
 
     def take(trial: int, rows: list[int], given: Tensor) -> None:
-        found[trial, rows] = given
+        if found is not None:
+            found[trial, rows] = given
 
-    tree.run(several, take)
+    return Job(prompts, several, take, shared)
+
+
+def together(engine: Engine, prompts: list[list[int]], shared: Sharing, several: Sequence[Trial]) -> Tensor:
+    """``[trials, prompts, vocabulary]``."""
+    found = torch.full((len(several), len(prompts), VOCABULARY), torch.nan)
+    engine.run([job(prompts, several, shared, found=found)], lambda _: None)
     return found
+
+
+def streamed(subject: Subject) -> LayerByLayer:
+    cpu = torch.device("cpu")
+    return LayerByLayer(Offloaded(LayeredModel(read_checkpoint(subject.folder), "float32", cpu), cpu), 4)
 
 
 @pytest.mark.parametrize("prompts", [PADDED, ALIKE], ids=["padded", "alike"])
@@ -79,19 +93,33 @@ def test_trials_together_give_what_each_gives_by_itself(subject: Subject, prompt
         ]
     )
     for shared in (settings, ONLY_LAYERS):
-        found = together(Tree(model, prompts, 4, shared), list(named.values()))
+        found = together(InMemory(model, 4), prompts, shared, list(named.values()))
         apart = (found - alone).abs().amax(dim=(1, 2)) / alone.abs().amax(dim=(1, 2))
         assert {name: share for name, share in zip(named, apart.tolist(), strict=True) if not share <= 1e-5} == {}
-    base, *others = together(Tree(model, prompts, 4, settings), list(named.values()))
+    base, *others = together(InMemory(model, 4), prompts, settings, list(named.values()))
     assert all(float((other - base).abs().max()) > 1e-4 for other in others)
+
+
+def test_a_model_that_is_read_layer_by_layer_gives_the_same(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where streams wait in files."""
+    monkeypatch.setattr("excise.trials.engines.HELD", 1 << 15)
+    engine = streamed(subject)
+    of_its_own = Subject.__new__(Subject)
+    vars(of_its_own).update(vars(subject), model=engine.model, components=components(engine.model, subject.bench.base))
+    settings = engine.sharing(PADDED)
+    assert settings == sharing(subject.model, PADDED)
+    found = together(engine, PADDED, settings, list(trials(of_its_own).values()))
+    whole = together(InMemory(subject.model, 4), PADDED, settings, list(trials(subject).values()))
+    torch.testing.assert_close(found, whole, rtol=1e-5, atol=1e-5 * float(whole.abs().max()))
+    assert all(parameter.is_meta for parameter in engine.model.parameters())
 
 
 def test_few_are_held_at_once_where_memory_is_small(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
     several = list(trials(subject).values())
-    whole = together(Tree(subject.model, PADDED, 4, ONLY_LAYERS), several)
-    monkeypatch.setattr(tree_module, "HELD", 1)
+    whole = together(InMemory(subject.model, 4), PADDED, ONLY_LAYERS, several)
+    monkeypatch.setattr("excise.trials.engines.HELD", 1)
     monkeypatch.setattr("excise.trials.growing.TOKENS_AT_ONCE", 1)
-    single = together(Tree(subject.model, PADDED, 4, ONLY_LAYERS), several)
+    single = together(InMemory(subject.model, 4), PADDED, ONLY_LAYERS, several)
     torch.testing.assert_close(single, whole, rtol=1e-4, atol=1e-4)
 
 
@@ -116,12 +144,14 @@ def test_their_order_is_that_in_which_they_are_given_but_for_what_they_share(sub
 @pytest.mark.parametrize("subject", ["llama"], indirect=True)
 def test_they_cost_what_they_do_not_share(subject: Subject) -> None:
     named, tokens = trials(subject), len(ALIKE[0])
-    tree = Tree(subject.model, ALIKE, 4, Sharing(True, 0, holds=True))
+    engine = InMemory(subject.model, 4)
 
     def passes(*names: str) -> float:
-        before = tree.computed
-        together(tree, [named[name] for name in names])
-        return (tree.computed - before) / tree.whole
+        one = job(ALIKE, [named[name] for name in names], Sharing(True, 0, holds=True))
+        told: list[int] = []
+        engine.run([one], told.append)
+        assert sum(told) == engine.cost([one])
+        return sum(told) / whole_cost(subject.model, ALIKE)
 
     assert passes("base") == 1
     assert passes("base", "base", "base") == 1
@@ -134,27 +164,28 @@ def test_they_cost_what_they_do_not_share(subject: Subject) -> None:
 
 @pytest.mark.parametrize("subject", ["llama"], indirect=True)
 def test_the_common_beginning_is_computed_once(subject: Subject) -> None:
-    tree = Tree(subject.model, ALIKE, len(ALIKE), Sharing(True, len(BEGINNING), holds=True))
-    together(tree, [Trial()])
+    shared = job(ALIKE, [Trial()], Sharing(True, len(BEGINNING), holds=True))
     rest = sum(map(len, ALIKE)) - len(ALIKE) * len(BEGINNING)
-    # Once for the keys that masks are made of, once in the tree.
-    assert tree.computed == LAYERS * (rest + 2 * len(BEGINNING))
+    assert InMemory(subject.model, len(ALIKE)).cost([shared]) == LAYERS * (rest + len(BEGINNING))
 
 
+@pytest.mark.parametrize("is_read", [False, True], ids=["in memory", "read"])
 @pytest.mark.parametrize("subject", ["llama"], indirect=True)
 def test_memory_that_runs_out_makes_batches_smaller(
-    subject: Subject, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    subject: Subject, is_read: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    tree = Tree(subject.model, PADDED, len(PADDED), ONLY_LAYERS)
-    whole, answer = together(tree, [Trial()]), Tree._answer
+    def engine() -> Engine:
+        return streamed(subject) if is_read else InMemory(subject.model, 4)
 
-    def too_large(self: Tree, prompts: object, *others: object) -> None:
-        if len(prompts.rows) > 2:  # type: ignore[attr-defined]
+    whole, through = together(engine(), PADDED, ONLY_LAYERS, [Trial()]), Growing.through
+
+    def too_large(self: Growing, layer: int) -> None:
+        if len(self.prompts.rows) > 2 and layer == 2:
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        answer(self, prompts, *others)  # type: ignore[arg-type]
+        through(self, layer)
 
-    monkeypatch.setattr(Tree, "_answer", too_large)
-    torch.testing.assert_close(together(tree, [Trial()]), whole, rtol=1e-4, atol=1e-4)
+    monkeypatch.setattr(Growing, "through", too_large)
+    torch.testing.assert_close(together(engine(), PADDED, ONLY_LAYERS, [Trial()]), whole, rtol=1e-4, atol=1e-4)
     assert "Out of memory: starting again with 2 prompts per batch" in capsys.readouterr().err
 
 
@@ -163,7 +194,7 @@ def test_a_layer_s_own_forward_is_given_back(subject: Subject) -> None:
     """accelerate puts one there if a model is on several devices."""
     layers = decoder_layers(subject.model)
     layers[1].forward = own = layers[1].forward
-    together(Tree(subject.model, ALIKE, 4, ONLY_LAYERS), [Trial()])
+    together(InMemory(subject.model, 4), ALIKE, ONLY_LAYERS, [Trial()])
     assert vars(layers[1])["forward"] is own and "forward" not in vars(layers[0])
     del layers[1].forward
 
@@ -181,7 +212,7 @@ def test_trials_of_an_unreviewed_type_are_right_or_take_a_pass_each(
         several = [Trial(), of_edits(model, edits), of_edits(model, [edit for edit in edits if edit.layer != 0])]
         settings = sharing(model, ALIKE)
         assert settings.layers is (model_type == "gpt2")
-        found = together(Tree(model, ALIKE, 4, settings), several)
+        found = together(InMemory(model, 4), ALIKE, settings, several)
         for trial, answers in zip(several, found, strict=True):
             alone = first_token_log_probabilities(model, ALIKE, "auto", lambda _: None, trial.watch(model))
             torch.testing.assert_close(answers, alone, rtol=0, atol=1e-5 * float(alone.abs().max()))

@@ -1,14 +1,9 @@
 """What generates the answers: transformers or vLLM, both through lm-eval."""
 
 import copy
-import hashlib
-import json
-import shutil
 from array import array
-from collections.abc import Callable, Collection, Mapping
-from importlib.metadata import version
+from collections.abc import Callable, Collection
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,13 +17,10 @@ from excise.inference.forward import smaller
 from excise.inference.loading.models import exactly
 from excise.inference.loading.tokenizer import end_ids, padding_id
 from excise.plumbing.errors import StageError
-from excise.plumbing.files import sha256_of
-from excise.plumbing.graph import GRAPH, read_stages
 from excise.plumbing.private.lm_eval import config_of, generation_settings
 from excise.plumbing.progress import progress
 from excise.prompts.chats import encode, render
 from excise.prompts.reasoning import decode_with_marks
-from schemas.basis.plain_yaml import read_text
 from schemas.params.answer import Vllm
 from schemas.prompts import ChatFormat
 
@@ -193,28 +185,3 @@ def with_vllm(checkpoint: Checkpoint, dtype: str, tokenizer: Any, chat: ChatForm
             f"{checkpoint.folder} names no token that ends answers, which lm-eval needs for vLLM; choose hf"
         )
     return lm
-
-
-UNFINISHED = Path(".excise/answer")
-LIBRARIES = ("lm-eval", "torch", "transformers")
-PINNED_BY = {"models/base": "artifacts/model.json", "models/ablated": "models/ablated/edit.json"}
-"""Files with the digests of a model's files, which are too large to be read for this."""
-
-
-def unfinished_work(key: str, machine: Mapping[str, str]) -> Path:
-    """The folder of tasks that an interrupted `answer@key` finished, named by the SHA-256 of what answers depend on:
-    files that dvc.yaml lists, library versions, and facts about the `machine`, such as its device. Others are deleted.
-    Raises `ParamsError`: dvc.yaml cannot be read."""
-    stage = read_stages(read_text(GRAPH, GRAPH.name))[f"answer@{key}"]
-    paths = [Path(PINNED_BY.get(name, name)) for name in stage.reads]
-    files = [file for path in paths for file in (path.rglob("*") if path.is_dir() else [path])]
-    inputs = {
-        "files": {str(file): sha256_of(file) for file in files if file.is_file() and file.suffix != ".pyc"},
-        "libraries": {name: version(name) for name in LIBRARIES},
-        "machine": dict(machine),
-    }
-    folder = UNFINISHED / key / hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
-    for other in (UNFINISHED / key).glob("*"):
-        if other != folder:
-            shutil.rmtree(other)
-    return folder

@@ -42,20 +42,34 @@ def token_kl(base: Tensor, edited: Tensor) -> Tensor:
     return kl + torch.where(rest > SMALLEST_REST, rest * (rest / rest_edited).log(), 0.0)
 
 
+def first_token_kl_without(base: Tensor, edited: Tensor, likely: Tensor, tokens: Sequence[int]) -> float:
+    """KL(base‖edited) in nats of an answer's first token, given that it is none of `tokens`: of log-probabilities
+    ``[likely]`` of the tokens `likely`, the rest as one. Of `tokens`, only those among `likely` are left out."""
+    others = ~torch.isin(likely, torch.tensor(tokens))
+    sides = []
+    for side in (base.double(), edited.double()):
+        rest = (-torch.expm1(side.logsumexp(dim=-1))).clamp(min=SMALLEST_REST)
+        kept = torch.cat([side[others], rest.log()[None]])
+        sides.append(kept - kept.logsumexp(dim=-1))
+    return max(0.0, float((sides[0].exp() * (sides[0] - sides[1])).sum()))
+
+
 SMALLEST_REST = 1e-5
 """A smaller probability of all other tokens cannot be told from 0, because log-probabilities are float32."""
 
 
 def drift_samples(
-    prompts: Sequence[Prompt], answers: Sequence[str], base: Predictions, edited: Predictions
+    prompts: Sequence[Prompt], answers: Sequence[str], base: Predictions, edited: Predictions, tokens: Sequence[int]
 ) -> list[Sample]:
-    """The values of each prompt for the metrics of drift (``DRIFT_METRICS``), with the base's answer as text."""
+    """The values of each prompt for the metrics of drift (``DRIFT_METRICS``), with the base's answer as text. `tokens`
+    begin refusals."""
     per_token = {
         "answer_kl": token_kl(base.log_probabilities, edited.log_probabilities).clamp(min=0.0),
         "top1_agreement": (base.best == edited.best).double(),
         "perplexity_ratio": (base.answer_log_probability - edited.answer_log_probability).double(),
     }
     split = {name: values.split(base.lengths.tolist()) for name, values in per_token.items()}
+    first = [0, *base.lengths.cumsum(0).tolist()]
     return [
         Sample(
             id=prompt.id,
@@ -65,6 +79,12 @@ def drift_samples(
             verdict=None,
             metrics={
                 "first_token_kl": float(split["answer_kl"][row][0]),
+                "first_token_kl_without_refusal": first_token_kl_without(
+                    base.log_probabilities[first[row]],
+                    edited.log_probabilities[first[row]],
+                    base.tokens[first[row]],
+                    tokens,
+                ),
                 **{name: [float(values[row].sum()), float(len(values[row]))] for name, values in split.items()},
             },
         )

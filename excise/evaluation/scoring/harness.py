@@ -29,6 +29,7 @@ SCORES_FOLDER = Path(__file__).parent / "scores"
 """Our tasks, with scoring."""
 DRIFT_METRICS = {
     "first_token_kl": Metric(aggregation="mean", higher_is_better=False),
+    "first_token_kl_without_refusal": Metric(aggregation="mean", higher_is_better=False),
     "answer_kl": Metric(aggregation="ratio", higher_is_better=False),
     "top1_agreement": Metric(aggregation="ratio", higher_is_better=True),
     "perplexity_ratio": Metric(aggregation="exp_ratio", higher_is_better=False),

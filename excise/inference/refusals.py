@@ -1,0 +1,42 @@
+"""The tokens with which a model begins refusals, from its answers to harmful and harmless prompts."""
+
+import torch
+from torch import Tensor
+
+from excise.plumbing.errors import StageError
+
+LEAST_RISE = 0.01
+"""A token begins refusals if its mean probability as the base's first token is so much higher on harmful prompts."""
+
+
+class FirstTokens:
+    """Probabilities of first tokens, by prompt, of which only sums are kept: vocabularies are large."""
+
+    def __init__(self, harmful: int) -> None:
+        """`harmful`: how many of the prompts are; those come first."""
+        self._harmful = harmful
+        self._sums: Tensor | None = None
+        self._counts = torch.zeros(2)
+
+    def add(self, rows: list[int], log_probabilities: Tensor) -> None:
+        """Those of some prompts, ``[rows, vocabulary]``."""
+        kinds = torch.tensor([int(row >= self._harmful) for row in rows])
+        if self._sums is None:
+            self._sums = torch.zeros(2, log_probabilities.shape[-1], dtype=torch.float64)
+        self._sums.index_add_(0, kinds, log_probabilities.double().exp())
+        self._counts += torch.bincount(kinds, minlength=2)
+
+    @property
+    def means(self) -> Tensor:
+        """``[2, vocabulary]`` float64: on harmful and on harmless prompts. Raises `StageError`: they are no numbers."""
+        assert self._sums is not None
+        if not bool(self._sums.isfinite().all()):
+            raise StageError("the base model produces NaN or infinite logits; name another copy or dtype")
+        return self._sums / self._counts[:, None]
+
+
+def refusal_tokens(harmful: Tensor, harmless: Tensor) -> list[int]:
+    """Tokens with which the base begins refusals, by mean probabilities ``[vocabulary]``; the surest first."""
+    rise = harmful - harmless
+    order = rise.argsort(descending=True, stable=True)
+    return order[: max(1, int((rise >= LEAST_RISE).sum()))].tolist()
