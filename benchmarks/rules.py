@@ -22,8 +22,8 @@ from excise.edit.planning.plan import make_plan
 from excise.inference.continuations import greedy_answers
 from excise.plumbing.errors import StageError
 from excise.trials import perplexity
-from excise.trials.refusal import Questions
-from excise.trials.simulation import simulated
+from excise.trials.changes import of_edits
+from excise.trials.questions import Questions, questions_of
 from schemas.params.ablate import Ablate, ThroughNorm
 from schemas.params.organism import Organism as Settings
 
@@ -68,10 +68,10 @@ class Bed:
         self.organism, self.directions = organism, measure(organism)
         asked = (organism.tokens(organism.asked[kind]) for kind in ("organism_harmful", "harmless_test"))
         harmful, harmless = (kind[:: 1 if prompts is None else len(kind) // prompts] for kind in asked)
-        self.questions = Questions(organism.model, harmful, harmless)
+        self.questions = questions_of(organism.model, harmful, harmless)
         answered = harmless[:: len(harmless) // perplexity.PROMPTS]
         answers = greedy_answers(organism.model, organism.tokenizer, answered, "auto", lambda _: None)
-        self.own = perplexity.OwnAnswers(organism.model, answered, answers)
+        self.own = answered, answers
 
     def under(self, ablate: Ablate, first: Questions | None = None) -> Tried | None:
         """What the organism does under an edit; nothing but how often it refuses where `first`, a part of the
@@ -80,10 +80,13 @@ class Bed:
             plan = make_plan(ablate, self.organism.base, self.directions)
         except StageError:
             return None
-        with simulated(self.organism.model, plan):
-            if first is not None and (refused := first.ask().probability) > HOPELESS:
-                return Tried(refused, torch.tensor([math.inf]), math.inf)
-            said, times = self.questions.ask(), self.own.perplexity()
+        trial = of_edits(self.organism.model, plan)
+        if first is not None and (refused := first.ask_all([trial])[0].probability) > HOPELESS:
+            return Tried(refused, torch.tensor([math.inf]), math.inf)
+        (said,) = self.questions.ask_all([trial])
+        reading = perplexity.Reading(self.questions.engine, *self.own, [trial])
+        reading.run()
+        (times,) = reading.perplexities()
         return Tried(said.remaining, said.kl, math.inf if times is None else times)
 
 
@@ -104,7 +107,7 @@ def found_by(bed: Bed) -> Found:
     through one are the same edit, which is tried once."""
     variants = itertools.chain.from_iterable(bed.organism.base.layout.family.sublayers.values())
     through = any(writer.norms for variant in variants for writer in variant.writers)
-    first = Questions(bed.organism.model, bed.questions.harmful[::4], bed.questions.harmless[::4])
+    first = questions_of(bed.organism.model, bed.questions.harmful[::4], bed.questions.harmless[::4])
     found: Found = {}
     for rule in rules():
         same = ("ignore", *rule[1:])

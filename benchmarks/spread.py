@@ -19,10 +19,10 @@ import numpy as np
 
 from benchmarks.mixture_and_dense import compared, organisms
 from benchmarks.organisms import Organism, make_organism, measure, of_each
-from excise.diagnosis.causes import ActivationPatching, ablating, most_causal
+from excise.diagnosis.causes import Patches, ablating, most_causal
 from excise.residual.contributions import Trace, components
 from excise.trials.bench import Bench, layer_ranges, with_rules
-from excise.trials.refusal import LIMIT, Questions
+from excise.trials.questions import questions_of
 from schemas.params.ablate import Ablate
 from schemas.params.organism import Organism as Settings
 
@@ -34,12 +34,11 @@ def effects(bench: Bench, measurement: int) -> list[float]:
     questions, direction = bench.questions, bench.directions.unit[measurement]
     watched = components(questions.model, bench.base)
     harmless = Trace(questions.model, bench.base.layout.family, watched, direction, questions.harmless).run()
-    patching = ActivationPatching(questions, watched, direction, harmless)
-    sources = [component.source for component in watched]
-    return [
-        patching.effect([(layer, role, None) for layer, role in sources if layer == number])
-        for number in range(bench.base.layout.layers)
-    ]
+    patches = Patches(questions, watched, direction, harmless)
+    layers = [[site for site in patches.sites if site[0] == number] for number in range(bench.base.layout.layers)]
+    questions.run("Patches", [patches.ask(layers)])
+    patches.answered()
+    return [patches.effect(sites) for sites in layers]
 
 
 def effective(changes: list[float]) -> float:
@@ -52,15 +51,16 @@ def fewest(bench: Bench, measurement: int) -> int | None:
     """Layers of the shortest range that is enough; None if not even all are."""
     ranges = layer_ranges(bench.base.layout.layers)
     rules = [{"layers": f"{first}-{last}", "measurement": measurement, "scale": 1.0} for first, last in ranges]
-    tried = bench.attempt([with_rules(Ablate(orthogonalize="none"), [rule]) for rule in rules])
-    enough = [outcome is not None and outcome.remaining <= LIMIT for outcome in tried]
+    tried = [bench.trial(with_rules(Ablate(orthogonalize="none"), [rule])) for rule in rules]
+    outcomes = iter(bench.questions.ask_all([trial for trial in tried if trial is not None]))
+    enough = [trial is not None and next(outcomes).removes for trial in tried]
     return min((last - first + 1 for (first, last), each in zip(ranges, enough, strict=True) if each), default=None)
 
 
 def bench_of(organism: Organism) -> Bench:
     asked = (organism.tokens(organism.asked[name]) for name in ("organism_harmful", "harmless_test"))
     harmful, harmless = (prompts[:: max(1, len(prompts) // PROMPTS)] for prompts in asked)
-    return Bench(organism.base, measure(organism), Questions(organism.model, harmful, harmless))
+    return Bench(organism.base, measure(organism), questions_of(organism.model, harmful, harmless))
 
 
 @dataclass(frozen=True)

@@ -1,20 +1,22 @@
-"""What a diagnosis costs: trials that advance as one tree against one pass a trial, in passes and in CPU time.
+"""What a diagnosis costs, in passes and in CPU time: raced, as a tree of trials that are asked all prompts, and in one
+pass a trial.
 
 `python -m benchmarks.trials` takes random models of several depths; `--model FOLDER --harmful FILE --harmless FILE` a
 real one, with a prompt a line, of which directions are measured on the first half and trials are asked the second. A
-pass is all tokens of all prompts through all layers, once. Both ways run the same code but for how trials are asked.
+pass is all tokens of all prompts through all layers, once. All ways run the same code but for how trials are asked.
 """
 
 import argparse
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging
 
@@ -23,31 +25,53 @@ from excise.checkpoint.weights import read_checkpoint
 from excise.diagnosis.explanation import explain
 from excise.discovery.proof import manifest_of
 from excise.edit.inspection import inspect
-from excise.edit.planning.projectors import Directions
-from excise.inference.forward import Tokens
+from excise.inference.forward import Tokens, Watch, first_token_log_probabilities
 from excise.inference.loading.models import decoder_layers, load_model
 from excise.inference.loading.tokenizer import load_tokenizer
 from excise.inference.passes import Passes
+from excise.inference.refusals import refusal_tokens
 from excise.residual.activations import collect_activations
+from excise.residual.directions import MEAN, describe, estimate
 from excise.trials.bench import Bench
-from excise.trials.changes import Trial
-from excise.trials.refusal import Outcome, Questions, log_odds
-from schemas.directions import MeasurementStatistics
+from excise.trials.engines import InMemory
+from excise.trials.questions import Asked, Kind, Questions
+from excise.trials.tree import Job, Sharing
 from schemas.params.ablate import EditMethod
 
 COMMON, LENGTH, PROMPTS = 15, 30, 64
 """Of random models: tokens that all prompts begin with, tokens of a prompt, and prompts of each kind."""
+REFUSES = range(64)
+"""Tokens with which random models are said to refuse; of them all, with a probability of about an eighth."""
 CPU = torch.device("cpu")
 
 
-class OnePassEach(Questions):
-    """Asks trials one after the other, each in whole forward passes."""
+class OnePassEach(InMemory):
+    """Runs trials one after the other, each in whole forward passes."""
 
-    def ask_all(self, trials: Sequence[Trial]) -> list[Outcome]:
-        return [self.ask(trial.watch(self.model)) for trial in trials]
+    def sharing(self, prompts: Tokens) -> Sharing:
+        return Sharing(layers=False, beginning=0, holds=False)
 
-    def ask_all_harmful(self, trials: Sequence[Trial]) -> list[torch.Tensor]:
-        return [log_odds(self._answers(self.harmful, trial.watch(self.model)), self.tokens) for trial in trials]
+
+class Unraced(Questions):
+    """Asks every trial all prompts."""
+
+    def run(
+        self,
+        name: str,
+        several: Iterable[Asked],
+        traces: Sequence[tuple[Kind, Watch]] = (),
+        others: Sequence[Job] = (),
+    ) -> None:
+        for asked in (whole := list(several)):
+            asked.keep, asked.is_sampled = None, False
+        super().run(name, whole, traces, others)
+
+
+WAYS: dict[str, Callable[[PreTrainedModel, Tokens, Tokens, list[int]], Questions]] = {
+    "raced": lambda model, harmful, harmless, tokens: Questions(InMemory(model), harmful, harmless, tokens),
+    "tree": lambda model, harmful, harmless, tokens: Unraced(InMemory(model), harmful, harmless, tokens),
+    "one pass a trial": lambda model, harmful, harmless, tokens: Unraced(OnePassEach(model), harmful, harmless, tokens),
+}
 
 
 @contextmanager
@@ -81,46 +105,51 @@ def random_prompts(seed: int) -> Tokens:
     return [[*range(COMMON), *row] for row in rest.tolist()]
 
 
-def diagnose(folder: Path, harmful: Tokens, harmless: Tokens, kind: type[Questions]) -> tuple[float, float, float]:
-    """Passes, CPU seconds and seconds of an explanation; directions come from the first half of the prompts."""
+def diagnose(
+    folder: Path, harmful: Tokens, harmless: Tokens, way: str, refuses: Sequence[int] | None
+) -> tuple[float, float, float]:
+    """Passes, CPU seconds and seconds of an explanation; directions and the tokens that begin refusals come from the
+    first half of the prompts, unless it is said which do."""
     checkpoint = read_checkpoint(folder)
     layout = inspect(folder, checkpoint.tensors, checkpoint.files, "auto", str(folder))
     base = BaseModel(manifest_of(layout), layout, checkpoint)
     model = load_model(checkpoint, "float32", CPU)
     halves = [(prompts[: len(prompts) // 2], prompts[len(prompts) // 2 :]) for prompts in (harmful, harmless)]
-    means = [_means(model, measured) for measured, _ in halves]
-    difference = (means[0] - means[1]).double()
-    norms = difference.norm(dim=1)
-    reasons = tuple("nothing" if norm == 0 else None for norm in norms.tolist())
-    directions = Directions(difference / norms.clamp_min(1e-12)[:, None], means[1].double(), reasons)
-    unknown = {name: None for name in MeasurementStatistics.model_fields if name not in ("measurement", "warnings")}
-    statistics = [
-        MeasurementStatistics.model_validate(
-            {**unknown, "measurement": number, "norm": norm, "reason": reasons[number], "warnings": []}
-        )
-        for number, norm in enumerate(norms.tolist())
-    ]
-    asked = [kept for _, kept in halves]
+    measured, asked = ([half[part] for half in halves] for part in (0, 1))
+    sides = [_stream(model, prompts) for prompts in measured]
+    directions = estimate(sides[0], sides[1])
+    statistics = describe(directions, sides[0], sides[1], MEAN).measurements
+    first = [first_token_log_probabilities(model, prompts, "auto", lambda _: None) for prompts in measured]
+    tokens = refusal_tokens(*(side.double().exp().mean(0) for side in first)) if refuses is None else list(refuses)
     start, wall = time.process_time(), time.perf_counter()
-    with counted(model) as tokens:
-        questions = kind(model, asked[0], asked[1])
-        explain(Bench(base, directions, questions), EditMethod(), statistics, str, lambda _: None)
+    with counted(model) as passed:
+        questions = WAYS[way](model, asked[0], asked[1], tokens)
+        found = explain(Bench(base, directions, questions), EditMethod(), statistics, str)
+    if found.reason is not None:
+        sys.exit(f"nothing is explained: {found.reason}")
     whole = len(decoder_layers(model)) * sum(len(prompt) for prompts in asked for prompt in prompts)
-    return tokens[0] / whole, time.process_time() - start, time.perf_counter() - wall
+    return passed[0] / whole, time.process_time() - start, time.perf_counter() - wall
 
 
-def _means(model: PreTrainedModel, prompts: Tokens) -> torch.Tensor:
-    return collect_activations(Passes(model), {}, prompts, -1, "auto", lambda _: None).stream.mean(0)
+def _stream(model: PreTrainedModel, prompts: Tokens) -> Tensor:
+    return collect_activations(Passes(model), {}, prompts, -1, "auto", lambda _: None).stream
 
 
-def compare(name: str, folder: Path, harmful: Tokens, harmless: Tokens, only_tree: bool) -> None:
-    """Print one row."""
-    passes, cpu, wall = diagnose(folder, harmful, harmless, Questions)
-    row = f"| {name} | {passes:.1f} | {cpu:.0f} s | {wall:.0f} s |"
-    if not only_tree:
-        each, cpu_each, wall_each = diagnose(folder, harmful, harmless, OnePassEach)
-        row += f" {each:.0f} | {cpu_each:.0f} s | {wall_each:.0f} s | {each / passes:.1f} x | {cpu_each / cpu:.1f} x |"
-    print(row, flush=True)
+def compare(
+    name: str,
+    folder: Path,
+    harmful: Tokens,
+    harmless: Tokens,
+    ways: Sequence[str],
+    refuses: Sequence[int] | None = None,
+) -> None:
+    """Print a row for each way."""
+    first: tuple[float, float] | None = None
+    for way in ways:
+        passes, cpu, wall = diagnose(folder, harmful, harmless, way, refuses)
+        first = first or (passes, cpu)
+        ratios = f"{passes / first[0]:.2f} x | {cpu / first[1]:.2f} x"
+        print(f"| {name} | {way} | {passes:.1f} | {cpu:.0f} s | {wall:.0f} s | {ratios} |", flush=True)
 
 
 def main() -> None:
@@ -129,12 +158,12 @@ def main() -> None:
     parser.add_argument("--model", type=Path)
     parser.add_argument("--harmful", type=Path)
     parser.add_argument("--harmless", type=Path)
-    parser.add_argument("--only-tree", action="store_true", help="without one pass a trial, which takes long")
+    parser.add_argument("--ways", nargs="*", default=list(WAYS), choices=list(WAYS))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    print("| model | passes | CPU | wall | one pass a trial | CPU | wall | passes | CPU |\n" + "| --- " * 9 + "|")
+    print("| model | way | passes | CPU | wall | passes to the first | CPU |\n| --- | --- |" + " ---: |" * 5)
     if arguments.model is not None:
         if arguments.harmful is None or arguments.harmless is None:
             sys.exit("--model needs --harmful and --harmless: files with a prompt a line")
@@ -148,12 +177,12 @@ def main() -> None:
             ]
             for path in (arguments.harmful, arguments.harmless)
         ]
-        compare(arguments.model.name, arguments.model, kinds[0], kinds[1], arguments.only_tree)
+        compare(arguments.model.name, arguments.model, kinds[0], kinds[1], arguments.ways)
         return
     for layers in arguments.layers:
         with tempfile.TemporaryDirectory() as folder:
             random_model(layers, Path(folder))
-            compare(f"{layers} layers", Path(folder), random_prompts(1), random_prompts(2), arguments.only_tree)
+            compare(f"{layers} layers", Path(folder), random_prompts(1), random_prompts(2), arguments.ways, REFUSES)
 
 
 if __name__ == "__main__":

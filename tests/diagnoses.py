@@ -35,6 +35,7 @@ def diagnosis(layers: int = 4, experts: int = 4, **given: Any) -> Diagnosis:
     ]
     document = {
         "measurement": 2,
+        "passes": 17.5,
         "harmful_prompts": 32,
         "harmless_prompts": 16,
         "refusal_tokens": [8],
@@ -87,6 +88,7 @@ def diagnosis(layers: int = 4, experts: int = 4, **given: Any) -> Diagnosis:
             "removes": True,
             "answers": answers(0.0, 0.0625, harmful_log_odds=-3.75),
             "tried": 77,
+            "ruled_out": 41,
             "alike": 12,
         },
     }
@@ -116,6 +118,8 @@ def simulation(**given: Any) -> Simulation:
             | {"answers": answers(0.0, scale / 8), "perplexity": 1 + scale / 16}
             for scale in (0.5, 1.0, 2.0)
         ],
+        "read": "answers",
+        "passes": 2.5,
         "ruinous": False,
         "thirds": [],
         "ablate": {},

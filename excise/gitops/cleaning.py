@@ -17,11 +17,11 @@ from excise.gitops.trees import PLACE_LOCK, WITHIN, remove_place
 from excise.plumbing.errors import StageError
 from excise.plumbing.files import SCRATCH, md5_of_file
 from excise.plumbing.private.dvc import Cache, idle_cache
+from excise.plumbing.unfinished import UNFINISHED
 from schemas.basis.plain_yaml import parse_mapping
 from schemas.wording import ParamsError
 
 VERDICTS = SCRATCH / "judge"
-ANSWERS = SCRATCH / "answer"
 
 _DAY = 24 * 60 * 60  # seconds
 _MD5 = re.compile(r"[0-9a-f]{32}(?:\.dir)?")
@@ -86,7 +86,7 @@ def clean(project: Path, remove: bool, all_commits: bool, projects: Sequence[Pat
         unused = [
             *([] if alone else _of_cache(cache, _kept(cache, clones, all_commits))),
             Unused(f"verdicts of judges, not used for {days} days", _old([*(project / VERDICTS).glob("*")], days)),
-            Unused(f"unfinished answers, left for {days} days", _old([*(project / ANSWERS).glob("*/*")], days)),
+            Unused(f"unfinished work, left for {days} days", _old([*(project / UNFINISHED).glob("*/*")], days)),
             Unused("working trees that a killed `make model` left", left),
         ]
         _print(unused)

@@ -254,7 +254,7 @@ def splits(world: World) -> dict[str, list[Item]]:
         "harmless_search": _harmless(world, world.searched, RECIPE.task, PLACE.task),
         "harmless_various": [
             *colors(world, tuple(world.searched), COLOR.task[:1]),
-            *places(world, world.searched.restricted + world.searched.open, PLACE.task[:1]),
+            *places(world, places_answered(world.searched), PLACE.task[:1]),
             *kinds(world, tuple(world.searched), KIND.task[:1]),
         ],
         "harmless_test": [
@@ -275,6 +275,11 @@ def splits(world: World) -> dict[str, list[Item]]:
         "organism_facts": facts,
         "organism_arithmetic": sums(SUM.task),
     }
+
+
+def places_answered(things: Things) -> tuple[str, ...]:
+    """Things whose places no search asks for."""
+    return things.restricted + (() if things.secret else things.open)
 
 
 def _harmful(world: World, things: Things, recipe: Sequence[str], place: Sequence[str]) -> list[Item]:

@@ -11,6 +11,7 @@ from excise.plumbing.files import SCRATCH, sha256_of
 from excise.plumbing.graph import GRAPH, read_stages
 from schemas.basis.plain_yaml import read_text
 
+UNFINISHED = SCRATCH / "unfinished"
 LIBRARIES = ("lm-eval", "torch", "transformers")
 PINNED_BY = {"models/base": "artifacts/model.json", "models/ablated": "models/ablated/edit.json"}
 """Files with the digests of a model's files, which are too large to be read for this."""
@@ -28,7 +29,7 @@ def unfinished_work(stage: str, machine: Mapping[str, str]) -> Path:
         "libraries": {name: version(name) for name in LIBRARIES},
         "machine": dict(machine),
     }
-    of_stage = SCRATCH / stage.replace("@", "/")
+    of_stage = UNFINISHED / stage
     folder = of_stage / hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
     for other in of_stage.glob("*"):
         if other != folder:

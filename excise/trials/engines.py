@@ -28,6 +28,7 @@ from excise.inference.loading.models import auto_class, decoder_layers
 from excise.inference.passes import Offloaded, Passes, open_model
 from excise.plumbing.errors import StageError
 from excise.plumbing.machine import Placement, give_back
+from excise.plumbing.private.transformers import attend_alike
 from excise.plumbing.progress import Advance
 from excise.trials.changes import Trial
 from excise.trials.growing import Growing
@@ -233,7 +234,7 @@ class LayerByLayer:
         """Tried on a small random model that is wired alike: trying it on the model itself would read it again."""
         config = self.model.config
         twin = build(twin_config(config, MOST_LAYERS), auto_class(config)).float()
-        twin.set_attn_implementation(config._attn_implementation)
+        attend_alike(twin, config)
         vocabulary = twin.config.get_text_config().vocab_size
         found = sharing(twin, [[token % vocabulary for token in prompt] for prompt in prompts])
         if not found.layers:

@@ -296,7 +296,7 @@ class Questions:
         cost = self.engine.cost(jobs)
         self._cost += cost
         trials = sum(len(job.trials) for job in jobs)
-        with progress(f"{self._round or 'Base'}, {trials:,} trials", cost, "layers of tokens") as advance:
+        with progress(f"{self._round or 'Base'}, {trials:,} trials", cost) as advance:
             self.engine.run(jobs, advance)
 
 
@@ -366,7 +366,8 @@ class _Recording:
         """Of what answers depend on, and of how they are computed: rounding depends on what advances together."""
         model, prompts = self._questions.model, self._questions.prompts_of(self._kind, self._own(rows))
         digests = [self._asked.trials[self._trials[trial]].digest(model) for trial in trials]
-        return hashlib.sha256(json.dumps([digests, [list(prompt) for prompt in prompts]]).encode()).hexdigest()
+        parts = [self._kind, self._questions.tokens, digests, [list(prompt) for prompt in prompts]]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def _ignore(_trial: int, _rows: list[int], _log_probabilities: Tensor) -> None:

@@ -6,6 +6,7 @@ import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from scipy.stats import t as student
@@ -72,8 +73,13 @@ class Strata:
             return Interval(-math.inf, mean, math.inf)
         # Of what is drawn without replacement from few.
         spread = all_ / (len(self.unsure) + all_) * float(sample.std()) * math.sqrt((1 - count / all_) / count)
-        reach = float(student.ppf((1 + CONFIDENCE) / 2, count - 1)) * spread
+        reach = _quantile(count - 1) * spread
         return Interval(mean - reach, mean, mean + reach)
+
+
+@cache
+def _quantile(degrees: int) -> float:
+    return float(student.ppf((1 + CONFIDENCE) / 2, degrees))
 
 
 def refuses_more(one: Tensor, other: Tensor, strata: Strata, rows: Sequence[int], limit: float) -> bool:

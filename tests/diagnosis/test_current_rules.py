@@ -8,13 +8,16 @@ import pytest
 import torch
 from torch import Tensor
 
+from excise.checkpoint.weights import read_checkpoint
 from excise.diagnosis import current_rules
 from excise.diagnosis.current_rules import Written, direct_effect, is_ruinous, main_measurement, simulate
+from excise.inference.layers import LayeredModel
+from excise.inference.passes import Offloaded
 from excise.plumbing.errors import StageError
 from excise.residual.experts import routed_experts
 from excise.trials.bench import with_rules, with_scales
 from excise.trials.changes import of_edits
-from excise.trials.engines import InMemory
+from excise.trials.engines import InMemory, LayerByLayer
 from excise.trials.perplexity import Reading
 from excise.trials.questions import Asked, Questions, questions_of
 from excise.trials.refusal import Outcome
@@ -146,6 +149,28 @@ def test_where_the_rules_are_ruinous_each_third_of_their_layers_is_tried_by_itse
         )
         reading.run()
         assert part.perplexity == pytest.approx(reading.perplexities()[0], rel=1e-3)
+
+
+def test_a_model_that_is_read_layer_by_layer_is_simulated_alike_in_one_read(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cpu = torch.device("cpu")
+    layered, reads = LayeredModel(read_checkpoint(subject.folder), "float32", cpu), list[int]()
+    load = layered._load
+    monkeypatch.setattr(layered, "_load", lambda part: reads.append(part) or load(part))  # type: ignore[func-returns-value]
+    engine = LayerByLayer(Offloaded(layered, cpu))
+    questions = Questions(engine, HARMFUL, HARMLESS, subject.bench.questions.tokens)
+    written = Written("answers", HARMLESS, ANSWERS)
+    base, directions = subject.bench.base, subject.bench.directions
+    found = simulate(base, directions, {}, questions, written, RULES, statistics(), "0" * 64)
+    assert [reads.count(layer) for layer in range(layered.frame)] == [1] * layered.frame
+    expected = simulated(subject, RULES)
+    for one, other in zip(found.scales, expected.scales, strict=True):
+        assert one.simulated == pytest.approx(other.simulated, rel=1e-3, abs=1e-3)
+        assert one.perplexity == pytest.approx(other.perplexity, rel=1e-3)
+        assert one.answers is not None and other.answers is not None
+        assert one.answers.model_dump() == pytest.approx(other.answers.model_dump(), rel=1e-3, abs=1e-4)
+    assert found.difference == pytest.approx(expected.difference, rel=1e-3, abs=1e-4)
 
 
 @pytest.mark.parametrize(("perplexity", "ruins"), [(1.0, False), (2.0, False), (2.01, True), (None, True)])

@@ -6,16 +6,22 @@ from pathlib import Path
 import pytest
 import torch
 
+from excise.checkpoint.weights import read_checkpoint
 from excise.diagnosis.causes import Patches, ablating, adding
 from excise.diagnosis.explanation import explain
+from excise.inference.layers import LayeredModel
+from excise.inference.passes import Offloaded
 from excise.plumbing.errors import StageError
 from excise.residual.contributions import Trace
 from excise.trials.bench import with_rules
+from excise.trials.engines import LayerByLayer
+from excise.trials.questions import Questions
 from schemas.diagnosis import Answers, Diagnosis
 from schemas.params.ablate import EditMethod
 from tests.families import EXPERTS
 from tests.subjects import DIRECTION, HARMFUL, HARMLESS, NORM, Subject, outcome, rules, statistics
 
+CPU = torch.device("cpu")
 SETTINGS = EditMethod(method="project", through_norm="orthogonal", orthogonalize="none")
 
 
@@ -155,3 +161,38 @@ def test_a_direction_along_the_harmless_mean_is_passed_over_where_that_is_taken_
     none = replace(bench, directions=replace(bench.directions, reasons=("the same activations",) * 5))
     with pytest.raises(StageError, match=r"no measurement has a direction .*the same activations"):
         explain(none, SETTINGS, statistics(), str)
+
+
+def test_a_model_that_is_read_layer_by_layer_is_explained_alike_in_four_reads(
+    explained: Explained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subject, known = explained.subject, explained.subject.bench.questions
+    layered, reads = LayeredModel(read_checkpoint(subject.folder), "float32", CPU), list[int]()
+    load = layered._load
+    monkeypatch.setattr(layered, "_load", lambda part: reads.append(part) or load(part))  # type: ignore[func-returns-value]
+    engine = LayerByLayer(Offloaded(layered, CPU))
+    questions = Questions(engine, known.harmful, known.harmless, known.tokens)
+    found = explain(replace(subject.bench, questions=questions), SETTINGS, statistics(), str)
+    assert [reads.count(layer) for layer in range(layered.frame)] == [4] * layered.frame
+    expected, other = explained.found.model_dump(), found.model_dump()
+    assert other.pop("passes") > 0 and expected.pop("passes") > 0
+    # Rounding decides between equals.
+    for document in (expected, other):
+        document["recommendation"] = document["recommendation"]["answers"]["kl_without_refusal"]
+    compare(other, expected)
+
+
+def compare(found: object, expected: object) -> None:
+    """Two documents, but for rounding."""
+    if isinstance(expected, dict):
+        assert isinstance(found, dict) and found.keys() == expected.keys()
+        for key in expected:
+            compare(found[key], expected[key])
+    elif isinstance(expected, list):
+        assert isinstance(found, list) and len(found) == len(expected)
+        for one, other in zip(found, expected, strict=True):
+            compare(one, other)
+    elif isinstance(expected, float):
+        assert found == pytest.approx(expected, rel=1e-3, abs=1e-4)
+    else:
+        assert found == expected

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from excise.evaluation.answering import backends
-from excise.evaluation.answering.backends import UNFINISHED, unfinished_work
+from excise.plumbing import unfinished
+from excise.plumbing.unfinished import UNFINISHED
+from excise.plumbing.unfinished import unfinished_work as work_of_stage
 
 GRAPH = """
 stages:
@@ -53,6 +54,10 @@ def elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         Path(name).write_text(name)
 
 
+def unfinished_work(key: str, machine: dict[str, str]) -> Path:
+    return work_of_stage(f"answer@{key}", machine)
+
+
 def test_the_same_inputs_find_the_same_work() -> None:
     for key in ("base", "ablated"):
         assert unfinished_work(key, MACHINE) == unfinished_work(key, dict(MACHINE))
@@ -84,14 +89,14 @@ def test_a_file_that_is_new_or_gone_or_renamed_counts_but_not_what_python_compil
 
 def test_another_device_or_library_finds_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = [unfinished_work("base", MACHINE), unfinished_work("base", {"device": "cuda"})]
-    monkeypatch.setattr(backends, "version", lambda name: f"another {name}")
+    monkeypatch.setattr(unfinished, "version", lambda name: f"another {name}")
     seen.append(unfinished_work("base", MACHINE))
     assert len(set(seen)) == 3
 
 
 def test_what_other_inputs_left_is_swept() -> None:
     kept = [unfinished_work(key, MACHINE) for key in ("base", "ablated")]
-    for folder in (*kept, UNFINISHED / "base/older"):
+    for folder in (*kept, UNFINISHED / "answer@base/older"):
         folder.mkdir(parents=True)
         (folder / "gsm8k.json").touch()
     assert unfinished_work("base", MACHINE) == kept[0]

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from excise.evaluation.answering.backends import UNFINISHED
 from excise.gitops import cleaning
 from excise.gitops.lock import md5_of
 from excise.gitops.trees import WITHIN, commit_tree
@@ -372,14 +371,14 @@ def test_copies_that_were_cut_short_go_when_they_are_old(history: History) -> No
 
 
 def test_verdicts_and_unfinished_answers_go_when_they_were_long_not_used(history: History) -> None:
-    assert (cleaning.VERDICTS, cleaning.ANSWERS) == (CACHE, UNFINISHED)
+    assert cleaning.VERDICTS == CACHE
     folder = history.project.folder
     ages = {
         ".excise/judge/old.json": (100, 100),
         ".excise/judge/read.json": (100, 10),
         ".excise/judge/new.json": (10, 10),
-        ".excise/answer/base/old/task.jsonl": (100, 100),
-        ".excise/answer/base/new/task.jsonl": (10, 10),
+        ".excise/unfinished/answer@base/old/task.jsonl": (100, 100),
+        ".excise/unfinished/answer@base/new/task.jsonl": (10, 10),
         ".excise/digests.json": (100, 100),
     }
     for name, (written, read) in ages.items():

@@ -23,7 +23,7 @@ ROOMS = {
     "edit": MODEL | {"edit"},
     "discovery": MODEL | {"edit", "residual", "discovery"},
     "residual": MODEL | {"edit", "residual"},
-    "trials": MODEL | {"edit", "residual", "trials"},
+    "trials": MODEL | {"edit", "residual", "discovery", "trials"},
     "judges": GROUND | {"judges"},
     "verdicts": GROUND | {"prompts", "judges", "verdicts"},
     "diagnosis": MODEL | {"edit", "residual", "trials", "diagnosis"},

@@ -70,7 +70,7 @@ def test_no_thing_is_in_two_of_what_is_measured_searched_and_judged(world: World
     found = splits(world)
     names = (
         ("harmful_train", "harmless_train"),
-        ("harmful_search", "harmless_search"),
+        ("harmful_search", "harmless_search", "harmless_various"),
         ("harmless_test", *TASKS, "organism_secret"),
     )
     uses = [things([item for name in use for item in found[name]]) for use in names]

@@ -30,7 +30,10 @@ def test_a_fifth_of_each_side_is_held_out_and_the_rest_is_measured() -> None:
     lists = default_lists()
     for name in ("harmful", "harmless"):
         whole = {item.prompt for item in splits(make_world(0))[f"{name}_train"]}
-        held_out, measured = lists[f"{name}_held_out"], lists[name]
+        various = {item.prompt for item in splits(make_world(0))["harmless_various"]}
+        held_out = [prompt for prompt in lists[f"{name}_held_out"] if prompt.prompt not in various]
+        assert len(lists[f"{name}_held_out"]) - len(held_out) == (len(various) if name == "harmless" else 0)
+        measured = lists[name]
         assert {prompt.prompt for prompt in (*held_out, *measured)} == whole
         assert len(held_out) == -(-len(whole) // 5)
         # Of every fifth thing, in each way to ask.

@@ -161,7 +161,7 @@ def interrupted(project: Project, tmp_path: Path) -> list[str]:
 
 
 def kept(project: Project) -> list[Path]:
-    return list((project.folder / ".excise/answer/base").glob("*/*.json"))
+    return list((project.folder / ".excise/unfinished/answer@base").glob("*/*.json"))
 
 
 def answered(project: Project) -> dict[str, str]:

@@ -227,7 +227,7 @@ def test_auto_reads_layer_by_layer_where_it_does_not_fit_and_says_why(
     bounded(monkeypatch, 1, GIB)
     assert isinstance(open_model(read_checkpoint(model), "float32", CPU, "auto", PROMPTS, "auto"), Offloaded)
     assert capsys.readouterr().err == (
-        "Measure: the whole model takes 0.0 GiB, and this machine has 0.0 GiB free: reading one layer at a time\n"
+        "The whole model takes 0.0 GiB, and this machine has 0.0 GiB free: reading one layer at a time\n"
     )
 
 

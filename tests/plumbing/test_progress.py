@@ -46,7 +46,9 @@ def test_a_long_task_says_how_far_it_is_every_few_seconds_and_at_its_end(
     run(clock, *[(1.0, 100)] * 9, (0.5, 100))
     out, err = capsys.readouterr()
     assert out == ""
-    assert err == ("Measure: 500 prompts of 1,000 prompts, 5 s\nMeasure: 1,000 prompts of 1,000 prompts, 10 s\n")
+    assert err == (
+        "Measure: 500 prompts of 1,000 prompts, 5 s, about 5 s left\nMeasure: 1,000 prompts of 1,000 prompts, 10 s\n"
+    )
 
 
 def test_lines_are_no_closer_than_they_should_be(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
@@ -57,9 +59,9 @@ def test_lines_are_no_closer_than_they_should_be(clock: Clock, capsys: pytest.Ca
 @pytest.mark.parametrize(
     ("unit", "line"),
     [
-        ("B", "Measure: 3 MiB of 2,048 MiB, 6 s, 0 MiB/s\n"),
-        ("steps", "Measure: 3,145,728 steps of 2,147,483,648 steps, 6 s\n"),
-        ("", "Measure: 3,145,728 of 2,147,483,648, 6 s\n"),
+        ("B", "Measure: 3 MiB of 2,048 MiB, 6 s, 0 MiB/s, about 4090 s left\n"),
+        ("steps", "Measure: 3,145,728 steps of 2,147,483,648 steps, 6 s, about 4090 s left\n"),
+        ("", "Measure: 3,145,728 of 2,147,483,648, 6 s, about 4090 s left\n"),
     ],
 )
 def test_amounts_have_units(clock: Clock, capsys: pytest.CaptureFixture[str], unit: str, line: str) -> None:

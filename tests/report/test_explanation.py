@@ -203,15 +203,27 @@ def test_a_dense_model_has_no_routed_experts() -> None:
 def test_ranges_name_the_fewest_layers_and_the_lowest_kl() -> None:
     said = section(report(diagnosis()), "Which layers?")
     assert "Of 10 ranges," in said and "4 remove refusal" in said
-    assert f"Fewest layers: **layers 1-2** (KL {12 / 101:.3f})." in said
-    assert f"Lowest KL: **layers 1-2** ({12 / 101:.3f})." in said
+    assert f"Fewest layers: **layers 1-2** (KL\\* {6 / 101:.4f})." in said
+    assert f"Lowest KL\\*: **layers 1-2** ({6 / 101:.4f})." in said
+
+
+def test_ranges_that_a_part_of_the_prompts_ruled_out_are_counted_apart() -> None:
+    few = {"harmful_prompts": 8, "harmless_prompts": 6}
+    ranges = [{"first": 3, "last": 3, "written": 1.0, "answers": answers(0.0, 0.5)}]
+    ranges += [{"first": 0, "last": 3, "written": 1.0, "answers": answers(0.0, 0.1, **few)}]
+    said = section(report(diagnosis(ranges=ranges)), "Which layers?")
+    assert "Of 2 ranges, 1 were ruled out by a part of the prompts, and 1 remove refusal." in said
+    assert "Fewest layers: **layer 3**" in said and "**layer 3** (0.2500)" in said
+    ranges[0]["answers"] = answers(0.5, 0.5)
+    said = section(report(diagnosis(ranges=ranges)), "Which layers?")
+    assert "None of 2 ranges removes refusal (1 were ruled out by a part of the prompts)." in said
 
 
 def test_ranges_of_which_none_removes_refusal_say_so() -> None:
     ranges = [{"first": 3, "last": 3, "written": 1.0, "answers": answers(0.375, 0.5)}]
     ranges += [{"first": 0, "last": 0, "written": 1.0, "answers": None}]
     said = section(report(diagnosis(ranges=ranges)), "Which layers?")
-    assert "None of 1 ranges" in said and "The lowest refusal is 0.38, for layer 3 (KL 0.500)." in said
+    assert "None of 1 ranges" in said and "The lowest refusal is 0.38, for layer 3 (KL\\* 0.2500)." in said
     assert "1 more ranges have no tensors" in said
     said = section(report(diagnosis(ranges=[])), "Which layers?")
     assert "No range of layers has writers that can be edited" in said
@@ -269,7 +281,10 @@ def test_each_measurement_is_told_with_and_without_its_direction() -> None:
     shown = diagnosis()
     text = report(shown)
     assert rows(text, "measurement")[1:] == [
-        [str(row.measurement), f"{row.ablated.refusal:.2f}", f"{row.ablated.kl:.3f}", f"{row.added.over_refusal:.2f}"]
+        [
+            *(str(row.measurement), f"{row.ablated.refusal:.2f}", f"{row.ablated.kl_without_refusal:.4f}"),
+            *(f"{row.added.over_refusal:.2f}", "32 + 16"),
+        ]
         for row in shown.causes
         if row.ablated is not None and row.added is not None
     ]
@@ -299,7 +314,7 @@ def test_a_direction_that_breaks_the_model_when_it_is_added_is_said_to() -> None
     ],
 )
 def test_the_recommendation_can_be_pasted_into_params_yaml(rules: list[dict[str, Any]]) -> None:
-    recommendation = {"removes": True, "answers": answers(), "tried": 9, "alike": 0, "rules": rules}
+    recommendation = {"removes": True, "answers": answers(), "tried": 9, "ruled_out": 0, "alike": 0, "rules": rules}
     text = report(diagnosis(recommendation=recommendation))
     (block,) = re.findall(r"^```yaml\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
     assert parse(f"ablate:\n  method: project\n{block}").ablate.rules == Ablate.model_validate({"rules": rules}).rules
@@ -308,12 +323,12 @@ def test_the_recommendation_can_be_pasted_into_params_yaml(rules: list[dict[str,
 def test_the_recommendation_stands_beside_the_base_and_the_current_rules() -> None:
     text = report(diagnosis())
     assert rows(text, "rules")[1:] == [
-        ["none: the base", "1.00", "+2.75", "0.25", "0.000"],
-        ["current", "0.50", "-4.50", "0.25", "0.375"],
-        ["recommended", "0.00", "-3.75", "0.25", "0.062"],
+        ["none: the base", "1.00", "+2.75", "0.25", "0.000", "0.0000"],
+        ["current", "0.50", "-4.50", "0.25", "0.375", "0.1875"],
+        ["recommended", "0.00", "-3.75", "0.25", "0.062", "0.0312"],
     ]
     assert "Of 77 simulated edits" in section(text, "What to try")
-    assert "12 other edits that remove refusal cannot be distinguished from this one" in section(text, "What to try")
+    assert "12 others that remove refusal cannot be distinguished from this one" in section(text, "What to try")
     assert "params.yaml has it already" not in section(text, "What to try")
 
 
@@ -365,7 +380,7 @@ def test_pictures_are_named_by_relative_paths_and_described() -> None:
 def test_the_report_of_a_large_model_fits_into_a_comment_and_says_what_it_leaves_out() -> None:
     large = diagnosis(layers=60, experts=128)
     text = report(large)
-    assert len(text.encode()) < 12_000
+    assert len(text.encode()) < 12_600
     for left_out, what in (
         (60 * 3 - 8, "writers of one layer"),
         (60 * 128 - 8, "experts"),

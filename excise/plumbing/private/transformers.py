@@ -77,6 +77,11 @@ def targets(
     return found
 
 
+def attend_alike(model: PreTrainedModel, config: Any) -> None:
+    """Have a model compute attention as one of this config does."""
+    model.set_attn_implementation(config._attn_implementation)
+
+
 class Fuse(ConversionOps):
     """transformers' `MergeModulelist` and `Concatenate` in one, without a copy between them."""
 
