@@ -9,6 +9,7 @@ one pass is measured, and one read, before.
 import argparse
 import resource
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -60,10 +61,22 @@ def counted(layered: LayeredModel) -> Iterator[list[float]]:
     layered._load = load  # type: ignore[method-assign]
 
 
-def peak() -> float:
-    """GiB of this process's own memory at most so far, without mapped files."""
-    status = Path("/proc/self/status").read_text()
-    return max(int(line.split()[1]) for line in status.splitlines() if line.startswith("RssAnon")) / 2**20
+@contextmanager
+def watched() -> Iterator[list[float]]:
+    """GiB of this process's own memory at most within the block, without mapped files."""
+    most, is_over = [0.0], threading.Event()
+
+    def look() -> None:
+        while not is_over.wait(0.02):
+            status = Path("/proc/self/status").read_text()
+            own = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("RssAnon"))
+            most[0] = max(most[0], own / 2**20)
+
+    watching = threading.Thread(target=look, daemon=True)
+    watching.start()
+    yield most
+    is_over.set()
+    watching.join()
 
 
 def measured(passes: Offloaded, asked: Sequence[Sequence[int]]) -> tuple[torch.Tensor, float, float]:
@@ -101,7 +114,7 @@ def main() -> None:
         directions = estimate(sides[0], sides[1])
         statistics = describe(directions, sides[0], sides[1], MEAN).measurements
         questions = Questions(LayerByLayer(passes), kinds[0], kinds[1], REFUSES)
-        with counted(passes.layered) as reads:
+        with counted(passes.layered) as reads, watched() as peak:
             began = time.monotonic()
             found = explain(Bench(base, directions, questions), EditMethod(), statistics, str)
             seconds = time.monotonic() - began
@@ -110,7 +123,7 @@ def main() -> None:
         size = sum((folder / shard).stat().st_size for shard in checkpoint.shards) / 2**30
         print("| GiB | limit | peak | reads | passes | a pass | a read | diagnosis | passes and reads | ratio |")
         print("| ---: " * 10 + "|")
-        cells = [f"{size:.1f}", f"{arguments.gib:g}", f"{peak():.1f}", f"{reads[0]:.0f}", f"{found.passes:.1f}"]
+        cells = [f"{size:.1f}", f"{arguments.gib:g}", f"{peak[0]:.1f}", f"{reads[0]:.0f}", f"{found.passes:.1f}"]
         cells += [f"{compute:.1f} s", f"{read:.1f} s", f"{seconds:.0f} s", f"{expected:.0f} s"]
         print(f"| {' | '.join([*cells, f'{seconds / expected:.2f}'])} |")
 

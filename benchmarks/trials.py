@@ -63,7 +63,7 @@ class Unraced(Questions):
         others: Sequence[Job] = (),
     ) -> None:
         for asked in (whole := list(several)):
-            asked.keep, asked.is_sampled = None, False
+            asked.keep, asked.share = None, 1.0
         super().run(name, whole, traces, others)
 
 
@@ -106,7 +106,7 @@ def random_prompts(seed: int) -> Tokens:
 
 
 def diagnose(
-    folder: Path, harmful: Tokens, harmless: Tokens, way: str, refuses: Sequence[int] | None
+    folder: Path, harmful: Tokens, harmless: Tokens, way: str, refuses: Sequence[int] | int | None
 ) -> tuple[float, float, float]:
     """Passes, CPU seconds and seconds of an explanation; directions and the tokens that begin refusals come from the
     first half of the prompts, unless it is said which do."""
@@ -120,7 +120,11 @@ def diagnose(
     directions = estimate(sides[0], sides[1])
     statistics = describe(directions, sides[0], sides[1], MEAN).measurements
     first = [first_token_log_probabilities(model, prompts, "auto", lambda _: None) for prompts in measured]
-    tokens = refusal_tokens(*(side.double().exp().mean(0) for side in first)) if refuses is None else list(refuses)
+    means = [side.double().exp().mean(0) for side in first]
+    if refuses is None:
+        tokens = refusal_tokens(*means)
+    else:
+        tokens = means[0].topk(refuses).indices.tolist() if isinstance(refuses, int) else list(refuses)
     start, wall = time.process_time(), time.perf_counter()
     with counted(model) as passed:
         questions = WAYS[way](model, asked[0], asked[1], tokens)
@@ -141,7 +145,7 @@ def compare(
     harmful: Tokens,
     harmless: Tokens,
     ways: Sequence[str],
-    refuses: Sequence[int] | None = None,
+    refuses: Sequence[int] | int | None = None,
 ) -> None:
     """Print a row for each way."""
     first: tuple[float, float] | None = None
@@ -158,6 +162,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path)
     parser.add_argument("--harmful", type=Path)
     parser.add_argument("--harmless", type=Path)
+    parser.add_argument("--refuses", type=int, help="say that so many tokens begin refusals: the likeliest on harmful")
     parser.add_argument("--ways", nargs="*", default=list(WAYS), choices=list(WAYS))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -177,7 +182,7 @@ def main() -> None:
             ]
             for path in (arguments.harmful, arguments.harmless)
         ]
-        compare(arguments.model.name, arguments.model, kinds[0], kinds[1], arguments.ways)
+        compare(arguments.model.name, arguments.model, kinds[0], kinds[1], arguments.ways, arguments.refuses)
         return
     for layers in arguments.layers:
         with tempfile.TemporaryDirectory() as folder:

@@ -23,12 +23,16 @@ from excise.trials.bench import with_scales
 from excise.trials.changes import of_edits
 from excise.trials.perplexity import Reading
 from excise.trials.questions import Asked, Kind, Questions
+from excise.trials.refusal import Beginnings, Outcome
 from schemas.directions import MeasurementStatistics
 from schemas.params.ablate import Ablate
 from schemas.simulation import PartTrial, Projections, ScaleTrial, Simulation
 
 SCALES = (0.5, 1.0, 2.0)
 """Factors on the scale of every rule."""
+
+SHARE = 1 / 4
+"""Of the prompts on which the rules are tried at other scales than their own."""
 
 RUINOUS = 2.0
 """Rules are ruinous if they multiply the perplexity of the base's own answers by more (examples: docs/diagnosis.md)."""
@@ -95,23 +99,28 @@ def simulate(
     measurement = main_measurement(named, statistics)
     direction = directions.of_every_layer(measurement, ablate.orthogonalize)
 
-    before = {
+    before: dict[Kind, Trace] = {
         kind: Trace(model, base.layout.family, components(model, base), direction, prompts, plans[1.0])
         for kind, prompts in questions.prompts.items()
     }
-    trials = [of_edits(model, edits, shifts) for edits in plans.values()]
-    after = Streams(questions, direction, len(trials))
-    asked = Asked(trials, see=after.see)
-    reading = Reading(questions.engine, written.before, written.texts, trials)
+    trials = {scale: of_edits(model, edits, shifts) for scale, edits in plans.items()}
+    after = {scale: Streams(questions, direction) for scale in SCALES}
+    # The other scales are looked at on some of the prompts.
+    asked = {
+        scale: Asked([trial], share=1.0 if scale == 1 else SHARE, see=after[scale].see)
+        for scale, trial in trials.items()
+    }
+    reading = Reading(questions.engine, written.before, written.texts, list(trials.values()))
     traces = [(kind, trace.watch) for kind, trace in before.items()]
-    questions.run("Current rules", [asked], traces, reading.jobs())
+    questions.run("Current rules", asked.values(), traces, reading.jobs())
     for trace in before.values():
         trace.check()
     direct = direct_effect(before["harmful"], before["harmless"])
-    outcomes = dict(zip(SCALES, questions.outcomes(asked), strict=True))
+    outcomes = {scale: questions.outcomes(of_scale)[0] for scale, of_scale in asked.items()}
     rows = []
-    for number, (scale, perplexity) in enumerate(zip(SCALES, reading.perplexities(), strict=True)):
-        remainder, simulated_remainder = direct.remainder(scale), after.last_difference(number)
+    for scale, perplexity in zip(SCALES, reading.perplexities(), strict=True):
+        remainder = direct.remainder(scale)
+        simulated_remainder = direct.whole + after[scale].change_of_difference(before, outcomes[scale])
         finite = outcomes[scale].is_finite and math.isfinite(simulated_remainder)
         rows.append(
             ScaleTrial(
@@ -131,7 +140,7 @@ def simulate(
         measurements=sorted({edit.measurement for edit in plans[1.0]}),
         measurement=measurement,
         projections_before=Projections(**{kind: trace.stream[:, place].tolist() for kind, trace in before.items()}),
-        projections_after=Projections(**{kind: of[current, :, place].tolist() for kind, of in after.projected.items()}),
+        projections_after=Projections(**{kind: of[:, place].tolist() for kind, of in after[1.0].projected.items()}),
         current=outcomes[1.0].answers(),
         difference=direct.whole,
         left_out=direct.left_out,
@@ -146,26 +155,33 @@ def simulate(
 
 
 class Streams:
-    """The projection of the stream on a direction in each trial, at every measurement."""
+    """The projection of the stream on a direction in a trial, at every measurement."""
 
-    def __init__(self, questions: Questions, direction: Tensor, trials: int) -> None:
+    def __init__(self, questions: Questions, direction: Tensor) -> None:
         self._direction = direction
         measurements = len(decoder_layers(questions.model)) + 1
         self.projected: dict[Kind, Tensor] = {
-            kind: torch.zeros(trials, len(prompts), measurements, dtype=torch.float64)
+            kind: torch.full((len(prompts), measurements), torch.nan, dtype=torch.float64)
             for kind, prompts in questions.prompts.items()
         }
-        """``[trials, prompts, measurements]``."""
+        """``[prompts, measurements]``; NaN for prompts that were not asked."""
+        self._asked: dict[Kind, set[int]] = {kind: set() for kind in questions.prompts}
 
-    def see(self, kind: Kind, trial: int, rows: list[int], measurement: int, stream: Tensor) -> None:
+    def see(self, kind: Kind, _trial: int, rows: list[int], measurement: int, stream: Tensor) -> None:
         """Keep what is in the stream, ``[rows, hidden]``."""
         along = stream.double() @ self._direction.to(stream.device)
-        self.projected[kind][trial, rows, measurement] = along.cpu()
+        self.projected[kind][rows, measurement] = along.cpu()
+        self._asked[kind].update(rows)
 
-    def last_difference(self, trial: int) -> float:
-        """Harmful minus harmless prompts, on average, at the last measurement."""
-        harmful, harmless = (float(self.projected[kind][trial, :, -1].mean()) for kind in ("harmful", "harmless"))
-        return harmful - harmless
+    def change_of_difference(self, before: Mapping[Kind, Trace], outcome: Outcome) -> float:
+        """By how much the trial changes the difference between harmful and harmless prompts at the last measurement:
+        compared prompt by prompt, so that those that were asked stand for all."""
+        changes = []
+        begun_of: dict[Kind, Beginnings] = {"harmful": outcome.harmful, "harmless": outcome.harmless}
+        for kind, begun in begun_of.items():
+            rows = sorted(self._asked[kind])  # in the order of what they answer
+            changes.append(begun.mean(self.projected[kind][rows, -1] - before[kind].stream[rows, -1]))
+        return changes[0] - changes[1]
 
 
 def is_ruinous(perplexity: float | None) -> bool:

@@ -15,6 +15,7 @@ from excise.plumbing.errors import StageError
 from excise.residual.contributions import Trace, components
 from excise.trials.bench import Bench
 from excise.trials.questions import Asked, Kind, Questions
+from excise.trials.racing import SHARES
 from excise.trials.refusal import LIMIT
 from schemas.diagnosis import Diagnosis
 from schemas.directions import MeasurementStatistics
@@ -41,7 +42,7 @@ def explain(
     directed = [row for row, reason in enumerate(bench.directions.reasons) if reason is None]
     lengths = {row.measurement: row.norm or 0.0 for row in statistics}
     removed = Asked([ablating(model, watched, unit[row]) for row in directed], keep=1, most=FINAL_MEASUREMENTS)
-    put = Asked([adding(model, row, unit[row] * lengths[row]) for row in directed], ("harmless",), is_sampled=True)
+    put = Asked([adding(model, row, unit[row] * lengths[row]) for row in directed], ("harmless",), share=SHARES[0])
     questions.run("Directions (1 of 4)", [removed, put])
     if questions.unexplained is not None:
         return unexplained(questions, questions.unexplained)

@@ -51,8 +51,8 @@ class Asked:
     """Of a race: a trial is out when so many others beat it. None: all are asked all prompts."""
     most: int | None = None
     """Of a race: so many at most are asked all prompts."""
-    is_sampled: bool = False
-    """Whether the prompts that a race asks first are enough."""
+    share: float = 1.0
+    """Of the prompts that are asked, without a race; of a model that is read layer by layer, all are."""
     see: Callable[[Kind, int, list[int], int, Tensor], None] | None = None
     """As in a job, behind the kind of prompts."""
     numbers: dict[Kind, Numbers] = field(default_factory=dict)
@@ -219,13 +219,14 @@ class Questions:
         """Ask more and more prompts of those trials that are not beaten by `keep` others."""
         strata = {kind: self._strata(kind) for kind in KINDS}
         field = list(range(len(asked.trials)))
+        outcomes: list[Outcome] = []
+        seen: list[int] = []
         for share in SHARES:
             rows = {kind: strata[kind].asked(share) for kind in KINDS}
             is_last = len(rows["harmful"]) == len(self.harmful) and len(rows["harmless"]) == len(self.harmless)
             first, last = share == SHARES[0], share == SHARES[-1]
             if last and asked.most is not None:
-                outcomes = self.outcomes(asked)
-                field = sorted(field, key=lambda number: outcomes[number].rank)[: asked.most]
+                field = self._finalists(asked, outcomes, field, seen, asked.most)
             self._run(self._jobs(asked, ["harmful"], rows, field))
             if first:  # so that something is known of every trial
                 self._run(self._jobs(asked, ["harmless"], rows, field))
@@ -234,7 +235,27 @@ class Questions:
                 self._run(self._jobs(asked, ["harmless"], rows, field))
             if is_last:
                 return
+            # What is no number beats nothing, and nothing beats it.
+            outcomes = self.outcomes(asked)
+            field, seen = [number for number in field if outcomes[number].is_finite], rows["harmful"]
             field = survivors(field, partial(self._drifts_less, asked, strata, rows), keep)
+
+    def _finalists(
+        self, asked: Asked, outcomes: Sequence[Outcome], field: Sequence[int], rows: list[int], most: int
+    ) -> list[int]:
+        """The best of a field so far: half of them as they are, and half of those that may remove refusal, as a single
+        prompt that is refused is a large share of few."""
+        strata, harmful = self._strata("harmful"), asked.numbers["harmful"]
+        refused = harmful.likeliest | (harmful.log_odds > 0)
+
+        def may_remove(number: int) -> bool:
+            share = strata.interval(refused[number, rows].double(), rows)
+            return share.low <= LIMIT and outcomes[number].probability <= LIMIT
+
+        ranked = sorted(field, key=lambda number: outcomes[number].rank)
+        may = filter(may_remove, field)
+        steady = sorted(may, key=lambda number: outcomes[number].drift)
+        return list(dict.fromkeys([*ranked[: most - most // 2], *steady[: most // 2], *ranked]))[:most]
 
     def _leaves_less(self, asked: Asked, strata: Strata, rows: list[int], one: int, other: int) -> bool:
         """Whether a trial surely leaves less refusal than another, of which too much is left."""
@@ -267,8 +288,8 @@ class Questions:
             of_kind = list(range(len(prompts)))
             if rows is not None:
                 of_kind = rows[kind]
-            elif asked.is_sampled and not self.engine.reads:
-                of_kind = self._strata(kind).asked(SHARES[0])
+            elif asked.share < 1 and not self.engine.reads:
+                of_kind = self._strata(kind).asked(asked.share)
             of_trials = range(len(asked.trials)) if field is None else field
             waiting = [trial for trial in of_trials if not numbers.is_asked[trial, of_kind].all()]
             new = [row for row in of_kind if not numbers.is_asked[waiting, row].all()]

@@ -60,11 +60,12 @@ class Device(Section):
 
 
 class Offload(Section):
-    """How much of the model is in memory during measurement, which changes no result either."""
+    """How much of the model is in memory in measure, diagnose and simulate, which changes no measurement either."""
 
     offload: Literal["auto", "on", "off"] = Field(default="auto", validation_alias=AliasChoices("offload", "stream"))
     """Whether to read one decoder layer at a time from the files, for models larger than memory; `auto`: if the model
-    does not fit. The result is the same, so changing it reruns nothing. Uses only the first GPU."""
+    does not fit. Changing it reruns nothing: what is measured is the same, and diagnose and simulate only ask more
+    prompts, as they race nothing. Uses only the first GPU."""
 
 
 class Place(Offload, Device):

@@ -1,6 +1,7 @@
 """What the current rules would do: direct effects are exact, and simulation is what the edited model does."""
 
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -119,17 +120,19 @@ def test_the_tensors_of_the_plan_are_counted(subject: Subject) -> None:
 
 def test_the_base_and_the_scales_pass_together(tmp_path: Path) -> None:
     subject = Subject("llama", tmp_path)
-    prompts = [[(5 * row + 3 * place) % 60 for place in range(8)] for row in range(6)]
-    questions = questions_of(subject.model, prompts[:3], prompts[3:], [1])
+    prompts = [[(5 * row + 3 * place) % 60 for place in range(8)] for row in range(80)]
+    questions = questions_of(subject.model, prompts[:40], prompts[40:], [1])
     before = questions.passes
-    written = Written("answers", prompts[3:], [[1, 2]] * 3)
+    written = Written("answers", prompts[40:43], [[1, 2]] * 3)
     ablate = rules(targets=WRITERS, layers=[2])
     base, directions = subject.bench.base, subject.bench.directions
     found = simulate(base, directions, {}, questions, written, ablate, statistics(), "0" * 64)
     assert before == 1
-    # The base is traced; the scales go together until the third of four layers, and so does what is read.
-    scales, read = 0.5 + 3 * 0.5, 3 * 10 / (6 * 8) * (0.5 + 4 * 0.5)
-    assert found.passes == pytest.approx(before + 1 + scales + read, abs=0.01)
+    # The base is traced; other scales are tried on a quarter of the prompts, and what is read goes with the base until
+    # the third of four layers.
+    read = 3 * 10 / (80 * 8) * (0.5 + 4 * 0.5)
+    assert found.passes == pytest.approx(before + 1 + 1 + 2 / 4 + read, abs=0.01)
+    assert [row.answers.harmful_prompts for row in found.scales if row.answers is not None] == [10, 40, 10]
 
 
 def test_where_the_rules_are_ruinous_each_third_of_their_layers_is_tried_by_itself(
@@ -216,11 +219,11 @@ def test_rules_that_the_model_does_not_take_are_an_error_before_any_pass(
 def test_logits_that_are_not_finite_are_told_of_a_scale_and_refused_of_the_rules_themselves(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: int
 ) -> None:
-    subject, outcomes = Subject("llama", tmp_path), Questions.outcomes
+    subject, outcomes, scales = Subject("llama", tmp_path), Questions.outcomes, count()
 
     def spoiled(self: Questions, asked: Asked) -> list[Outcome]:
         found = outcomes(self, asked)
-        return [replace(each, kl=each.kl * float("nan")) if row == broken else each for row, each in enumerate(found)]
+        return [replace(each, kl=each.kl * float("nan")) for each in found] if next(scales) == broken else found
 
     monkeypatch.setattr(Questions, "outcomes", spoiled)
     if broken == 1:  # the rules as they are

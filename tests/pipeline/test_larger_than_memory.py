@@ -1,6 +1,7 @@
 """A model larger than the memory that a stage may take is measured, edited and loaded again, layer by layer."""
 
 import hashlib
+import json
 import resource
 import subprocess
 from pathlib import Path
@@ -69,8 +70,21 @@ def test_it_is_measured_as_with_memory_enough_edited_and_loaded(project: Project
 
 
 @pytest.mark.nightly
+def test_it_is_simulated_and_diagnosed_with_as_little_memory(project: Project) -> None:
+    for stage in ("measure", "directions", "simulate", "diagnose"):
+        done = limited(project, f"stages.{stage}")
+        assert done.returncode == 0, done.stderr
+    simulation, diagnosis = (
+        json.loads((project.folder / f"artifacts/{name}.json").read_text()) for name in ("simulation", "diagnosis")
+    )
+    assert simulation["read"] == "prompts" and simulation["current"]["kl"] > 0
+    # A random model refuses nothing, but this is known only when all of the first round was asked.
+    assert "the base refuses" in diagnosis["reason"] and diagnosis["passes"] > SHAPE.layers
+
+
+@pytest.mark.nightly
 def test_what_needs_the_whole_model_says_so_in_one_line(project: Project) -> None:
-    done = limited(project, "stages.diagnose")
-    (line,) = done.stderr.splitlines()
+    done = limited(project, "stages.answer", "base")
     assert done.returncode == 1
+    line = done.stderr.splitlines()[-1]
     assert line.startswith("ERROR: ") and "its limit RLIMIT_DATA has 1.5 GiB; use a larger machine" in line

@@ -96,6 +96,15 @@ def test_what_was_ruled_out_says_of_how_many_prompts_and_is_weighted() -> None:
         assert outcome.answers().harmful_prompts == len(outcome.harmful.log_odds) < PROMPTS
 
 
+def test_what_is_no_number_is_never_a_finalist() -> None:
+    chances, drift = made_up(3)
+    chances[:10] = torch.nan
+    drift[10:20] = torch.nan
+    questions, asked = raced(chances, drift, 0)
+    whole = [number for number, outcome in enumerate(questions.outcomes(asked)) if outcome.is_whole]
+    assert whole and min(whole) >= 20
+
+
 @given(st.integers(1, 200), st.integers(0, 5), st.randoms(use_true_random=False))
 def test_each_round_asks_the_unsure_and_more_of_the_others(count: int, seed: int, numbers: random.Random) -> None:
     base = torch.tensor([numbers.random() for _ in range(count)])

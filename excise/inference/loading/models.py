@@ -122,7 +122,7 @@ def load_model(checkpoint: Checkpoint, dtype: str, placement: Placement) -> PreT
         raise StageError(
             f"{checkpoint.folder} takes {need.of(limit) / GIB:,.1f} GiB of memory, and {limit.name} has "
             f"{limit.total / GIB:,.1f} GiB; use a larger machine, or GPUs that hold it (model.device: balanced). "
-            "Measuring layer by layer (measure.offload) and ablating need less"
+            "Measuring, diagnosing and simulating layer by layer (measure.offload), and ablating, need less"
         )
     with exactly(checkpoint) as folder, in_one_line(checkpoint.folder, folder):
         config = _config_of(folder)
