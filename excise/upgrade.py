@@ -4,8 +4,7 @@ makes the rest, and stages whose settings changed since."""
 
 import filecmp
 import tempfile
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from lm_eval.api.instance import Instance
 from pydantic import ValidationError
 
 from excise.checkpoint.base_model import read_config, read_manifest
-from excise.evaluation.asking.answers import ANSWERS, Side, ask, responses_file
+from excise.evaluation.asking.answers import ANSWERS, ask, responses_file
 from excise.evaluation.asking.catalogue import load_tasks
 from excise.evaluation.asking.overlap import leave_out, read_measured_prompts
 from excise.evaluation.scoring.harness import Recording
@@ -34,7 +33,6 @@ from excise.prompts.reasoning import reasons
 from schemas.basis.document import read_settings
 from schemas.basis.plain_yaml import parse_mapping
 from schemas.params.answer import Answer
-from schemas.params.measure import Measure
 from schemas.params.organism import OrganismSettings
 from schemas.prompts import ChatFormat
 from schemas.results import Answers, Sample
@@ -42,9 +40,8 @@ from schemas.results import Answers, Sample
 PROJECT = Path()
 SETTINGS = Path("artifacts/params")
 RECORDED = (
-    *("artifacts/params/measure.json", "artifacts/params/evaluate.json"),
-    *("artifacts/activations.safetensors", "artifacts/expert_use.json", "artifacts/prompts"),
-    *("results/base", "results/ablated"),
+    *("artifacts/params/evaluate.json", "artifacts/prompts"),
+    "results/base",
 )
 
 
@@ -64,8 +61,8 @@ def upgrade() -> None:
             (old / path).parent.mkdir(parents=True, exist_ok=True)
             run_or_fail("dvc", "get", ".", path, "--rev", commit, "--out", str(old / path))
         run_or_fail("dvc", "repro", "prepare")
-        taken = [stage for stage, take in STEPS.items() if take(old)]
-    print(f"taken over from {commit[:12]}: {', '.join(taken) or 'nothing'}; `make repro` makes the rest")
+        taken = "answer@base" if take_answers(old) else "nothing"
+    print(f"taken over from {commit[:12]}: {taken}; `make repro` makes the rest")
 
 
 def recorded_commit() -> str:
@@ -78,49 +75,37 @@ def recorded_commit() -> str:
     raise StageError("dvc.lock was not written by an earlier version: nothing to upgrade; run `make repro`")
 
 
-def take_activations(old: Path) -> bool:
-    """Activations, if settings and prompts are the same, and they were not winsorized."""
-    before, now = (read_document(MAPPING, folder / "measure.json") for folder in (old / SETTINGS, SETTINGS))
-    alike = all(before[name] == now[name] for name in Measure.model_fields) and before["winsorize"] is None
-    if not alike or not _same_prompts(old / FOLDER):
-        return _runs_again("measure")
-    for name in ("activations.safetensors", "expert_use.json"):
-        write_bytes(Path("artifacts") / name, (old / "artifacts" / name).read_bytes())
-    run_or_fail("dvc", "commit", "--force", "measure")
-    return True
-
-
-def take_answers(old: Path, side: Side) -> bool:
-    """A model's answers in tasks that generate, if it was asked the same."""
+def take_answers(old: Path) -> bool:
+    """The base's answers in tasks that generate, if it was asked the same."""
     before = read_document(MAPPING, old / SETTINGS / "evaluate.json")
     settings = read_settings(Answer, SETTINGS / "answer.json")
     # That version asked the first samples where this one draws them.
     alike = settings.limit is None and settings == _as_now(before)
     tasks_asked = (*settings.refusal, *settings.over_refusal, *settings.capability)
     if not alike or not _same_prompts(old / FOLDER, tasks_asked):
-        return _runs_again(f"answer@{side}")
-    if side == "ablated":
-        run_or_fail("dvc", "repro", "ablate")
+        return _runs_again()
     chat, folder = read_format(), description_folder(read_manifest())
     tokenizer = load_tokenizer(folder, chat.date)
     if reasons(tokenizer, chat):
-        return _runs_again(f"answer@{side}", ": answers with reasoning have more room now")
+        return _runs_again(": answers with reasoning have more room now")
     tasks = load_tasks(settings, longest_text=read_config(folder).get("max_position_embeddings"))
     leave_out(tasks, read_measured_prompts(), settings)
     if any(part.OUTPUT_TYPE != "generate_until" for task in tasks for part in task.parts.values()):
-        return _runs_again(f"answer@{side}", ": log-probabilities were not kept")
+        return _runs_again(": log-probabilities were not kept")
     counts: dict[str, int] = {}
-    results = read_document(MAPPING, old / f"results/{side}/results.json")
+    results = read_document(MAPPING, old / "results/base/results.json")
     for task in tasks:
-        samples = read_lines(Sample, old / f"results/{side}/samples/{task.name}.jsonl")
+        samples = read_lines(Sample, old / f"results/base/samples/{task.name}.jsonl")
         responses = ask(Remembered(samples, tokenizer, chat), task, chat).responses
-        write_lines(responses_file(side, task.name), responses)
+        write_lines(responses_file("base", task.name), responses)
         counts[task.name] = len(responses)
     asked = Answers(responses=counts, dtype=read_manifest().dtype, batch_size=results["batch_size"])
-    write_json(ANSWERS / side / "answers.json", asked)
-    source = "samples/drift.jsonl" if side == "ablated" else "predictions.safetensors"
-    write_bytes(ANSWERS / side / Path(source).name, (old / "results" / side / source).read_bytes())
-    run_or_fail("dvc", "commit", "--force", f"answer@{side}")
+    write_json(ANSWERS / "base/answers.json", asked)
+    name = "predictions.safetensors"
+    write_bytes(ANSWERS / "base" / name, (old / "results/base" / name).read_bytes())
+    # Its answers depend on what measure writes, which no earlier version did.
+    run_or_fail("dvc", "repro", "measure")
+    run_or_fail("dvc", "commit", "--force", "answer@base")
     return True
 
 
@@ -152,13 +137,6 @@ def _same_prompts(old: Path, asked: Sequence[str] = ()) -> bool:
     return not any(filecmp.cmpfiles(old, FOLDER, [*names, FORMAT.name], shallow=False)[1:])
 
 
-def _runs_again(stage: str, why: str = ": its settings or prompts changed") -> bool:
-    print(f"{stage} runs again{why}")
+def _runs_again(why: str = ": its settings or prompts changed") -> bool:
+    print(f"answer@base runs again{why}")
     return False
-
-
-STEPS: dict[str, Callable[[Path], bool]] = {
-    "measure": take_activations,
-    "answer@base": partial(take_answers, side="base"),
-    "answer@ablated": partial(take_answers, side="ablated"),
-}

@@ -247,8 +247,8 @@ def test_a_model_that_can_never_fit_is_refused_in_one_line(model: Path, monkeypa
         load_model(read_checkpoint(model), "float32", CPU)
     assert str(caught.value) == (
         f"{model} takes 0.0 GiB of memory, and this machine has 0.0 GiB; use a larger machine, or GPUs that hold it "
-        "(model.device: balanced). Measuring, diagnosing and simulating layer by layer (measure.offload), and ablating, "
-        "need less"
+        "(model.device: balanced). Measuring, diagnosing and simulating layer by layer (measure.offload), and "
+        "ablating, need less"
     )
 
 
