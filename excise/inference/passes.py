@@ -157,7 +157,7 @@ def open_model(
 def _fits(checkpoint: Checkpoint, dtype: str, placement: Placement, work: Work) -> bool:
     """Whether the model fits as a whole; prints a message if not."""
     model = without_weights(checkpoint.folder, dtype)
-    weights, sizes = weights_need(checkpoint, model), _sizes(model)
+    weights, sizes = weights_need(checkpoint, model), sizes_of(model)
     on_cpu = placement != "balanced" and placement.type == "cpu"
     on_gpu = weights.memory + machine.batch_bytes(sizes, work)
     memory = machine.resident_bytes(weights.memory, sizes, work) if on_cpu else on_gpu
@@ -173,7 +173,7 @@ def _fits(checkpoint: Checkpoint, dtype: str, placement: Placement, work: Work) 
 
 def _idle_device(checkpoint: Checkpoint, layered: LayeredModel, work: Work) -> torch.device:
     """The device of the layers if it has room for all batches, else the CPU. Raises `StageError`: neither has."""
-    cpu, sizes = torch.device("cpu"), _sizes(layered.model)
+    cpu, sizes = torch.device("cpu"), sizes_of(layered.model)
     if layered.device.type == "cpu":
         need = Need(machine.streamed_bytes(layered.largest_part, sizes, work), mapped=0)
         if limit := machine.impossible(need, machine.limits(cpu)):
@@ -187,7 +187,8 @@ def _idle_device(checkpoint: Checkpoint, layered: LayeredModel, work: Work) -> t
     return cpu if machine.too_small(Need(memory, mapped=0), machine.limits(layered.device)) else layered.device
 
 
-def _sizes(model: PreTrainedModel) -> Sizes:
+def sizes_of(model: PreTrainedModel) -> Sizes:
+    """What decides how much memory a batch takes."""
     text = model.config.get_text_config()
     standard = {name: getattr(text, name) for name in text.attribute_map}  # older types have names of their own
     return Sizes.of(text.to_dict() | standard, model.dtype.itemsize)

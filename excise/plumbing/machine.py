@@ -120,6 +120,16 @@ def batch_bytes(sizes: Sizes, work: Work) -> int:
     return work.batch_tokens * (32 * sizes.hidden + sizes.widest * sizes.bytes) + 4 * work.batch_pairs
 
 
+def eighth(place: Placement, beside: int = 0) -> int:
+    """Bytes of an eighth of the memory that is free, beside so many further bytes."""
+    return max(0, min(each.free for each in limits(place)) - beside) // 8
+
+
+def tokens_that_fit(sizes: Sizes, room: int) -> int:
+    """How many tokens so many bytes have room for in one layer; one at least."""
+    return max(1, room // (32 * sizes.hidden + sizes.widest * sizes.bytes))
+
+
 def held_bytes(sizes: Sizes, work: Work) -> int:
     """What all batches keep between two layers: the stream, and masks of one byte a pair, of two kinds at most."""
     return work.tokens * sizes.hidden * sizes.bytes + 2 * work.pairs

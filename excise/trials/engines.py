@@ -25,16 +25,18 @@ from excise.inference.forward import (
     watch_stream,
 )
 from excise.inference.loading.models import auto_class, decoder_layers
-from excise.inference.passes import Offloaded, Passes, open_model
+from excise.inference.passes import Offloaded, Passes, open_model, sizes_of
 from excise.plumbing.errors import StageError
-from excise.plumbing.machine import Placement, give_back
+from excise.plumbing.machine import Placement, give_back, eighth, tokens_that_fit
 from excise.plumbing.private.transformers import attend_alike
 from excise.plumbing.progress import Advance
 from excise.trials.changes import Trial
 from excise.trials.growing import Growing
 from excise.trials.spool import Spool
-from excise.trials.tree import Job, Sharing, growings, sharing
+from excise.trials.tree import Job, Room, Sharing, growings, sharing
 
+TOKENS_AT_ONCE = 4096
+"""Most tokens of forks in one call of a layer."""
 HELD = 1 << 30
 """Bytes of streams that are held in memory at once: of a model in memory, trials beyond run afterwards; of one that is
 read, streams beyond wait in files."""
@@ -146,6 +148,7 @@ class InMemory:
     def __init__(self, model: PreTrainedModel, batch_size: int = FIRST_BATCH) -> None:
         """`batch_size` is the number of prompts that advance together at most."""
         self.model, self._batch_size = model, batch_size
+        self._tokens = tokens_that_fit(sizes_of(model), eighth(model.device))
         self._has_said = False
 
     def sharing(self, prompts: Tokens) -> Sharing:
@@ -160,7 +163,8 @@ class InMemory:
         return sum(growing.whole_cost for growing in self._growings(job))
 
     def _growings(self, job: Job) -> Iterator[Growing]:
-        return growings(self.model, job, self._batch_size, self.model.device, lambda stream: stream, HELD)
+        tokens = min(TOKENS_AT_ONCE, self._tokens)
+        return growings(self.model, job, Room(self.model.device, self._batch_size, tokens, HELD))
 
     def run(self, jobs: Sequence[Job], advance: Advance) -> None:
         for job in jobs:
@@ -229,6 +233,7 @@ class LayerByLayer:
         """`batch_size` is the number of prompts that advance together at most."""
         self.model, self._layered, self._idle = passes.model, passes.layered, passes.idle_device
         self._batch_size = batch_size
+        self._tokens = tokens_that_fit(sizes_of(self.model), eighth(self._layered.device, self._layered.largest_part))
 
     def sharing(self, prompts: Tokens) -> Sharing:
         """Tried on a small random model that is wired alike: trying it on the model itself would read it again."""
@@ -250,7 +255,8 @@ class LayerByLayer:
     def _passings(self, job: Job, keep: Callable[[Tensor], Tensor]) -> Iterator[Growing | Watched]:
         device = self._layered.device
         if job.watch is None:
-            yield from growings(self.model, job, self._batch_size, device, keep, sys.maxsize)
+            tokens = min(TOKENS_AT_ONCE, self._tokens)
+            yield from growings(self.model, job, Room(device, self._batch_size, tokens, sys.maxsize), keep)
             return
         for batch in all_batches(job.prompts, self._batch_size):
             yield Watched(self.model, batch, job.watch, device, keep)
@@ -271,10 +277,11 @@ class LayerByLayer:
                 most = max(len(job.prompts) for job in jobs)
                 self._batch_size = smaller(min(self._batch_size, most), error, "starting again")
                 progress(-done)
+            give_back()
 
     def _read(self, jobs: Sequence[Job], advance: Advance) -> None:
         """Run all jobs in one read."""
-        spool = Spool(self._idle, HELD)
+        spool = Spool(self._idle, min(HELD, eighth(self._idle, self._layered.largest_part)))
         waiting = []
         for job in jobs:
             for passing in self._passings(job, spool.keep):

@@ -19,8 +19,6 @@ from excise.trials.changes import ENTERING, Change, InWeights, Trial
 from excise.trials.forks import change_modules, patch
 from excise.trials.simulation import simulated
 
-TOKENS_AT_ONCE = 4096
-"""Most tokens of forks in one call of a layer."""
 LOGITS_AT_ONCE = 128
 """Tokens whose logits are computed at once: vocabularies are large."""
 
@@ -99,11 +97,13 @@ class Growing:
         trials: Sequence[Trial],
         numbers: Sequence[int],
         device: torch.device,
+        tokens_at_once: int,
         keep: Callable[[Tensor], Tensor] = lambda stream: stream,
     ) -> None:
-        """Of `trials`, those of these numbers. `keep` takes a stream to where it waits for the next layer."""
+        """Of `trials`, those of these numbers. So many tokens of several forks at most pass through a layer as one
+        batch. `keep` takes a stream to where it waits for the next layer."""
         self.model, self.layers, self.prompts, self.numbers = model, layers, prompts, numbers
-        self._device, self._keep = device, keep
+        self._device, self._tokens_at_once, self._keep = device, tokens_at_once, keep
         self._entering = trials[numbers[0]].at(ENTERING)
         self.forks = forks_of(trials, numbers, len(layers))
         self.nodes: list[Node] = []
@@ -157,7 +157,7 @@ class Growing:
     def _batches(self) -> list[int]:
         """Numbers of forks that may pass as one batch: powers of two, so that few have to be entered."""
         most = max(sum(not fork.is_alone for fork in forks) for forks in self.forks)
-        at_once = min(most, max(1, TOKENS_AT_ONCE // self.prompts.ids.numel()))
+        at_once = min(most, max(1, self._tokens_at_once // self.prompts.ids.numel()))
         return [1 << power for power in range(at_once.bit_length())]
 
     def _enter(self, times: int, before: bool) -> None:

@@ -78,7 +78,7 @@ def sharing(model: PreTrainedModel, prompts: Tokens) -> Sharing:
             for batch in _held(tried, len(tried)) if hold else _batches(tried, len(tried), settings.beginning):
                 # Three forks, of which two pass as one batch.
                 several = [trial, *(Trial((*trial.changes, *_nothing(model, key))) for key in range(2))]
-                growing = Growing(model, layers, batch, several, [0, 1, 2], model.device)
+                growing = Growing(model, layers, batch, several, [0, 1, 2], model.device, 2 * batch.ids.numel())
                 growing.begin()
                 for layer in range(len(layers)):
                     growing.through(layer)
@@ -105,18 +105,30 @@ def _nothing(model: PreTrainedModel, key: int) -> tuple[Change, ...]:
     return (OnModule(0, decoder_layers(model)[0], "output", ("nothing", key), lambda stream: stream),)
 
 
+@dataclass(frozen=True)
+class Room:
+    """Where trials run, and how much at once."""
+
+    device: torch.device
+    prompts: int
+    """In a batch, at most."""
+    tokens: int
+    """Of several forks that pass through a layer as one batch, at most."""
+    streams: int
+    """Bytes of the streams of trials that advance together, at most; others run afterwards."""
+
+
 def growings(
-    model: PreTrainedModel, job: Job, size: int, device: torch.device, keep: Callable[[Tensor], Tensor], most: int
+    model: PreTrainedModel, job: Job, room: Room, keep: Callable[[Tensor], Tensor] = lambda stream: stream
 ) -> Iterator[Growing]:
-    """All that a job has to compute, in batches of at most so many prompts, whose streams take at most so many bytes;
-    nothing is computed yet."""
+    """All that a job has to compute, in batches that fit; nothing is computed yet."""
     layers = list(decoder_layers(model))
+    beginning, size = job.sharing.beginning, room.prompts
     is_held = [job.sharing.holds and trial.is_last_only for trial in job.trials]
     for hold in (True, False):
         numbers = [number for number, each in enumerate(is_held) if each is hold]
         if not numbers:
             continue
-        beginning = job.sharing.beginning
         for prompts in _held(job.prompts, size) if hold else _batches(job.prompts, size, beginning):
             if job.places is not None:
                 prompts.wanted = [
@@ -126,11 +138,12 @@ def growings(
                 ]
             for group in split(numbers, lambda number: job.trials[number].at(ENTERING)).values():
                 one = (prompts.ids.numel() + prompts.before.numel()) * _hidden(model) * model.dtype.itemsize
-                at_once = max(1, most // one)
+                at_once = max(1, room.streams // one)
                 # Neighbours have most in common, so that few layers are computed again for the next ones.
                 ordered = neighbours(job.trials, group, len(layers))
                 for start in range(0, len(ordered), at_once):
-                    yield Growing(model, layers, prompts, job.trials, ordered[start : start + at_once], device, keep)
+                    some = ordered[start : start + at_once]
+                    yield Growing(model, layers, prompts, job.trials, some, room.device, room.tokens, keep)
 
 
 def _hidden(model: PreTrainedModel) -> int:

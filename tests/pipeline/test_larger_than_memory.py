@@ -93,6 +93,9 @@ def test_it_is_simulated_and_diagnosed_with_as_little_memory(project: Project) -
 
 @pytest.mark.nightly
 def test_what_needs_the_whole_model_says_so_in_one_line(project: Project) -> None:
+    offload(project, "auto")
+    for stage in ("measure", "directions"):
+        assert project.stage(stage).returncode == 0
     offload(project, "off ")
     done = limited(project, "stages.diagnose")
     (line,) = done.stderr.splitlines()

@@ -207,7 +207,11 @@ BAD = [
     ("evaluate: {vllm: {gpu_memory_utilization: 1.5}}", "evaluate.vllm.gpu_memory_utilization", "must be"),
     ("gates: [{metric: drift.answer_kl, at_most: 1, confidence: 1}]", "gates.0.confidence", "must be"),
     ("gates: [{metric: drift.answer_kl, at_most: 1, inconclusive: pass}]", "gates.0.inconclusive", "warn, fail"),
-    ("gates: [{metric: drift.kl, at_most: 1}]", "gates.0.metric", "drift.first_token_kl, drift.first_token_kl_without_refusal"),
+    (
+        "gates: [{metric: drift.kl, at_most: 1}]",
+        "gates.0.metric",
+        "drift.first_token_kl, drift.first_token_kl_without",
+    ),
     # prompts
     (
         "prompts: {harmful: {source: a/b, split: train}}",

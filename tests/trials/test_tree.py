@@ -118,7 +118,7 @@ def test_few_are_held_at_once_where_memory_is_small(subject: Subject, monkeypatc
     several = list(trials(subject).values())
     whole = together(InMemory(subject.model, 4), PADDED, ONLY_LAYERS, several)
     monkeypatch.setattr("excise.trials.engines.HELD", 1)
-    monkeypatch.setattr("excise.trials.growing.TOKENS_AT_ONCE", 1)
+    monkeypatch.setattr("excise.trials.engines.TOKENS_AT_ONCE", 1)
     single = together(InMemory(subject.model, 4), PADDED, ONLY_LAYERS, several)
     torch.testing.assert_close(single, whole, rtol=1e-4, atol=1e-4)
 
