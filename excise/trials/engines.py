@@ -27,13 +27,13 @@ from excise.inference.forward import (
 from excise.inference.loading.models import auto_class, decoder_layers
 from excise.inference.passes import Offloaded, Passes, open_model, sizes_of
 from excise.plumbing.errors import StageError
-from excise.plumbing.machine import Placement, give_back, eighth, tokens_that_fit
+from excise.plumbing.machine import Placement, eighth, give_back, tokens_that_fit
 from excise.plumbing.private.transformers import attend_alike
 from excise.plumbing.progress import Advance
 from excise.trials.changes import Trial
 from excise.trials.growing import Growing
 from excise.trials.spool import Spool
-from excise.trials.tree import Job, Room, Sharing, growings, sharing
+from excise.trials.tree import Batching, Job, Sharing, growings, sharing
 
 TOKENS_AT_ONCE = 4096
 """Most tokens of forks in one call of a layer."""
@@ -164,7 +164,7 @@ class InMemory:
 
     def _growings(self, job: Job) -> Iterator[Growing]:
         tokens = min(TOKENS_AT_ONCE, self._tokens)
-        return growings(self.model, job, Room(self.model.device, self._batch_size, tokens, HELD))
+        return growings(self.model, job, Batching(self.model.device, self._batch_size, tokens, HELD))
 
     def run(self, jobs: Sequence[Job], advance: Advance) -> None:
         for job in jobs:
@@ -256,7 +256,7 @@ class LayerByLayer:
         device = self._layered.device
         if job.watch is None:
             tokens = min(TOKENS_AT_ONCE, self._tokens)
-            yield from growings(self.model, job, Room(device, self._batch_size, tokens, sys.maxsize), keep)
+            yield from growings(self.model, job, Batching(device, self._batch_size, tokens, sys.maxsize), keep)
             return
         for batch in all_batches(job.prompts, self._batch_size):
             yield Watched(self.model, batch, job.watch, device, keep)

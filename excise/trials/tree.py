@@ -106,7 +106,7 @@ def _nothing(model: PreTrainedModel, key: int) -> tuple[Change, ...]:
 
 
 @dataclass(frozen=True)
-class Room:
+class Batching:
     """Where trials run, and how much at once."""
 
     device: torch.device
@@ -119,11 +119,11 @@ class Room:
 
 
 def growings(
-    model: PreTrainedModel, job: Job, room: Room, keep: Callable[[Tensor], Tensor] = lambda stream: stream
+    model: PreTrainedModel, job: Job, batching: Batching, keep: Callable[[Tensor], Tensor] = lambda stream: stream
 ) -> Iterator[Growing]:
     """All that a job has to compute, in batches that fit; nothing is computed yet."""
     layers = list(decoder_layers(model))
-    beginning, size = job.sharing.beginning, room.prompts
+    beginning, size = job.sharing.beginning, batching.prompts
     is_held = [job.sharing.holds and trial.is_last_only for trial in job.trials]
     for hold in (True, False):
         numbers = [number for number, each in enumerate(is_held) if each is hold]
@@ -138,12 +138,12 @@ def growings(
                 ]
             for group in split(numbers, lambda number: job.trials[number].at(ENTERING)).values():
                 one = (prompts.ids.numel() + prompts.before.numel()) * _hidden(model) * model.dtype.itemsize
-                at_once = max(1, room.streams // one)
+                at_once = max(1, batching.streams // one)
                 # Neighbours have most in common, so that few layers are computed again for the next ones.
                 ordered = neighbours(job.trials, group, len(layers))
                 for start in range(0, len(ordered), at_once):
                     some = ordered[start : start + at_once]
-                    yield Growing(model, layers, prompts, job.trials, some, room.device, room.tokens, keep)
+                    yield Growing(model, layers, prompts, job.trials, some, batching.device, batching.tokens, keep)
 
 
 def _hidden(model: PreTrainedModel) -> int:

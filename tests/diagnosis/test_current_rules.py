@@ -135,6 +135,7 @@ def test_the_base_and_the_scales_pass_together(tmp_path: Path) -> None:
     assert [row.answers.harmful_prompts for row in found.scales if row.answers is not None] == [10, 40, 10]
 
 
+@pytest.mark.slow
 def test_where_the_rules_are_ruinous_each_third_of_their_layers_is_tried_by_itself(
     subject: Subject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -154,6 +155,7 @@ def test_where_the_rules_are_ruinous_each_third_of_their_layers_is_tried_by_itse
         assert part.perplexity == pytest.approx(reading.perplexities()[0], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_a_model_that_is_read_layer_by_layer_is_simulated_alike_in_one_read(
     subject: Subject, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -114,6 +114,7 @@ def test_a_model_that_is_read_layer_by_layer_gives_the_same(subject: Subject, mo
     assert all(parameter.is_meta for parameter in engine.model.parameters())
 
 
+@pytest.mark.slow
 def test_few_are_held_at_once_where_memory_is_small(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
     several = list(trials(subject).values())
     whole = together(InMemory(subject.model, 4), PADDED, ONLY_LAYERS, several)
