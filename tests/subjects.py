@@ -13,14 +13,23 @@ from transformers import PreTrainedModel
 from excise.edit.checkpoint import write_edited
 from excise.edit.planning.plan import Edit
 from excise.edit.planning.projectors import Directions, unit_vector
-from excise.inference.forward import Batch, in_batches, kl, run_decoder
+from excise.inference.forward import (
+    Batch,
+    Watch,
+    first_token_log_probabilities,
+    in_batches,
+    kl,
+    kl_without,
+    no_hooks,
+    run_decoder,
+)
 from excise.inference.passes import Passes
 from excise.residual.activations import collect_activations
 from excise.residual.contributions import Trace, components
 from excise.residual.experts import routed_experts
 from excise.trials.bench import Bench
-from excise.trials.questions import questions_of
-from excise.trials.refusal import Outcome
+from excise.trials.questions import Questions, questions_of
+from excise.trials.refusal import Outcome, beginnings
 from excise.trials.simulation import simulated
 from schemas.directions import MeasurementStatistics
 from schemas.params.ablate import Ablate
@@ -100,7 +109,18 @@ def subject(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 def outcome(subject: Subject, ablate: Ablate) -> Outcome:
     """What the edited model answers, in whole passes."""
     with simulated(subject.model, subject.bench.plan(ablate)):
-        return subject.bench.questions.ask()
+        return ask(subject.bench.questions)
+
+
+def ask(questions: Questions, watch: Watch = no_hooks) -> Outcome:
+    """What the model answers as it now is, in whole passes under hooks."""
+    base = questions._base_answers
+    harmful, harmless = (
+        first_token_log_probabilities(questions.model, prompts, "auto", lambda _: None, watch)
+        for prompts in questions.prompts.values()
+    )
+    drift = kl(base, harmless), kl_without(base, harmless, questions.tokens)
+    return Outcome(beginnings(harmful, questions.tokens), beginnings(harmless, questions.tokens), *drift)
 
 
 def stream(

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from excise.inference.forward import Tokens, Watch, first_token_log_probabilities, kl, kl_without, no_hooks
+from excise.inference.forward import Tokens, Watch, first_token_log_probabilities, kl, kl_without
 from excise.inference.refusals import refusal_tokens
-from excise.plumbing.machine import give_back
 from excise.plumbing.progress import progress
 from excise.trials.changes import Trial
 from excise.trials.engines import Engine, InMemory, whole_cost
@@ -178,17 +177,6 @@ class Questions:
                 take = _Recording(self, self._base, kind, [0], range(len(prompts))).take
             jobs.append(Job(prompts, [Trial()], take, Sharing(layers=True, beginning=0, holds=False), watch=watch))
         return jobs
-
-    def ask(self, watch: Watch = no_hooks) -> Outcome:
-        """What the model answers now, in whole passes under hooks; it has to be in memory."""
-        give_back()
-        self.ask_base()
-        harmful, harmless = (
-            first_token_log_probabilities(self.model, self.prompts[kind], "auto", lambda _: None, watch)
-            for kind in KINDS
-        )
-        drift = kl(self._base_answers, harmless), kl_without(self._base_answers, harmless, self.tokens)
-        return Outcome(beginnings(harmful, self.tokens), beginnings(harmless, self.tokens), *drift)
 
     def ask_all(self, trials: Sequence[Trial]) -> list[Outcome]:
         """What the model answers in each trial, to all prompts."""

@@ -14,7 +14,7 @@ from excise.inference.forward import Batch, watch_stream
 from excise.trials.refusal import Beginnings, Outcome
 from excise.trials.simulation import simulated
 from tests.families import ROUTED
-from tests.subjects import DIRECTION, HARMLESS, LAYERS, Subject, rules
+from tests.subjects import DIRECTION, HARMLESS, LAYERS, Subject, ask, rules
 
 WRITERS = ["attention", "mlp", "routed_experts", "shared_experts", "per_layer_input"]
 
@@ -35,7 +35,7 @@ def test_a_direction_that_is_ablated_everywhere_is_nowhere(subject: Subject) -> 
             subject.model, lambda _, stream: seen.append(float((stream.double() @ DIRECTION).abs().max())), undo
         )
 
-    questions.ask(look)
+    ask(questions, look)
     assert seen and len(seen) % (LAYERS + 1) == 0 and max(seen) < 1e-4
     (outcome,) = questions.ask_all([trial])
     with simulated(subject.model, subject.bench.plan(rules(targets=WRITERS, through_norm="oblique"))):
@@ -44,7 +44,7 @@ def test_a_direction_that_is_ablated_everywhere_is_nowhere(subject: Subject) -> 
         hook = embedding.register_forward_hook(
             lambda _module, _args, output: output - (output @ DIRECTION.float())[..., None] * DIRECTION.float()
         )
-        expected = subject.bench.questions.ask()
+        expected = ask(subject.bench.questions)
         assert largest_projection(subject) < 1e-4
         hook.remove()
     if not any(component.norms for component in subject.components):
@@ -60,7 +60,7 @@ def test_what_is_added_at_a_measurement_is_there(subject: Subject) -> None:
     torch.testing.assert_close(nothing.harmful.log_odds, questions.unedited.harmful.log_odds, rtol=0, atol=1e-4)
     assert len({round(float(one.kl.mean()), 7) for one in found}) == LAYERS + 1
     assert min(float(one.kl.mean()) for one in found) > 1e-6
-    assert torch.equal(questions.ask().harmful.log_odds, questions.unedited.harmful.log_odds)
+    assert torch.equal(ask(questions).harmful.log_odds, questions.unedited.harmful.log_odds)
 
 
 def effects(subject: Subject, *several: Collection[Site]) -> list[float]:
@@ -83,9 +83,7 @@ def test_a_patch_of_all_experts_is_a_patch_of_their_layer(subject: Subject) -> N
 def test_a_patch_changes_the_answer_and_is_taken_back(subject: Subject) -> None:
     found = effects(subject, *([(layer, role, None)] for layer, role in subject.trace().writes))
     assert all(abs(effect) > 1e-7 for effect in found)
-    assert torch.equal(
-        subject.bench.questions.ask().harmful.log_odds, subject.bench.questions.unedited.harmful.log_odds
-    )
+    assert torch.equal(ask(subject.bench.questions).harmful.log_odds, subject.bench.questions.unedited.harmful.log_odds)
 
 
 LAYERS_TO_NAME: list[Site] = [(layer, "attention", None) for layer in range(4)]

@@ -19,7 +19,7 @@ from excise.trials.questions import Questions
 from schemas.diagnosis import Answers, Diagnosis
 from schemas.params.ablate import EditMethod
 from tests.families import EXPERTS
-from tests.subjects import DIRECTION, HARMFUL, HARMLESS, NORM, Subject, outcome, rules, statistics
+from tests.subjects import DIRECTION, HARMFUL, HARMLESS, NORM, Subject, ask, outcome, rules, statistics
 
 CPU = torch.device("cpu")
 SETTINGS = EditMethod(method="project", through_norm="orthogonal", orthogonalize="none")
@@ -70,9 +70,9 @@ def test_causes_are_each_measurement_s(explained: Explained) -> None:
     for row in explained.found.causes[1:]:
         model = explained.subject.model
         same(
-            row.ablated, questions.ask(ablating(model, explained.subject.components, DIRECTION).watch(model)).answers()
+            row.ablated, ask(questions, ablating(model, explained.subject.components, DIRECTION).watch(model)).answers()
         )
-        with_it = questions.ask(adding(model, row.measurement, NORM * DIRECTION).watch(model)).harmless.added()
+        with_it = ask(questions, adding(model, row.measurement, NORM * DIRECTION).watch(model)).harmless.added()
         assert row.added is not None
         assert row.added.model_dump() == pytest.approx(with_it.model_dump(), rel=1e-4, abs=1e-5)
 

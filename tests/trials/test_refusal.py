@@ -1,7 +1,6 @@
 """Refusal by the first token: which tokens begin one, how likely it is, and that questions see what is done."""
 
 import math
-from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,9 +9,11 @@ import torch
 from torch import Tensor
 
 from excise.diagnosis.explanation import explain
-from excise.inference.forward import Batch, first_token_log_probabilities, kl, kl_without
+from excise.inference.forward import first_token_log_probabilities, kl, kl_without
+from excise.inference.loading.models import decoder_layers
 from excise.inference.refusals import FirstTokens, refusal_tokens
 from excise.plumbing.errors import StageError
+from excise.trials.changes import OnModule, Trial
 from excise.trials.questions import Questions
 from excise.trials.refusal import Beginnings, Outcome, beginnings, log_odds
 from schemas.diagnosis import Diagnosis
@@ -49,31 +50,22 @@ def test_log_odds_stay_finite_where_a_refusal_is_certain() -> None:
     assert 30 < float(log_odds(certain, [0])) < 50
 
 
-def test_questions_compare_what_hooks_make_of_the_model_with_the_base(subject: Subject) -> None:
-    questions = subject.bench.questions
-    again = questions.ask()
-    assert torch.equal(again.harmful.log_odds, questions.unedited.harmful.log_odds)
-    assert torch.equal(again.harmless.log_odds, questions.unedited.harmless.log_odds)
-    assert float(again.kl.abs().max()) <= 1e-12
-
-    def watch(_batch: Batch, undo: ExitStack) -> None:
-        embedding = subject.model.get_input_embeddings()
-        assert embedding is not None
-        noise = numbers(9, 64).float()
-        undo.callback(embedding.register_forward_hook(lambda _module, _args, output: output + noise).remove)
-
-    changed = questions.ask(watch)
-    with ExitStack() as undo:
-        watch(Batch([], torch.empty(0), torch.empty(0), torch.empty(0)), undo)
-        harmful, harmless = (
-            first_token_log_probabilities(subject.model, side, 2, lambda _: None) for side in (HARMFUL, HARMLESS)
-        )
+def test_questions_compare_what_a_trial_makes_of_the_model_with_the_base(subject: Subject) -> None:
+    questions, noise = subject.bench.questions, numbers(9, 64).float()
+    change = OnModule(0, decoder_layers(subject.model)[0], "input", "noise", lambda stream: stream + noise)
+    nothing, changed = questions.ask_all([Trial(), Trial((change,))])
+    torch.testing.assert_close(nothing.harmful.log_odds, questions.unedited.harmful.log_odds, rtol=0, atol=1e-4)
+    assert float(nothing.kl.abs().max()) <= 1e-5
+    watch = Trial((change,)).watch(subject.model)
     base = first_token_log_probabilities(subject.model, HARMLESS, 2, lambda _: None)
+    harmful, harmless = (
+        first_token_log_probabilities(subject.model, side, 2, lambda _: None, watch) for side in (HARMFUL, HARMLESS)
+    )
     assert float(changed.kl.mean()) == pytest.approx(mean_kl(base, harmless), rel=1e-3)
     assert float(changed.kl.min()) > 0
+    torch.testing.assert_close(changed.kl_without, kl_without(base, harmless, questions.tokens), rtol=1e-3, atol=1e-6)
     torch.testing.assert_close(changed.harmful.log_odds, log_odds(harmful, questions.tokens), rtol=0, atol=1e-4)
     torch.testing.assert_close(changed.harmless.log_odds, log_odds(harmless, questions.tokens), rtol=0, atol=1e-4)
-    assert torch.equal(questions.ask().harmful.log_odds, questions.unedited.harmful.log_odds)
 
 
 def test_a_refusal_that_greedy_decoding_takes_counts_however_unlikely_it_is() -> None:
