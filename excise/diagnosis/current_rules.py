@@ -105,18 +105,21 @@ def simulate(
     }
     trials = {scale: of_edits(model, edits, shifts) for scale, edits in plans.items()}
     after = {scale: Streams(questions, direction) for scale in SCALES}
-    # The other scales are looked at on some of the prompts.
-    asked = {
-        scale: Asked([trial], share=1.0 if scale == 1 else SHARE, see=after[scale].see)
-        for scale, trial in trials.items()
-    }
+    others = [scale for scale in SCALES if scale != 1]
+
+    def see(kind: Kind, trial: int, rows: list[int], place: int, stream: Tensor) -> None:
+        after[others[trial]].see(kind, trial, rows, place, stream)
+
+    unvaried = Asked([trials[1.0]], see=after[1.0].see)
+    varied = Asked([trials[scale] for scale in others], share=SHARE, see=see)
     reading = Reading(questions.engine, written.before, written.texts, list(trials.values()))
     traces = [(kind, trace.watch) for kind, trace in before.items()]
-    questions.run("Current rules", asked.values(), traces, reading.jobs())
+    questions.run("Current rules", [unvaried, varied], traces, reading.jobs())
     for trace in before.values():
         trace.check()
     direct = direct_effect(before["harmful"], before["harmless"])
-    outcomes = {scale: questions.outcomes(of_scale)[0] for scale, of_scale in asked.items()}
+    of_scales = [*questions.outcomes(unvaried), *questions.outcomes(varied)]
+    outcomes = dict(zip([1.0, *others], of_scales, strict=True))
     rows = []
     for scale, perplexity in zip(SCALES, reading.perplexities(), strict=True):
         remainder = direct.remainder(scale)

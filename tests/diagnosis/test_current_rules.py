@@ -128,10 +128,10 @@ def test_the_base_and_the_scales_pass_together(tmp_path: Path) -> None:
     base, directions = subject.bench.base, subject.bench.directions
     found = simulate(base, directions, {}, questions, written, ablate, statistics(), "0" * 64)
     assert before == 1
-    # The base is traced; other scales are tried on a quarter of the prompts, and what is read goes with the base until
-    # the third of four layers.
+    # The base is traced; other scales are tried on a quarter of the prompts, where they and what is read go together
+    # until the third of four layers.
     read = 3 * 10 / (80 * 8) * (0.5 + 4 * 0.5)
-    assert found.passes == pytest.approx(before + 1 + 1 + 2 / 4 + read, abs=0.01)
+    assert found.passes == pytest.approx(before + 1 + 1 + (0.5 + 2 * 0.5) / 4 + read, abs=0.01)
     assert [row.answers.harmful_prompts for row in found.scales if row.answers is not None] == [10, 40, 10]
 
 
@@ -224,8 +224,12 @@ def test_logits_that_are_not_finite_are_told_of_a_scale_and_refused_of_the_rules
     subject, outcomes, scales = Subject("llama", tmp_path), Questions.outcomes, count()
 
     def spoiled(self: Questions, asked: Asked) -> list[Outcome]:
-        found = outcomes(self, asked)
-        return [replace(each, kl=each.kl * float("nan")) for each in found] if next(scales) == broken else found
+        # First the rules' own scale, then half of it and twice as much.
+        wrong = {1: 0, 2: 2}[broken]
+        return [
+            replace(each, kl=each.kl * float("nan")) if next(scales) == wrong else each
+            for each in outcomes(self, asked)
+        ]
 
     monkeypatch.setattr(Questions, "outcomes", spoiled)
     if broken == 1:  # the rules as they are
