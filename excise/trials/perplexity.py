@@ -15,7 +15,7 @@ from excise.trials.changes import Trial
 from excise.trials.engines import Engine
 from excise.trials.tree import Job
 
-PROMPTS = 12
+PROMPTS = 10
 """Texts at most; fewer would already show a ruined model."""
 
 
