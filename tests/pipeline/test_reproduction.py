@@ -14,7 +14,7 @@ def test_two_fresh_clones_give_the_same_bytes(finished: Project, tmp_path: Path)
     quicken(other)
     other.repro()
     hashes = other.hashes()
-    assert len(hashes) == 33
+    assert len(hashes) == 34
     assert hashes == finished.hashes()
 
 

@@ -123,7 +123,7 @@ SHOWN = [
     *(("directions", "directions", field) for field in ("auroc", "stability", "relative_norm")),
     *(("writers", "diagnosis", field) for field in ("difference", "effect")),
     *(("stream", "diagnosis", field) for field in ("harmful", "harmless")),
-    *(("coverage", "diagnosis", field) for field in ("remaining", "kl")),
+    *(("coverage", "diagnosis", field) for field in ("remaining", "kl_without_refusal")),
     *(("scales", "simulation", field) for field in ("direct", "simulated")),
     *(("projections", "simulation", field) for field in ("harmful", "harmless")),
 ]
