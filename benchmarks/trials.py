@@ -10,7 +10,7 @@ import argparse
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from excise.checkpoint.weights import read_checkpoint
 from excise.diagnosis.explanation import explain
 from excise.discovery.proof import manifest_of
 from excise.edit.inspection import inspect
-from excise.inference.forward import Tokens, Watch, first_token_log_probabilities
+from excise.inference.forward import Tokens, first_token_log_probabilities
 from excise.inference.loading.models import decoder_layers, load_model
 from excise.inference.loading.tokenizer import load_tokenizer
 from excise.inference.passes import Passes
@@ -34,8 +34,8 @@ from excise.residual.activations import collect_activations
 from excise.residual.directions import MEAN, describe, estimate
 from excise.trials.bench import Bench
 from excise.trials.engines import InMemory
-from excise.trials.questions import Asked, Kind, Questions
-from excise.trials.tree import Job, Sharing
+from excise.trials.questions import Questions
+from excise.trials.tree import Sharing
 from schemas.params.ablate import EditMethod
 
 COMMON, LENGTH, PROMPTS = 15, 30, 64
@@ -55,16 +55,7 @@ class OnePassEach(InMemory):
 class Unraced(Questions):
     """Asks every trial all prompts."""
 
-    def run(
-        self,
-        name: str,
-        several: Iterable[Asked],
-        traces: Sequence[tuple[Kind, Watch]] = (),
-        others: Sequence[Job] = (),
-    ) -> None:
-        for asked in (whole := list(several)):
-            asked.keep, asked.share = None, 1.0
-        super().run(name, whole, traces, others)
+    asks_all = True
 
 
 WAYS: dict[str, Callable[[PreTrainedModel, Tokens, Tokens, list[int]], Questions]] = {

@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from excise.diagnosis.causes import Patches, Site, nested
-from excise.residual.contributions import Trace
+from excise.residual.contributions import Source, Trace, Write
 from schemas.diagnosis import ExpertEffect, NamedWriter, RoleEffect, StreamPoint, WriterEffect
 from schemas.model import WriterRole
 
@@ -24,8 +25,7 @@ class Contrast:
     def means(self, site: Site) -> dict[str, float]:
         """What a site adds on average: on harmful prompts, on harmless ones, and the difference."""
         layer, role, expert = site
-        writes = (kind.writes[layer, role].of_expert(expert) for kind in (self.harmful, self.harmless))
-        harmful, harmless = (float(write.mean()) for write in writes)
+        harmful, harmless = (float(writes[layer, role].of_expert(expert).mean()) for writes in self._writes)
         return {"harmful": harmful, "harmless": harmless, "difference": harmful - harmless}
 
     def difference(self, site: Site) -> float:
@@ -34,6 +34,11 @@ class Contrast:
     @property
     def sites(self) -> list[Site]:
         return [(layer, role, None) for layer, role in self.harmful.writes]
+
+    @cached_property
+    def _writes(self) -> tuple[dict[Source, Write], dict[Source, Write]]:
+        """Of both kinds; asked for after all prompts have passed."""
+        return self.harmful.writes, self.harmless.writes
 
     def stream(self) -> list[StreamPoint]:
         harmful, harmless = (kind.stream.mean(0).tolist() for kind in (self.harmful, self.harmless))
@@ -51,7 +56,7 @@ class Importance:
         """The contrast may be traced later, before `candidates` are asked for."""
         self._patches, self._contrast = patches, contrast
 
-    @property
+    @cached_property
     def by_role(self) -> dict[WriterRole, list[Site]]:
         sites = self._patches.sites
         roles = dict.fromkeys(role for _, role, _ in sites)
@@ -68,7 +73,7 @@ class Importance:
         """The kind of writer with the largest effect."""
         return min(self.by_role, key=lambda role: self._patches.effect(self.by_role[role]))
 
-    @property
+    @cached_property
     def experts(self) -> list[Site]:
         """The routed experts that write most."""
         sites: list[Site] = [

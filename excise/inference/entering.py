@@ -61,8 +61,9 @@ def enter(
     return Entered(streams[0], calls)
 
 
-def head(model: PreTrainedModel, stream: Tensor) -> Tensor:
-    """The logits ``[rows, vocabulary]`` that a model makes of what its last layer returns, ``[rows, hidden]``."""
+def next_token(model: PreTrainedModel, stream: Tensor) -> Tensor:
+    """The log-probabilities of the next token, ``[rows, vocabulary]`` float32 on the CPU, in nats, that a model makes
+    of what its last layer returns, ``[rows, hidden]``."""
     last = decoder_layers(model)[-1]
 
     def give(*args: Any, **kwargs: Any) -> Tensor:
@@ -76,7 +77,8 @@ def head(model: PreTrainedModel, stream: Tensor) -> Tensor:
         # Other parts may be on other devices, or not in memory.
         place = next(embedding.parameters()).device
         ids = torch.zeros(len(stream), 1, dtype=torch.long, device=place)
-        return model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits[:, 0]
+        logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits[:, 0]
+    return torch.log_softmax(logits.float(), dim=-1).cpu()
 
 
 def _instead_of_layers(model: PreTrainedModel, forward: Callable[..., Tensor], undo: ExitStack) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from excise.checkpoint.weights import Checkpoint
-from excise.inference.entering import Entered, enter, head
+from excise.inference.entering import Entered, enter, next_token
 from excise.inference.forward import (
     Batch,
     BatchSize,
@@ -126,7 +126,7 @@ class Offloaded(Passes):
                 if part == self.layered.head:
                     assert answered is not None
                     last = passing.stream[torch.arange(len(batch.rows)), batch.last]
-                    answered(batch.rows, torch.log_softmax(head(self.model, last.to(device)).float(), dim=-1).cpu())
+                    answered(batch.rows, next_token(self.model, last.to(device)))
                     continue
                 args, named = passing.calls[part]
                 with ExitStack() as undo:

@@ -16,15 +16,18 @@ class FirstTokens:
         """`harmful`: how many of the prompts are; those come first."""
         self._harmful = harmful
         self._sums: Tensor | None = None
-        self._counts = torch.zeros(2)
+        self._added: tuple[set[int], set[int]] = set(), set()
 
     def add(self, rows: list[int], log_probabilities: Tensor) -> None:
-        """Those of some prompts, ``[rows, vocabulary]``."""
-        kinds = torch.tensor([int(row >= self._harmful) for row in rows])
+        """Those of some prompts, ``[rows, vocabulary]``; a prompt that is answered again, after memory ran out, counts
+        once."""
         if self._sums is None:
             self._sums = torch.zeros(2, log_probabilities.shape[-1], dtype=torch.float64)
-        self._sums.index_add_(0, kinds, log_probabilities.double().exp())
-        self._counts += torch.bincount(kinds, minlength=2)
+        for row, likely in zip(rows, log_probabilities, strict=True):
+            kind = int(row >= self._harmful)
+            if row not in self._added[kind]:
+                self._sums[kind] += likely.double().exp()
+                self._added[kind].add(row)
 
     @property
     def means(self) -> Tensor:
@@ -32,7 +35,7 @@ class FirstTokens:
         assert self._sums is not None
         if not bool(self._sums.isfinite().all()):
             raise StageError("the base model produces NaN or infinite logits; name another copy or dtype")
-        return self._sums / self._counts[:, None]
+        return self._sums / torch.tensor([[len(rows)] for rows in self._added])
 
 
 def refusal_tokens(harmful: Tensor, harmless: Tensor) -> list[int]:

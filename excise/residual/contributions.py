@@ -217,9 +217,9 @@ def watch_writes(
 ) -> None:
     """Call `on_write` for each write in a forward pass of a batch until `undo` is closed, and add what it returns."""
     shrinks: dict[nn.Module, Tensor] = {}
+    # Read now, as weights may be in memory for a while only.
     gains = {
-        norm: norm.get_parameter("weight").detach().double()
-        + offset  # now, as weights may be in memory for a while only
+        norm: norm.get_parameter("weight").detach().double() + offset
         for component in watched
         for norm, offset in component.norms.items()
     }

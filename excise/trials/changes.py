@@ -1,10 +1,10 @@
 """Trials: what each of them changes of a model, layer by layer, in a form that shows where two are alike."""
 
 import hashlib
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import Literal
 
 from torch import Tensor, nn
@@ -73,11 +73,15 @@ class Trial:
         return bool(self.changes) and all(isinstance(change, Patched) for change in self.changes)
 
     def at(self, layer: int) -> tuple[Change, ...]:
-        return tuple(change for change in self.changes if change.layer == layer)
+        return self._by_layer.get(layer, ())
 
-    def digest(self, model: PreTrainedModel) -> str:
-        """The SHA-256 of what it changes, the same in every process."""
-        names = {module: name for name, module in model.named_modules()}
+    @cached_property
+    def _by_layer(self) -> dict[int, tuple[Change, ...]]:
+        layers = {change.layer for change in self.changes}
+        return {layer: tuple(change for change in self.changes if change.layer == layer) for layer in layers}
+
+    def digest(self, names: Mapping[nn.Module, str]) -> str:
+        """The SHA-256 of what it changes, by the names of modules: the same in every process."""
         said: list[object] = []
         for change in self.changes:
             where = (names[change.module], change.side) if isinstance(change, OnModule) else ()

@@ -4,7 +4,7 @@ round in one read."""
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from functools import partial
+from functools import cached_property, partial
 from typing import Literal, Protocol
 
 import torch
@@ -13,24 +13,25 @@ from transformers import PreTrainedModel
 
 from excise.checkpoint.weights import Checkpoint
 from excise.discovery.twin import MOST_LAYERS, build, twin_config
-from excise.inference.entering import Entered, enter, head
+from excise.inference.entering import Entered, enter, next_token
 from excise.inference.forward import (
     FIRST_BATCH,
     Batch,
     Tokens,
     Watch,
     all_batches,
+    in_batches,
+    logits_at,
     smaller,
     stream_of,
     watch_stream,
 )
 from excise.inference.loading.models import auto_class, decoder_layers
-from excise.inference.passes import Offloaded, Passes, open_model, sizes_of
+from excise.inference.passes import Offloaded, open_model, sizes_of
 from excise.plumbing.errors import StageError
 from excise.plumbing.machine import Placement, eighth, give_back, tokens_that_fit
 from excise.plumbing.private.transformers import attend_alike
 from excise.plumbing.progress import Advance
-from excise.trials.changes import Trial
 from excise.trials.growing import Growing
 from excise.trials.spool import Spool
 from excise.trials.tree import Batching, Job, Sharing, growings, sharing
@@ -120,8 +121,7 @@ class Watched:
     def answers(self) -> Iterator[tuple[Sequence[int], list[int], Tensor]]:
         """As of `Growing`."""
         for numbers, ends in self.at_ends():
-            logits = head(self.model, ends.to(self._device))
-            yield numbers, self.prompts.rows, torch.log_softmax(logits.float(), dim=-1).cpu()
+            yield numbers, self.prompts.rows, next_token(self.model, ends.to(self._device))
 
 
 def tell(job: Job, passing: Growing | Watched, measurement: int) -> None:
@@ -148,7 +148,7 @@ class InMemory:
     def __init__(self, model: PreTrainedModel, batch_size: int = FIRST_BATCH) -> None:
         """`batch_size` is the number of prompts that advance together at most."""
         self.model, self._batch_size = model, batch_size
-        self._tokens = tokens_that_fit(sizes_of(model), eighth(model.device))
+        self._tokens = min(TOKENS_AT_ONCE, tokens_that_fit(sizes_of(model), eighth(model.device)))
         self._has_said = False
 
     def sharing(self, prompts: Tokens) -> Sharing:
@@ -163,8 +163,7 @@ class InMemory:
         return sum(growing.whole_cost for growing in self._growings(job))
 
     def _growings(self, job: Job) -> Iterator[Growing]:
-        tokens = min(TOKENS_AT_ONCE, self._tokens)
-        return growings(self.model, job, Batching(self.model.device, self._batch_size, tokens, HELD))
+        return growings(self.model, job, Batching(self.model.device, self._batch_size, self._tokens, HELD))
 
     def run(self, jobs: Sequence[Job], advance: Advance) -> None:
         for job in jobs:
@@ -205,16 +204,29 @@ class InMemory:
             print(f"{name} cannot be run layer by layer, so each trial takes a pass of its own", file=sys.stderr)
             self._has_said = True
         rows = list(range(len(job.prompts)))
-        for number, trial in enumerate(job.trials):
+        for number in range(len(job.trials)):
             if not job.is_known([number], rows):
-                watch = partial(self._watch, job, number, trial)
-                answered = partial(job.take, number)
-                Passes(self.model).run(job.prompts, self._batch_size, -1, watch, lambda _: None, answered)
+                in_batches(job.prompts, self._batch_size, lambda _: None, partial(self._whole_pass, job, number))
                 job.finished([number], rows)
             advance(whole_cost(self.model, job.prompts))
 
-    def _watch(self, job: Job, number: int, trial: Trial, batch: Batch, undo: ExitStack) -> None:
-        trial.watch(self.model)(batch, undo)
+    def _whole_pass(self, job: Job, number: int, batch: Batch) -> None:
+        """Take what a batch of prompts is answered in a trial."""
+        wanted = [
+            (place, row, token)
+            for row, prompt in enumerate(batch.rows)
+            for place, token in (job.places[prompt] if job.places is not None else [(prompt, int(batch.last[row]))])
+        ]
+        places, rows, tokens = ([each[part] for each in wanted] for part in range(3))
+        positions = torch.tensor(tokens).unique()
+        with ExitStack() as undo:
+            self._watch(job, number, batch, undo)
+            logits = logits_at(self.model, batch, positions)
+        at_places = logits[rows, torch.searchsorted(positions, torch.tensor(tokens))].float()
+        job.take(number, places, torch.log_softmax(at_places, dim=-1).cpu())
+
+    def _watch(self, job: Job, number: int, batch: Batch, undo: ExitStack) -> None:
+        job.trials[number].watch(self.model)(batch, undo)
         if job.watch is not None:
             job.watch(batch, undo)
 
@@ -233,15 +245,13 @@ class LayerByLayer:
         """`batch_size` is the number of prompts that advance together at most."""
         self.model, self._layered, self._idle = passes.model, passes.layered, passes.idle_device
         self._batch_size = batch_size
-        self._tokens = tokens_that_fit(sizes_of(self.model), eighth(self._layered.device, self._layered.largest_part))
+        room = eighth(self._layered.device, self._layered.largest_part)
+        self._tokens = min(TOKENS_AT_ONCE, tokens_that_fit(sizes_of(self.model), room))
 
     def sharing(self, prompts: Tokens) -> Sharing:
         """Tried on a small random model that is wired alike: trying it on the model itself would read it again."""
-        config = self.model.config
-        twin = build(twin_config(config, MOST_LAYERS), auto_class(config)).float()
-        attend_alike(twin, config)
-        vocabulary = twin.config.get_text_config().vocab_size
-        found = sharing(twin, [[token % vocabulary for token in prompt] for prompt in prompts])
+        vocabulary = self._twin.config.get_text_config().vocab_size
+        found = sharing(self._twin, [[token % vocabulary for token in prompt] for prompt in prompts])
         if not found.layers:
             raise StageError(
                 f"{type(self.model).__name__} cannot be run layer by layer, so trials of it need it in memory as a "
@@ -249,14 +259,20 @@ class LayerByLayer:
             )
         return found
 
+    @cached_property
+    def _twin(self) -> PreTrainedModel:
+        config = self.model.config
+        twin = build(twin_config(config, MOST_LAYERS), auto_class(config)).float()
+        attend_alike(twin, config)
+        return twin
+
     def cost(self, jobs: Sequence[Job]) -> int:
         return sum(passing.whole_cost for job in jobs for passing in self._passings(job, lambda stream: stream))
 
     def _passings(self, job: Job, keep: Callable[[Tensor], Tensor]) -> Iterator[Growing | Watched]:
         device = self._layered.device
         if job.watch is None:
-            tokens = min(TOKENS_AT_ONCE, self._tokens)
-            yield from growings(self.model, job, Batching(device, self._batch_size, tokens, sys.maxsize), keep)
+            yield from growings(self.model, job, Batching(device, self._batch_size, self._tokens, sys.maxsize), keep)
             return
         for batch in all_batches(job.prompts, self._batch_size):
             yield Watched(self.model, batch, job.watch, device, keep)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache
 
-from excise.inference.entering import Call, Entered, enter, head
+from excise.inference.entering import Call, Entered, enter, next_token
 from excise.inference.forward import stream_of
 from excise.trials.caches import pretended, repeated
 from excise.trials.changes import ENTERING, Change, InWeights, Trial
@@ -251,8 +251,7 @@ class Growing:
                 for start in range(0, len(wanted), LOGITS_AT_ONCE):
                     some = wanted[start : start + LOGITS_AT_ONCE]
                     places, rows, tokens = ([each[part] for each in some] for part in range(3))
-                    logits = head(self.model, node.stream[rows, tokens].to(self._device))
-                    yield node.trials, places, torch.log_softmax(logits.float(), dim=-1).cpu()
+                    yield node.trials, places, next_token(self.model, node.stream[rows, tokens].to(self._device))
 
 
 def forks_of(trials: Sequence[Trial], numbers: Sequence[int], layers: int) -> list[list[Fork]]:

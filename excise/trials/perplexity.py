@@ -2,15 +2,12 @@
 
 import math
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from excise.inference.continuations import predictions
-from excise.inference.forward import Batch, Tokens
-from excise.plumbing.machine import give_back
+from excise.inference.forward import Tokens
 from excise.trials.changes import Trial
 from excise.trials.engines import Engine
 from excise.trials.tree import Job
@@ -34,9 +31,6 @@ class Reading:
         """What has to be run before `perplexities` are known."""
         whole = [[*before, *text] for before, text in zip(self._before, self._texts, strict=True)]
         sharing = self._engine.sharing(whole)
-        if not sharing.layers:
-            self._one_by_one()
-            return []
         starts = torch.tensor([0, *map(len, self._texts)]).cumsum(0).tolist()
         places = [
             [(start + place, len(before) - 1 + place) for place in range(len(text))]
@@ -54,15 +48,6 @@ class Reading:
     def _take(self, trial: int, places: list[int], log_probabilities: Tensor) -> None:
         chosen = log_probabilities.gather(1, self._tokens[places][:, None])[:, 0]
         self._found[trial, places] = chosen.double()
-
-    def _one_by_one(self) -> None:
-        nothing = Batch([], torch.empty(0), torch.empty(0), torch.empty(0))
-        for number, trial in enumerate(self._trials):
-            give_back()
-            with ExitStack() as undo:
-                trial.watch(self._engine.model)(nothing, undo)
-                read = predictions(self._engine.model, self._before, self._texts, "auto", lambda _: None)
-            self._found[number] = read.answer_log_probability.double()
 
     def perplexities(self) -> list[float | None]:
         """Of each trial, its perplexity as a multiple of the base's; None if it is not finite."""

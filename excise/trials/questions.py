@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal, get_args
@@ -18,7 +18,7 @@ from excise.trials.changes import Trial
 from excise.trials.engines import Engine, InMemory, whole_cost
 from excise.trials.journal import Journal
 from excise.trials.racing import SHARES, Strata, refuses_more, removes, survivors
-from excise.trials.refusal import LIMIT, Beginnings, Outcome, beginnings
+from excise.trials.refusal import LIMIT, Beginnings, Outcome, beginnings, is_refused
 from excise.trials.tree import Job, Sharing, Take
 
 Kind = Literal["harmful", "harmless"]
@@ -34,6 +34,15 @@ class Numbers:
         shape = trials, prompts
         self.log_odds, self.kl, self.kl_without = torch.full((3, *shape), torch.nan, dtype=torch.float64)
         self.likeliest, self.is_asked = torch.zeros(2, *shape, dtype=torch.bool)
+
+    @property
+    def chances(self) -> Tensor:
+        """Of refusing."""
+        return self.log_odds.sigmoid()
+
+    @property
+    def refused(self) -> Tensor:
+        return is_refused(self.log_odds, self.likeliest)
 
     def rows(self, trial: int) -> list[int]:
         """The prompts that a trial was asked."""
@@ -85,10 +94,16 @@ class Questions:
         self.prompts: dict[Kind, Tokens] = {"harmful": harmful, "harmless": harmless}
         self.journal, self._seed = journal, seed
         self._sharing: dict[Kind, Sharing] = {}
+        self._known_strata: dict[Kind, Strata] = {}
         self._base = Asked([Trial()])
         self._base_answers = torch.empty(0)
         self._cost = 0
         self._round = ""
+
+    @property
+    def asks_all(self) -> bool:
+        """Whether every trial is asked all prompts: each stage of a race would read the model again."""
+        return self.engine.reads
 
     @property
     def unedited(self) -> Outcome:
@@ -121,10 +136,9 @@ class Questions:
         found: list[Outcome] = []
         if not asked.trials:
             return found
-        begun = {kind: self.begun(asked, kind) for kind in KINDS}
+        begun, harmless = {kind: self.begun(asked, kind) for kind in KINDS}, asked.numbers["harmless"]
         for number in range(len(asked.trials)):
-            rows = asked.numbers["harmless"].rows(number)
-            harmless = asked.numbers["harmless"]
+            rows = harmless.rows(number)
             drift = harmless.kl[number, rows], harmless.kl_without[number, rows]
             found.append(Outcome(begun["harmful"][number], begun["harmless"][number], *drift))
         return found
@@ -160,7 +174,7 @@ class Questions:
         self._run(traced)
         self._run(others)
         for asked in several:
-            if asked.keep is not None:
+            if asked.keep is not None and not self.asks_all:
                 self._race(asked, asked.keep)
             else:
                 self._run(self._jobs(asked))
@@ -200,8 +214,10 @@ class Questions:
         return self._base_answers[list(rows)]
 
     def _strata(self, kind: Kind) -> Strata:
-        (begun,) = self.begun(self._base, kind)
-        return Strata.of(begun.log_odds.sigmoid(), self._seed)
+        if kind not in self._known_strata:
+            (begun,) = self.begun(self._base, kind)
+            self._known_strata[kind] = Strata.of(begun.log_odds.sigmoid(), self._seed)
+        return self._known_strata[kind]
 
     def _race(self, asked: Asked, keep: int) -> None:
         """Ask more and more prompts of those trials that are not beaten by `keep` others."""
@@ -218,7 +234,9 @@ class Questions:
             self._run(self._jobs(asked, ["harmful"], rows, field))
             if first:  # so that something is known of every trial
                 self._run(self._jobs(asked, ["harmless"], rows, field))
-            field = survivors(field, partial(self._leaves_less, asked, strata["harmful"], rows["harmful"]), keep)
+            harmful = asked.numbers["harmful"]
+            chances = harmful.chances[:, rows["harmful"]]
+            field = survivors(field, partial(_leaves_less, chances, strata["harmful"], rows["harmful"]), keep)
             if not first:
                 self._run(self._jobs(asked, ["harmless"], rows, field))
             if is_last:
@@ -226,40 +244,31 @@ class Questions:
             # What is no number beats nothing, and nothing beats it.
             outcomes = self.outcomes(asked)
             field, seen = [number for number in field if outcomes[number].is_finite], rows["harmful"]
-            field = survivors(field, partial(self._drifts_less, asked, strata, rows), keep)
+            refused = harmful.refused[:, rows["harmful"]]
+            removing = {
+                number
+                for number in field
+                if removes(chances[number], refused[number], strata["harmful"], rows["harmful"], LIMIT)
+            }
+            drift = asked.numbers["harmless"].kl_without[:, rows["harmless"]]
+            beats = partial(_drifts_less, drift, removing, strata["harmless"], rows["harmless"])
+            field = survivors(field, beats, keep)
 
     def _finalists(
         self, asked: Asked, outcomes: Sequence[Outcome], field: Sequence[int], rows: list[int], most: int
     ) -> list[int]:
         """The best of a field so far: half of them as they are, and half of those that may remove refusal, as a single
         prompt that is refused is a large share of few."""
-        strata, harmful = self._strata("harmful"), asked.numbers["harmful"]
-        refused = harmful.likeliest | (harmful.log_odds > 0)
+        strata, refused = self._strata("harmful"), asked.numbers["harmful"].refused.double()
 
         def may_remove(number: int) -> bool:
-            share = strata.interval(refused[number, rows].double(), rows)
+            share = strata.interval(refused[number, rows], rows)
             return share.low <= LIMIT and outcomes[number].probability <= LIMIT
 
         ranked = sorted(field, key=lambda number: outcomes[number].rank)
         may = filter(may_remove, field)
         steady = sorted(may, key=lambda number: outcomes[number].drift)
         return list(dict.fromkeys([*ranked[: most - most // 2], *steady[: most // 2], *ranked]))[:most]
-
-    def _leaves_less(self, asked: Asked, strata: Strata, rows: list[int], one: int, other: int) -> bool:
-        """Whether a trial surely leaves less refusal than another, of which too much is left."""
-        chances = asked.numbers["harmful"].log_odds.sigmoid()
-        return refuses_more(chances[other, rows], chances[one, rows], strata, rows, LIMIT)
-
-    def _drifts_less(
-        self, asked: Asked, strata: dict[Kind, Strata], rows: dict[Kind, list[int]], one: int, other: int
-    ) -> bool:
-        """Whether a trial surely removes refusal, and drifts less than another."""
-        harmful, of = asked.numbers["harmful"], rows["harmful"]
-        refused = harmful.likeliest[one, of] | (harmful.log_odds[one, of] > 0)
-        if not removes(harmful.log_odds[one, of].sigmoid(), refused, strata["harmful"], of, LIMIT):
-            return False
-        drift = asked.numbers["harmless"].kl_without[:, rows["harmless"]]
-        return strata["harmless"].interval(drift[other] - drift[one], rows["harmless"]).low > 0
 
     def _jobs(
         self,
@@ -276,7 +285,7 @@ class Questions:
             of_kind = list(range(len(prompts)))
             if rows is not None:
                 of_kind = rows[kind]
-            elif asked.share < 1 and not self.engine.reads:
+            elif asked.share < 1 and not self.asks_all:
                 of_kind = self._strata(kind).asked(asked.share)
             of_trials = range(len(asked.trials)) if field is None else field
             waiting = [trial for trial in of_trials if not numbers.is_asked[trial, of_kind].all()]
@@ -307,6 +316,19 @@ class Questions:
         trials = sum(len(job.trials) for job in jobs)
         with progress(f"{self._round or 'Base'}, {trials:,} trials", cost) as advance:
             self.engine.run(jobs, advance)
+
+
+def _leaves_less(chances: Tensor, strata: Strata, rows: list[int], one: int, other: int) -> bool:
+    """Whether a trial surely leaves less refusal than another, of which too much is left: by its chances of refusing
+    some prompts, ``[trials, rows]``."""
+    return refuses_more(chances[other], chances[one], strata, rows, LIMIT)
+
+
+def _drifts_less(
+    drift: Tensor, removing: Collection[int], strata: Strata, rows: list[int], one: int, other: int
+) -> bool:
+    """Whether a trial is among those that surely remove refusal, and drifts less than another, ``[trials, rows]``."""
+    return one in removing and strata.interval(drift[other] - drift[one], rows).low > 0
 
 
 def questions_of(
@@ -374,7 +396,8 @@ class _Recording:
     def _digest(self, trials: Sequence[int], rows: list[int]) -> str:
         """Of what answers depend on, and of how they are computed: rounding depends on what advances together."""
         model, prompts = self._questions.model, self._questions.prompts_of(self._kind, self._own(rows))
-        digests = [self._asked.trials[self._trials[trial]].digest(model) for trial in trials]
+        names = {module: name for name, module in model.named_modules()}
+        digests = [self._asked.trials[self._trials[trial]].digest(names) for trial in trials]
         parts = [self._kind, self._questions.tokens, digests, [list(prompt) for prompt in prompts]]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 

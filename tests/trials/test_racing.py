@@ -29,7 +29,7 @@ class Replayed(Questions):
         """Of refusing harmful prompts, ``[trials, prompts]``, and KL without refusals; the base's chances."""
         self.harmful = self.harmless = [[0]] * PROMPTS
         self.prompts = {"harmful": self.harmful, "harmless": self.harmless}
-        self._seed = seed
+        self._seed, self._known_strata = seed, dict[Kind, Strata]()
         self._answers: dict[Kind, Tensor] = {"harmful": chances.logit(), "harmless": drift}
         self._base = Asked([Trial()])
         base_odds: dict[Kind, Tensor] = {"harmful": base.logit(), "harmless": torch.full((PROMPTS,), -9.0)}
